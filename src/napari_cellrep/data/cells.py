@@ -1,0 +1,212 @@
+"""Cells as an AnnData table: one row is one segmented cell, known for ever by its ``cell_id``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from napari_cellrep.data.crops import find_cells, mask_hashes
+from napari_cellrep.data.fields import Field
+from napari_cellrep.specs import Channel
+
+# Flag → what it means, in the words the window and the report use.
+FLAGS = {
+    "edge": "its window reaches over the image's edge",
+    "area": "it fills less than 5 % or more than 95 % of its window",
+    "debris": "it is far smaller than the other cells",
+    "saturated": "its brightest pixels are cut off by the camera",
+    "focus": "it is out of focus",
+    "no_signal": "there is no protein signal inside it",
+}
+
+
+@dataclass(frozen=True)
+class QualityRules:
+    """When a cell is flagged. Flagged cells are kept, hidden and left out of rankings by default."""
+
+    window_px: Annotated[int, {"min": 4, "max": 4096, "label": "Window (px)"}] = 64
+    min_area_share: Annotated[float, {"min": 0.0, "max": 1.0, "step": 0.01, "label": "Least share of window"}] = 0.05
+    max_area_share: Annotated[float, {"min": 0.0, "max": 1.0, "step": 0.01, "label": "Largest share of window"}] = 0.95
+    debris_share: Annotated[
+        float, {"min": 0.0, "max": 1.0, "step": 0.05, "label": "Debris below this share of the median area"}
+    ] = 0.35
+    saturated_share: Annotated[
+        float, {"min": 0.0, "max": 1.0, "step": 0.01, "label": "Saturated above this share of the cell"}
+    ] = 0.05
+    focus_z: Annotated[
+        float, {"min": 0.0, "max": 20.0, "step": 0.5, "label": "Out of focus beyond (robust SDs)"}
+    ] = 3.0
+    signal_z: Annotated[
+        float, {"min": 0.0, "max": 50.0, "step": 0.5, "label": "No signal below (noise SDs over background)"}
+    ] = 3.0
+
+
+def measure_field(
+    field: Field, image: np.ndarray, labels: np.ndarray, channels: Sequence[Channel], window_px: int
+) -> pd.DataFrame:
+    """One row per cell of a field: place, size, and the numbers its quality flags are decided from.
+
+    Parameters
+    ----------
+    image : ndarray of shape (C, H, W)
+    labels : ndarray of shape (H, W)
+    window_px : int
+        Side of the window whose overlap with the image edge is reported.
+
+    Returns
+    -------
+    DataFrame
+        Index ``cell_id``; the columns of `OBS_COLUMNS` and the field's metadata.
+    """
+    cells = find_cells(labels)
+    h, w = labels.shape
+    corner = cells.centroid.astype(int) - window_px // 2
+    edge = (corner < 0).any(axis=1) | (corner + window_px > (h, w)).any(axis=1)
+    own = {
+        "field": field.id,
+        "label": cells.label,
+        "group": field.group,
+        "y_px": cells.centroid[:, 0],
+        "x_px": cells.centroid[:, 1],
+        **{name: cells.box[:, i] for i, name in enumerate(("box_y0", "box_x0", "box_y1", "box_x1"))},
+        "area_px": cells.area_px,
+        "mask_hash": mask_hashes(labels, cells),
+        "q_window_over_edge": edge,
+        "q_area_share": cells.area_px / window_px**2,
+        "q_saturated_share": _saturated(image, labels, cells.label),
+        "q_focus": _focus(image, labels, cells.label, channels),
+        "q_signal": _signal(image, labels, cells.label, channels),
+    }
+    index = pd.Index([f"{field.id}:{label}" for label in cells.label], name="cell_id", dtype=object)
+    frame = pd.DataFrame(own, index=index)
+    for key, value in field.metadata.items():
+        if key not in frame:
+            frame[key] = value
+    return frame
+
+
+OBS_COLUMNS = (
+    "field", "label", "group", "y_px", "x_px", "box_y0", "box_x0", "box_y1", "box_x1", "area_px", "mask_hash",
+    "q_window_over_edge", "q_area_share", "q_saturated_share", "q_focus", "q_signal",
+)  # fmt: skip
+
+
+def _saturated(image: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Largest share, over channels, of a cell's pixels that sit at the top of the dtype's range."""
+    if image.dtype.kind not in "ui" or not len(ids):
+        return np.zeros(len(ids))
+    top = np.iinfo(image.dtype).max
+    if image.dtype == np.uint16 and image.max() <= 4095:
+        top = 4095  # 12-bit camera in a 16-bit file
+    return np.max([ndimage.mean(plane == top, labels, ids) for plane in image], axis=0)  # type: ignore[no-any-return]
+
+
+def _focus(image: np.ndarray, labels: np.ndarray, ids: np.ndarray, channels: Sequence[Channel]) -> np.ndarray:
+    """Log of mean gradient over mean signal inside the cell, in the first structural channel (else the first)."""
+    if not len(ids):
+        return np.zeros(0)
+    pick = next((i for i, c in enumerate(channels) if c.role == "nucleus"), 0)
+    plane = ndimage.gaussian_filter(image[pick].astype(np.float32), 1)
+    gradient = ndimage.generic_gradient_magnitude(plane, ndimage.sobel)
+    background = np.percentile(plane, 5)
+    signal = np.maximum(np.asarray(ndimage.mean(plane - background, labels, ids)), 1e-6)
+    return np.log(np.maximum(np.asarray(ndimage.mean(gradient, labels, ids)), 1e-6) / signal)
+
+
+def _signal(image: np.ndarray, labels: np.ndarray, ids: np.ndarray, channels: Sequence[Channel]) -> np.ndarray:
+    """Mean protein signal inside the cell over background, in SDs of the field's noise; inf without a protein."""
+    picks = [i for i, c in enumerate(channels) if c.role == "protein"]
+    if not picks or not len(ids):
+        return np.full(len(ids), np.inf)
+    best = np.full(len(ids), -np.inf)
+    for i in picks:
+        plane = image[i].astype(np.float32)
+        # The 5th percentile is background even where cells touch; the noise is what neighbours differ by.
+        background = np.percentile(ndimage.uniform_filter(plane, 5), 5)
+        noise = 1.4826 * np.median(np.abs(np.diff(plane, axis=1))) / np.sqrt(2)
+        step = float(np.spacing(np.float32(1))) if plane.max() <= 1 else 0.5  # a flat background is not noiseless
+        z = (np.asarray(ndimage.mean(plane, labels, ids)) - background) / max(float(noise), step)
+        best = np.maximum(best, z)
+    return best
+
+
+def set_flags(obs: pd.DataFrame, rules: QualityRules) -> pd.DataFrame:
+    """Decide every cell's flags from its ``q_…`` numbers; adds ``flags`` ("edge;focus") and ``good``.
+
+    Size and focus are judged against all cells of the project, so this runs on the whole table.
+    """
+    n = len(obs)
+    on: dict[str, np.ndarray] = {name: np.zeros(n, bool) for name in FLAGS}
+    if n:
+        share, area = obs["q_area_share"].to_numpy(float), obs["area_px"].to_numpy(float)
+        on["edge"] = obs["q_window_over_edge"].to_numpy(bool)
+        on["area"] = (share < rules.min_area_share) | (share > rules.max_area_share)
+        on["debris"] = area < rules.debris_share * np.median(area)
+        on["saturated"] = obs["q_saturated_share"].to_numpy(float) > rules.saturated_share
+        focus = obs["q_focus"].to_numpy(float)
+        spread = 1.4826 * np.median(np.abs(focus - np.median(focus)))
+        on["focus"] = focus < np.median(focus) - rules.focus_z * max(spread, 1e-6)
+        on["no_signal"] = obs["q_signal"].to_numpy(float) < rules.signal_z
+    obs = obs.copy()
+    matrix = np.stack(list(on.values()), axis=1) if n else np.zeros((0, len(FLAGS)), bool)
+    names = np.array(list(on))
+    obs["flags"] = [";".join(names[row]) for row in matrix]
+    obs["good"] = ~matrix.any(axis=1)
+    return obs
+
+
+def make_table(obs: pd.DataFrame) -> ad.AnnData:
+    """AnnData with one row per cell and nothing computed yet."""
+    return ad.AnnData(obs=obs, uns={"cellrep": {}})
+
+
+def reconcile_labels(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Give merged and split cells new numbers, so that an old id never comes to mean another cell.
+
+    A cell whose outline was only repainted keeps its number. One that swallowed more than half of another
+    cell (merge), or that lost more than a quarter of itself to a number that did not exist (split), gets a
+    new number; so do both halves of a split.
+
+    Parameters
+    ----------
+    old, new : ndarray of shape (H, W), integer
+        Labels before and after editing.
+    """
+    both = (old > 0) & (new > 0)
+    pairs, counts = np.unique(np.stack([old[both], new[both]]).astype(np.int64), axis=1, return_counts=True)
+    area = dict(zip(*np.unique(old[old > 0], return_counts=True), strict=True))
+    known = set(area)
+    renew: set[int] = set()
+    for (a, b), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
+        if a == b:
+            continue
+        if b in known and count > 0.5 * area[a]:
+            renew.add(b)  # b swallowed a
+        if b not in known and count > 0.25 * area[a]:
+            renew.add(a)  # a was split; b is new already
+    out = new.copy()
+    following = int(max(old.max(initial=0), new.max(initial=0))) + 1
+    for label in sorted(renew):
+        where = new == label
+        if where.any():
+            out[where] = following
+            following += 1
+    return out
+
+
+def embedding_names(cells: ad.AnnData) -> list[str]:
+    """Keys of the embeddings in the table: ``X_<key>`` without the prefix, maps (``X_umap_…``) left out."""
+    return [k[2:] for k in cells.obsm if k.startswith("X_") and not k.startswith(("X_umap_", "X_pca_"))]
+
+
+def provenance(cells: ad.AnnData) -> dict[str, Any]:
+    """How each key was made: ``uns["cellrep"]``, JSON strings read."""
+    import json
+
+    return {key: json.loads(text) for key, text in dict(cells.uns.get("cellrep", {})).items()}

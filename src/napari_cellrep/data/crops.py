@@ -1,0 +1,196 @@
+"""Labels → boxes → crops: each in one pass over the field, never a scan of the image per cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from napari_cellrep.specs import CropSpec, InputError
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Where the cells of one field are; row i of every array is one cell, in order of its label.
+
+    Parameters
+    ----------
+    label : ndarray of shape (n,), int64
+    area_px : ndarray of shape (n,), int64
+    centroid : ndarray of shape (n, 2), float64
+        y, x in pixels.
+    box : ndarray of shape (n, 4), int64
+        y0, x0, y1, x1; the end is exclusive.
+    """
+
+    label: np.ndarray
+    area_px: np.ndarray
+    centroid: np.ndarray
+    box: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+def find_cells(labels: np.ndarray) -> Boxes:
+    """Find every cell of a label image.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (H, W), integer
+        0 is background. Numbers may have gaps.
+    """
+    if labels.ndim != 2 or labels.dtype.kind not in "ui":
+        raise InputError(f"Labels are a 2-D image of integers; got shape {labels.shape} of {labels.dtype}.")
+    ys, xs = np.nonzero(labels)
+    values = labels[ys, xs]
+    found, index = np.unique(values, return_inverse=True)  # compact numbers: ids may be in the millions
+    if found.size and found[0] < 0:
+        raise InputError("Labels have negative numbers; 0 is background and cells count from 1.")
+    n = len(found)
+    area = np.bincount(index, minlength=n)
+    centroid = np.stack([np.bincount(index, v, n) for v in (ys, xs)], axis=1) / np.maximum(area, 1)[:, None]
+    box = np.empty((n, 4), np.int64)
+    if n:
+        low = np.full((2, n), np.iinfo(np.int64).max)
+        high = np.full((2, n), -1)
+        for axis, v in enumerate((ys, xs)):
+            np.minimum.at(low[axis], index, v)
+            np.maximum.at(high[axis], index, v)
+        box = np.stack([low[0], low[1], high[0] + 1, high[1] + 1], axis=1)
+    return Boxes(found.astype(np.int64), area.astype(np.int64), centroid.reshape(n, 2), box)
+
+
+def cut_crops(
+    image: np.ndarray,
+    labels: np.ndarray | None,
+    cells: Boxes,
+    spec: CropSpec,
+    um_per_px: float = 0.0,
+) -> np.ndarray:
+    """Cut one crop per cell.
+
+    Parameters
+    ----------
+    image : ndarray of shape (C, H, W)
+        The field, its channels already in the order the crop wants (`spec.channels` is not looked at here).
+    labels : ndarray of shape (H, W) or None
+        Needed when the crop is masked or has a mask plane.
+    cells : Boxes
+        Which cells, in which order.
+    spec : CropSpec
+        What a crop is.
+    um_per_px : float
+        The field's pixel size; 0 if unknown.
+
+    Returns
+    -------
+    ndarray of shape (n, C, size_px, size_px), or (n, C + 1, …) with a mask plane
+        In the image's dtype, float32 when the crops had to be resized.
+    """
+    if (spec.masked or spec.mask_plane) and labels is None:
+        raise InputError("These crops show the cell's own mask, and the field has no labels.")
+    if labels is not None and labels.shape != image.shape[1:]:
+        raise InputError(f"Labels are {labels.shape} px and the image is {image.shape[1:]}.")
+    if spec.mode == "window":
+        side = spec.side_px(um_per_px)
+        corners = cells.centroid.astype(np.int64) - side // 2  # centre int(centroid): models.md §1.5
+        crops = _windows(image, corners, side, spec.padding)
+        masks = _masks(labels, cells.label, corners, side) if labels is not None else None
+        if spec.masked and masks is not None:
+            crops *= masks
+        if spec.mask_plane and masks is not None:
+            crops = np.concatenate([crops, masks.astype(crops.dtype)], axis=1)
+        if side != spec.size_px:
+            crops = resize(crops, spec.size_px)
+            if spec.mask_plane:
+                crops[:, -1] = crops[:, -1] >= 0.5
+        return crops
+    return _boxes(image, labels, cells, spec)
+
+
+def _windows(image: np.ndarray, corners: np.ndarray, side: int, padding: str) -> np.ndarray:
+    """Windows of `side` px whose first pixel is at `corners` (n, 2), which may lie outside the image."""
+    c, h, w = image.shape
+    before = np.maximum(-corners.min(axis=0, initial=0), 0)
+    after = np.maximum(corners.max(axis=0, initial=0) + side - np.array([h, w]), 0)
+    if before.any() or after.any():
+        mode = {"zero": "constant", "edge": "edge", "reflect": "symmetric"}[padding]
+        image = np.pad(image, ((0, 0), (before[0], after[0]), (before[1], after[1])), mode=mode)  # type: ignore[call-overload]
+    out = np.empty((len(corners), c, side, side), image.dtype)
+    for crop, (y, x) in zip(out, corners + before, strict=True):
+        crop[:] = image[:, y : y + side, x : x + side]
+    return out
+
+
+def _masks(labels: np.ndarray, ids: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
+    """Each cell's own mask in its window: bool (n, 1, side, side)."""
+    windows = _windows(labels[None], corners, side, "zero")
+    return windows == ids.astype(windows.dtype)[:, None, None, None]
+
+
+def _boxes(image: np.ndarray, labels: np.ndarray | None, cells: Boxes, spec: CropSpec) -> np.ndarray:
+    """Mode "box": a square about the box's middle, clipped to the image, zero-padded and centred."""
+    size, (h, w) = spec.size_px, image.shape[1:]
+    n_planes = len(image) + spec.mask_plane
+    out = np.zeros((len(cells), n_planes, size, size), image.dtype)
+    for i, (y0, x0, y1, x1) in enumerate(cells.box):
+        cy, cx = y0 + (y1 - 1 - y0) // 2, x0 + (x1 - 1 - x0) // 2
+        half = min(max(y1 - y0, x1 - x0) * spec.box_scale, size / 2)
+        ya, yb = max(int(cy - half), 0), min(int(cy + half), h)
+        xa, xb = max(int(cx - half), 0), min(int(cx + half), w)
+        part = image[:, ya:yb, xa:xb]
+        if spec.masked or spec.mask_plane:
+            assert labels is not None
+            own = labels[ya:yb, xa:xb] == cells.label[i]
+            if spec.masked:
+                part = part * own
+            if spec.mask_plane:
+                part = np.concatenate([part, own[None].astype(part.dtype)])
+        ty, tx = (size - part.shape[1]) // 2, (size - part.shape[2]) // 2
+        out[i, :, ty : ty + part.shape[1], tx : tx + part.shape[2]] = part
+    return out
+
+
+def resize(crops: np.ndarray, size_px: int) -> np.ndarray:
+    """Resize square crops (…, S, S) to (…, size_px, size_px) float32: bilinear, with area weights when shrinking.
+
+    A whole-number reduction is the exact mean of its blocks.
+    """
+    weights = _resize_weights(crops.shape[-1], size_px)
+    return np.matmul(np.matmul(weights, crops.astype(np.float32)), weights.T)  # type: ignore[no-any-return]
+
+
+def _resize_weights(n_in: int, n_out: int) -> np.ndarray:
+    """Matrix (n_out, n_in) that resamples one axis."""
+    if n_in % n_out == 0:
+        return np.kron(np.eye(n_out, dtype=np.float32), np.full((1, n_in // n_out), n_out / n_in, np.float32))
+    scale = n_in / n_out
+    centres = (np.arange(n_out) + 0.5) * scale - 0.5
+    reach = max(scale, 1.0)
+    weights = np.maximum(0, 1 - np.abs(np.arange(n_in)[None] - centres[:, None]) / reach)  # triangle filter
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def mask_hashes(labels: np.ndarray, cells: Boxes) -> np.ndarray:
+    """One number per cell that changes when its mask changes: uint64 (n,).
+
+    What was computed from a cell is out of date once this differs.
+    """
+    import zlib
+
+    out = np.zeros(len(cells), np.uint64)
+    for i, (y0, x0, y1, x1) in enumerate(cells.box):
+        own = labels[y0:y1, x0:x1] == cells.label[i]
+        where = np.array([y0, x0, y1, x1], np.int64).tobytes()
+        out[i] = (zlib.crc32(where) << 32) | zlib.crc32(np.packbits(own).tobytes())
+    return out
+
+
+def focus_score(crops: np.ndarray) -> np.ndarray:
+    """Sharpness per crop and plane: variance of the Laplacian over the variance of the pixels, (n, C)."""
+    x = crops.astype(np.float32)
+    axes = (-2, -1)
+    lap = ndimage.convolve(x, np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]], np.float32)[None, None], mode="nearest")
+    return lap.var(axis=axes) / np.maximum(x.var(axis=axes), 1e-12)  # type: ignore[no-any-return]

@@ -1,0 +1,146 @@
+"""Fields of view: where their pixels are, what is known of them, which belong together."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from napari_cellrep.data.files import replacing
+from napari_cellrep.data.images import Plane, read_planes
+from napari_cellrep.specs import InputError
+
+# Columns of fields.parquet that are ours; everything else in it is the user's metadata.
+OWN_COLUMNS = ("field", "group", "planes", "height_px", "width_px", "dtype", "um_per_px", "stack", "problem")
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of view.
+
+    Parameters
+    ----------
+    id : str
+        Unique in the project, safe in file names: letters, digits, ``-``, ``_`` and ``.``.
+    planes : tuple of Plane
+        One per project channel, in the project's order.
+    height_px, width_px, dtype
+        Of the image.
+    um_per_px : float
+        Pixel size; 0 when unknown.
+    group : str
+        Fields of one group hold cells that count as alike (default: the well, else the field).
+    metadata : mapping
+        Whatever the lab knows: plate, well, compound, dose, …
+    problem : str
+        A sentence when the field cannot be used; "" when it can.
+    stack : str
+        What an axis is that the file does not name: "channel" or "z".
+    """
+
+    id: str
+    planes: tuple[Plane, ...]
+    height_px: int = 0
+    width_px: int = 0
+    dtype: str = ""
+    um_per_px: float = 0.0
+    group: str = ""
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    problem: str = ""
+    stack: str = "channel"
+
+    def read(self, root: Path) -> np.ndarray:
+        """Pixels as (C, H, W), in the files' dtype; `root` is the project folder."""
+        try:
+            image = read_planes(self.planes, root, stack=self.stack)
+        except InputError as error:
+            raise InputError(f"Field {self.id}: {error}") from error
+        if image.dtype.kind == "f" and not np.isfinite(image).all():
+            raise InputError(f"Field {self.id} holds NaN or infinite values.")
+        return image
+
+
+def safe_id(text: str) -> str:
+    """Make a field id of any text: what is not a letter, digit, ``-``, ``_`` or ``.`` becomes ``_``."""
+    return re.sub(r"[^\w.-]", "_", text).strip("._") or "field"
+
+
+def well_name(text: str) -> str:
+    """Canonical well: "A1", "a01", "A-01" → "A01"; text that is not a well comes back unchanged."""
+    match = re.fullmatch(r"\s*([A-Za-z]{1,2})[-_ ]?0*(\d{1,2})\s*", str(text))
+    return f"{match[1].upper()}{int(match[2]):02d}" if match else str(text)
+
+
+def with_groups(fields: Iterable[Field], by: Sequence[str] = ()) -> list[Field]:
+    """Set the group of every field: the columns `by`, else plate and well, else the field itself.
+
+    Raises
+    ------
+    InputError
+        If a column of `by` is unknown.
+    """
+    fields = list(fields)
+    known = {key for f in fields for key in f.metadata}
+    for column in by:
+        if column not in known:
+            raise InputError(
+                f"There is no column {column!r} to group by; columns are {', '.join(sorted(known)) or 'none'}."
+            )
+    columns = list(by) or [c for c in ("plate", "well") if c in known and (c == "well" or "well" in known)]
+
+    def name(field: Field) -> str:
+        parts = [str(field.metadata[c]) for c in columns if _has_value(field.metadata.get(c))]
+        return " ".join(parts) if parts else field.id
+
+    return [dataclasses.replace(f, group=name(f)) for f in fields]
+
+
+def _has_value(value: Any) -> bool:
+    return value is not None and value == value and value != ""
+
+
+def write_fields(path: Path, fields: Sequence[Field]) -> None:
+    """Write the field list as parquet, by rename."""
+    rows = []
+    for f in fields:
+        own = {
+            "field": f.id, "group": f.group, "planes": json.dumps([dataclasses.astuple(p) for p in f.planes]),
+            "height_px": f.height_px, "width_px": f.width_px, "dtype": f.dtype, "um_per_px": float(f.um_per_px),
+            "stack": f.stack, "problem": f.problem,
+        }  # fmt: skip
+        rows.append({**own, **f.metadata})
+    table = pd.DataFrame(rows, columns=None if rows else list(OWN_COLUMNS))
+    for column in table.columns.difference(list(OWN_COLUMNS)):
+        if table[column].dtype == object:  # parquet wants one type a column
+            table[column] = table[column].map(lambda v: str(v) if _has_value(v) else None)
+    with replacing(path) as tmp:
+        table.to_parquet(tmp, index=False)
+
+
+def read_fields(path: Path) -> list[Field]:
+    """Read what `write_fields` wrote."""
+    try:
+        table = pd.read_parquet(path)
+    except FileNotFoundError:
+        raise InputError(f"{path} is not there: the project has lost its list of fields.") from None
+    except Exception as error:  # noqa: BLE001
+        raise InputError(f"{path} cannot be read ({error}).") from error
+    metadata = table[[c for c in table.columns if c not in OWN_COLUMNS]]
+    fields = []
+    for row, meta in zip(table.to_dict("records"), metadata.to_dict("records"), strict=True):
+        fields.append(
+            Field(
+                id=row["field"], planes=tuple(Plane(*p) for p in json.loads(row["planes"])),
+                height_px=int(row["height_px"]), width_px=int(row["width_px"]), dtype=row["dtype"],
+                um_per_px=float(row["um_per_px"]), group=row["group"], stack=row["stack"], problem=row["problem"],
+                metadata={str(k): v for k, v in meta.items() if _has_value(v)},
+            )
+        )  # fmt: skip
+    return fields

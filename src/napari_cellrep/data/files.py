@@ -1,0 +1,79 @@
+"""Writing files so that nothing half-written ever replaces something whole."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from napari_cellrep.specs import InputError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; put it in place by rename once the block ends without error.
+
+    Works for files and folders. On any error the temporary one is removed and `path` stays as it was.
+
+    Raises
+    ------
+    InputError
+        If the disk is full or the place cannot be written: what stays, and what to do.
+    """
+    path = Path(path)
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield tmp
+        if tmp.is_dir():
+            _swap_folder(tmp, path)
+        else:
+            with tmp.open("rb+") as f:
+                os.fsync(f.fileno())
+            tmp.replace(path)
+    except BaseException as error:
+        if tmp.is_dir():
+            shutil.rmtree(tmp, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                tmp.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise InputError(
+                f"The disk is full: {path.name} could not be written. What was finished before is kept; "
+                "free some space and run the same step again."
+            ) from error
+        if isinstance(error, PermissionError):
+            raise InputError(f"{path} cannot be written (no permission, or a read-only folder).") from error
+        raise
+
+
+def _swap_folder(tmp: Path, path: Path) -> None:
+    """Rename folder `tmp` to `path`; a crash in between leaves `.<name>.old`, which `recover` puts back."""
+    old = path.with_name(f".{path.name}.old")
+    if old.exists():
+        shutil.rmtree(old)
+    if path.exists():
+        path.rename(old)
+    tmp.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(path: Path) -> None:
+    """Finish what a killed `replacing` of the folder `path` left behind: the whole version comes back."""
+    old = path.with_name(f".{path.name}.old")
+    if old.exists():
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` (UTF-8) to `path` by rename."""
+    with replacing(path) as tmp:
+        tmp.write_text(text, encoding="utf-8")

@@ -1,0 +1,465 @@
+"""The project on disk: one folder, whole at every moment, readable without us."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import anndata as ad
+import numpy as np
+import tifffile
+from filelock import FileLock, Timeout
+
+from napari_cellrep.data.cells import make_table, provenance
+from napari_cellrep.data.fields import Field, read_fields, write_fields
+from napari_cellrep.data.files import recover, replacing, write_text
+from napari_cellrep.specs import Channel, InputError, digest, find_channel
+
+FORMAT = 1  # of the folder; a newer one is refused with a sentence, older ones stay readable
+
+
+class Project:
+    """One folder ``<name>.cellrep/`` with everything computed from a set of fields; pixels stay where they are.
+
+    Made by `create_project` and `open_project`.
+
+    ::
+
+        project.json      format, channels, grouping, history
+        fields.parquet    one row per field of view
+        labels/           <field>.ome.tif; how they were made is in the file's description
+        embeddings/       <key>/<field>.npy: structured rows (label, mask_hash, x), and <key>/key.json
+        cells.zarr        AnnData, one row per cell
+        groups.zarr       AnnData, one row per group
+        models/           <name>/weights.safetensors, model.json, history.csv, checkpoint
+    """
+
+    def __init__(self, root: Path, info: dict[str, Any]):
+        self.root = root
+        self._info = info
+        self._fields: dict[str, Field] | None = None
+        self._cells: ad.AnnData | None = None
+
+    def __repr__(self) -> str:
+        return f"Project({str(self.root)!r}, {len(self.fields)} fields)"
+
+    # ---- what it is ------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """Folder name without ``.cellrep``."""
+        return self.root.name.removesuffix(".cellrep")
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """Channels in plane order."""
+        return tuple(Channel(**c) for c in self._info["channels"])
+
+    @property
+    def group_by(self) -> tuple[str, ...]:
+        """Metadata columns that make a group; empty: plate and well, else the field."""
+        return tuple(self._info.get("group_by", ()))
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """Every step that was run: what, with what, when, where, how long."""
+        return list(self._info["history"])
+
+    def set_channels(self, channels: Sequence[Channel]) -> None:
+        """Rename channels or change their roles; the planes stay."""
+        if len(channels) != len(self.channels):
+            raise InputError(f"The project has {len(self.channels)} channels; got names for {len(channels)}.")
+        with self.lock():
+            self._info = _read_info(self.root)
+            self._info["channels"] = [dataclasses.asdict(c) for c in channels]
+            self._write_info()
+
+    def log(self, step: str, **what: Any) -> None:
+        """Add a line to the project's history."""
+        from napari_cellrep import __version__
+
+        line = {
+            "step": step,
+            "when": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+            "machine": platform.node(),
+            "version": __version__,
+            **what,
+        }
+        with self.lock():
+            self._info = _read_info(self.root)  # another process may have added lines
+            self._info["history"].append(json.loads(json.dumps(line, default=str)))
+            self._write_info()
+
+    def _write_info(self) -> None:
+        write_text(self.root / "project.json", json.dumps(self._info, indent=1, ensure_ascii=False))
+
+    @contextlib.contextmanager
+    def lock(self, timeout_s: float = 60) -> Iterator[None]:
+        """Hold the project for writing. The system frees the lock when a process dies."""
+        try:
+            with FileLock(self.root / ".lock", timeout=timeout_s):
+                yield
+        except Timeout:
+            raise InputError(
+                f"Another process has been writing to {self.root.name} for {timeout_s:.0f} s; wait for it or stop it."
+            ) from None
+        except PermissionError as error:
+            raise InputError(f"{self.root} is read-only: it can be viewed but not changed.") from error
+
+    # ---- fields ----------------------------------------------------------------------------------
+
+    @property
+    def fields(self) -> list[Field]:
+        """All fields, in order, those with a problem included."""
+        return list(self._by_id().values())
+
+    @property
+    def usable_fields(self) -> list[Field]:
+        """The fields without a problem."""
+        return [f for f in self.fields if not f.problem]
+
+    def _by_id(self) -> dict[str, Field]:
+        if self._fields is None:
+            self._fields = {f.id: f for f in read_fields(self.root / "fields.parquet")}
+        return self._fields
+
+    def field(self, field_id: str) -> Field:
+        """The field called `field_id`."""
+        try:
+            return self._by_id()[field_id]
+        except KeyError:
+            raise InputError(f"There is no field {field_id!r} in {self.root.name}.") from None
+
+    def write_fields(self, fields: Sequence[Field]) -> None:
+        """Replace the list of fields."""
+        with self.lock():
+            write_fields(self.root / "fields.parquet", fields)
+        self._fields = {f.id: f for f in fields}
+
+    def mark(self, problems: Mapping[str, str]) -> None:
+        """Set the problem sentence of some fields; "" clears it."""
+        if any(self.field(k).problem != v for k, v in problems.items()):
+            self.write_fields([dataclasses.replace(f, problem=problems.get(f.id, f.problem)) for f in self.fields])
+
+    def read_image(self, field_id: str) -> np.ndarray:
+        """Pixels of a field, (C, H, W) in the project's channel order.
+
+        Raises
+        ------
+        InputError
+            If the file is gone or broken, or its size is not what it was when imported.
+        """
+        field = self.field(field_id)
+        image = field.read(self.root)
+        if field.height_px and image.shape[1:] != (field.height_px, field.width_px):
+            raise InputError(
+                f"Field {field_id} was {field.width_px}×{field.height_px} px when it was imported and is "
+                f"{image.shape[2]}×{image.shape[1]} px now; import it again."
+            )
+        return image
+
+    # ---- labels ----------------------------------------------------------------------------------
+
+    def labels_path(self, field_id: str) -> Path:
+        """Where a field's labels are (or would be)."""
+        return self.root / "labels" / f"{field_id}.ome.tif"
+
+    def has_labels(self, field_id: str) -> bool:
+        """Whether a field is segmented."""
+        return self.labels_path(field_id).is_file()
+
+    def read_labels(self, field_id: str) -> np.ndarray:
+        """Labels of a field, (H, W) unsigned integers, 0 = background."""
+        path = self.labels_path(field_id)
+        if not path.is_file():
+            raise InputError(f"Field {field_id} is not segmented yet: run `cellrep segment` (or import labels).")
+        try:
+            return np.asarray(tifffile.imread(path))
+        except Exception as error:  # noqa: BLE001
+            raise InputError(f"{path.name} cannot be read ({error}); segment field {field_id} again.") from error
+
+    def write_labels(self, field_id: str, labels: np.ndarray, how: Mapping[str, Any]) -> None:
+        """Write a field's labels (uint16, uint32 above 65,535) and how they were made.
+
+        Raises
+        ------
+        InputError
+            If their shape is not the field's.
+        """
+        field = self.field(field_id)
+        if labels.shape != (field.height_px, field.width_px):
+            raise InputError(
+                f"Field {field_id} is {field.width_px}×{field.height_px} px; these labels are "
+                f"{' × '.join(str(n) for n in labels.shape[::-1])} px. Labels have to be of their image's size."
+            )
+        dtype = np.uint16 if labels.max(initial=0) <= 65_535 else np.uint32
+        labels = labels.astype(dtype)
+        info = {**how, "n_cells": int(np.unique(labels[labels > 0]).size)}
+        with replacing(self.labels_path(field_id)) as tmp:
+            tifffile.imwrite(
+                tmp, labels, compression="zlib", ome=True,
+                metadata={"axes": "YX", "Name": field_id, "Description": json.dumps(info, default=str)},
+            )  # fmt: skip
+
+    def label_info(self, field_id: str) -> dict[str, Any]:
+        """How a field's labels were made (kept inside the file); empty when there are none."""
+        try:
+            with tifffile.TiffFile(self.labels_path(field_id)) as tif:
+                root = ElementTree.fromstring(tif.ome_metadata or "<none/>")
+            text = next((e.text for e in root.iter() if e.tag.endswith("}Description")), None)
+            return dict(json.loads(text or "{}"))
+        except (FileNotFoundError, ValueError, ElementTree.ParseError, tifffile.TiffFileError):
+            return {}
+
+    # ---- embeddings ------------------------------------------------------------------------------
+
+    def embedding_folder(self, key: str) -> Path:
+        """Where the rows of one embedding are, a file per field."""
+        if "/" in key or key.startswith("."):
+            raise InputError(f"An embedding cannot be called {key!r}: no slash, no dot in front.")
+        return self.root / "embeddings" / key
+
+    def embedding_info(self, key: str) -> dict[str, Any]:
+        """How an embedding was made; empty when there is none."""
+        try:
+            return dict(json.loads((self.embedding_folder(key) / "key.json").read_text(encoding="utf-8")))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+
+    def start_embedding(self, key: str, how: Mapping[str, Any]) -> None:
+        """Begin or go on with an embedding; rows made another way are set aside first.
+
+        Parameters
+        ----------
+        how : mapping
+            Everything the numbers depend on; its digest decides whether old rows still count.
+        """
+        folder, stamp = self.embedding_folder(key), digest(how)
+        with self.lock():
+            if folder.exists() and self.embedding_info(key).get("digest") != stamp:
+                for path in folder.glob("*.npy"):
+                    path.unlink()
+            write_text(folder / "key.json", json.dumps({**how, "digest": stamp}, default=str))
+
+    def write_rows(self, key: str, field_id: str, labels: np.ndarray, hashes: np.ndarray, x: np.ndarray) -> None:
+        """Write a field's rows of an embedding: one atomic file that says which cells, with which masks."""
+        dtype = [("label", np.int64), ("mask_hash", np.uint64), ("x", np.float32, (x.shape[1],))]
+        rows = np.empty(len(x), dtype)
+        rows["label"], rows["mask_hash"], rows["x"] = labels, hashes, x
+        with replacing(self.embedding_folder(key) / f"{field_id}.npy") as tmp, tmp.open("wb") as f:
+            np.save(f, rows)
+
+    def read_rows(self, key: str, field_id: str) -> np.ndarray | None:
+        """A field's rows of an embedding, or None when it has none (or a broken file, which counts as none)."""
+        try:
+            return np.asarray(np.load(self.embedding_folder(key) / f"{field_id}.npy"))
+        except (FileNotFoundError, ValueError, EOFError):
+            return None
+
+    def embedding_keys(self) -> list[str]:
+        """Embeddings that have rows on disk."""
+        return sorted(p.parent.name for p in (self.root / "embeddings").glob("*/key.json"))
+
+    # ---- the table -------------------------------------------------------------------------------
+
+    @property
+    def has_cells(self) -> bool:
+        """Whether the cell table exists."""
+        recover(self.root / "cells.zarr")
+        return (self.root / "cells.zarr").exists()
+
+    @property
+    def cells(self) -> ad.AnnData:
+        """The cell table, read once; call `reload` after another process wrote it."""
+        if self._cells is None:
+            if not self.has_cells:
+                raise InputError(f"{self.root.name} has no cells yet: run `cellrep segment {self.root}` first.")
+            self._cells = read_table(self.root / "cells.zarr")
+        return self._cells
+
+    def write_cells(self, cells: ad.AnnData) -> None:
+        """Replace the cell table, by rename."""
+        with self.lock():
+            write_table(self.root / "cells.zarr", cells)
+        self._cells = cells
+
+    def write_groups(self, groups: ad.AnnData) -> None:
+        """Replace the group table, by rename."""
+        with self.lock():
+            write_table(self.root / "groups.zarr", groups)
+
+    @property
+    def groups(self) -> ad.AnnData | None:
+        """The group table, or None before the first analysis."""
+        recover(self.root / "groups.zarr")
+        return read_table(self.root / "groups.zarr") if (self.root / "groups.zarr").exists() else None
+
+    def reload(self) -> None:
+        """Forget what was read; the next look reads the disk."""
+        self._info, self._fields, self._cells = _read_info(self.root), None, None
+
+    def merge(self, obs: Any | None = None) -> ad.AnnData:
+        """Bring the table up to date with the rows on disk and write it.
+
+        Every row is joined by label and mask; a cell whose mask changed since gets NaN and
+        ``has_<key>`` false. What was computed per cell before (maps, scores) is carried over by ``cell_id``.
+
+        Parameters
+        ----------
+        obs : DataFrame, optional
+            New rows (after segmenting or editing); default: the present ones.
+        """
+        before = self.cells if self.has_cells else None
+        if obs is None:
+            obs = self.cells.obs
+        table = make_table(obs.copy())
+        if before is not None:
+            _carry_over(before, table)
+        made = provenance(before) if before is not None else {}
+        where = {name: np.flatnonzero(rows) for name, rows in _rows_by_field(table.obs).items()}
+        for key in self.embedding_keys():
+            x = None
+            for field_id, rows in where.items():
+                stored = self.read_rows(key, field_id)
+                if stored is None or not len(stored):
+                    continue
+                if x is None:
+                    x = np.full((table.n_obs, stored["x"].shape[1]), np.nan, np.float32)
+                at = {(int(a), int(b)): i for i, (a, b) in enumerate(zip(stored["label"], stored["mask_hash"], strict=True))}
+                mine = table.obs.iloc[rows]
+                index = [at.get((int(a), int(b)), -1) for a, b in zip(mine["label"], mine["mask_hash"], strict=True)]
+                hit = np.array(index) >= 0
+                x[rows[hit]] = stored["x"][np.array(index)[hit]]
+            if x is not None:
+                table.obsm[f"X_{key}"] = x
+                table.obs[f"has_{key}"] = ~np.isnan(x).all(axis=1)
+                made[f"X_{key}"] = self.embedding_info(key)
+        table.uns["cellrep"] = {key: json.dumps(value, default=str) for key, value in made.items()}
+        self.write_cells(table)
+        return table
+
+
+def _rows_by_field(obs: Any) -> dict[str, np.ndarray]:
+    fields = obs["field"].astype(str).to_numpy()
+    return {name: fields == name for name in dict.fromkeys(fields)}
+
+
+def _carry_over(before: ad.AnnData, after: ad.AnnData) -> None:
+    """Copy what belongs to cells that are still the same (id and mask) from the old table to the new one."""
+    index = before.obs.index.get_indexer(after.obs.index)
+    same = index >= 0
+    if "mask_hash" in before.obs:
+        old = before.obs["mask_hash"].to_numpy()
+        same[same] = old[index[same]] == after.obs["mask_hash"].to_numpy()[same]
+    for column in before.obs.columns.difference(after.obs.columns):
+        if not column.startswith("has_"):
+            values = before.obs[column].reindex(after.obs.index)
+            if not same.all() and values.dtype.kind == "f":
+                values = values.where(same)
+            after.obs[column] = values.to_numpy()
+    for key, x in before.obsm.items():
+        x = np.asarray(x)
+        if x.dtype.kind == "f":
+            moved = np.full((after.n_obs, x.shape[1]), np.nan, x.dtype)
+            moved[same] = x[index[same]]
+            after.obsm[key] = moved
+    for key, value in before.uns.items():
+        if key != "cellrep":
+            after.uns[key] = value
+
+
+def read_table(path: Path) -> ad.AnnData:
+    """Read an AnnData-zarr folder."""
+    try:
+        return ad.read_zarr(path)
+    except Exception as error:  # noqa: BLE001
+        raise InputError(f"{path} cannot be read ({error}).") from error
+
+
+def write_table(path: Path, table: ad.AnnData) -> None:
+    """Write AnnData as zarr v3, by rename. Rows per chunk are many, so that files are few."""
+    with replacing(path) as tmp, ad.settings.override(zarr_write_format=3):
+        table.write_zarr(tmp, chunks=None)
+
+
+def create_project(
+    path: Path | str, fields: Iterable[Field], channels: Sequence[Channel], group_by: Sequence[str] = ()
+) -> Project:
+    """Make a project folder; nothing is there until it is whole.
+
+    Raises
+    ------
+    InputError
+        If the folder exists, or two channels or fields share a name.
+    """
+    root = Path(path).expanduser().absolute()
+    if root.suffix != ".cellrep":
+        root = root.with_name(root.name + ".cellrep")
+    fields = list(fields)
+    if root.exists():
+        raise InputError(f"{root} exists already; choose another name, or open it.")
+    for what, names in (("channel", [c.name for c in channels]), ("field", [f.id for f in fields])):
+        twice = sorted({n for n in names if names.count(n) > 1}) if len(names) < 5000 else _twice(names)
+        if twice:
+            raise InputError(f"There are two {what}s called {twice[0]!r}; names have to differ.")
+    info = {
+        "format": FORMAT,
+        "channels": [dataclasses.asdict(c) for c in channels],
+        "group_by": list(group_by),
+        "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "history": [],
+    }
+    with replacing(root) as tmp:
+        tmp.mkdir(parents=True)
+        (tmp / "labels").mkdir()
+        (tmp / "project.json").write_text(json.dumps(info, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_fields(tmp / "fields.parquet", fields)
+    return Project(root, info)
+
+
+def open_project(path: Path | str) -> Project:
+    """Open a project folder.
+
+    Raises
+    ------
+    InputError
+        If it is not there, not a project, or written by a newer version.
+    """
+    root = Path(path).expanduser().absolute()
+    if not root.exists() and root.with_name(root.name + ".cellrep").exists():
+        root = root.with_name(root.name + ".cellrep")
+    return Project(root, _read_info(root))
+
+
+def _read_info(root: Path) -> dict[str, Any]:
+    if not root.is_dir():
+        raise InputError(f"{root} is not there; a project is a folder called <name>.cellrep.")
+    try:
+        info = json.loads((root / "project.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{root} is not a project: it has no project.json.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{root / 'project.json'} is damaged ({error}).") from error
+    if info.get("format", 0) > FORMAT:
+        raise InputError(
+            f"{root.name} was written by a newer version (format {info['format']}, this one reads up to {FORMAT}); "
+            "update napari-cellrep."
+        )
+    return dict(info)
+
+
+def _twice(names: Sequence[str]) -> list[str]:
+    seen: set[str] = set()
+    return sorted({n for n in names if n in seen or seen.add(n)})  # type: ignore[func-returns-value]
+
+
+def project_channel(project: Project, key: str) -> int:
+    """Index of a project's channel by name or role."""
+    return find_channel(project.channels, key)

@@ -1,0 +1,256 @@
+"""What every embedding model answers, and what a model file has to hold.
+
+A model file (``models/<name>.py``) holds, at module level:
+
+- a docstring: paper, source, licence, what differs;
+- ``SPEC``: a `ModelSpec`;
+- ``Config``: a frozen dataclass, what the network *is* (channels, widths, recipe); every field has a default;
+- ``Model``: an `EmbeddingModel` built as ``Model(config)``;
+- ``Training``: a frozen dataclass, how it is trained, if it trains;
+- ``read_checkpoint(path) -> Model`` for published files in the authors' format, and
+  ``recognise(path) -> bool`` that says whether a file is one, if there are any.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from napari_cellrep import registry
+from napari_cellrep.specs import CropSpec, InputError, ModelSpec, make_config
+
+# Capability → the method that gives it. A model has those whose method it defines.
+CAPABILITIES = {
+    "train": "losses",
+    "inpaint": "inpaint",
+    "reconstruct": "reconstruct",
+    "attention": "attention",
+    "patch_tokens": "patch_tokens",
+    "classify": "classify",
+}
+
+
+class EmbeddingModel(nn.Module):
+    """Crops in, one vector per cell out.
+
+    Parameters
+    ----------
+    config : dataclass
+        The module's ``Config``.
+
+    Attributes
+    ----------
+    spec : ModelSpec
+    roles : tuple of str
+        Channel roles (or names) of this instance, in the order of the crop's planes.
+    crop : CropSpec
+        The crop this instance wants; its ``channels`` are `roles`.
+    layers : tuple of str
+        Tap points; the first is the default of `embed`.
+    """
+
+    spec: ClassVar[ModelSpec]
+
+    def __init__(self, config: Any):
+        super().__init__()
+        self.config = config
+        self.roles: tuple[str, ...] = self.spec.roles
+        self.crop: CropSpec = dataclasses.replace(self.spec.crop, channels=self.roles)
+        self.layers: tuple[str, ...] = self.spec.layers
+        self.card: dict[str, Any] = {}  # what model.json says beside spec and config
+
+    @property
+    def n_planes(self) -> int:
+        """Planes of a crop: channels, and the mask where the crop carries one."""
+        return len(self.roles) + self.crop.mask_plane
+
+    def dim(self, layer: str | None = None) -> int:
+        """Length of the vector at a tap point."""
+        raise NotImplementedError
+
+    def preprocess(self, crops: Tensor) -> Tensor:
+        """Scale raw crops (B, C, H, W) of any dtype to what the network takes. The one place of scaling.
+
+        Each crop is scaled by itself, so a cell's vector does not depend on its batch-mates.
+        """
+        raise NotImplementedError
+
+    def embed(self, x: Tensor, layer: str | None = None) -> Tensor:
+        """Vectors (B, dim) float32 of preprocessed crops."""
+        return self.embed_layers(x, [layer or self.layers[0]])[layer or self.layers[0]]
+
+    def embed_layers(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """Vectors at several tap points in one pass."""
+        raise NotImplementedError
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Losses of a batch, so that data-parallel wrappers need no special case."""
+        if not can(self, "train"):
+            raise InputError(f"{self.spec.title} is not trained; it can only embed.")
+        return self.losses(batch)  # type: ignore[no-any-return,operator]
+
+    def check_crops(self, crops: Tensor | np.ndarray) -> None:
+        """Refuse crops of another channel count or size than the network can take, in words."""
+        if crops.ndim != 4:
+            raise InputError(f"Crops are a batch (B, C, H, W); got shape {tuple(crops.shape)}.")
+        if crops.shape[1] != self.n_planes:
+            planes = ", ".join(self.roles) + (", mask" if self.crop.mask_plane else "")
+            raise InputError(
+                f"{self.spec.title} wants {self.n_planes} channels ({planes}); these crops have {crops.shape[1]}."
+            )
+
+    def check_layer(self, layer: str | None) -> str:
+        """The layer, or the default; unknown ones are refused with the known."""
+        if layer is not None and layer not in self.layers:
+            raise InputError(f"{self.spec.title} has no layer {layer!r}; layers are {', '.join(self.layers)}.")
+        return layer or self.layers[0]
+
+
+def can(model: EmbeddingModel | type[EmbeddingModel], capability: str) -> bool:
+    """Whether a model has a capability of `CAPABILITIES`."""
+    return hasattr(model, CAPABILITIES[capability])
+
+
+def list_models() -> tuple[str, ...]:
+    """Names of all models."""
+    return registry.names("models")
+
+
+def create_model(name: str, **config: Any) -> EmbeddingModel:
+    """Make a model with random weights (the global torch seed decides which).
+
+    Parameters
+    ----------
+    name : str
+        One of `list_models`.
+    **config
+        Fields of the model's ``Config``.
+
+    Raises
+    ------
+    InputError
+        If the name or a setting is unknown or out of bounds.
+    """
+    try:
+        module = registry.load("models", name)
+    except KeyError as error:
+        raise InputError(str(error.args[0])) from None
+    model: EmbeddingModel = module.Model(make_config(module.Config, config))
+    return model.eval()
+
+
+def save_model(model: EmbeddingModel, folder: Path, **card: Any) -> None:
+    """Write ``weights.safetensors`` and ``model.json`` to `folder`, each by rename.
+
+    Parameters
+    ----------
+    **card
+        What else to remember: data, seed, versions, scores.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    tmp = folder / ".weights.safetensors.part"
+    save_file(state, tmp)
+    tmp.replace(folder / "weights.safetensors")
+    info = {
+        "model": model.spec.name,
+        "config": dataclasses.asdict(model.config),
+        "roles": list(model.roles),
+        "crop": dataclasses.asdict(model.crop),
+        **model.card,
+        **card,
+    }
+    tmp = folder / ".model.json.part"
+    tmp.write_text(json.dumps(info, indent=1, default=str, ensure_ascii=False), encoding="utf-8")
+    tmp.replace(folder / "model.json")
+
+
+def load_model(path_or_name: str | Path, model: str | None = None) -> EmbeddingModel:
+    """Load a model: a folder or file written by `save_model`, a published checkpoint, or a model's name.
+
+    A bare name gives the untrained network.
+
+    Parameters
+    ----------
+    path_or_name : str or Path
+        Where the weights are, or one of `list_models`.
+    model : str, optional
+        Which model the file is for, when it cannot be told from the file.
+
+    Raises
+    ------
+    InputError
+        If there is nothing there, the file is broken, of no known kind, or its weights are not finite.
+    """
+    path = Path(path_or_name).expanduser()
+    if not path.exists():
+        if str(path_or_name) in list_models():
+            return create_model(str(path_or_name))
+        raise InputError(
+            f"{path_or_name} is neither a file nor a model's name; models are {', '.join(list_models())}."
+        )
+    if path.is_file() and path.name == "weights.safetensors":
+        path = path.parent
+    loaded = _load_folder(path) if path.is_dir() else _load_published(path, model)
+    bad = [k for k, v in loaded.state_dict().items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    if bad:
+        raise InputError(f"The weights in {path} hold NaN or infinite values ({bad[0]}); the file is not usable.")
+    return loaded.eval()
+
+
+def _load_folder(folder: Path) -> EmbeddingModel:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        info = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        state = load_file(folder / "weights.safetensors")
+    except FileNotFoundError as error:
+        raise InputError(f"{folder} is not a trained model: {Path(str(error.filename)).name} is missing.") from None
+    except (json.JSONDecodeError, SafetensorError) as error:
+        raise InputError(f"The model in {folder} is damaged ({error}).") from error
+    config = {k: tuple(v) if isinstance(v, list) else v for k, v in info["config"].items()}
+    loaded = create_model(info["model"], **config)
+    _set_state(loaded, state, folder)
+    loaded.roles = tuple(info["roles"])
+    loaded.crop = CropSpec(**info["crop"])
+    loaded.card = {k: v for k, v in info.items() if k not in ("model", "config", "roles", "crop")}
+    return loaded
+
+
+def _set_state(model: EmbeddingModel, state: dict[str, Tensor], path: Path) -> None:
+    mine = model.state_dict()
+    missing, extra = sorted(mine.keys() - state.keys()), sorted(state.keys() - mine.keys())
+    if missing or extra:
+        raise InputError(
+            f"The weights in {path} are not of {model.spec.title} as configured: "
+            f"{len(missing)} tensors missing{f' ({missing[0]}, …)' if missing else ''}, "
+            f"{len(extra)} too many{f' ({extra[0]}, …)' if extra else ''}."
+        )
+    for key, tensor in state.items():
+        if tensor.shape != mine[key].shape:
+            raise InputError(
+                f"The weights in {path} have {key} of shape {tuple(tensor.shape)}; {tuple(mine[key].shape)} is wanted "
+                "(made for another number of channels, or another width)."
+            )
+    model.load_state_dict(state)
+
+
+def _load_published(path: Path, name: str | None) -> EmbeddingModel:
+    names = [name] if name else list(list_models())
+    for candidate in names:
+        module = registry.load("models", candidate)
+        if hasattr(module, "read_checkpoint") and (name or module.recognise(path)):
+            loaded: EmbeddingModel = module.read_checkpoint(path)
+            return loaded
+    raise InputError(f"{path.name} is not a checkpoint any of our models reads; say which model with --model if it is.")
