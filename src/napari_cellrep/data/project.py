@@ -233,20 +233,22 @@ class Project:
         except (FileNotFoundError, json.JSONDecodeError):
             return {}
 
-    def start_embedding(self, key: str, how: Mapping[str, Any]) -> None:
-        """Begin or go on with an embedding; rows made another way are set aside first.
+    def start_embedding(self, key: str, how: Mapping[str, Any], **notes: Any) -> None:
+        """Begin or go on with an embedding; rows made another way are removed first.
 
         Parameters
         ----------
         how : mapping
             Everything the numbers depend on; its digest decides whether old rows still count.
+        **notes
+            What else to remember (device, date); not part of the digest.
         """
         folder, stamp = self.embedding_folder(key), digest(how)
         with self.lock():
             if folder.exists() and self.embedding_info(key).get("digest") != stamp:
                 for path in folder.glob("*.npy"):
                     path.unlink()
-            write_text(folder / "key.json", json.dumps({**how, "digest": stamp}, default=str))
+            write_text(folder / "key.json", json.dumps({**notes, **how, "digest": stamp}, default=str))
 
     def write_rows(self, key: str, field_id: str, labels: np.ndarray, hashes: np.ndarray, x: np.ndarray) -> None:
         """Write a field's rows of an embedding: one atomic file that says which cells, with which masks."""

@@ -1,0 +1,76 @@
+"""Labels → cells: the table with one row per cell, its place, size and quality flags."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from napari_cellrep.data import Project
+from napari_cellrep.data.cells import OBS_COLUMNS, QualityRules, measure_field, set_flags
+from napari_cellrep.jobs import Job, Progress
+from napari_cellrep.specs import InputError, make_config
+
+
+def crop(project: Project, *, rules: dict[str, Any] | None = None, fields: Sequence[str] = ()) -> Job[int]:
+    """Make or refresh the cell table from the labels on disk.
+
+    Crops themselves are cut from the fields on their way to a network and not stored. What was computed for a
+    cell is kept as long as its mask is the same.
+
+    Parameters
+    ----------
+    rules : dict, optional
+        Settings of `QualityRules`.
+    fields : sequence of str
+        Measure only these again (after an edit); the rows of the others are kept. Empty: all.
+
+    Yields
+    ------
+    Progress
+        Once per field; the job returns the number of cells.
+
+    Raises
+    ------
+    InputError
+        If no field is segmented, or a field of `fields` is unknown.
+    """
+    quality = make_config(QualityRules, rules)
+    labelled = [f for f in project.fields if project.has_labels(f.id)]
+    if not labelled:
+        raise InputError(f"No field of {project.root.name} is segmented yet: run `cellrep segment {project.root}`.")
+    again = {project.field(f).id for f in fields} or {f.id for f in labelled}
+    old = project.cells.obs if project.has_cells else None
+    frames, problems = [], {}
+    yield Progress(0, len(labelled), "Finding cells")
+    for i, field in enumerate(labelled):
+        if field.id not in again and old is not None:
+            frames.append(old.loc[old["field"] == field.id])
+        else:
+            try:
+                labels = project.read_labels(field.id)
+                image = project.read_image(field.id)
+                if labels.shape != image.shape[1:]:
+                    raise InputError(f"Field {field.id}: labels and image differ in size; segment it again.")
+                frames.append(measure_field(field, image, labels, project.channels, quality.window_px))
+            except InputError as error:
+                problems[field.id] = str(error)
+        yield Progress(i + 1, len(labelled), f"Found cells in {field.id}")
+    frames = [f for f in frames if len(f)]
+    project.mark(problems)
+    if not frames:
+        raise InputError("No cell was found in any field; look at the segmentation of one field and change its settings.")
+    known = [*OBS_COLUMNS, *dict.fromkeys(k for f in labelled for k in f.metadata if k not in OBS_COLUMNS)]
+    obs = pd.concat([_plain(f)[[c for c in known if c in f]] for f in frames])
+    table = project.merge(set_flags(obs, quality))
+    project.log(
+        "crop", rules=dataclasses.asdict(quality), cells=table.n_obs, good=int(table.obs["good"].sum()), problems=problems
+    )
+    return int(table.n_obs)
+
+
+def _plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """Without categories, which a table on disk has and a fresh one has not."""
+    return frame.astype({c: object for c in frame if isinstance(frame[c].dtype, pd.CategoricalDtype)})

@@ -1,0 +1,257 @@
+"""Cells → vectors: decode a field once, cut its cells, run the network, write its rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from napari_cellrep.data import Project
+from napari_cellrep.data.crops import Boxes, cut_crops
+from napari_cellrep.jobs import Job, Progress, Shard
+from napari_cellrep.specs import CropSpec, InputError, match_channels
+
+if TYPE_CHECKING:
+    from napari_cellrep.models import EmbeddingModel
+
+
+@dataclass(frozen=True)
+class EmbedResult:
+    """What came of embedding.
+
+    Parameters
+    ----------
+    keys : tuple of str
+        Embeddings written, the default layer first.
+    n_cells, n_skipped : int
+        Cells embedded now; cells whose rows were up to date.
+    problems : dict of str to str
+        Field → sentence.
+    notes : tuple of str
+        What the user should know: device, precision, smaller batches, random weights.
+    """
+
+    keys: tuple[str, ...]
+    n_cells: int
+    n_skipped: int
+    problems: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def embed(
+    project: Project,
+    *,
+    model: str = "paired_cell_inpainting",
+    key: str = "",
+    layers: Sequence[str] = (),
+    channels: Sequence[str] = (),
+    fields: Sequence[str] = (),
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int = 0,
+    shard: Shard = Shard(),
+    seed: int = 0,
+) -> Job[EmbedResult]:
+    """Embed every cell of the project and add the vectors to its table.
+
+    Cells whose mask has not changed since they were embedded the same way are skipped.
+
+    Parameters
+    ----------
+    model : str
+        A model of this project (``models/<name>``), a path to weights, or a model's name (random weights).
+    key : str
+        What the embedding is called; empty: the model's name. Other layers become ``<key>.<layer>``.
+    layers : sequence of str
+        Tap points, all in one pass; empty: the model's default; "all": every one.
+    channels : sequence of str
+        Names or roles of the project's channels, in the order the model wants; empty: by the model's roles.
+    batch_size : int
+        Cells per forward pass; 0: chosen for the device.
+    seed : int
+        Of the random weights, where there are no trained ones.
+
+    Yields
+    ------
+    Progress
+        Once per field, ``done`` counting cells; the job returns an `EmbedResult`.
+
+    Raises
+    ------
+    InputError
+        If there are no cells, the model is not there, or the project lacks a channel it wants.
+    """
+    from napari_cellrep.models._engine import Embedder
+
+    obs = project.cells.obs
+    yield Progress(0, len(obs), "Loading the model")
+    net, trained = find_model(project, model, seed)
+    if channels:
+        if len(channels) != len(net.roles):
+            raise InputError(f"{net.spec.title} wants {len(net.roles)} channels ({', '.join(net.roles)}); got {len(channels)}.")
+        net.roles = tuple(channels)
+    planes = match_channels(net.roles, project.channels, net.spec.title)
+    taps = tuple(net.layers if tuple(layers) == ("all",) else (layers or net.layers[:1]))
+    for tap in taps:
+        net.check_layer(tap)
+    base = key or (model if (project.root / "models" / model).is_dir() else net.spec.name)
+    keys = tuple(base if tap == (layers[0] if len(taps) == 1 and layers else net.layers[0]) else f"{base}.{tap}" for tap in taps)
+
+    engine = Embedder(net, taps, device=device, precision=precision, batch_size=batch_size)
+    how = {
+        "model": net.spec.name, "weights": weights_digest(net), "trained": trained,
+        "config": dataclasses.asdict(net.config), "crop": dataclasses.asdict(net.crop), "crop_digest": net.crop.digest(),
+        "channels": [project.channels[i].name for i in planes],
+    }  # fmt: skip
+    names = {"features": list(net.feature_names())} if hasattr(net, "feature_names") else {}
+    for k, tap in zip(keys, taps, strict=True):
+        project.start_embedding(k, {**how, "layer": tap}, **names)
+
+    todo = _todo(project, obs, keys, shard.of(fields or dict.fromkeys(obs["field"].astype(str))))
+    n_all, n_done, n_cells = sum(len(t.rows) for t in todo), 0, 0
+    problems: dict[str, str] = {}
+    start = perf_counter()
+    for item in _prefetch(project, todo, net.crop, planes):
+        n_done += len(item.todo.rows)
+        if isinstance(item.crops, InputError):
+            problems[item.todo.field] = str(item.crops)
+        elif len(item.crops):
+            vectors = engine.run(item.crops)
+            for k, tap in zip(keys, taps, strict=True):
+                _write(project, k, item.todo, vectors[tap])
+            n_cells += len(item.crops)
+        rate = n_cells / max(perf_counter() - start, 1e-9)
+        yield Progress(n_done, n_all, f"Embedded {item.todo.field}", {"cells_per_s": rate})
+    notes = list(engine.notes)
+    if not trained and any(True for _ in net.parameters()):
+        notes.insert(0, f"{net.spec.title} ran with random weights (seed {seed}); train it, or give it trained weights.")
+    if shard.world == 1:
+        yield Progress(n_done, n_all, "Writing the table")
+        project.merge()
+        project.mark(problems)
+    project.log(
+        "embed", keys=keys, **how, cells=n_cells, skipped=n_all - n_cells, problems=problems, engine=engine.describe(), notes=notes
+    )
+    if problems and not n_cells and n_all:
+        raise InputError(f"No cell could be embedded. The first reason: {next(iter(problems.values()))}")
+    return EmbedResult(keys, n_cells, n_all - n_cells, problems, tuple(notes))
+
+
+def find_model(project: Project, model: str, seed: int = 0) -> tuple[EmbeddingModel, bool]:
+    """The model a name or path means for this project, and whether its weights are trained."""
+    import torch
+
+    from napari_cellrep.models import list_models, load_model
+
+    own = project.root / "models" / model
+    if (own / "model.json").is_file():
+        return load_model(own), True
+    if model in list_models():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return load_model(model), False
+    return load_model(Path(model)), True
+
+
+def weights_digest(net: EmbeddingModel) -> str:
+    """Short hash of a model's weights."""
+    h = hashlib.sha256()
+    for name, tensor in sorted(net.state_dict().items()):
+        h.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return h.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class _Todo:
+    """One field: all its rows, and which of them have no valid vector yet."""
+
+    field: str
+    rows: pd.DataFrame
+    missing: np.ndarray  # bool (n,)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    todo: _Todo
+    crops: np.ndarray | InputError
+
+
+def _todo(project: Project, obs: pd.DataFrame, keys: Sequence[str], fields: Sequence[str]) -> list[_Todo]:
+    by_field = dict(tuple(obs.groupby(obs["field"].astype(str), sort=False)))
+    out = []
+    for field in fields:
+        if field not in by_field:
+            continue
+        rows = by_field[field]
+        missing = np.zeros(len(rows), bool)
+        for key in keys:
+            missing |= ~_up_to_date(project.read_rows(key, field), rows)
+        out.append(_Todo(field, rows, missing))
+    return out
+
+
+def _up_to_date(stored: np.ndarray | None, rows: pd.DataFrame) -> np.ndarray:
+    if stored is None:
+        return np.zeros(len(rows), bool)
+    have = {(int(a), int(b)) for a, b in zip(stored["label"], stored["mask_hash"], strict=True)}
+    return np.array([(int(a), int(b)) in have for a, b in zip(rows["label"], rows["mask_hash"], strict=True)], bool)
+
+
+def _prefetch(project: Project, todo: Sequence[_Todo], spec: CropSpec, planes: Sequence[int]) -> Iterator[_Cut]:
+    """Crops of one field after the other; the next field is decoded while the network has this one."""
+
+    def cut(item: _Todo) -> _Cut:
+        if not item.missing.any():
+            return _Cut(item, np.empty((0, 0, 0, 0)))
+        try:
+            return _Cut(item, cut_cells(project, item.field, item.rows[item.missing], spec, planes))
+        except InputError as error:
+            return _Cut(item, error)
+
+    with ThreadPoolExecutor(1) as pool:
+        following = None
+        for i, item in enumerate(todo):
+            current = following.result() if following else cut(item)
+            following = pool.submit(cut, todo[i + 1]) if i + 1 < len(todo) else None
+            yield current
+
+
+def cut_cells(
+    project: Project, field: str, rows: pd.DataFrame, spec: CropSpec, planes: Sequence[int]
+) -> np.ndarray:
+    """Crops (n, C, S, S) of some cells of one field, channels in the order of `planes`."""
+    image = project.read_image(field)[list(planes)]
+    labels = project.read_labels(field) if spec.masked or spec.mask_plane else None
+    return cut_crops(image, labels, boxes_of(rows), spec, project.field(field).um_per_px)
+
+
+def boxes_of(rows: pd.DataFrame) -> Boxes:
+    """Where cells are, from their rows of the table."""
+    return Boxes(
+        rows["label"].to_numpy(np.int64),
+        rows["area_px"].to_numpy(np.int64),
+        rows[["y_px", "x_px"]].to_numpy(np.float64),
+        rows[["box_y0", "box_x0", "box_y1", "box_x1"]].to_numpy(np.int64),
+    )
+
+
+def _write(project: Project, key: str, todo: _Todo, vectors: np.ndarray) -> None:
+    """Write a field's rows: the new vectors, and those from before that are still valid."""
+    x = np.full((len(todo.rows), vectors.shape[1]), np.nan, np.float32)
+    x[todo.missing] = vectors
+    if not todo.missing.all():
+        stored = project.read_rows(key, todo.field)
+        assert stored is not None  # rows are only not missing when they were read
+        at = {int(label): i for i, label in enumerate(stored["label"])}
+        keep = ~todo.missing
+        x[keep] = stored["x"][[at[int(label)] for label in todo.rows["label"][keep]]]
+    labels, hashes = todo.rows["label"].to_numpy(np.int64), todo.rows["mask_hash"].to_numpy(np.uint64)
+    project.write_rows(key, todo.field, labels, hashes, x)

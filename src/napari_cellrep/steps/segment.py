@@ -1,0 +1,149 @@
+"""Image → labels, field by field."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from napari_cellrep import registry
+from napari_cellrep.data import Project
+from napari_cellrep.data.fields import Field
+from napari_cellrep.jobs import Job, Progress, Shard
+from napari_cellrep.specs import InputError, digest, make_config
+
+
+@dataclass(frozen=True)
+class SegmentResult:
+    """What came of segmenting: how many fields and cells, and what went wrong where.
+
+    Parameters
+    ----------
+    done, skipped : int
+        Fields segmented now; fields whose labels were up to date (or edited by hand) and left alone.
+    n_cells : int
+        Cells in both together.
+    problems : dict of str to str
+        Field → sentence, for fields that could not be segmented or hold no cell.
+    """
+
+    done: int
+    skipped: int
+    n_cells: int
+    problems: dict[str, str]
+
+
+def segment(
+    project: Project,
+    *,
+    segmenter: str = "nuclei",
+    config: dict[str, Any] | None = None,
+    fields: Sequence[str] = (),
+    device: str = "auto",
+    overwrite: bool = False,
+    shard: Shard = Shard(),
+) -> Job[SegmentResult]:
+    """Segment fields and write their labels.
+
+    A field that fails is marked with its problem and the others go on; run again with its name to retry it.
+    Fields whose labels were made with the same settings from the same files are skipped, and so are labels
+    edited by hand unless `overwrite`.
+
+    Parameters
+    ----------
+    segmenter : str
+        Name of a segmenter.
+    config : dict, optional
+        Its settings; unnamed ones keep their defaults.
+    fields : sequence of str
+        Field ids; empty: all.
+
+    Yields
+    ------
+    Progress
+        Once per field; the job returns a `SegmentResult`.
+
+    Raises
+    ------
+    InputError
+        If the segmenter, a setting or a field is unknown, or no field could be segmented at all.
+    """
+    try:
+        module = registry.load("segmenters", segmenter)
+    except KeyError as error:
+        raise InputError(str(error.args[0])) from None
+    settings = make_config(module.Config, config)
+    chosen = [project.field(f) for f in shard.of(fields or [f.id for f in project.fields])]
+    done = skipped = n_cells = 0
+    problems: dict[str, str] = {}
+    yield Progress(0, len(chosen), "Segmenting")
+    for i, field in enumerate(chosen):
+        how = {"segmenter": segmenter, "settings": dataclasses.asdict(settings), "image": image_stamp(project, field)}
+        stamp, info = digest(how), project.label_info(field.id)
+        if info and not overwrite and (info.get("digest") == stamp or info.get("edited")):
+            skipped, n_cells = skipped + 1, n_cells + int(info["n_cells"])
+        else:
+            labels, problem = _segment_one(project, field, module, settings, device)
+            if labels is not None:
+                project.write_labels(field.id, labels, {**how, "digest": stamp})
+                done, n_cells = done + 1, n_cells + _count(labels)
+            if problem:
+                problems[field.id] = problem
+        yield Progress(i + 1, len(chosen), f"Segmented {field.id}", {"cells": n_cells})
+    if shard.world == 1:
+        solved = {f.id: "" for f in chosen if f.problem and f.id not in problems}
+        project.mark({**solved, **problems})
+    project.log(
+        "segment", segmenter=segmenter, settings=dataclasses.asdict(settings), fields=done, skipped=skipped,
+        cells=n_cells, problems=problems,
+    )  # fmt: skip
+    if chosen and not done and not skipped:
+        raise InputError(f"None of the {len(chosen)} fields could be segmented. The first: {next(iter(problems.values()))}")
+    return SegmentResult(done, skipped, n_cells, problems)
+
+
+def preview(
+    project: Project, *, field: str, segmenter: str = "nuclei", config: dict[str, Any] | None = None, device: str = "auto"
+) -> Job[np.ndarray]:
+    """Segment one field without writing anything; returns its labels (H, W) int32."""
+    module = registry.load("segmenters", segmenter)
+    settings = make_config(module.Config, config)
+    yield Progress(0, 1, f"Segmenting {field}")
+    labels: np.ndarray = module.segment(project.read_image(field), project.channels, settings, device, field_id=field)
+    return labels
+
+
+def _segment_one(
+    project: Project, field: Field, module: Any, settings: Any, device: str
+) -> tuple[np.ndarray | None, str]:
+    """Labels and a problem sentence ("" if none) of one field; only a user's error is caught."""
+    try:
+        image = project.read_image(field.id)
+        if image.max(initial=0) == image.min(initial=0):
+            value = image.flat[0] if image.size else 0
+            empty = np.zeros(image.shape[1:], np.int32)
+            return empty, f"Field {field.id} is blank: every pixel is {value}. It was left out; check the file."
+        labels = module.segment(image, project.channels, settings, device, field_id=field.id)
+    except InputError as error:
+        text = str(error)
+        return None, text if field.id in text else f"Field {field.id}: {text}"
+    if labels.max(initial=0) == 0:
+        return labels, f"Field {field.id} holds no cell with these settings."
+    return labels, ""
+
+
+def image_stamp(project: Project, field: Field) -> list[list[Any]]:
+    """What tells that a field's files are the same as before: path, channel, z, size and time of change."""
+    stamp = []
+    for plane in field.planes:
+        path = project.root / plane.path
+        stat = path.stat() if path.exists() else None
+        stamp.append([plane.path, plane.channel, plane.z, stat.st_size if stat else 0, stat.st_mtime_ns if stat else 0])
+    return stamp
+
+
+def _count(labels: np.ndarray) -> int:
+    return int(np.unique(labels[labels > 0]).size)
