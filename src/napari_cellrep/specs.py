@@ -55,7 +55,9 @@ class Channel:
         if not self.name:
             raise InputError("A channel needs a name.")
         if self.role not in ROLES:
-            raise InputError(f"Channel {self.name!r} has the role {self.role!r}; roles are {', '.join(ROLES)}.")
+            raise InputError(
+                f"Channel {self.name!r} has the role {self.role!r}; roles are {', '.join(ROLES)}."
+            )
 
     @classmethod
     def parse(cls, text: str) -> Channel:
@@ -92,7 +94,9 @@ def find_channel(channels: Sequence[Channel], key: str) -> int:
     raise InputError(f"There is no channel with the name or role {key!r}; the channels are: {have}.")
 
 
-def match_channels(wanted: Sequence[str], channels: Sequence[Channel], model: str = "This model") -> tuple[int, ...]:
+def match_channels(
+    wanted: Sequence[str], channels: Sequence[Channel], model: str = "This model"
+) -> tuple[int, ...]:
     """Indices of the channels a model gets, one for each name or role in `wanted`, in that order.
 
     No channel is used twice: ("structure", "structure") takes two different ones.
@@ -301,7 +305,9 @@ def check_config(config: C) -> C:
             low, high = rule.get("min", "−∞"), rule.get("max", "∞")
             raise InputError(f"{label} ({name}) is {value}; it has to lie between {low} and {high}.")
         if "choices" in rule and value not in rule["choices"]:
-            raise InputError(f"{label} ({name}) is {value!r}; it can be {', '.join(map(str, rule['choices']))}.")
+            raise InputError(
+                f"{label} ({name}) is {value!r}; it can be {', '.join(map(str, rule['choices']))}."
+            )
     return config
 
 
@@ -318,19 +324,31 @@ def make_config(cls: type[C], values: dict[str, Any] | None = None) -> C:
     rules, clean = field_rules(cls), {}
     for name, value in (values or {}).items():
         if name not in rules:
-            raise InputError(f"There is no setting called {name!r}; settings are {', '.join(rules) or 'none'}.")
+            raise InputError(
+                f"There is no setting called {name!r}; settings are {', '.join(rules) or 'none'}."
+            )
         clean[name] = _read_value(name, value, rules[name]["type"])
     return check_config(cls(**clean))
 
 
 def _read_value(name: str, value: Any, kind: str) -> Any:
     if kind == "tuple":
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else tuple(value)
+        return (
+            tuple(part.strip() for part in value.split(",") if part.strip())
+            if isinstance(value, str)
+            else tuple(value)
+        )
     if not isinstance(value, str) or kind == "str":
-        return float(value) if kind == "float" and isinstance(value, int) and not isinstance(value, bool) else value
+        return (
+            float(value)
+            if kind == "float" and isinstance(value, int) and not isinstance(value, bool)
+            else value
+        )
     try:
         if kind == "bool":
-            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[value.lower()]
+            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[
+                value.lower()
+            ]
         return {"int": int, "float": float}[kind](value)
     except (KeyError, ValueError):
         raise InputError(f"{name} is {value!r}; it has to be of type {kind}.") from None
@@ -343,7 +361,7 @@ def digest(value: Any) -> str:
 
 
 def join_words(words: Iterable[str], most: int = 5) -> str:
-    """"a, b and c", or "a, b, c, d, e and 7 more": for sentences that list things."""
+    """ "a, b and c", or "a, b, c, d, e and 7 more": for sentences that list things."""
     items = list(words)
     if len(items) > most:
         return ", ".join(items[:most]) + f" and {len(items) - most:,} more"

@@ -40,7 +40,9 @@ def crop(project: Project, *, rules: dict[str, Any] | None = None, fields: Seque
     quality = make_config(QualityRules, rules)
     labelled = [f for f in project.fields if project.has_labels(f.id)]
     if not labelled:
-        raise InputError(f"No field of {project.root.name} is segmented yet: run `cellrep segment {project.root}`.")
+        raise InputError(
+            f"No field of {project.root.name} is segmented yet: run `cellrep segment {project.root}`."
+        )
     again = {project.field(f).id for f in fields} or {f.id for f in labelled}
     old = project.cells.obs if project.has_cells else None
     frames, problems = [], {}
@@ -61,12 +63,18 @@ def crop(project: Project, *, rules: dict[str, Any] | None = None, fields: Seque
     frames = [f for f in frames if len(f)]
     project.mark(problems)
     if not frames:
-        raise InputError("No cell was found in any field; look at the segmentation of one field and change its settings.")
+        raise InputError(
+            "No cell was found in any field; look at the segmentation of one field and change its settings."
+        )
     known = [*OBS_COLUMNS, *dict.fromkeys(k for f in labelled for k in f.metadata if k not in OBS_COLUMNS)]
     obs = pd.concat([_plain(f)[[c for c in known if c in f]] for f in frames])
     table = project.merge(set_flags(obs, quality))
     project.log(
-        "crop", rules=dataclasses.asdict(quality), cells=table.n_obs, good=int(table.obs["good"].sum()), problems=problems
+        "crop",
+        rules=dataclasses.asdict(quality),
+        cells=table.n_obs,
+        good=int(table.obs["good"].sum()),
+        problems=problems,
     )
     return int(table.n_obs)
 

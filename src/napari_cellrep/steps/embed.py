@@ -96,14 +96,19 @@ def embed(
     net, trained = find_model(project, model, seed)
     if channels:
         if len(channels) != len(net.roles):
-            raise InputError(f"{net.spec.title} wants {len(net.roles)} channels ({', '.join(net.roles)}); got {len(channels)}.")
+            raise InputError(
+                f"{net.spec.title} wants {len(net.roles)} channels ({', '.join(net.roles)}); got {len(channels)}."
+            )
         net.roles = tuple(channels)
     planes = match_channels(net.roles, project.channels, net.spec.title)
     taps = tuple(net.layers if tuple(layers) == ("all",) else (layers or net.layers[:1]))
     for tap in taps:
         net.check_layer(tap)
     base = key or (model if (project.root / "models" / model).is_dir() else net.spec.name)
-    keys = tuple(base if tap == (layers[0] if len(taps) == 1 and layers else net.layers[0]) else f"{base}.{tap}" for tap in taps)
+    keys = tuple(
+        base if tap == (layers[0] if len(taps) == 1 and layers else net.layers[0]) else f"{base}.{tap}"
+        for tap in taps
+    )
 
     engine = Embedder(net, taps, device=device, precision=precision, batch_size=batch_size)
     how = {
@@ -132,13 +137,23 @@ def embed(
         yield Progress(n_done, n_all, f"Embedded {item.todo.field}", {"cells_per_s": rate})
     notes = list(engine.notes)
     if not trained and any(True for _ in net.parameters()):
-        notes.insert(0, f"{net.spec.title} ran with random weights (seed {seed}); train it, or give it trained weights.")
+        notes.insert(
+            0,
+            f"{net.spec.title} ran with random weights (seed {seed}); train it, or give it trained weights.",
+        )
     if shard.world == 1:
         yield Progress(n_done, n_all, "Writing the table")
         project.merge()
         project.mark(problems)
     project.log(
-        "embed", keys=keys, **how, cells=n_cells, skipped=n_all - n_cells, problems=problems, engine=engine.describe(), notes=notes
+        "embed",
+        keys=keys,
+        **how,
+        cells=n_cells,
+        skipped=n_all - n_cells,
+        problems=problems,
+        engine=engine.describe(),
+        notes=notes,
     )
     if problems and not n_cells and n_all:
         raise InputError(f"No cell could be embedded. The first reason: {next(iter(problems.values()))}")
@@ -202,10 +217,14 @@ def _up_to_date(stored: np.ndarray | None, rows: pd.DataFrame) -> np.ndarray:
     if stored is None:
         return np.zeros(len(rows), bool)
     have = {(int(a), int(b)) for a, b in zip(stored["label"], stored["mask_hash"], strict=True)}
-    return np.array([(int(a), int(b)) in have for a, b in zip(rows["label"], rows["mask_hash"], strict=True)], bool)
+    return np.array(
+        [(int(a), int(b)) in have for a, b in zip(rows["label"], rows["mask_hash"], strict=True)], bool
+    )
 
 
-def _prefetch(project: Project, todo: Sequence[_Todo], spec: CropSpec, planes: Sequence[int]) -> Iterator[_Cut]:
+def _prefetch(
+    project: Project, todo: Sequence[_Todo], spec: CropSpec, planes: Sequence[int]
+) -> Iterator[_Cut]:
     """Crops of one field after the other; the next field is decoded while the network has this one."""
 
     def cut(item: _Todo) -> _Cut:

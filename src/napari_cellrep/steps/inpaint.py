@@ -54,12 +54,16 @@ def inpaint(
     if not target:
         mates = obs.index[(obs["group"] == obs.loc[source, "group"]) & obs["good"] & (obs.index != source)]
         if not len(mates):
-            raise InputError(f"The group {obs.loc[source, 'group']!r} has no other good cell to predict; click a target.")
+            raise InputError(
+                f"The group {obs.loc[source, 'group']!r} has no other good cell to predict; click a target."
+            )
         target = str(np.random.default_rng(seed).choice(mates))
     yield Progress(0, 1, "Predicting the pattern")
     net, trained = find_model(project, model)
     if not can(net, "inpaint"):
-        raise InputError(f"{net.spec.title} cannot predict a protein pattern; choose a Paired Cell Inpainting model.")
+        raise InputError(
+            f"{net.spec.title} cannot predict a protein pattern; choose a Paired Cell Inpainting model."
+        )
     planes = match_channels(net.roles, project.channels, net.spec.title)
 
     def prepared(cell: str) -> torch.Tensor:

@@ -10,9 +10,7 @@ from napari_cellrep.steps.import_fields import import_fields
 
 SAMPLE = Path(__file__).parents[1] / "sample"
 CHANNELS = ("FKHR-GFP:protein", "DNA:nucleus")
-CREDIT = (
-    "BBBC013v1, Ilya Ravkin, Broad Bioimage Benchmark Collection (Ljosa et al., Nature Methods 2012), CC BY 3.0"
-)
+CREDIT = "BBBC013v1, Ilya Ravkin, Broad Bioimage Benchmark Collection (Ljosa et al., Nature Methods 2012), CC BY 3.0"
 
 
 def open_sample(path: Path | str) -> Job[Project]:

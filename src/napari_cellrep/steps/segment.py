@@ -81,7 +81,11 @@ def segment(
     problems: dict[str, str] = {}
     yield Progress(0, len(chosen), "Segmenting")
     for i, field in enumerate(chosen):
-        how = {"segmenter": segmenter, "settings": dataclasses.asdict(settings), "image": image_stamp(project, field)}
+        how = {
+            "segmenter": segmenter,
+            "settings": dataclasses.asdict(settings),
+            "image": image_stamp(project, field),
+        }
         stamp, info = digest(how), project.label_info(field.id)
         if info and not overwrite and (info.get("digest") == stamp or info.get("edited")):
             skipped, n_cells = skipped + 1, n_cells + int(info["n_cells"])
@@ -101,18 +105,27 @@ def segment(
         cells=n_cells, problems=problems,
     )  # fmt: skip
     if chosen and not done and not skipped:
-        raise InputError(f"None of the {len(chosen)} fields could be segmented. The first: {next(iter(problems.values()))}")
+        raise InputError(
+            f"None of the {len(chosen)} fields could be segmented. The first: {next(iter(problems.values()))}"
+        )
     return SegmentResult(done, skipped, n_cells, problems)
 
 
 def preview(
-    project: Project, *, field: str, segmenter: str = "nuclei", config: dict[str, Any] | None = None, device: str = "auto"
+    project: Project,
+    *,
+    field: str,
+    segmenter: str = "nuclei",
+    config: dict[str, Any] | None = None,
+    device: str = "auto",
 ) -> Job[np.ndarray]:
     """Segment one field without writing anything; returns its labels (H, W) int32."""
     module = registry.load("segmenters", segmenter)
     settings = make_config(module.Config, config)
     yield Progress(0, 1, f"Segmenting {field}")
-    labels: np.ndarray = module.segment(project.read_image(field), project.channels, settings, device, field_id=field)
+    labels: np.ndarray = module.segment(
+        project.read_image(field), project.channels, settings, device, field_id=field
+    )
     return labels
 
 
@@ -125,7 +138,10 @@ def _segment_one(
         if image.max(initial=0) == image.min(initial=0):
             value = image.flat[0] if image.size else 0
             empty = np.zeros(image.shape[1:], np.int32)
-            return empty, f"Field {field.id} is blank: every pixel is {value}. It was left out; check the file."
+            return (
+                empty,
+                f"Field {field.id} is blank: every pixel is {value}. It was left out; check the file.",
+            )
         labels = module.segment(image, project.channels, settings, device, field_id=field.id)
     except InputError as error:
         text = str(error)
@@ -141,7 +157,9 @@ def image_stamp(project: Project, field: Field) -> list[list[Any]]:
     for plane in field.planes:
         path = project.root / plane.path
         stat = path.stat() if path.exists() else None
-        stamp.append([plane.path, plane.channel, plane.z, stat.st_size if stat else 0, stat.st_mtime_ns if stat else 0])
+        stamp.append(
+            [plane.path, plane.channel, plane.z, stat.st_size if stat else 0, stat.st_mtime_ns if stat else 0]
+        )
     return stamp
 
 

@@ -78,7 +78,9 @@ def train(
         net = create_model(model, **dataclasses.asdict(network))
     if channels:
         net.roles = tuple(channels)
-    cells = ProjectCells(project, net.crop, match_channels(net.roles, project.channels, net.spec.title), include_flagged)
+    cells = ProjectCells(
+        project, net.crop, match_channels(net.roles, project.channels, net.spec.title), include_flagged
+    )
     card = {
         "trained_on": project.name,
         "channels": [project.channels[i].name for i in cells.planes],
@@ -121,7 +123,9 @@ class ProjectCells:
         self.planes = tuple(planes)
         self.groups = pd.factorize(self._obs["group"].astype(str))[0]
         self.group_names = tuple(dict.fromkeys(self._obs["group"].astype(str)))
-        self.digest = digest([list(self._obs.index), [int(h) for h in self._obs["mask_hash"]], dataclasses.asdict(spec)])
+        self.digest = digest(
+            [list(self._obs.index), [int(h) for h in self._obs["mask_hash"]], dataclasses.asdict(spec)]
+        )
         self._project, self._spec, self._memory = project, spec, memory_bytes
         self._field = self._obs["field"].astype(str).to_numpy()
         self._images: OrderedDict[str, tuple[np.ndarray, np.ndarray | None]] = OrderedDict()

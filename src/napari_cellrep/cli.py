@@ -1,0 +1,518 @@
+"""``cellrep …``: parse, run the step, show progress. The same steps as the window, in this process."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import inspect
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from napari_cellrep import __version__, registry
+from napari_cellrep.jobs import Job, Progress, Shard, drain
+from napari_cellrep.specs import InputError, field_rules, join_words
+
+R = TypeVar("R")
+
+OK, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (0 done, 2 bad input, 130 stopped, 1 a fault of ours)."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    try:
+        args = _parser(argv).parse_args(argv)
+        args.run(args)
+    except KeyboardInterrupt:
+        print("cellrep: stopped. What was finished is kept; run the same command to go on.", file=sys.stderr)
+        return STOPPED
+    except InputError as error:
+        return _fail(str(error), BAD_INPUT, debug)
+    except OSError as error:
+        return _fail(
+            f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.", BAD_INPUT, debug
+        )
+    except Exception as error:  # noqa: BLE001  (a person at a terminal gets a sentence, not a stack)
+        text = f"something went wrong that should not have ({type(error).__name__}: {error}); --debug shows where."
+        return _fail(text, FAILED, debug)
+    return OK
+
+
+def _fail(sentence: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"cellrep: {sentence}", file=sys.stderr)
+    return code
+
+
+def run(job: Job[R], quiet: bool = False) -> R:
+    """Drive a job: a bar on a terminal, plain lines in a log."""
+    return drain(job, None if quiet else (_Bar() if sys.stderr.isatty() else _Lines()))
+
+
+class _Bar:
+    """A progress bar for a terminal."""
+
+    def __init__(self) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            total=0, leave=False, dynamic_ncols=True,
+            bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} · {remaining} left{postfix}",
+        )  # fmt: skip
+
+    def __call__(self, p: Progress) -> None:
+        if p.total != self._bar.total:
+            self._bar.reset(p.total)
+        self._bar.set_description(p.message, refresh=False)
+        self._bar.set_postfix({k: f"{v:.4g}" for k, v in p.metrics.items()}, refresh=False)
+        self._bar.update(p.done - self._bar.n)
+        if p.done >= p.total:
+            self._bar.clear()
+
+
+class _Lines:
+    """At most one line every few seconds, for logs."""
+
+    def __init__(self, every_s: float = 5.0):
+        self._every, self._last, self._message = every_s, 0.0, ""
+
+    def __call__(self, p: Progress) -> None:
+        now = time.monotonic()
+        if now - self._last >= self._every or (p.total and p.done == p.total):
+            self._last = now
+            numbers = "".join(f", {k} {v:.4g}" for k, v in p.metrics.items())
+            count = f" ({p.done:,} of {p.total:,}{numbers})" if p.total else ""
+            print(f"{p.message or 'Working'}{count}", file=sys.stderr, flush=True)
+
+
+# ---- what can be typed -----------------------------------------------------------------------------
+
+
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cellrep",
+        description="Which of my cells look different, and how? Segment cells, describe each by numbers, compare them.",
+        epilog="A project is a folder, <name>.cellrep. Start with: cellrep demo OUT",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(
+        name: str, action: Callable[[argparse.Namespace], None], text: str, **kwargs: Any
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, **kwargs)
+        sub.set_defaults(run=action)
+        sub.add_argument(
+            "--debug", action="store_true", help="on an error, show where in the program it happened"
+        )
+        return sub
+
+    demo = add("demo", _demo, "Run everything on the bundled sample: project, map, ranking and report.")
+    demo.add_argument(
+        "out", nargs="?", default="demo-out", type=Path, help="folder for the results (default: demo-out)"
+    )
+    demo.add_argument("--view", action="store_true", help="open napari on the result")
+    demo.add_argument("--seed", type=int, default=0, help="seed of weights and training (default 0)")
+    demo.add_argument("--seconds", type=float, default=90, help="time for training (default 90)")
+
+    new = add("new", _new, "Make a project of your images.")
+    new.add_argument("project", type=Path, help="the folder to make, NAME.cellrep")
+    new.add_argument("images", nargs="+", help="images, or folders of images (TIFF, OME-TIFF, PNG, JPEG)")
+    new.add_argument("--channels", default="", metavar="A,B,…", help='channels in plane order: names, roles or name:role, for example "FKHR-GFP:protein,DNA:nucleus"')  # fmt: skip
+    new.add_argument("--pattern", default="", help='how file names are built when a field has several files, for example "{well}_{site}_{channel}.tif"')  # fmt: skip
+    new.add_argument(
+        "--metadata", default="", type=str, help="CSV with what is known of each well, file or field"
+    )
+    new.add_argument(
+        "--on", default="", help="column of the CSV that says which field a row is of (default: found out)"
+    )
+    new.add_argument("--group-by", default="", metavar="A,B", help="columns whose fields hold cells that count as alike (default: plate and well, else the field)")  # fmt: skip
+    new.add_argument("--z", default="", help='z-stacks: max, mean, sharpest or a plane number; per channel: "DNA=max,GFP=3"')  # fmt: skip
+    new.add_argument("--rgb", default="", choices=("", "grey", "split"), help="colour images: one grey channel, or red, green and blue apart")  # fmt: skip
+    new.add_argument("--stack", default="channel", choices=("channel", "z"), help="what pages of a TIFF are that the file does not name")  # fmt: skip
+    new.add_argument("--um-per-px", type=float, default=0.0, help="pixel size, where the files do not say")
+
+    segment = add("segment", _segment, "Find the cells of every field, and what is wrong with each cell.")
+    _project_argument(segment)
+    _fields_argument(segment)
+    segment.add_argument(
+        "--segmenter", default="nuclei", choices=registry.names("segmenters"), help="default: nuclei"
+    )
+    segment.add_argument(
+        "--overwrite", action="store_true", help="segment again what is up to date or edited by hand"
+    )
+    segment.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    segment.add_argument("--shard", type=Shard.parse, default=Shard(), metavar="I/N", help="only the I-th of N parts of the fields")  # fmt: skip
+    _config_arguments(segment, "segmenters", _peek(argv, "segment", "--segmenter", "nuclei"), "Config")
+
+    train = add("train", _train, "Train a model on the project's own cells.")
+    _project_argument(train)
+    _model_argument(train, "paired_cell_inpainting", trainable=True)
+    train.add_argument("--name", default="", help="what the trained model is called (default: as the model)")
+    train.add_argument(
+        "--restart", action="store_true", help="begin anew instead of going on from the last checkpoint"
+    )
+    _channels_argument(train)
+    _device_arguments(train)
+    chosen = _peek(argv, "train", "--model", "paired_cell_inpainting")
+    taken = _config_arguments(train, "models", chosen, "Training")
+    _config_arguments(train, "models", chosen, "Config", but=taken)
+
+    embed = add("embed", _embed, "Describe every cell by the numbers of a model.")
+    _project_argument(embed)
+    _fields_argument(embed)
+    embed.add_argument("--model", default="paired_cell_inpainting", help="a model trained in this project, a path to weights, or a model's name (default: paired_cell_inpainting)")  # fmt: skip
+    embed.add_argument("--key", default="", help="what the embedding is called (default: as the model)")
+    embed.add_argument("--layers", default="", metavar="A,B", help='layers to read out, or "all" (default: the model\'s own)')  # fmt: skip
+    embed.add_argument("--batch-size", type=int, default=0, help="cells at a time (default: found out)")
+    embed.add_argument("--shard", type=Shard.parse, default=Shard(), metavar="I/N", help="only the I-th of N parts of the fields")  # fmt: skip
+    _channels_argument(embed)
+    _device_arguments(embed)
+
+    analyze = add("analyze", _analyze, "Map, score and rank the cells.", epilog=_recipe_help(argv), formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    _project_argument(analyze)
+    analyze.add_argument("recipe", help="what to ask; listed below")
+    analyze.add_argument("--embedding", default="", help="which embedding (default: the only one)")
+    analyze.add_argument("--include-flagged", action="store_true", help="use flagged cells too")
+    analyze.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the recipe; may be given several times")  # fmt: skip
+
+    export = add("export", _export, "Write the cell table or the ranking for other programs.")
+    _project_argument(export)
+    export.add_argument("out", type=Path, help="file to write; its ending decides: .h5ad, .zarr, .csv, .parquet, .html (report)")  # fmt: skip
+    export.add_argument("--format", default="", choices=("", "h5ad", "zarr", "csv", "parquet", "ranking", "report"), help="when the ending does not say it")  # fmt: skip
+    export.add_argument("--keep-missing", action="store_true", help="keep cells without a vector (as NaN)")
+
+    info = add("info", _info, "Tell what a project (or a trained model) holds and how it was made.")
+    info.add_argument("path", type=Path, help="a project folder, or a model folder")
+
+    add("models", _models, "List the models, what each wants and its licence.")
+
+    view = add("view", _view, "Open napari on a project.")
+    _project_argument(view)
+    return parser
+
+
+def _peek(argv: Sequence[str], command: str, option: str, default: str) -> str:
+    """The value of `option` where `command` is being run: its settings become options too. "" for other commands."""
+    words = [a for a in argv if not a.startswith("-")]
+    if not words or words[0] != command:
+        return ""
+    for i, word in enumerate(argv):
+        if word == option and i + 1 < len(argv):
+            return argv[i + 1]
+        if word.startswith(option + "="):
+            return word.split("=", 1)[1]
+    return default
+
+
+def _config_arguments(
+    parser: argparse.ArgumentParser, kind: str, name: str, cls: str, but: Sequence[str] = ()
+) -> list[str]:
+    """One option per field of a config dataclass; returns their names."""
+    if not name or name not in registry.names(kind) or not hasattr(registry.load(kind, name), cls):
+        return []
+    what = {"Config": f"settings of {name}", "Training": f"how {name} is trained"}[cls]
+    group = parser.add_argument_group(what)
+    rules = field_rules(getattr(registry.load(kind, name), cls))
+    for key, rule in rules.items():
+        if key in but:
+            continue
+        text = rule.get("help") or rule.get("label", key)
+        default = ",".join(rule["default"]) if rule["type"] == "tuple" else rule["default"]
+        if default != "":
+            text = f"{text} (default {default})"
+        group.add_argument(
+            f"--{key.replace('_', '-')}", dest=f"{cls}.{key}", default=None, help=text.replace("%", "%%"),
+            metavar={"int": "N", "float": "X", "bool": "yes|no", "tuple": "A,B"}.get(rule["type"], "TEXT"),
+        )  # fmt: skip
+    return list(rules)
+
+
+def _config_values(args: argparse.Namespace, cls: str) -> dict[str, Any]:
+    start = f"{cls}."
+    return {k.removeprefix(start): v for k, v in vars(args).items() if k.startswith(start) and v is not None}
+
+
+def _project_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("project", type=Path, help="the project folder, NAME.cellrep")
+
+
+def _fields_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--fields", default="", metavar="A,B", help="only these fields (default: all)")
+
+
+def _model_argument(parser: argparse.ArgumentParser, default: str, trainable: bool) -> None:
+    parser.add_argument(
+        "--model", default=default, choices=registry.names("models"), help=f"default: {default}"
+    )
+
+
+def _channels_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--channels", default="", metavar="A,B", help="names or roles in the order the model wants (default: by role)")  # fmt: skip
+
+
+def _device_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or mps (default: the fastest there is)"
+    )
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="default: the fastest that agrees")  # fmt: skip
+
+
+def _recipe_help(argv: Sequence[str]) -> str | None:
+    if _peek(argv, "analyze", "--none", "yes") != "yes":
+        return None
+    from napari_cellrep.steps.analyze import RECIPES
+
+    lines = ["recipes and their settings:"]
+    for name, function in RECIPES.items():
+        lines.append(f"  {name:<12} {(inspect.getdoc(function) or '').splitlines()[0]}")
+        settings = _settings_of(function)
+        if settings:
+            lines.append(f"  {'':<12}   settings: {', '.join(f'{k}={v}' for k, v in settings.items())}")
+    return "\n".join(lines)
+
+
+def _settings_of(function: Callable[..., Any]) -> dict[str, Any]:
+    return {
+        p.name: p.default
+        for p in inspect.signature(function).parameters.values()
+        if p.kind is p.KEYWORD_ONLY
+        and p.default is not p.empty
+        and p.name not in ("embedding", "include_flagged")
+    }
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+# ---- what is done ----------------------------------------------------------------------------------
+
+
+def _open(path: Path) -> Any:
+    from napari_cellrep.data import open_project
+
+    return open_project(path)
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from napari_cellrep.steps.demo import demo
+
+    numbers = run(demo(args.out, seed=args.seed, train_seconds=args.seconds))
+    print(numbers["summary"])
+    if args.view:
+        _start_napari(args.out / "bbbc013.cellrep")
+
+
+def _new(args: argparse.Namespace) -> None:
+    from napari_cellrep.steps.import_fields import import_fields
+
+    project = run(
+        import_fields(
+            args.project, args.images, channels=_words(args.channels), pattern=args.pattern, metadata=args.metadata,
+            on=args.on, group_by=_words(args.group_by), z=args.z, rgb=args.rgb, stack=args.stack,
+            um_per_px=args.um_per_px,
+        )
+    )  # fmt: skip
+    bad = [f for f in project.fields if f.problem]
+    channels = join_words(f"{c.name} ({c.role})" for c in project.channels)
+    print(f"{project.root}: {len(project.fields):,} fields, channels {channels}.")
+    _print_problems({f.id: f.problem for f in bad}, "could not be used")
+    for note in project.history[-1].get("notes", []):
+        print(f"  {note}")
+    if all(c.role == "other" for c in project.channels):
+        print('  No channel has a role yet: give them, for example --channels "protein,nucleus".')
+
+
+def _segment(args: argparse.Namespace) -> None:
+    from napari_cellrep.steps.crop import crop
+    from napari_cellrep.steps.segment import segment
+
+    project = _open(args.project)
+    result = run(
+        segment(
+            project, segmenter=args.segmenter, config=_config_values(args, "Config"), fields=_words(args.fields),
+            device=args.device, overwrite=args.overwrite, shard=args.shard,
+        )
+    )  # fmt: skip
+    skipped = f" ({result.skipped:,} were up to date)" if result.skipped else ""
+    print(f"{result.n_cells:,} cells in {result.done + result.skipped:,} fields{skipped}.")
+    _print_problems(result.problems, "need a look")
+    if args.shard.world == 1:
+        run(crop(project))
+        good = int(project.cells.obs["good"].sum())
+        print(
+            f"{good:,} cells are good, {project.cells.n_obs - good:,} carry a flag (kept, but left out of rankings)."
+        )
+
+
+def _train(args: argparse.Namespace) -> None:
+    from napari_cellrep.steps.train import train
+
+    project = _open(args.project)
+    folder = run(
+        train(
+            project, model=args.model, name=args.name, config=_config_values(args, "Config"),
+            training=_config_values(args, "Training"), channels=_words(args.channels), device=args.device,
+            precision=args.precision, resume=not args.restart,
+        )
+    )  # fmt: skip
+    print(f"Trained: {folder}. Now: cellrep embed {args.project} --model {folder.name}")
+
+
+def _embed(args: argparse.Namespace) -> None:
+    from napari_cellrep.steps.embed import embed
+
+    project = _open(args.project)
+    result = run(
+        embed(
+            project, model=args.model, key=args.key, layers=_words(args.layers), channels=_words(args.channels),
+            fields=_words(args.fields), device=args.device, precision=args.precision, batch_size=args.batch_size,
+            shard=args.shard,
+        )
+    )  # fmt: skip
+    skipped = f", {result.n_skipped:,} were up to date" if result.n_skipped else ""
+    print(f"{result.n_cells:,} cells embedded as {join_words(result.keys)}{skipped}.")
+    for note in result.notes:
+        print(f"  {note}")
+    _print_problems(result.problems, "were left out")
+
+
+def _analyze(args: argparse.Namespace) -> None:
+    from napari_cellrep.steps.analyze import analyze
+
+    settings = {}
+    for text in args.set:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"A setting is written NAME=VALUE; got {text!r}.")
+        settings[name.strip().replace("-", "_")] = _literal(value.strip())
+    project = _open(args.project)
+    result = run(
+        analyze(
+            project,
+            recipe=args.recipe,
+            embedding=args.embedding,
+            include_flagged=args.include_flagged,
+            **settings,
+        )
+    )
+    print(getattr(result, "summary", result))
+
+
+def _literal(text: str) -> Any:
+    """A number or a yes/no where the text is one, else the text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return {"true": True, "yes": True, "false": False, "no": False}.get(text.lower(), text)
+
+
+def _export(args: argparse.Namespace) -> None:
+    endings = {".h5ad": "h5ad", ".zarr": "zarr", ".csv": "csv", ".parquet": "parquet", ".html": "report"}
+    kind = args.format or endings.get(args.out.suffix.lower(), "")
+    if not kind:
+        raise InputError(f"{args.out.name} has no ending we know; use {', '.join(endings)}, or --format.")
+    project = _open(args.project)
+    if kind == "report":
+        from napari_cellrep.steps.report import write_report
+
+        run(write_report(project, args.out))
+    else:
+        from napari_cellrep.steps.export import export
+
+        run(export(project, args.out, format=kind, drop_missing=not args.keep_missing))
+    print(f"Wrote {args.out}.")
+
+
+def _info(args: argparse.Namespace) -> None:
+    if (args.path / "model.json").is_file():
+        print((args.path / "model.json").read_text(encoding="utf-8"))
+        return
+    project = _open(args.path)
+    fields, bad = project.fields, {f.id: f.problem for f in project.fields if f.problem}
+    print(f"{project.name}: {len(fields):,} fields, {len({f.group for f in fields}):,} groups")
+    print(f"  channels    {join_words(f'{c.name} ({c.role})' for c in project.channels)}")
+    um = {f.um_per_px for f in fields}
+    print(f"  pixel size  {', '.join(f'{u:g} µm' if u else 'unknown' for u in sorted(um))}")
+    _print_problems(bad, "have a problem")
+    if project.has_cells:
+        obs = project.cells.obs
+        print(f"  cells       {len(obs):,}, {int(obs['good'].sum()):,} good")
+        for name in project.embedding_keys():
+            made, has = project.embedding_info(name), obs.get(f"has_{name}")
+            count = int(has.sum()) if has is not None else 0
+            print(f"  embedding   {name}: {count:,} cells, {made.get('model')} layer {made.get('layer')}"
+                  f"{'' if made.get('trained', True) else ', random weights'}")  # fmt: skip
+    print("  history")
+    for line in project.history:
+        told = {
+            k: v
+            for k, v in line.items()
+            if k in ("segmenter", "model", "recipe", "embedding", "fields", "cells", "good")
+        }
+        text = ", ".join(f"{k} {v}" for k, v in told.items() if not isinstance(v, (dict, list)))
+        print(
+            f"    {line['when'][:16].replace('T', ' ')}  {line['step']:<8} {text}  [{line['machine']}, {line['version']}]"
+        )
+
+
+def _models(args: argparse.Namespace) -> None:
+    for name in registry.names("models"):
+        spec = registry.load("models", name).SPEC
+        print(f"{name}\n  {spec.title}. Wants: {', '.join(spec.roles)}; {spec.crop.size_px} px crops."
+              f"{' Can be trained here.' if spec.trains else ''}")  # fmt: skip
+        for label, text in (("when", spec.when), ("paper", spec.paper), ("licence", spec.licence)):
+            if text:
+                print(f"  {label}: {text}")
+        for weights in spec.weights:
+            print(f"  weights: {weights.name} ({weights.note}; {weights.licence})\n    {weights.url}")
+
+
+def _view(args: argparse.Namespace) -> None:
+    _start_napari(_open(args.project).root)
+
+
+def _start_napari(root: Path) -> None:
+    if importlib.util.find_spec("napari") is None:
+        raise InputError('napari is not installed here: pip install "napari-cellrep[gui]", then try again.')
+    if sys.platform.startswith("linux") and not (
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    ):
+        raise InputError(f"There is no screen here to open napari on; copy {root} to a machine that has one.")
+    code = subprocess.call(
+        [
+            sys.executable,
+            "-m",
+            "napari",
+            str(root),
+            "--plugin",
+            "napari-cellrep",
+            "-w",
+            "napari-cellrep",
+            "CellRep",
+        ]
+    )
+    if code:
+        raise InputError(
+            f"napari ended with code {code}; start it by hand and open {root} from the CellRep dock."
+        )
+
+
+def _print_problems(problems: dict[str, str], what: str) -> None:
+    if problems:
+        print(f"{len(problems):,} field{'s' * (len(problems) > 1)} {what}:")
+        for text in list(problems.values())[:20]:
+            print(f"  {text}")
+        if len(problems) > 20:
+            print(f"  … and {len(problems) - 20:,} more; `cellrep info` lists them all.")
