@@ -1,0 +1,1 @@
+"""Numbers: pure functions on arrays. Never torch, Qt or the disk."""

@@ -1,0 +1,169 @@
+"""Exact nearest neighbours, and what they say: classification by vote, the neighbour graph, accuracies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from napari_cellrep.specs import InputError
+
+
+def nearest(
+    x: np.ndarray, k: int, *, to: np.ndarray | None = None, block: int = 512
+) -> tuple[np.ndarray, np.ndarray]:
+    """Exact Euclidean k nearest neighbours, by matrix products in blocks.
+
+    Candidates come from ``|a|² + |b|² − 2ab`` in float32; the best of them are ordered again by their exact
+    distance, which that formula loses for near duplicates.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, d), float
+        Cells whose neighbours are wanted.
+    k : int
+        How many. A cell is never its own neighbour, found by its row and not by its distance, so duplicates
+        of a cell count as neighbours.
+    to : ndarray of shape (m, d), optional
+        Cells to search among; default `x` itself (leave-one-out).
+    block : int
+        Rows at a time; memory is ``block × m`` float32.
+
+    Returns
+    -------
+    index : ndarray of shape (n, k), int64
+        Nearest first; equal distances in order of the row.
+    distance : ndarray of shape (n, k), float32
+
+    Raises
+    ------
+    InputError
+        If there are not k cells to be neighbours.
+    """
+    own = to is None
+    x = np.ascontiguousarray(x, np.float32)
+    pool = x if to is None else np.ascontiguousarray(to, np.float32)
+    most = len(pool) - own
+    if not 1 <= k <= most:
+        raise InputError(
+            f"{k} nearest neighbours cannot be had from {len(pool)} cells; k goes from 1 to {most}."
+        )
+    centre = pool.mean(axis=0)  # smaller numbers, less cancellation
+    a, b = x - centre, pool - centre
+    b2 = np.einsum("ij,ij->i", b, b)
+    keep = min(k + 8, most)
+    index, distance = np.empty((len(x), k), np.int64), np.empty((len(x), k), np.float32)
+    for start in range(0, len(x), block):
+        part = a[start : start + block]
+        score = b2 - 2 * (part @ b.T)  # (block, m): the squared distance less |a|², the same along a row
+        if own:
+            score[np.arange(len(part)), start + np.arange(len(part))] = np.inf
+        found = (
+            np.argpartition(score, keep - 1, axis=1)[:, :keep]
+            if keep < len(pool)
+            else np.argsort(score)[:, :keep]
+        )
+        found.sort(axis=1)
+        exact = np.linalg.norm(part[:, None] - b[found], axis=2)  # (block, keep)
+        order = np.argsort(exact, axis=1, kind="stable")[:, :k]
+        index[start : start + block] = np.take_along_axis(found, order, axis=1)
+        distance[start : start + block] = np.take_along_axis(exact, order, axis=1)
+    return index, distance
+
+
+@dataclass(frozen=True)
+class Votes:
+    """What a k-NN classification gave.
+
+    Parameters
+    ----------
+    predicted : ndarray of shape (n,)
+        Class of every cell, of the labels' dtype.
+    accuracy : float
+        Share of cells right.
+    balanced_accuracy : float
+        Mean over classes of the share right: every class counts the same, however rare.
+    recall : dict
+        Class → share of its cells right.
+    """
+
+    predicted: np.ndarray
+    accuracy: float
+    balanced_accuracy: float
+    recall: dict[str, float]
+
+
+def knn_classify(x: np.ndarray, labels: np.ndarray, k: int = 11, *, ties: str = "nearest") -> Votes:
+    """Classify every cell by the vote of its k nearest others (leave-one-out, Euclidean).
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, d), float
+        Scale first (`projection.z_score`), as the Paired Cell Inpainting paper does; Microsnoop does not.
+    labels : ndarray of shape (n,)
+        Known class of every cell.
+    k : int, default 11
+    ties : {"nearest", "smallest"}
+        Classes with equally many votes: "nearest" takes the one whose member is nearest (our rule, the paper
+        states none); "smallest" takes the smallest label, but the nearest neighbour's when all k differ
+        (Microsnoop's rule, ``models.md`` §4.6).
+
+    References
+    ----------
+    .. [1] ``models.md`` §1.7 (k = 11, balanced accuracy) and §4.6.
+    """
+    if ties not in ("nearest", "smallest"):
+        raise InputError(f'Ties go to the "nearest" or the "smallest" class, not to {ties!r}.')
+    classes, y = np.unique(np.asarray(labels), return_inverse=True)
+    if len(classes) < 2:
+        raise InputError(f"A classification needs at least two classes; the labels have {len(classes)}.")
+    votes = y[nearest(x, k)[0]]  # (n, k)
+    count = np.zeros((len(x), len(classes)), np.int32)
+    np.add.at(count, (np.arange(len(x))[:, None], votes), 1)
+    best = count == count.max(axis=1, keepdims=True)
+    if ties == "nearest":
+        first = np.argmax(np.take_along_axis(best, votes, axis=1), axis=1)  # nearest one of a winning class
+        guess = votes[np.arange(len(x)), first]
+    else:
+        guess = best.argmax(axis=1)
+        guess = np.where(count.max(axis=1) == 1, votes[:, 0], guess)
+    return Votes(classes[guess], *scores(y, guess, [str(c) for c in classes]))
+
+
+def scores(y: np.ndarray, guess: np.ndarray, names: list[str]) -> tuple[float, float, dict[str, float]]:
+    """Accuracy, balanced accuracy and recall per class, for integer classes ``0 … len(names) − 1``."""
+    right = y == guess
+    recall = {name: float(right[y == i].mean()) for i, name in enumerate(names) if (y == i).any()}
+    return float(right.mean()), float(np.mean(list(recall.values()))), recall
+
+
+def graph(x: np.ndarray, n_neighbors: int = 15, seed: int = 0) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+    """Neighbour graph as scanpy keeps it.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, d), float
+    n_neighbors : int, default 15
+        The cell itself counts, as in UMAP and scanpy: rows have ``n_neighbors − 1`` distances.
+    seed : int
+        Handed to umap-learn, which wants one; exact neighbours need none.
+
+    Returns
+    -------
+    distances, connectivities : csr_matrix of shape (n, n), float32
+        Euclidean distances; UMAP's fuzzy membership strengths, symmetric.
+    """
+    from umap.umap_ import fuzzy_simplicial_set
+
+    n = len(x)
+    index, distance = nearest(x, n_neighbors - 1)
+    rows = np.repeat(np.arange(n), n_neighbors - 1)
+    distances = sparse.csr_matrix((distance.ravel(), (rows, index.ravel())), shape=(n, n))
+    own = np.arange(n)[:, None]
+    connectivities = fuzzy_simplicial_set(
+        sparse.coo_matrix((n, 1)), n_neighbors, np.random.RandomState(seed), "euclidean",
+        knn_indices=np.concatenate([own, index], axis=1).astype(np.int32),
+        knn_dists=np.concatenate([np.zeros_like(own, np.float32), distance], axis=1),
+    )[0]  # fmt: skip
+    return distances, sparse.csr_matrix(connectivities, dtype=np.float32)

@@ -1,0 +1,157 @@
+"""Many numbers per cell → a few: z-scores, principal components, the UMAP map."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from napari_cellrep.analysis.neighbours import nearest
+from napari_cellrep.specs import InputError
+
+
+def z_score(x: np.ndarray) -> np.ndarray:
+    """Scale every feature to mean 0 and SD 1 over the given rows.
+
+    A feature that is the same in every row becomes 0: it cannot tell cells apart.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, d), float
+        One row per cell, finite.
+
+    Returns
+    -------
+    ndarray of shape (n, d), float32
+        The SD is the population's (ddof 0); ``models.md`` §1.7 leaves it open.
+    """
+    wide = np.asarray(x, np.float64)
+    mean, sd = wide.mean(axis=0), wide.std(axis=0)
+    # The rounding noise of a constant column is no information: it scales with the column's own size.
+    still = sd <= 1e-6 * np.maximum(np.abs(mean), 1e-30)
+    return ((wide - mean) / np.where(still, np.inf, sd)).astype(np.float32)  # type: ignore[no-any-return]
+
+
+def pca(x: np.ndarray, n: int = 50, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Principal components.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n_cells, d), float
+        Centred here; scale it first (`z_score`) when features have different units.
+    n : int, default 50
+        How many components; fewer come back when there are fewer cells or features.
+    seed : int
+        Only large tables use random numbers (randomised SVD).
+
+    Returns
+    -------
+    scores : ndarray of shape (n_cells, n'), float32
+    explained : ndarray of shape (n',), float64
+        Share of the variance each component explains.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than three cells.
+    """
+    from sklearn.decomposition import PCA
+
+    _check(x, "A principal component analysis")
+    n = min(n, len(x) - 1, x.shape[1])
+    if not np.ptp(x, axis=0).any():  # nothing varies: every component is 0, and a share of nothing is 0
+        return np.zeros((len(x), n), np.float32), np.zeros(n)
+    model = PCA(n_components=n, random_state=seed)
+    scores = model.fit_transform(np.asarray(x, np.float32))
+    return scores.astype(np.float32), model.explained_variance_ratio_.astype(np.float64)
+
+
+def umap_map(
+    x: np.ndarray,
+    *,
+    seed: int = 0,
+    n_neighbors: int = 30,
+    min_dist: float = 0.3,
+    n_components: int = 2,
+    pca_components: int = 50,
+    n_epochs: int = 0,
+) -> np.ndarray:
+    """Lay cells out so that similar ones are near each other: UMAP on exact neighbours.
+
+    PCA comes first, our exact neighbours replace umap-learn's approximate ones (which would cost every
+    process half a minute of compiling), and the layout starts from the first components, so that large
+    distances keep some meaning. The same input and seed give the same map on the same machine.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n_cells, d), float
+    seed : int
+    n_neighbors : int, default 30
+        The cell itself counts, as everywhere in UMAP. Taken down to the number of cells.
+    min_dist : float, default 0.3
+        How close cells may lie on the map.
+    n_components : int, default 2
+    pca_components : int, default 50
+        0 leaves PCA out for the neighbours.
+    n_epochs : int, default 0
+        0: umap-learn's own choice (500 up to 10,000 cells, 200 above).
+
+    Returns
+    -------
+    ndarray of shape (n_cells, n_components), float32
+
+    Raises
+    ------
+    InputError
+        If there are fewer than three cells.
+
+    References
+    ----------
+    .. [1] McInnes, Healy, Melville, "UMAP", arXiv:1802.03426. Defaults: Lu et al. 2019 (``models.md`` §1.7).
+    """
+    _check(x, "A map")
+    scores = pca(x, max(pca_components, n_components), seed)[0]
+    space = scores if pca_components else np.asarray(x, np.float32)
+    if len(x) <= n_components + 2:  # too few for a layout; the components are the map
+        return _widen(scores, n_components)
+    n_neighbors = int(np.clip(n_neighbors, 2, len(x)))
+    index, distance = nearest(space, n_neighbors - 1)
+    own = np.arange(len(x))[:, None]
+    knn = (
+        np.concatenate([own, index], axis=1).astype(np.int32),
+        np.concatenate([np.zeros_like(own, np.float32), distance], axis=1).astype(np.float32),
+        None,
+    )
+    start = _widen(scores, n_components)
+    start = (
+        10 * start / max(float(np.abs(start).max()), 1e-12)
+    )  # the size umap-learn starts its own layouts with
+    start += np.random.default_rng(seed).normal(scale=1e-4, size=start.shape).astype(np.float32)
+    from umap import UMAP
+
+    with warnings.catch_warnings():
+        # True and of no concern: new cells are never placed on an old map here.
+        warnings.filterwarnings("ignore", message=r"precomputed_knn\[2\]")
+        model = UMAP(
+            n_neighbors=n_neighbors, n_components=n_components, min_dist=min_dist, random_state=seed,
+            n_jobs=1, init=start, precomputed_knn=knn, n_epochs=n_epochs or None,
+        )  # fmt: skip
+        return np.asarray(model.fit_transform(space), np.float32)
+
+
+def _widen(scores: np.ndarray, n: int) -> np.ndarray:
+    """First `n` columns, zeros where there are fewer."""
+    out = np.zeros((len(scores), n), np.float32)
+    out[:, : scores.shape[1]] = scores[:, :n]
+    return out
+
+
+def _check(x: np.ndarray, what: str) -> None:
+    if x.ndim != 2 or x.shape[1] < 1:
+        raise InputError(f"{what} needs a table of cells × features; got shape {x.shape}.")
+    if len(x) < 3:
+        raise InputError(f"{what} needs at least 3 cells; there are {len(x)}.")
+    if not np.isfinite(x).all():
+        raise InputError(
+            f"{what} needs finite numbers; {int((~np.isfinite(x)).any(axis=1).sum())} rows are not."
+        )
