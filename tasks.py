@@ -2,7 +2,7 @@
 
 Makes ``.venv`` beside this file with everything in it, then
 
-- ``demo [OUT]``: runs the main job on the bundled sample and, where there is a screen, offers napari on the result;
+- ``demo [OUT]``: runs the main job on the bundled sample; where there is a screen, opens napari on the result;
 - ``test``: lint, types, import contracts, the everyday tests and the slow ones (``test --quick``: no slow ones);
 - ``setup``: only the environment.
 """
@@ -37,7 +37,7 @@ def run(*command: object, **env: str) -> None:
 
 def setup(extra: str) -> None:
     """Make the environment, or bring it up to date."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036  (an older Python may well be what starts this file)
         sys.exit(f"Python 3.11 or newer is needed; this is {sys.version.split()[0]}.")
     if not PYTHON.exists():
         run(sys.executable, "-m", "venv", VENV)

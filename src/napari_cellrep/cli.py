@@ -126,18 +126,46 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     new = add("new", _new, "Make a project of your images.")
     new.add_argument("project", type=Path, help="the folder to make, NAME.cellrep")
     new.add_argument("images", nargs="+", help="images, or folders of images (TIFF, OME-TIFF, PNG, JPEG)")
-    new.add_argument("--channels", default="", metavar="A,B,…", help='channels in plane order: names, roles or name:role, for example "FKHR-GFP:protein,DNA:nucleus"')  # fmt: skip
-    new.add_argument("--pattern", default="", help='how file names are built when a field has several files, for example "{well}_{site}_{channel}.tif"')  # fmt: skip
+    new.add_argument(
+        "--channels",
+        default="",
+        metavar="A,B,…",
+        help='channels in plane order: names, roles or name:role, for example "FKHR-GFP:protein,DNA:nucleus"',
+    )
+    new.add_argument(
+        "--pattern",
+        default="",
+        help='how file names are built when a field has several files, for example "{well}_{site}_{channel}.tif"',
+    )
     new.add_argument(
         "--metadata", default="", type=str, help="CSV with what is known of each well, file or field"
     )
     new.add_argument(
         "--on", default="", help="column of the CSV that says which field a row is of (default: found out)"
     )
-    new.add_argument("--group-by", default="", metavar="A,B", help="columns whose fields hold cells that count as alike (default: plate and well, else the field)")  # fmt: skip
-    new.add_argument("--z", default="", help='z-stacks: max, mean, sharpest or a plane number; per channel: "DNA=max,GFP=3"')  # fmt: skip
-    new.add_argument("--rgb", default="", choices=("", "grey", "split"), help="colour images: one grey channel, or red, green and blue apart")  # fmt: skip
-    new.add_argument("--stack", default="channel", choices=("channel", "z"), help="what pages of a TIFF are that the file does not name")  # fmt: skip
+    new.add_argument(
+        "--group-by",
+        default="",
+        metavar="A,B",
+        help="columns whose fields hold cells that count as alike (default: plate and well, else the field)",
+    )
+    new.add_argument(
+        "--z",
+        default="",
+        help='z-stacks: max, mean, sharpest or a plane number; per channel: "DNA=max,GFP=3"',
+    )
+    new.add_argument(
+        "--rgb",
+        default="",
+        choices=("", "grey", "split"),
+        help="colour images: one grey channel, or red, green and blue apart",
+    )
+    new.add_argument(
+        "--stack",
+        default="channel",
+        choices=("channel", "z"),
+        help="what pages of a TIFF are that the file does not name",
+    )
     new.add_argument("--um-per-px", type=float, default=0.0, help="pixel size, where the files do not say")
 
     segment = add("segment", _segment, "Find the cells of every field, and what is wrong with each cell.")
@@ -150,7 +178,13 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "--overwrite", action="store_true", help="segment again what is up to date or edited by hand"
     )
     segment.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    segment.add_argument("--shard", type=Shard.parse, default=Shard(), metavar="I/N", help="only the I-th of N parts of the fields")  # fmt: skip
+    segment.add_argument(
+        "--shard",
+        type=Shard.parse,
+        default=Shard(),
+        metavar="I/N",
+        help="only the I-th of N parts of the fields",
+    )
     _config_arguments(segment, "segmenters", _peek(argv, "segment", "--segmenter", "nuclei"), "Config")
 
     train = add("train", _train, "Train a model on the project's own cells.")
@@ -169,25 +203,58 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     embed = add("embed", _embed, "Describe every cell by the numbers of a model.")
     _project_argument(embed)
     _fields_argument(embed)
-    embed.add_argument("--model", default="paired_cell_inpainting", help="a model trained in this project, a path to weights, or a model's name (default: paired_cell_inpainting)")  # fmt: skip
+    embed.add_argument(
+        "--model",
+        default="paired_cell_inpainting",
+        help="a model trained in this project, a path to weights, or a model's name (default: paired_cell_inpainting)",
+    )
     embed.add_argument("--key", default="", help="what the embedding is called (default: as the model)")
-    embed.add_argument("--layers", default="", metavar="A,B", help='layers to read out, or "all" (default: the model\'s own)')  # fmt: skip
+    embed.add_argument(
+        "--layers", default="", metavar="A,B", help='layers to read out, or "all" (default: the model\'s own)'
+    )
     embed.add_argument("--batch-size", type=int, default=0, help="cells at a time (default: found out)")
-    embed.add_argument("--shard", type=Shard.parse, default=Shard(), metavar="I/N", help="only the I-th of N parts of the fields")  # fmt: skip
+    embed.add_argument(
+        "--shard",
+        type=Shard.parse,
+        default=Shard(),
+        metavar="I/N",
+        help="only the I-th of N parts of the fields",
+    )
     _channels_argument(embed)
     _device_arguments(embed)
 
-    analyze = add("analyze", _analyze, "Map, score and rank the cells.", epilog=_recipe_help(argv), formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    analyze = add(
+        "analyze",
+        _analyze,
+        "Map, score and rank the cells.",
+        epilog=_recipe_help(argv),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     _project_argument(analyze)
     analyze.add_argument("recipe", help="what to ask; listed below")
     analyze.add_argument("--embedding", default="", help="which embedding (default: the only one)")
     analyze.add_argument("--include-flagged", action="store_true", help="use flagged cells too")
-    analyze.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the recipe; may be given several times")  # fmt: skip
+    analyze.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of the recipe; may be given several times",
+    )
 
     export = add("export", _export, "Write the cell table or the ranking for other programs.")
     _project_argument(export)
-    export.add_argument("out", type=Path, help="file to write; its ending decides: .h5ad, .zarr, .csv, .parquet, .html (report)")  # fmt: skip
-    export.add_argument("--format", default="", choices=("", "h5ad", "zarr", "csv", "parquet", "ranking", "report"), help="when the ending does not say it")  # fmt: skip
+    export.add_argument(
+        "out",
+        type=Path,
+        help="file to write; its ending decides: .h5ad, .zarr, .csv, .parquet, .html (report)",
+    )
+    export.add_argument(
+        "--format",
+        default="",
+        choices=("", "h5ad", "zarr", "csv", "parquet", "ranking", "report"),
+        help="when the ending does not say it",
+    )
     export.add_argument("--keep-missing", action="store_true", help="keep cells without a vector (as NaN)")
 
     info = add("info", _info, "Tell what a project (or a trained model) holds and how it was made.")
@@ -256,14 +323,24 @@ def _model_argument(parser: argparse.ArgumentParser, default: str, trainable: bo
 
 
 def _channels_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--channels", default="", metavar="A,B", help="names or roles in the order the model wants (default: by role)")  # fmt: skip
+    parser.add_argument(
+        "--channels",
+        default="",
+        metavar="A,B",
+        help="names or roles in the order the model wants (default: by role)",
+    )
 
 
 def _device_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda or mps (default: the fastest there is)"
     )
-    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="default: the fastest that agrees")  # fmt: skip
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "fp32", "bf16"),
+        help="default: the fastest that agrees",
+    )
 
 
 def _recipe_help(argv: Sequence[str]) -> str | None:

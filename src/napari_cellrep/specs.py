@@ -301,7 +301,7 @@ def check_config(config: C) -> C:
         kind = kinds.get(rule["type"])
         if kind and (not isinstance(value, kind) or (rule["type"] != "bool" and isinstance(value, bool))):
             raise InputError(f"{label} ({name}) is {value!r}; it has to be of type {rule['type']}.")
-        if "min" in rule and value < rule["min"] or "max" in rule and value > rule["max"]:
+        if ("min" in rule and value < rule["min"]) or ("max" in rule and value > rule["max"]):
             low, high = rule.get("min", "−∞"), rule.get("max", "∞")
             raise InputError(f"{label} ({name}) is {value}; it has to lie between {low} and {high}.")
         if "choices" in rule and value not in rule["choices"]:
@@ -361,7 +361,7 @@ def digest(value: Any) -> str:
 
 
 def join_words(words: Iterable[str], most: int = 5) -> str:
-    """ "a, b and c", or "a, b, c, d, e and 7 more": for sentences that list things."""
+    """Write "a, b and c", or "a, b, c, d, e and 7 more": for sentences that list things."""
     items = list(words)
     if len(items) > most:
         return ", ".join(items[:most]) + f" and {len(items) - most:,} more"
