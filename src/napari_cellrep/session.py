@@ -1,0 +1,406 @@
+"""What one viewer is looking at: project, cells, selection, focus, colour. No Qt, no napari.
+
+A view reads the session and writes intents to it; no view writes another view.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from psygnal import Signal
+
+from napari_cellrep.data.cells import embedding_names
+from napari_cellrep.data.files import write_text
+from napari_cellrep.data.project import Project, open_project
+from napari_cellrep.specs import InputError
+
+MODES = ("replace", "add", "subtract", "intersect")
+UNDO_STEPS = 100
+
+# Columns that place a cell rather than say something about it.
+_NOT_COLOURS = ("label", "mask_hash", "box_y0", "box_x0", "box_y1", "box_x1", "q_window_over_edge")
+# What a newcomer wants to see first, if the plate table has it.
+_FIRST_COLOURS = ("dose", "conc", "time", "compound", "treatment", "protein")
+
+
+class Session:
+    """The single truth of one viewer; every view shows it and writes its wishes to it.
+
+    What is selected is always visible: hiding flagged cells also takes them out of the selection.
+    Cells are joined by ``cell_id``; a row number is only valid until `cells_changed`.
+
+    Attributes
+    ----------
+    project : Project or None
+    cells : AnnData or None
+        One row per cell.
+    selected, visible : ndarray of shape (n_cells,), bool
+        Read them; change them through the methods.
+    focus, hover : int
+        The row last clicked, and the row under the pointer; -1 for none.
+    """
+
+    project_changed = Signal()
+    cells_changed = Signal()  # rows may have moved: look everything up again
+    visible_changed = Signal()
+    selection_changed = Signal()
+    focus_changed = Signal(int)
+    hover_changed = Signal(int)
+    colour_changed = Signal()
+    embedding_changed = Signal()
+    sets_changed = Signal()
+
+    def __init__(self) -> None:
+        self.project: Project | None = None
+        self.cells: ad.AnnData | None = None
+        self.selected = np.zeros(0, bool)
+        self.visible = np.zeros(0, bool)
+        self.focus = -1
+        self.hover = -1
+        self.sets: dict[str, dict[str, Any]] = {}
+        self._embedding = ""
+        self._colour_by = ""
+        self._hide_flagged = True
+        self._undo: list[np.ndarray] = []  # packed bits: a million cells are 125 kB a step
+        self._redo: list[np.ndarray] = []
+        self._rows: dict[str, np.ndarray] = {}
+        self._labels: dict[str, dict[int, int]] = {}
+
+    # ---- project and table -----------------------------------------------------------------------
+
+    @property
+    def n_cells(self) -> int:
+        """Cells in the table, hidden ones included."""
+        return 0 if self.cells is None else int(self.cells.n_obs)
+
+    @property
+    def n_selected(self) -> int:
+        """Cells selected."""
+        return int(np.count_nonzero(self.selected))
+
+    @property
+    def n_visible(self) -> int:
+        """Cells that are shown: all, or all that carry no flag."""
+        return int(np.count_nonzero(self.visible))
+
+    def open(self, project: Project | Path | str | None) -> None:
+        """Look at a project (None: at nothing). Selection and undo start afresh."""
+        self.project = open_project(project) if isinstance(project, (str, Path)) else project
+        self.cells = None
+        self.selected = self.visible = np.zeros(0, bool)
+        self.focus = self.hover = -1
+        self._undo, self._redo, self.sets = [], [], {}
+        self._embedding = self._colour_by = ""
+        self._read_table()
+        self._read_sets()
+        self.project_changed.emit()
+        self._announce_table()
+
+    def reload(self) -> None:
+        """Read the project again after a step wrote it; selection, focus and undo follow their cells."""
+        if self.project is None:
+            return
+        before, focus = self.cells, self.cell_id(self.focus)
+        selected, undo, redo = self.selected, self._undo, self._redo
+        n_before = self.n_cells
+        self.project.reload()
+        self._read_table()
+        new = self.cells.obs_names if self.cells is not None else pd.Index([])
+        old = before.obs_names if before is not None else pd.Index([])
+        index = old.get_indexer(new)  # for every new row, where the cell was
+
+        def moved(mask: np.ndarray) -> np.ndarray:
+            return np.where(index >= 0, mask[index], False) if len(mask) else np.zeros(len(index), bool)
+
+        self.selected = moved(selected) & self.visible
+        self._undo = [np.packbits(moved(_unpacked(s, n_before))) for s in undo]
+        self._redo = [np.packbits(moved(_unpacked(s, n_before))) for s in redo]
+        self.focus = int(new.get_indexer(pd.Index([focus]))[0]) if focus else -1
+        self.hover = -1
+        self._announce_table()
+
+    def _read_table(self) -> None:
+        self._rows, self._labels = {}, {}
+        has = self.project is not None and self.project.has_cells
+        self.cells = self.project.cells if has and self.project is not None else None
+        self.visible = self._shown()
+        self.selected = np.zeros(self.n_cells, bool)
+        if self._embedding not in self.embeddings:
+            self._embedding = next((e for e in self.embeddings if self._map_key(e)), "") or next(
+                iter(self.embeddings), ""
+            )
+        if self._colour_by not in self.colour_choices:
+            self._colour_by = self._first_colour()
+
+    def _announce_table(self) -> None:
+        self.cells_changed.emit()
+        self.embedding_changed.emit()
+        self.colour_changed.emit()
+        self.selection_changed.emit()
+        self.focus_changed.emit(self.focus)
+
+    # ---- who is who ------------------------------------------------------------------------------
+
+    def cell_id(self, row: int) -> str:
+        """Return the id of a row; "" when there is no such row."""
+        return str(self.cells.obs_names[row]) if self.cells is not None and 0 <= row < self.n_cells else ""
+
+    def row_of_id(self, cell_id: str) -> int:
+        """Find the row of a cell id, or -1."""
+        return -1 if self.cells is None else int(self.cells.obs_names.get_indexer(pd.Index([cell_id]))[0])
+
+    def rows_of_field(self, field_id: str) -> np.ndarray:
+        """Rows of the cells of a field, int (n,), in table order."""
+        if self.cells is None:
+            return np.zeros(0, np.int64)
+        if not self._rows:
+            codes, names = pd.factorize(self.cells.obs["field"])
+            order = np.argsort(codes, kind="stable")
+            ends = np.cumsum(np.bincount(codes, minlength=len(names)))[:-1]
+            self._rows = dict(zip(map(str, names), np.split(order, ends), strict=True))
+        return self._rows.get(field_id, np.zeros(0, np.int64))
+
+    def row_of(self, field_id: str, label: int) -> int:
+        """Find the row of the cell with this label in a field, or -1."""
+        if self.cells is None:
+            return -1
+        if field_id not in self._labels:
+            rows = self.rows_of_field(field_id)
+            labels = self.cells.obs["label"].to_numpy()[rows]
+            self._labels[field_id] = dict(zip(labels.tolist(), rows.tolist(), strict=True))
+        return self._labels[field_id].get(int(label), -1)
+
+    def value(self, row: int, column: str) -> Any:
+        """Look up what the table says of a cell; None when it has no such column or row."""
+        if self.cells is None or not 0 <= row < self.n_cells or column not in self.cells.obs:
+            return None
+        return self.cells.obs[column].iloc[row]
+
+    def place(self, row: int) -> tuple[str, float, float]:
+        """Field, y and x (px) of a cell."""
+        if self.cells is None:
+            raise InputError("There are no cells yet.")
+        obs = self.cells.obs
+        return str(obs["field"].iloc[row]), float(obs["y_px"].iloc[row]), float(obs["x_px"].iloc[row])
+
+    # ---- selection -------------------------------------------------------------------------------
+
+    def select(self, rows_or_mask: Any, mode: str = "replace") -> None:
+        """Change the selection; only visible cells are hit. One step of undo.
+
+        Parameters
+        ----------
+        rows_or_mask : array of int rows, or bool (n_cells,)
+        mode : {"replace", "add", "subtract", "intersect"}
+        """
+        if mode not in MODES:
+            raise ValueError(f"A selection's mode is one of {', '.join(MODES)}; got {mode!r}.")
+        hit = np.zeros(self.n_cells, bool)
+        hit[np.asarray(rows_or_mask, None if len(rows_or_mask) else np.int64)] = True
+        if mode == "add":
+            hit |= self.selected
+        elif mode == "subtract":
+            hit = self.selected & ~hit
+        elif mode == "intersect":
+            hit &= self.selected
+        self._set_selected(hit)
+
+    def invert(self) -> None:
+        """Select the visible cells that are not selected."""
+        self._set_selected(~self.selected)
+
+    def clear(self) -> None:
+        """Select nothing."""
+        self._set_selected(np.zeros(self.n_cells, bool))
+
+    def undo(self) -> bool:
+        """Take the last change of the selection back; False when there is none."""
+        return self._step(self._undo, self._redo)
+
+    def redo(self) -> bool:
+        """Do what `undo` took back; False when there is nothing."""
+        return self._step(self._redo, self._undo)
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a change to take back."""
+        return bool(self._undo)
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is a change to do again."""
+        return bool(self._redo)
+
+    def _set_selected(self, selected: np.ndarray) -> None:
+        selected = selected & self.visible
+        if np.array_equal(selected, self.selected):
+            return
+        self._undo.append(np.packbits(self.selected))
+        del self._undo[:-UNDO_STEPS]
+        self._redo.clear()
+        self.selected = selected
+        self.selection_changed.emit()
+
+    def _step(self, take: list[np.ndarray], give: list[np.ndarray]) -> bool:
+        if not take:
+            return False
+        give.append(np.packbits(self.selected))
+        self.selected = _unpacked(take.pop(), self.n_cells) & self.visible
+        self.selection_changed.emit()
+        return True
+
+    # ---- focus and hover -------------------------------------------------------------------------
+
+    def set_focus(self, row: int) -> None:
+        """Look at a cell (-1: none). Announced even if it is the same one: views go to it."""
+        self.focus = int(row) if 0 <= row < self.n_cells else -1
+        self.focus_changed.emit(self.focus)
+
+    def set_hover(self, row: int) -> None:
+        """Say which cell is under the pointer (-1: none)."""
+        row = int(row) if 0 <= row < self.n_cells else -1
+        if row != self.hover:
+            self.hover = row
+            self.hover_changed.emit(row)
+
+    # ---- what is shown ---------------------------------------------------------------------------
+
+    @property
+    def hide_flagged(self) -> bool:
+        """Whether cells with a quality flag are hidden (and then never selected)."""
+        return self._hide_flagged
+
+    @hide_flagged.setter
+    def hide_flagged(self, hide: bool) -> None:
+        if hide == self._hide_flagged:
+            return
+        self._hide_flagged = bool(hide)
+        self.visible = self._shown()
+        self.visible_changed.emit()
+        self._set_selected(self.selected)
+
+    def _shown(self) -> np.ndarray:
+        if self.cells is not None and self._hide_flagged and "good" in self.cells.obs:
+            return np.array(self.cells.obs["good"], bool)
+        return np.ones(self.n_cells, bool)
+
+    @property
+    def embeddings(self) -> list[str]:
+        """Names of the embeddings in the table."""
+        return [] if self.cells is None else embedding_names(self.cells)
+
+    @property
+    def embedding(self) -> str:
+        """The embedding that is looked at; "" when there is none."""
+        return self._embedding
+
+    @embedding.setter
+    def embedding(self, name: str) -> None:
+        if name != self._embedding:
+            self._embedding = name
+            self.embedding_changed.emit()
+
+    def _map_key(self, embedding: str) -> str:
+        if self.cells is None or not embedding:
+            return ""
+        keys = (f"X_umap_{embedding}", f"X_pca_{embedding}")
+        return next((k for k in keys if k in self.cells.obsm and self.cells.obsm[k].shape[1] >= 2), "")
+
+    @property
+    def map_name(self) -> str:
+        """What `map_coordinates` gives: "UMAP" or "PCA"; "" when there is no map."""
+        return {"X_u": "UMAP", "X_p": "PCA", "": ""}[self._map_key(self._embedding)[:3]]
+
+    def map_coordinates(self) -> np.ndarray | None:
+        """Where the cells are on the map of the present embedding, float (n_cells, 2), or None without a map.
+
+        UMAP if there is one, else the first two principal components. Rows without an embedding are NaN.
+        """
+        key = self._map_key(self._embedding)
+        if not key or self.cells is None:
+            return None
+        return np.asarray(self.cells.obsm[key], np.float64)[:, :2]
+
+    @property
+    def colour_choices(self) -> list[str]:
+        """Columns that cells can be coloured by: what the lab knows first, then what was measured."""
+        if self.cells is None:
+            return []
+        obs = self.cells.obs
+        own = [c for c in obs.columns if c not in _NOT_COLOURS and not obs[c].isna().all()]
+        late = ("q_", "has_", "y_px", "x_px")
+        return sorted(own, key=lambda c: c.startswith(late))
+
+    def _first_colour(self) -> str:
+        choices = self.colour_choices
+        for word in _FIRST_COLOURS:
+            for column in choices:
+                if word in column.lower():
+                    return column
+        return "group" if "group" in choices else next(iter(choices), "")
+
+    @property
+    def colour_by(self) -> str:
+        """The column cells are coloured by; "" for none."""
+        return self._colour_by
+
+    @colour_by.setter
+    def colour_by(self, column: str) -> None:
+        if column != self._colour_by:
+            self._colour_by = column
+            self.colour_changed.emit()
+
+    # ---- named sets ------------------------------------------------------------------------------
+
+    def save_set(self, name: str, how: Mapping[str, Any] | str = "") -> None:
+        """Keep the selection under a name, with how it was made; a set of that name is replaced.
+
+        Kept in ``sets.json`` of the project, by ``cell_id``.
+
+        Raises
+        ------
+        InputError
+            If nothing is selected, the name is empty, or the project cannot be written.
+        """
+        name = name.strip()
+        if self.project is None or self.cells is None or not self.n_selected:
+            raise InputError(
+                "Nothing is selected: draw a lasso on the map, or click cells, and save the set then."
+            )
+        if not name:
+            raise InputError("A set needs a name.")
+        ids = self.cells.obs_names[self.selected].tolist()
+        sets = {**self.sets, name: {"cells": ids, "how": dict(how) if isinstance(how, Mapping) else str(how)}}
+        with self.project.lock():
+            write_text(self.project.root / "sets.json", json.dumps(sets, ensure_ascii=False))
+        self.sets = sets
+        self.sets_changed.emit()
+
+    def select_set(self, name: str, mode: str = "replace") -> None:
+        """Select the cells of a named set that still exist."""
+        if self.cells is None or name not in self.sets:
+            raise InputError(f"There is no set called {name!r}; sets are {', '.join(self.sets) or 'none'}.")
+        rows = self.cells.obs_names.get_indexer(self.sets[name]["cells"])
+        self.select(rows[rows >= 0], mode)
+
+    def _read_sets(self) -> None:
+        self.sets = {}
+        if self.project is not None:
+            path = self.project.root / "sets.json"
+            if path.is_file():
+                try:
+                    self.sets = json.loads(path.read_text(encoding="utf-8"))
+                except json.JSONDecodeError as error:
+                    raise InputError(
+                        f"{path} is damaged ({error}); rename it to open the project."
+                    ) from error
+
+
+def _unpacked(bits: np.ndarray, n: int) -> np.ndarray:
+    return np.unpackbits(bits, count=n).astype(bool)
