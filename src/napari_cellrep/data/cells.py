@@ -31,8 +31,12 @@ class QualityRules:
     """When a cell is flagged. Flagged cells are kept, hidden and left out of rankings by default."""
 
     window_px: Annotated[int, {"min": 4, "max": 4096, "label": "Window (px)"}] = 64
-    min_area_share: Annotated[float, {"min": 0.0, "max": 1.0, "step": 0.01, "label": "Least share of window"}] = 0.05
-    max_area_share: Annotated[float, {"min": 0.0, "max": 1.0, "step": 0.01, "label": "Largest share of window"}] = 0.95
+    min_area_share: Annotated[
+        float, {"min": 0.0, "max": 1.0, "step": 0.01, "label": "Least share of window"}
+    ] = 0.05
+    max_area_share: Annotated[
+        float, {"min": 0.0, "max": 1.0, "step": 0.01, "label": "Largest share of window"}
+    ] = 0.95
     debris_share: Annotated[
         float, {"min": 0.0, "max": 1.0, "step": 0.05, "label": "Debris below this share of the median area"}
     ] = 0.35
@@ -119,7 +123,9 @@ def _focus(image: np.ndarray, labels: np.ndarray, ids: np.ndarray, channels: Seq
     return np.log(np.maximum(np.asarray(ndimage.mean(gradient, labels, ids)), 1e-6) / signal)
 
 
-def _signal(image: np.ndarray, labels: np.ndarray, ids: np.ndarray, channels: Sequence[Channel]) -> np.ndarray:
+def _signal(
+    image: np.ndarray, labels: np.ndarray, ids: np.ndarray, channels: Sequence[Channel]
+) -> np.ndarray:
     """Mean protein signal inside the cell over background, in SDs of the field's noise; inf without a protein."""
     picks = [i for i, c in enumerate(channels) if c.role == "protein"]
     if not picks or not len(ids):
@@ -130,7 +136,9 @@ def _signal(image: np.ndarray, labels: np.ndarray, ids: np.ndarray, channels: Se
         # The 5th percentile is background even where cells touch; the noise is what neighbours differ by.
         background = np.percentile(ndimage.uniform_filter(plane, 5), 5)
         noise = 1.4826 * np.median(np.abs(np.diff(plane, axis=1))) / np.sqrt(2)
-        step = float(np.spacing(np.float32(1))) if plane.max() <= 1 else 0.5  # a flat background is not noiseless
+        step = (
+            float(np.spacing(np.float32(1))) if plane.max() <= 1 else 0.5
+        )  # a flat background is not noiseless
         z = (np.asarray(ndimage.mean(plane, labels, ids)) - background) / max(float(noise), step)
         best = np.maximum(best, z)
     return best
@@ -157,7 +165,7 @@ def set_flags(obs: pd.DataFrame, rules: QualityRules) -> pd.DataFrame:
     matrix = np.stack(list(on.values()), axis=1) if n else np.zeros((0, len(FLAGS)), bool)
     names = np.array(list(on))
     obs["flags"] = [";".join(names[row]) for row in matrix]
-    obs["good"] = ~matrix.any(axis=1)
+    obs["good"] = np.logical_not(matrix.any(axis=1)).astype(bool)
     return obs
 
 

@@ -192,5 +192,7 @@ def focus_score(crops: np.ndarray) -> np.ndarray:
     """Sharpness per crop and plane: variance of the Laplacian over the variance of the pixels, (n, C)."""
     x = crops.astype(np.float32)
     axes = (-2, -1)
-    lap = ndimage.convolve(x, np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]], np.float32)[None, None], mode="nearest")
+    lap = ndimage.convolve(
+        x, np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]], np.float32)[None, None], mode="nearest"
+    )
     return lap.var(axis=axes) / np.maximum(x.var(axis=axes), 1e-12)  # type: ignore[no-any-return]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import unicodedata
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,10 @@ from napari_cellrep.specs import InputError
 
 # Columns of fields.parquet that are ours; everything else in it is the user's metadata.
 OWN_COLUMNS = ("field", "group", "planes", "height_px", "width_px", "dtype", "um_per_px", "stack", "problem")
+
+MAX_ID_BYTES = (
+    180  # ids become file names, with a suffix and, while written, a prefix; 255 bytes is the limit
+)
 
 
 @dataclass(frozen=True)
@@ -64,12 +70,23 @@ class Field:
             raise InputError(f"Field {self.id}: {error}") from error
         if image.dtype.kind == "f" and not np.isfinite(image).all():
             raise InputError(f"Field {self.id} holds NaN or infinite values.")
+        if all(plane.min() == plane.max() for plane in image):
+            values = [plane.flat[0] for plane in image]
+            what = "all black" if not any(values) else "empty"
+            raise InputError(
+                f"Field {self.id} is {what}: each channel has one value everywhere ({', '.join(map(str, values))})."
+            )
         return image
 
 
 def safe_id(text: str) -> str:
     """Make a field id of any text: what is not a letter, digit, ``-``, ``_`` or ``.`` becomes ``_``."""
-    return re.sub(r"[^\w.-]", "_", text).strip("._") or "field"
+    text = unicodedata.normalize("NFC", text)  # macOS hands out decomposed names
+    text = re.sub(r"[^\w.-]", "_", text).strip("._") or "field"
+    raw = text.encode()
+    if len(raw) <= MAX_ID_BYTES:
+        return text
+    return raw[: MAX_ID_BYTES - 9].decode(errors="ignore") + f"_{zlib.crc32(raw):08x}"
 
 
 def well_name(text: str) -> str:
@@ -130,7 +147,7 @@ def read_fields(path: Path) -> list[Field]:
         table = pd.read_parquet(path)
     except FileNotFoundError:
         raise InputError(f"{path} is not there: the project has lost its list of fields.") from None
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise InputError(f"{path} cannot be read ({error}).") from error
     metadata = table[[c for c in table.columns if c not in OWN_COLUMNS]]
     fields = []

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import imagecodecs
 import imageio.v3 as iio
 import numpy as np
 import tifffile
@@ -28,7 +30,8 @@ class Plane:
     Parameters
     ----------
     path : str
-        The file; relative paths are relative to the project folder.
+        The file; relative paths are relative to the project folder. The planes of a z-stack in several files
+        are one path per line.
     channel : int
         Index of the channel in the file.
     z : str
@@ -53,6 +56,7 @@ class ImageInfo:
     colour: bool  # the channels are red, green, blue (and alpha) of one colour image
     um_per_px: float  # 0 when the file does not say
     channel_names: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()  # names of the files that hold its planes: several for a multi-file OME-TIFF
 
 
 def inspect_image(path: Path, *, stack: str = "channel") -> ImageInfo:
@@ -70,21 +74,13 @@ def inspect_image(path: Path, *, stack: str = "channel") -> ImageInfo:
     InputError
         If the file is missing, empty, truncated, of another kind, or has several time points.
     """
-    array_axes, shape, dtype, um, names = _open(path, stack)
-    sizes = dict(zip(array_axes, shape, strict=True))
-    if sizes.get("T", 1) > 1:
-        raise InputError(f"{path.name} has {sizes['T']} time points; split it into one file per time point.")
-    colour = "S" in sizes
-    return ImageInfo(
-        n_channels=sizes.get("C", 1) * sizes.get("S", 1),
-        n_z=sizes.get("Z", 1),
-        height_px=sizes["Y"],
-        width_px=sizes["X"],
-        dtype=str(dtype),
-        colour=colour,
-        um_per_px=um,
-        channel_names=() if colour else names,
-    )
+    return _open(path, stack)
+
+
+def is_grey(path: Path) -> bool:
+    """Whether red, green and blue of a colour image are equal everywhere: grey, saved as colour."""
+    image = _read_czyx(path, "channel")
+    return len(image) >= 3 and bool((image[0] == image[1]).all() and (image[0] == image[2]).all())
 
 
 def read_planes(planes: Sequence[Plane], root: Path, *, stack: str = "channel") -> np.ndarray:
@@ -105,21 +101,36 @@ def read_planes(planes: Sequence[Plane], root: Path, *, stack: str = "channel") 
     decoded: dict[str, np.ndarray] = {}
     out = []
     for plane in planes:
-        path = root / plane.path
-        if plane.path not in decoded:
-            decoded[plane.path] = _read_czyx(path, stack)
-        image = decoded[plane.path]
+        paths = [root / line for line in plane.path.split("\n")]
+        path = paths[0]
+        for line, one in zip(plane.path.split("\n"), paths, strict=True):
+            if line not in decoded:
+                decoded[line] = _read_czyx(one, stack)
+        image = decoded[plane.path] if len(paths) == 1 else _stack_files(paths, plane, decoded)
         if plane.channel == GREY:
             out.append(to_grey(image[:, 0]))
             continue
         if not 0 <= plane.channel < len(image):
-            raise InputError(f"{path.name} has {len(image)} channels; number {plane.channel} is not among them.")
+            raise InputError(
+                f"{path.name} has {len(image)} channels; number {plane.channel} is not among them."
+            )
         out.append(flatten_z(image[plane.channel], plane.z, path.name))
     sizes = {a.shape for a in out}
     if len(sizes) > 1:
-        text = ", ".join(f"{Path(p.path).name} {a.shape[1]}×{a.shape[0]}" for p, a in zip(planes, out, strict=True))
+        text = ", ".join(
+            f"{Path(p.path).name} {a.shape[1]}×{a.shape[0]}" for p, a in zip(planes, out, strict=True)
+        )
         raise InputError(f"The channels of a field have to be of one size; got {text} px.")
     return np.stack(out)
+
+
+def _stack_files(paths: Sequence[Path], plane: Plane, decoded: dict[str, np.ndarray]) -> np.ndarray:
+    """One stack (C, Z, H, W) of files that hold a z plane each."""
+    parts = [decoded[line] for line in plane.path.split("\n")]
+    if len({a.shape for a in parts}) > 1 or parts[0].shape[1] != 1:
+        text = ", ".join(f"{p.name} {a.shape[-1]}×{a.shape[-2]}" for p, a in zip(paths, parts, strict=True))
+        raise InputError(f"The z planes of a channel have to be single planes of one size; got {text} px.")
+    return np.concatenate(parts, axis=1)
 
 
 GREY = -1  # as a Plane's channel: the colour image turned to grey
@@ -155,82 +166,151 @@ def flatten_z(stack: np.ndarray, method: str, name: str = "The image") -> np.nda
     )
 
 
-def _open(path: Path, stack: str) -> tuple[str, tuple[int, ...], np.dtype, float, tuple[str, ...]]:
-    """Axes, shape, dtype, µm/px and channel names of the file's first image."""
+def _open(path: Path, stack: str) -> ImageInfo:
+    """What the file's image is, without its pixels where the format allows it."""
     _check_exists(path)
     if path.suffix.lower() in TIFF_SUFFIXES:
-        try:
-            with tifffile.TiffFile(path) as tif:
-                series = tif.series[0]
-                return (*_axes(series.axes, series.shape, stack), series.dtype, *_tiff_metadata(tif))
-        except InputError:
-            raise
-        except Exception as error:  # noqa: BLE001  (tifffile raises many kinds on broken files)
-            raise InputError(f"{path.name} cannot be read as TIFF ({_short(error)}).") from error
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        image = _read_plain(path)
-        return ("YX" if image.ndim == 2 else "YXS"), image.shape, image.dtype, 0.0, ()
-    raise InputError(f"{path.name} is not an image we read; use TIFF, OME-TIFF, PNG or JPEG.")
+        with _reading(path, "TIFF"), tifffile.TiffFile(path) as tif:
+            series = _pick_series(tif, path)
+            axes = _name_axes(series.axes, series.shape, stack, path)
+            um, names = _tiff_metadata(tif, series)
+            files = tuple(dict.fromkeys(p.parent.filehandle.name for p in series.pages if p is not None))
+            return _info(axes, series.shape, series.dtype, _is_colour(series, axes), um, names, files, path)
+    image = _read_plain(path)
+    axes = "YX" if image.ndim == 2 else "YXS"
+    return _info(axes, image.shape, image.dtype, image.ndim == 3, 0.0, (), (path.name,), path)
+
+
+def _info(
+    axes: str, shape: tuple[int, ...], dtype: Any, colour: bool, um: float, names: tuple[str, ...],
+    files: tuple[str, ...], path: Path,
+) -> ImageInfo:  # fmt: skip
+    sizes = dict(zip(axes, shape, strict=True))
+    n_channels = sizes.get("C", 1) * sizes.get("S", 1)
+    return ImageInfo(
+        n_channels=n_channels, n_z=sizes.get("Z", 1), height_px=sizes["Y"], width_px=sizes["X"],
+        dtype=str(_kept_dtype(np.dtype(dtype), path)), colour=colour, um_per_px=um,
+        channel_names=names if len(names) == n_channels and not colour else (), files=files,
+    )  # fmt: skip
 
 
 def _read_czyx(path: Path, stack: str) -> np.ndarray:
-    """The file's first image as (C, Z, H, W); the samples of a colour image are channels."""
+    """The file's image as (C, Z, H, W); the samples of a colour image are channels."""
     _check_exists(path)
     if path.suffix.lower() in TIFF_SUFFIXES:
-        try:
-            with tifffile.TiffFile(path) as tif:
-                series = tif.series[0]
-                image, (axes, _) = series.asarray(), _axes(series.axes, series.shape, stack)
-        except InputError:
-            raise
-        except Exception as error:  # noqa: BLE001
-            raise InputError(f"{path.name} cannot be read as TIFF ({_short(error)}).") from error
+        with _reading(path, "TIFF"), tifffile.TiffFile(path) as tif:
+            series = _pick_series(tif, path)
+            axes = _name_axes(series.axes, series.shape, stack, path)
+            image = series.asarray()
     else:
         image = _read_plain(path)
         axes = "YX" if image.ndim == 2 else "YXS"
-    if image.dtype.kind not in "uifb":
-        raise InputError(f"{path.name} holds {image.dtype} values; integers or floats are wanted.")
     sizes = dict(zip(axes, image.shape, strict=True))
-    for axis, size in sizes.items():
-        if axis not in "CZYXS" and size > 1:
-            raise InputError(f"{path.name} has {size} images along axis {axis}; split it into one file each.")
     order = [axes.index(a) for a in "CSZYX" if a in axes]
-    rest = [i for i in range(image.ndim) if i not in order]
-    image = image.transpose(rest + order)
-    return image.reshape(
+    rest = [i for i in range(image.ndim) if i not in order]  # of size 1, or _name_axes had refused
+    image = image.transpose(rest + order).reshape(
         sizes.get("C", 1) * sizes.get("S", 1), sizes.get("Z", 1), sizes["Y"], sizes["X"]
     )  # (C, Z, H, W)
+    return image.astype(_kept_dtype(image.dtype, path), copy=False)
 
 
-def _axes(axes: str, shape: tuple[int, ...], stack: str) -> tuple[str, tuple[int, ...]]:
-    """Name unnamed axes (tifffile's I and Q) as channel or z, once each."""
+def _kept_dtype(dtype: np.dtype, path: Path) -> np.dtype:
+    """The dtype pixels are handed on in: native byte order; no bool and no half floats, which few functions take."""
+    if dtype.kind not in "uifb":
+        raise InputError(f"{path.name} holds {dtype} values; integers or floats are wanted.")
+    if dtype.kind == "b":
+        return np.dtype(np.uint8)
+    if dtype == np.float16:
+        return np.dtype(np.float32)
+    return dtype.newbyteorder("=")
+
+
+@contextlib.contextmanager
+def _reading(path: Path, kind: str) -> Iterator[None]:
+    """Turn a library's many kinds of error about a broken file into one sentence."""
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        raise InputError(f"{path.name} cannot be read as {kind} ({_short(error)}).") from error
+
+
+def _pick_series(tif: Any, path: Path) -> Any:
+    """The one image of a TIFF: the largest, as previews are smaller. Several of that size are refused."""
+    usable = [s for s in tif.series if "Y" in s.axes and "X" in s.axes and s.size]
+    if not usable:
+        raise InputError(f"{path.name} holds no image.")
+
+    def plane(s: Any) -> tuple[int, int]:
+        return s.shape[s.axes.index("Y")], s.shape[s.axes.index("X")]
+
+    best = max(usable, key=lambda s: plane(s)[0] * plane(s)[1])
+    alike = sum(plane(s) == plane(best) for s in usable)
+    if alike > 1:
+        raise InputError(f"{path.name} holds {alike} separate images (series); split it into one file each.")
+    pages = list(best.pages)
+    if any(p is None for p in pages):
+        missing = sum(p is None for p in pages)
+        raise InputError(
+            f"{path.name}: its metadata speaks of {len(pages)} planes and {missing} of them are not there; "
+            "a file that belongs to it may be missing, or it was cut short."
+        )
+    for page in (pages[0], pages[-1]):
+        end = max((o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=False)), default=0)
+        if best.dataoffset is not None and len(pages) == 1:
+            end = best.dataoffset + best.nbytes
+        if end > page.parent.filehandle.size:
+            raise InputError(f"{path.name} is cut short: some of its pixels are missing. Copy it again.")
+    return best
+
+
+def _is_colour(series: Any, axes: str) -> bool:
+    """Whether the samples of a pixel are red, green and blue rather than channels of a microscope."""
+    sizes = dict(zip(axes, series.shape, strict=True))
+    photometric = getattr(series.keyframe.photometric, "name", "")
+    return (
+        sizes.get("S", 1) in (3, 4) and sizes.get("C", 1) == 1 and photometric in ("RGB", "YCBCR", "CIELAB")
+    )
+
+
+def _name_axes(axes: str, shape: tuple[int, ...], stack: str, path: Path) -> str:
+    """Name unnamed axes (tifffile's I and Q) as channel or z, once each; refuse what is no channel and no z."""
     named = ""
     for axis, size in zip(axes, shape, strict=True):
         if axis in "IQ" and size > 1:
-            axis = {"channel": "C", "z": "Z"}[stack]
-            if axis in named + axes:
-                axis = "Z" if axis == "C" else "C"
+            for name in {"channel": "CZ", "z": "ZC"}[stack]:
+                if name not in named + axes:
+                    axis = name
+                    break
+        if axis == "T" and size > 1:
+            raise InputError(f"{path.name} has {size} time points; split it into one file per time point.")
+        if axis not in "CZYXS" and size > 1:
+            raise InputError(f"{path.name} has {size} images along axis {axis}; split it into one file each.")
         named += axis
-    return named, shape
+    return named
 
 
-def _tiff_metadata(tif: Any) -> tuple[float, tuple[str, ...]]:
+def _tiff_metadata(tif: Any, series: Any) -> tuple[float, tuple[str, ...]]:
     """µm per pixel and channel names from OME-XML or ImageJ; 0.0 and () where they say nothing usable."""
     if tif.ome_metadata:
         try:
             root = ElementTree.fromstring(tif.ome_metadata)
         except ElementTree.ParseError:
             return 0.0, ()
-        pixels = next((e for e in root.iter() if e.tag.endswith("}Pixels")), None)
-        if pixels is None:
+        all_pixels = [e for e in root.iter() if e.tag.endswith("}Pixels")]
+        index = next((i for i, s in enumerate(tif.series) if s is series), 0)
+        if index >= len(all_pixels):
             return 0.0, ()
+        pixels = all_pixels[index]
         names = tuple(e.get("Name") or "" for e in pixels if e.tag.endswith("}Channel"))
         um = _to_um(pixels.get("PhysicalSizeX"), pixels.get("PhysicalSizeXUnit", "µm"))
         return um, names if all(names) else ()
     if tif.imagej_metadata and tif.pages:
         resolution = tif.pages[0].tags.get("XResolution")
         if resolution is not None and resolution.value[0]:
-            return _to_um(resolution.value[1] / resolution.value[0], tif.imagej_metadata.get("unit", "")), ()
+            unit = str(tif.imagej_metadata.get("unit", ""))
+            return _to_um(resolution.value[1] / resolution.value[0], unit), ()
     return 0.0, ()
 
 
@@ -243,16 +323,22 @@ def _to_um(size: Any, unit: str) -> float:
 
 
 def _read_plain(path: Path) -> np.ndarray:
-    try:
-        image = np.asarray(iio.imread(path))
-    except Exception as error:  # noqa: BLE001  (one library, many kinds of error)
-        raise InputError(f"{path.name} cannot be read as an image ({_short(error)}).") from error
-    return image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
+    """A PNG or JPEG as (H, W) grey or (H, W, 3 or 4) colour; the alpha of a grey image is dropped."""
+    with _reading(path, "an image"):
+        if path.suffix.lower() == ".png":  # Pillow would cut 16-bit colour down to 8 bits
+            image = np.asarray(imagecodecs.png_decode(path.read_bytes()))
+        else:
+            image = np.asarray(iio.imread(path))
+    if image.ndim not in (2, 3) or not image.size:
+        raise InputError(f"{path.name} is not a single image (shape {image.shape}).")
+    return image[..., 0] if image.ndim == 3 and image.shape[-1] <= 2 else image
 
 
 def _check_exists(path: Path) -> None:
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        raise InputError(f"{path.name} is not an image we read; use TIFF, OME-TIFF, PNG or JPEG.")
     if not path.is_file():
-        raise InputError(f"{path} is not there.")
+        raise InputError(f"{path} is not there; bring it back, or import again from where it is now.")
     if path.stat().st_size == 0:
         raise InputError(f"{path.name} is empty (0 bytes).")
 

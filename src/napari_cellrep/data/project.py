@@ -6,8 +6,9 @@ import contextlib
 import dataclasses
 import datetime
 import json
+import os
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -146,7 +147,9 @@ class Project:
     def mark(self, problems: Mapping[str, str]) -> None:
         """Set the problem sentence of some fields; "" clears it."""
         if any(self.field(k).problem != v for k, v in problems.items()):
-            self.write_fields([dataclasses.replace(f, problem=problems.get(f.id, f.problem)) for f in self.fields])
+            self.write_fields(
+                [dataclasses.replace(f, problem=problems.get(f.id, f.problem)) for f in self.fields]
+            )
 
     def read_image(self, field_id: str) -> np.ndarray:
         """Pixels of a field, (C, H, W) in the project's channel order.
@@ -179,11 +182,15 @@ class Project:
         """Labels of a field, (H, W) unsigned integers, 0 = background."""
         path = self.labels_path(field_id)
         if not path.is_file():
-            raise InputError(f"Field {field_id} is not segmented yet: run `cellrep segment` (or import labels).")
+            raise InputError(
+                f"Field {field_id} is not segmented yet: run `cellrep segment` (or import labels)."
+            )
         try:
             return np.asarray(tifffile.imread(path))
-        except Exception as error:  # noqa: BLE001
-            raise InputError(f"{path.name} cannot be read ({error}); segment field {field_id} again.") from error
+        except Exception as error:
+            raise InputError(
+                f"{path.name} cannot be read ({error}); segment field {field_id} again."
+            ) from error
 
     def write_labels(self, field_id: str, labels: np.ndarray, how: Mapping[str, Any]) -> None:
         """Write a field's labels (uint16, uint32 above 65,535) and how they were made.
@@ -250,7 +257,9 @@ class Project:
                     path.unlink()
             write_text(folder / "key.json", json.dumps({**notes, **how, "digest": stamp}, default=str))
 
-    def write_rows(self, key: str, field_id: str, labels: np.ndarray, hashes: np.ndarray, x: np.ndarray) -> None:
+    def write_rows(
+        self, key: str, field_id: str, labels: np.ndarray, hashes: np.ndarray, x: np.ndarray
+    ) -> None:
         """Write a field's rows of an embedding: one atomic file that says which cells, with which masks."""
         dtype = [("label", np.int64), ("mask_hash", np.uint64), ("x", np.float32, (x.shape[1],))]
         rows = np.empty(len(x), dtype)
@@ -282,7 +291,9 @@ class Project:
         """The cell table, read once; call `reload` after another process wrote it."""
         if self._cells is None:
             if not self.has_cells:
-                raise InputError(f"{self.root.name} has no cells yet: run `cellrep segment {self.root}` first.")
+                raise InputError(
+                    f"{self.root.name} has no cells yet: run `cellrep segment {self.root}` first."
+                )
             self._cells = read_table(self.root / "cells.zarr")
         return self._cells
 
@@ -334,9 +345,15 @@ class Project:
                     continue
                 if x is None:
                     x = np.full((table.n_obs, stored["x"].shape[1]), np.nan, np.float32)
-                at = {(int(a), int(b)): i for i, (a, b) in enumerate(zip(stored["label"], stored["mask_hash"], strict=True))}
+                at = {
+                    (int(a), int(b)): i
+                    for i, (a, b) in enumerate(zip(stored["label"], stored["mask_hash"], strict=True))
+                }
                 mine = table.obs.iloc[rows]
-                index = [at.get((int(a), int(b)), -1) for a, b in zip(mine["label"], mine["mask_hash"], strict=True)]
+                index = [
+                    at.get((int(a), int(b)), -1)
+                    for a, b in zip(mine["label"], mine["mask_hash"], strict=True)
+                ]
                 hit = np.array(index) >= 0
                 x[rows[hit]] = stored["x"][np.array(index)[hit]]
             if x is not None:
@@ -381,7 +398,7 @@ def read_table(path: Path) -> ad.AnnData:
     """Read an AnnData-zarr folder."""
     try:
         return ad.read_zarr(path)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise InputError(f"{path} cannot be read ({error}).") from error
 
 
@@ -391,19 +408,40 @@ def write_table(path: Path, table: ad.AnnData) -> None:
         table.write_zarr(tmp, chunks=None)
 
 
+def project_root(path: Path | str) -> Path:
+    """Absolute folder of the project called `path`, with its ``.cellrep``."""
+    root = Path(os.path.normpath(Path(path).expanduser().absolute()))
+    return root if root.suffix == ".cellrep" else root.with_name(root.name + ".cellrep")
+
+
 def create_project(
-    path: Path | str, fields: Iterable[Field], channels: Sequence[Channel], group_by: Sequence[str] = ()
+    path: Path | str,
+    fields: Iterable[Field],
+    channels: Sequence[Channel],
+    group_by: Sequence[str] = (),
+    *,
+    fill: Callable[[Path], None] | None = None,
 ) -> Project:
     """Make a project folder; nothing is there until it is whole.
+
+    Parameters
+    ----------
+    path : path
+        Its folder; ".cellrep" is added.
+    fields : iterable of Field
+    channels : sequence of Channel
+        In plane order.
+    group_by : sequence of str
+        Metadata columns that make a group.
+    fill : callable, optional
+        Called with the folder before it becomes visible, to put more into it.
 
     Raises
     ------
     InputError
         If the folder exists, or two channels or fields share a name.
     """
-    root = Path(path).expanduser().absolute()
-    if root.suffix != ".cellrep":
-        root = root.with_name(root.name + ".cellrep")
+    root = project_root(path)
     fields = list(fields)
     if root.exists():
         raise InputError(f"{root} exists already; choose another name, or open it.")
@@ -423,6 +461,8 @@ def create_project(
         (tmp / "labels").mkdir()
         (tmp / "project.json").write_text(json.dumps(info, indent=1, ensure_ascii=False), encoding="utf-8")
         write_fields(tmp / "fields.parquet", fields)
+        if fill is not None:
+            fill(tmp)
     return Project(root, info)
 
 
