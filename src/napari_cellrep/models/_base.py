@@ -6,7 +6,9 @@ A model file (``models/<name>.py``) holds, at module level:
 - ``SPEC``: a `ModelSpec`;
 - ``Config``: a frozen dataclass, what the network *is* (channels, widths, recipe); every field has a default;
 - ``Model``: an `EmbeddingModel` built as ``Model(config)``;
-- ``Training``: a frozen dataclass, how it is trained, if it trains;
+- ``TINY``: a small ``Config`` that a test can afford;
+- ``Training``: a frozen dataclass, how it is trained, if it trains; `_train` wants the fields epochs, batch_size,
+  learning_rate, beta1, seed, min_cells, max_steps and max_seconds, and hands the whole to ``Model.augment``;
 - ``read_checkpoint(path) -> Model`` for published files in the authors' format, and
   ``recognise(path) -> bool`` that says whether a file is one, if there are any.
 """
@@ -15,12 +17,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from napari_cellrep import registry
@@ -54,9 +59,15 @@ class EmbeddingModel(nn.Module):
         The crop this instance wants; its ``channels`` are `roles`.
     layers : tuple of str
         Tap points; the first is the default of `embed`.
+    batch : tuple of str
+        What a training batch holds: ("source", "target") for pairs of one group, ("x",) for single cells.
+    on_device : bool
+        Whether it computes in torch; False: in numpy, where a device and a precision mean nothing.
     """
 
     spec: ClassVar[ModelSpec]
+    batch: ClassVar[tuple[str, ...]] = ("x",)
+    on_device: ClassVar[bool] = True
 
     def __init__(self, config: Any):
         super().__init__()
@@ -84,11 +95,18 @@ class EmbeddingModel(nn.Module):
 
     def embed(self, x: Tensor, layer: str | None = None) -> Tensor:
         """Vectors (B, dim) float32 of preprocessed crops."""
-        return self.embed_layers(x, [layer or self.layers[0]])[layer or self.layers[0]]
+        layer = self.check_layer(layer)
+        return self.embed_layers(x, [layer])[layer]
 
     def embed_layers(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """Vectors at several tap points in one pass."""
         raise NotImplementedError
+
+    def augment(
+        self, batch: Mapping[str, Tensor], training: Any, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Vary a batch of preprocessed crops for training, on its device; as it is by default."""
+        return dict(batch)
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Losses of a batch, so that data-parallel wrappers need no special case."""
@@ -109,7 +127,9 @@ class EmbeddingModel(nn.Module):
     def check_layer(self, layer: str | None) -> str:
         """The layer, or the default; unknown ones are refused with the known."""
         if layer is not None and layer not in self.layers:
-            raise InputError(f"{self.spec.title} has no layer {layer!r}; layers are {', '.join(self.layers)}.")
+            raise InputError(
+                f"{self.spec.title} has no layer {layer!r}; layers are {', '.join(self.layers)}."
+            )
         return layer or self.layers[0]
 
 
@@ -154,14 +174,8 @@ def save_model(model: EmbeddingModel, folder: Path, **card: Any) -> None:
     **card
         What else to remember: data, seed, versions, scores.
     """
-    from safetensors.torch import save_file
-
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    tmp = folder / ".weights.safetensors.part"
-    save_file(state, tmp)
-    tmp.replace(folder / "weights.safetensors")
     info = {
         "model": model.spec.name,
         "config": dataclasses.asdict(model.config),
@@ -170,9 +184,30 @@ def save_model(model: EmbeddingModel, folder: Path, **card: Any) -> None:
         **model.card,
         **card,
     }
-    tmp = folder / ".model.json.part"
-    tmp.write_text(json.dumps(info, indent=1, default=str, ensure_ascii=False), encoding="utf-8")
-    tmp.replace(folder / "model.json")
+    text = json.dumps(info, indent=1, default=str, ensure_ascii=False)
+    replace_file(folder / "weights.safetensors", lambda tmp: save_file(state, tmp))
+    replace_file(folder / "model.json", lambda tmp: tmp.write_text(text, encoding="utf-8"))
+
+
+def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` make a temporary file beside `path`, then rename it: `path` is never half written.
+
+    Raises
+    ------
+    InputError
+        If the disk is full or the folder cannot be written; what was there stays.
+    """
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(tmp)
+        tmp.replace(path)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap the system's error
+        raise InputError(
+            f"{path} could not be written ({error}); what was finished before is kept."
+        ) from error
+    finally:
+        tmp.unlink(missing_ok=True)
 
 
 def load_model(path_or_name: str | Path, model: str | None = None) -> EmbeddingModel:
@@ -204,19 +239,20 @@ def load_model(path_or_name: str | Path, model: str | None = None) -> EmbeddingM
     loaded = _load_folder(path) if path.is_dir() else _load_published(path, model)
     bad = [k for k, v in loaded.state_dict().items() if v.is_floating_point() and not torch.isfinite(v).all()]
     if bad:
-        raise InputError(f"The weights in {path} hold NaN or infinite values ({bad[0]}); the file is not usable.")
+        raise InputError(
+            f"The weights in {path} hold NaN or infinite values ({bad[0]}); the file is not usable."
+        )
     return loaded.eval()
 
 
 def _load_folder(folder: Path) -> EmbeddingModel:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
         info = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         state = load_file(folder / "weights.safetensors")
     except FileNotFoundError as error:
-        raise InputError(f"{folder} is not a trained model: {Path(str(error.filename)).name} is missing.") from None
+        raise InputError(
+            f"{folder} is not a trained model: {Path(str(error.filename)).name} is missing."
+        ) from None
     except (json.JSONDecodeError, SafetensorError) as error:
         raise InputError(f"The model in {folder} is damaged ({error}).") from error
     config = {k: tuple(v) if isinstance(v, list) else v for k, v in info["config"].items()}
@@ -253,4 +289,6 @@ def _load_published(path: Path, name: str | None) -> EmbeddingModel:
         if hasattr(module, "read_checkpoint") and (name or module.recognise(path)):
             loaded: EmbeddingModel = module.read_checkpoint(path)
             return loaded
-    raise InputError(f"{path.name} is not a checkpoint any of our models reads; say which model with --model if it is.")
+    raise InputError(
+        f"{path.name} is not a checkpoint any of our models reads; say which model with --model if it is."
+    )

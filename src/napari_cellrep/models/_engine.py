@@ -1,0 +1,352 @@
+"""Running a model over many crops: device, precision, batches.
+
+`Embedder` is what a step uses to embed; `choose_device`, `computing` and `trial_form` are shared with training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from napari_cellrep.models._base import EmbeddingModel
+from napari_cellrep.specs import InputError
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = ("auto", "fp32", "bf16")
+TRIAL_S = 1.0  # what deciding between the two may cost, about
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """The device to compute on.
+
+    Parameters
+    ----------
+    device : str
+        "auto" (CUDA before MPS before the CPU), "cpu", "mps", "cuda" or "cuda:1".
+
+    Raises
+    ------
+    InputError
+        If the device is not there, or the name is none.
+    """
+    here = ["cpu"]
+    if torch.backends.mps.is_available():
+        here.insert(0, "mps")
+    if torch.cuda.is_available():
+        here[:0] = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if device == "auto":
+        return torch.device(here[0])
+    if device not in here:
+        raise InputError(
+            f"There is no device {device!r} on this machine; devices are auto, {', '.join(here)}."
+        )
+    return torch.device(device)
+
+
+def check_precision(precision: str) -> str:
+    """`precision`, if it is one of `PRECISIONS`."""
+    if precision not in PRECISIONS:
+        raise InputError(f"The precision is one of {', '.join(PRECISIONS)}; got {precision!r}.")
+    return precision
+
+
+@contextlib.contextmanager
+def computing(device: torch.device, precision: str) -> Iterator[None]:
+    """Compute in fp32 (true fp32 on CUDA, no TF32) or in bf16 by autocast."""
+    with contextlib.ExitStack() as stack:
+        if precision == "bf16":
+            stack.enter_context(torch.autocast(device.type, torch.bfloat16))
+        elif device.type == "cuda":
+            stack.enter_context(torch.backends.cudnn.flags(allow_tf32=False))
+        yield
+
+
+def trial_form(
+    run: Callable[[str], Any], device: torch.device, budget_s: float = TRIAL_S
+) -> tuple[str, dict[str, float]]:
+    """Which precision is faster here, by running each for a moment.
+
+    Parameters
+    ----------
+    run : callable
+        Does one unit of work in the precision it is given.
+    device : torch.device
+    budget_s : float
+        Seconds for the trial, about; one unit of work in each form is always done.
+
+    Returns
+    -------
+    precision : str
+        "bf16" if it is at least a tenth faster, else "fp32".
+    seconds : dict
+        Precision → seconds per unit; "bf16" is left out where the device cannot do it.
+    """
+    seconds: dict[str, float] = {}
+    for form in ("fp32", "bf16"):
+        try:
+            first = _time(run, form, device)  # with warming up
+            if form == "bf16" and first > 4 * seconds["fp32"] + 0.2:
+                seconds[form] = first  # emulated: not worth a second look
+                break
+            best, stop = first, time.perf_counter() + budget_s / 2 - first
+            while time.perf_counter() < stop:
+                best = min(best, _time(run, form, device))
+            seconds[form] = best
+        except (RuntimeError, TypeError) as error:
+            if form == "fp32" or is_out_of_memory(error):
+                raise
+            logger.info("bf16 is left out on %s: %s", device, error)  # an operation without bf16 here
+    faster = seconds.get("bf16", np.inf) * 1.1 < seconds["fp32"]
+    return ("bf16" if faster else "fp32"), seconds
+
+
+def _time(run: Callable[[str], Any], form: str, device: torch.device) -> float:
+    start = time.perf_counter()
+    run(form)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter() - start
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device's memory did not suffice."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def to_tensor(crops: np.ndarray) -> Tensor:
+    """A torch copy of crops of any numpy type and byte order."""
+    crops = np.array(crops, dtype=crops.dtype.newbyteorder("="), order="C")
+    if crops.dtype == np.float16 or crops.dtype == np.float64:
+        crops = crops.astype(np.float32)
+    return torch.from_numpy(crops)
+
+
+class Embedder:
+    """One model made ready to embed crops, batch after batch.
+
+    Parameters
+    ----------
+    model : EmbeddingModel
+        Is put on the device and into eval mode.
+    layers : sequence of str
+        Tap points; empty: the model's default.
+    device : str
+        See `choose_device`.
+    precision : str
+        "fp32", "bf16", or "auto": bf16 where a trial of about a second on the first crops shows that it is faster
+        and that the vectors agree (`performance.md` §2.1).
+    batch_size : int
+        Crops per forward pass; 0: chosen from the device and the size of the crops. Halved when memory runs out.
+
+    Attributes
+    ----------
+    notes : list of str
+        Sentences a person should see: halved batches, cells without a finite vector.
+
+    Notes
+    -----
+    A cell's vector does not depend on the cells it shares a batch with: batches have a fixed size (the last is
+    filled up with zeros to a power of two), and every model scales each crop by itself.
+    """
+
+    def __init__(
+        self,
+        model: EmbeddingModel,
+        layers: Sequence[str] = (),
+        device: str = "auto",
+        precision: str = "auto",
+        batch_size: int = 0,
+    ):
+        self.layers = tuple(dict.fromkeys(model.check_layer(layer) for layer in layers)) or (model.layers[0],)
+        self.precision = check_precision(precision)
+        self.device = choose_device(device) if model.on_device else torch.device("cpu")
+        self.model = model.eval().to(self.device)
+        if model.on_device:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        else:
+            self.precision = "fp32"
+        self.batch_size = batch_size
+        self.notes: list[str] = []
+        self.n_embedded = 0
+        self._seconds = 0.0
+        self._trial: dict[str, float] = {}
+
+    def run(self, crops: np.ndarray) -> dict[str, np.ndarray]:
+        """Embed crops.
+
+        Parameters
+        ----------
+        crops : ndarray of shape (n, C, S, S)
+            Raw pixels in any dtype, as cut from the field.
+
+        Returns
+        -------
+        dict
+            layer → float32 (n, dim). A row that is not finite is NaN as a whole, and `notes` says so.
+
+        Raises
+        ------
+        InputError
+            If the crops have another number of channels than the model wants.
+        """
+        crops = np.asarray(crops)
+        self.model.check_crops(crops)
+        out = {layer: np.empty((len(crops), self.model.dim(layer)), np.float32) for layer in self.layers}
+        if not len(crops):
+            return out
+        if not self.batch_size:
+            self.batch_size = self._auto_batch(crops.shape[-1])
+        if self.precision == "auto":
+            self._decide(crops)
+        start = time.perf_counter()
+        if self.model.on_device:
+            self._run_batches(crops, out)
+        else:
+            self._run_threads(crops, out)
+        self._seconds += time.perf_counter() - start
+        self.n_embedded += len(crops)
+        self._flag(out)
+        return out
+
+    @property
+    def cells_per_s(self) -> float:
+        """Cells embedded per second so far."""
+        return self.n_embedded / self._seconds if self._seconds else 0.0
+
+    def describe(self) -> dict[str, Any]:
+        """How the vectors were made, in plain values, for the provenance."""
+        on_cuda = self.device.type == "cuda"
+        return {
+            "device": str(self.device),
+            "device_name": torch.cuda.get_device_name(self.device) if on_cuda else self.device.type,
+            "precision": self.precision,
+            "batch_size": self.batch_size,
+            "cells_per_s": round(self.cells_per_s, 1),
+            "trial_cells_per_s": {form: round(1 / s, 1) for form, s in self._trial.items()},
+            "torch": torch.__version__,
+        }
+
+    def _auto_batch(self, size_px: int) -> int:
+        at_64_px = {"cuda": 1024, "mps": 256}.get(self.device.type, 64)
+        return max(4, min(1024, 2 ** int(np.log2(max(1.0, at_64_px * 64**2 / size_px**2)))))
+
+    def _decide(self, crops: np.ndarray) -> None:
+        """Choose fp32 or bf16 by time and agreement on the first crops."""
+        n = min(len(crops), self.batch_size if self.device.type != "cpu" else 16)
+        batch = to_tensor(crops[:n])
+        found: dict[str, dict[str, Tensor]] = {}
+
+        def run(form: str) -> None:
+            found[form] = self._forward(batch, form)
+
+        faster, seconds = trial_form(run, self.device)
+        self._trial = {form: s / n for form, s in seconds.items()}
+        agrees = "bf16" in found and all(
+            vectors_agree(found["fp32"][layer].cpu().numpy(), found["bf16"][layer].cpu().numpy())
+            for layer in self.layers
+        )
+        self.precision = "bf16" if faster == "bf16" and agrees else "fp32"
+        logger.info("precision %s on %s: %s s per cell", self.precision, self.device, self._trial)
+
+    def _forward(self, batch: Tensor, precision: str) -> dict[str, Tensor]:
+        with torch.inference_mode():
+            x = self.model.preprocess(batch.to(self.device)).contiguous(memory_format=torch.channels_last)
+            with computing(self.device, precision):
+                return self.model.embed_layers(x, self.layers)
+
+    def _run_batches(self, crops: np.ndarray, out: dict[str, np.ndarray]) -> None:
+        done = 0
+        while done < len(crops):
+            part = to_tensor(crops[done : done + self.batch_size])
+            n = len(part)
+            full = n if n == self.batch_size else min(self.batch_size, max(4, 1 << (n - 1).bit_length()))
+            if full > n:
+                part = torch.cat([part, torch.zeros((full - n, *part.shape[1:]), dtype=part.dtype)])
+            try:
+                found = self._forward(part, self.precision)
+                for layer, vectors in found.items():
+                    out[layer][done : done + n] = vectors[:n].float().cpu().numpy()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self.batch_size == 1:
+                    raise InputError(
+                        f"{self.model.spec.title} does not fit into the memory of {self.device} even with one cell "
+                        "at a time; choose another device or smaller crops."
+                    ) from error
+                self._halve()
+                continue
+            done += n
+
+    def _halve(self) -> None:
+        before, self.batch_size = self.batch_size, max(1, self.batch_size // 2)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.notes.append(
+            f"The memory of {self.device} did not suffice for {before} cells at once; {self.batch_size} are used instead."
+        )
+
+    def _run_threads(self, crops: np.ndarray, out: dict[str, np.ndarray]) -> None:
+        """A model in numpy: contiguous parts on a few threads."""
+        n_threads = min(os.cpu_count() or 1, max(1, len(crops) // 16))
+        parts = np.array_split(np.arange(len(crops)), n_threads)
+
+        def work(rows: np.ndarray) -> None:
+            found = self.model.embed_layers(self.model.preprocess(to_tensor(crops[rows])), self.layers)
+            for layer, vectors in found.items():
+                out[layer][rows] = vectors.numpy()
+
+        with ThreadPoolExecutor(n_threads) as pool:
+            list(pool.map(work, parts))
+
+    def _flag(self, out: dict[str, np.ndarray]) -> None:
+        bad = np.zeros(len(next(iter(out.values()))), bool)
+        for vectors in out.values():
+            bad |= ~np.isfinite(vectors).all(axis=1)
+        if bad.any():
+            for vectors in out.values():
+                vectors[bad] = np.nan
+            self.notes.append(
+                f"{bad.sum():,} of {len(bad):,} cells have no finite vector (NaN or infinite pixels in the image, or "
+                "weights that overflow); their rows are NaN."
+            )
+
+
+def vectors_agree(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two versions of the same vectors (n, dim) tell cells apart in the same way.
+
+    Vectors are centred first, so that what all cells share does not count: median cosine at least 0.99 and, from 8
+    cells on, at least 90 % of the three nearest neighbours kept.
+    """
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return False
+    if len(a) < 3:
+        return bool(np.allclose(a, b, rtol=0.05, atol=0.05 * np.abs(a).max()))
+    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosine = np.where(norms > 0, (a * b).sum(axis=1) / np.where(norms > 0, norms, 1), 1.0)
+    if np.median(cosine) < 0.99:
+        return False
+    if len(a) < 8:
+        return True
+    near = []
+    for v in (a, b):
+        distance = ((v[:, None] - v[None]) ** 2).sum(axis=2)
+        np.fill_diagonal(distance, np.inf)
+        near.append(np.argsort(distance, axis=1)[:, :3])
+    kept = np.mean([len(set(i) & set(j)) / 3 for i, j in zip(*near, strict=True)])
+    return bool(kept >= 0.9)

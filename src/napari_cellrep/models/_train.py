@@ -1,0 +1,486 @@
+"""The training loop, over crops from anywhere: it knows arrays and models, not projects."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from napari_cellrep.jobs import Job, Progress
+from napari_cellrep.models._base import EmbeddingModel, can, replace_file, save_model
+from napari_cellrep.models._engine import check_precision, choose_device, computing, to_tensor, trial_form
+from napari_cellrep.specs import InputError, digest
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint.pt"
+CHECKPOINT_EVERY_S = 120.0  # between epochs too, for a process that is killed
+HISTORY = ("epoch", "step", "loss", "cells_per_s", "learning_rate", "seconds")
+
+
+class Cells(Protocol):
+    """The cells to train on; row i is one cell."""
+
+    groups: np.ndarray  # int (n,): cells of equal number count as alike and make pairs
+
+    def __len__(self) -> int: ...
+
+    def crops(self, rows: np.ndarray) -> np.ndarray:
+        """Raw crops (B, C, S, S) of some rows, in their order; a row may be asked for twice."""
+        ...
+
+
+# ---- which cells go into which step ----------------------------------------------------------------
+
+
+class Sampler:
+    """Batches of one epoch; what epoch `e` holds depends on the seed and `e` alone, so resuming needs no state.
+
+    Parameters
+    ----------
+    groups : ndarray of int, (n,)
+    keys : tuple of str
+        ("source", "target"): every cell is the source once per epoch, with a target drawn evenly among the other
+        cells of its group (models.md §1.6). Otherwise every cell comes once, by itself.
+    batch_size : int
+        At most; the cells of an epoch are spread evenly over its batches, and none is dropped.
+    min_cells : int
+        Groups with fewer cells make no pairs.
+    seed : int
+
+    Attributes
+    ----------
+    note : str
+        Which groups were left out, if any, in a sentence.
+
+    Raises
+    ------
+    InputError
+        If nothing is left to train on.
+    """
+
+    def __init__(self, groups: np.ndarray, keys: tuple[str, ...], batch_size: int, min_cells: int, seed: int):
+        groups = np.asarray(groups)
+        self.keys, self.seed, self.note = keys, seed, ""
+        if not len(groups):
+            raise InputError("There are no cells to train on.")
+        self.rows = np.arange(len(groups))
+        if "target" in keys:
+            least = max(2, min_cells)
+            _, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
+            small = counts < least
+            if small.all():
+                raise InputError(
+                    f"No pair of cells can be drawn: each of the {len(counts):,} groups has fewer than {least} cells. "
+                    "Choose a coarser group (a column that several fields share), or segment more cells."
+                )
+            if small.any():
+                self.note = (
+                    f"{small.sum():,} of {len(counts):,} groups with fewer than {least} cells make no pairs and are "
+                    f"left out ({counts[small].sum():,} cells)."
+                )
+            self.rows = np.flatnonzero(~small[index])
+            # Members of a group lie side by side in `_by_group`, so that "another one" is a shift within its part.
+            self._by_group = np.argsort(index, kind="stable")
+            starts = np.cumsum(counts) - counts
+            place = np.empty(len(groups), np.int64)
+            place[self._by_group] = np.arange(len(groups))
+            self._start, self._count = starts[index], counts[index]
+            self._place = place - self._start
+        self.n_batches = -(-len(self.rows) // batch_size)
+
+    def epoch(self, epoch: int) -> list[dict[str, np.ndarray]]:
+        """Rows of every batch: {"source": …, "target": …} or {"x": …}."""
+        rng = np.random.default_rng((self.seed, epoch))
+        order = rng.permutation(self.rows)
+        batches = np.array_split(order, self.n_batches)
+        if "target" not in self.keys:
+            return [{"x": rows} for rows in batches]
+        return [{"source": rows, "target": self._others(rows, rng)} for rows in batches]
+
+    def _others(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        count = self._count[rows]
+        shift = 1 + rng.integers(0, count - 1)
+        return self._by_group[self._start[rows] + (self._place[rows] + shift) % count]  # type: ignore[no-any-return]
+
+
+# ---- one step --------------------------------------------------------------------------------------
+
+
+class _Trainer:
+    """Model, optimizer and device: what one step needs."""
+
+    def __init__(
+        self, model: EmbeddingModel, cells: Cells, training: Any, device: torch.device, precision: str
+    ):
+        self.model = model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.cells, self.training, self.device, self.precision = cells, training, device, precision
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=training.learning_rate, betas=(training.beta1, 0.999), eps=1e-8
+        )
+
+    def step(self, rows: dict[str, np.ndarray], key: tuple[int, ...]) -> float:
+        """Train on one batch. `key` (epoch, step) decides the augmentation, together with the seed."""
+        generator = torch.Generator()
+        generator.manual_seed(int(np.random.SeedSequence((self.training.seed, *key)).generate_state(1)[0]))
+        with torch.no_grad():
+            batch = {k: self._load(r) for k, r in rows.items()}
+            batch = self.model.augment(batch, self.training, generator)
+        batch = {k: x.contiguous(memory_format=torch.channels_last) for k, x in batch.items()}
+        self.optimizer.zero_grad(set_to_none=True)
+        with computing(self.device, self.precision):
+            loss = self.model(batch)["loss"]
+        loss.backward()
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def _load(self, rows: np.ndarray) -> Tensor:
+        crops = to_tensor(self.cells.crops(rows))
+        return self.model.preprocess(crops.to(self.device))
+
+
+def time_step(
+    model: EmbeddingModel,
+    cells: Cells,
+    training: Any,
+    device: str = "auto",
+    precision: str = "auto",
+    seconds: float = 1.0,
+) -> float:
+    """Seconds that one training step takes here, tried out on a copy of the model.
+
+    Parameters
+    ----------
+    model, cells, training
+        As for `train`.
+    device, precision : str
+        As for `train`; with "auto" the faster form counts.
+    seconds : float
+        For the trial, about; at least a small step in each form is done.
+
+    Returns
+    -------
+    float
+        Seconds per step of ``training.batch_size`` cells (or of all cells, if there are fewer).
+    """
+    return _try_out(model, cells, training, choose_device(device), check_precision(precision), seconds)[1]
+
+
+def _try_out(
+    model: EmbeddingModel, cells: Cells, training: Any, device: torch.device, precision: str, seconds: float
+) -> tuple[str, float]:
+    """Precision to use, and seconds per step: timed on few cells on a CPU, where cost grows with the batch."""
+    n = 4 if device.type == "cpu" else training.batch_size
+    n = min(n, training.batch_size)
+    sampler = Sampler(cells.groups, model.batch, n, training.min_cells, training.seed)
+    rows = sampler.epoch(0)[0]
+    trainer = _Trainer(copy.deepcopy(model), cells, training, device, "fp32")
+
+    def run(form: str) -> None:
+        trainer.precision = form
+        trainer.step(rows, (0, 0))
+
+    with _torch_rng_kept():
+        if precision == "auto":
+            precision, times = trial_form(run, device, seconds)
+        else:
+            _, times = trial_form(lambda _form: run(precision), device, seconds)
+            times[precision] = min(times.values())
+    n_full = min(training.batch_size, len(sampler.rows))
+    n_now = len(next(iter(rows.values())))
+    return precision, times[precision] * (n_full / n_now if device.type == "cpu" else 1.0)
+
+
+class _torch_rng_kept:
+    """Leaves torch's global generators as they were."""
+
+    def __enter__(self) -> None:
+        self._state = _rng_state()
+
+    def __exit__(self, *_: object) -> None:
+        _set_rng_state(self._state)
+
+
+def _rng_state() -> dict[str, Any]:
+    """Torch's own random state: dropout and the like draw from it."""
+    return {
+        "cpu": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def _set_rng_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"].cpu())
+    if len(state["cuda"]) == torch.cuda.device_count() and state["cuda"]:
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+
+
+# ---- the whole run ---------------------------------------------------------------------------------
+
+
+def train(
+    model: EmbeddingModel,
+    cells: Cells,
+    training: Any,
+    folder: Path,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    resume: bool = True,
+    card: dict[str, Any] | None = None,
+) -> Job[dict[str, Any]]:
+    """Train `model` on `cells` and write it to `folder`.
+
+    The folder gets ``checkpoint.pt`` (after every epoch, every two minutes, and when the job is closed),
+    ``history.csv`` (one row per epoch) and, at the end, ``weights.safetensors`` and ``model.json``. A run that was
+    stopped goes on where it was; on a CPU in fp32 it ends with exactly the weights of a run that was not.
+
+    Parameters
+    ----------
+    model : EmbeddingModel
+        Trained in place.
+    cells : Cells
+        Raw crops and the group of each cell.
+    training : dataclass
+        The model's ``Training``: epochs, batch_size, learning_rate, seed, max_steps, max_seconds, …
+    folder : Path
+        Where the model goes.
+    device, precision : str
+        "auto" takes bf16 where a short trial shows that it is faster.
+    resume : bool
+        Whether to go on from a checkpoint in `folder`, if it was made with these cells and settings (epochs and
+        limits may differ). Otherwise training starts anew.
+    card : dict
+        What else ``model.json`` shall say. "data" (a hash of the images) and "initial" (the weights it started from)
+        also decide whether a checkpoint may be gone on from.
+
+    Yields
+    ------
+    Progress
+        Once per step; metrics: loss, epoch, cells_per_s, learning_rate.
+
+    Returns
+    -------
+    dict
+        step, epoch, loss (mean of the last epoch), seconds, device, precision, notes, and whether the run ended
+        before its last epoch ("stopped_early") because of a limit.
+
+    Raises
+    ------
+    InputError
+        If the model is not trained here, no pair can be drawn, or the loss is no longer finite.
+    """
+    if not can(model, "train"):
+        raise InputError(f"{model.spec.title} is not trained; it can only embed.")
+    folder, card = Path(folder), dict(card or {})
+    where = choose_device(device)
+    sampler = Sampler(cells.groups, model.batch, training.batch_size, training.min_cells, training.seed)
+    made_of = _made_of(model, cells, training, card)
+    notes = [sampler.note] if sampler.note else []
+    state = _read_checkpoint(folder / CHECKPOINT) if resume else None
+    if state is not None and state["made_of"] != made_of:
+        notes.append("The checkpoint that was there is of other cells or settings; training starts anew.")
+        state = None
+
+    if state is not None and check_precision(precision) == "auto" and state["device_type"] == where.type:
+        precision = state["precision"]  # decided once per run: what goes on stays the same
+    if check_precision(precision) == "auto":
+        precision, _ = _try_out(model, cells, training, where, precision, 1.0)
+    trainer = _Trainer(model, cells, training, where, precision)
+    run = _Run(trainer, sampler, folder, made_of, notes)
+    if state is not None:
+        run.restore(state)
+
+    total = training.epochs * sampler.n_batches
+    if training.max_steps:
+        total = min(total, training.max_steps)
+    began = time.perf_counter()
+    limit_s = training.max_seconds or float("inf")
+    yield Progress(run.step, total, " ".join(notes) or _message(run, training))
+    try:
+        for n_cells, loss in run.steps(total):
+            seconds = time.perf_counter() - began
+            yield Progress(
+                run.step,
+                total,
+                _message(run, training),
+                {
+                    "loss": loss,
+                    "epoch": run.step / sampler.n_batches,
+                    "cells_per_s": n_cells / run.last_step_s,
+                    "learning_rate": training.learning_rate,
+                },
+            )
+            if seconds >= limit_s:
+                notes.append(
+                    f"Training ended after {run.step:,} steps because its {limit_s:g} seconds were over."
+                )
+                break
+    finally:
+        run.save()  # also when the job is closed: no finished step is lost
+    model.eval()
+    result = {
+        "step": run.step,
+        "epoch": run.step / sampler.n_batches,
+        "loss": run.mean_loss(),
+        "seconds": round(run.seconds, 2),
+        "device": str(where),
+        "precision": precision,
+        "stopped_early": run.step < training.epochs * sampler.n_batches,
+        "notes": notes,
+    }
+    save_model(
+        model,
+        folder,
+        **card,
+        training=_plain(training),
+        trained=result,
+        n_cells=len(sampler.rows),
+        torch=torch.__version__,
+    )
+    return result
+
+
+class _Run:
+    """Where a training is, and how it gets to disk and back."""
+
+    def __init__(self, trainer: _Trainer, sampler: Sampler, folder: Path, made_of: str, notes: list[str]):
+        self.trainer, self.sampler, self.folder, self.made_of, self.notes = (
+            trainer,
+            sampler,
+            folder,
+            made_of,
+            notes,
+        )
+        self.step = 0
+        self.seconds = 0.0
+        self.last_step_s = 1.0
+        self.history: list[list[float]] = []
+        self.losses: list[float] = []  # of the epoch under way
+        self._epoch_s = 0.0
+        self._saved_at = -1
+        self._whole = True  # False within a step: what an interrupt leaves then is not kept
+
+    def steps(self, total: int) -> Iterator[tuple[int, float]]:
+        """Do the steps that are left; cells and loss of each."""
+        saved = time.perf_counter()
+        while self.step < total:
+            epoch, first = divmod(self.step, self.sampler.n_batches)
+            for i, rows in enumerate(self.sampler.epoch(epoch)[first:], start=first):
+                start = time.perf_counter()
+                self._whole = False
+                loss = self.trainer.step(rows, (epoch, i))
+                if not np.isfinite(loss):
+                    raise InputError(
+                        f"The loss is no longer finite (step {self.step + 1:,}). Lower the learning rate, or look for "
+                        "NaN pixels in the images; the last checkpoint is kept."
+                    )
+                self.last_step_s = time.perf_counter() - start
+                self.step += 1
+                self.seconds += self.last_step_s
+                self._epoch_s += self.last_step_s
+                self.losses.append(loss)
+                self._whole = True
+                n_cells = len(next(iter(rows.values())))
+                ends = i + 1 == self.sampler.n_batches
+                if ends:
+                    self._end_epoch(epoch)
+                if ends or time.perf_counter() - saved > CHECKPOINT_EVERY_S:
+                    self.save()
+                    saved = time.perf_counter()
+                yield n_cells, loss
+                if self.step >= total:
+                    return
+
+    def _end_epoch(self, epoch: int) -> None:
+        rate = len(self.sampler.rows) / max(self._epoch_s, 1e-9)
+        mean = float(np.mean(self.losses))
+        lr = self.trainer.training.learning_rate
+        self.history.append([epoch + 1, self.step, mean, round(rate, 2), lr, round(self.seconds, 3)])
+        self.losses, self._epoch_s = [], 0.0
+
+    def mean_loss(self) -> float:
+        """Mean loss of the epoch under way, else of the last one."""
+        if self.losses:
+            return float(np.mean(self.losses))
+        return float(self.history[-1][2]) if self.history else float("nan")
+
+    def save(self) -> None:
+        """Write the checkpoint and the history, each by rename."""
+        if not self._whole or self._saved_at == self.step:
+            return
+        state = {
+            "format": 1,
+            "made_of": self.made_of,
+            "step": self.step,
+            "seconds": self.seconds,
+            "epoch_s": self._epoch_s,
+            "losses": self.losses,
+            "history": self.history,
+            "precision": self.trainer.precision,
+            "device_type": self.trainer.device.type,
+            "model": self.trainer.model.state_dict(),
+            "optimizer": self.trainer.optimizer.state_dict(),
+            "rng": _rng_state(),
+        }
+        replace_file(self.folder / CHECKPOINT, lambda tmp: torch.save(state, tmp))
+
+        def write(tmp: Path) -> None:
+            with tmp.open("w", newline="", encoding="utf-8") as f:
+                csv.writer(f).writerows([HISTORY, *self.history])
+
+        replace_file(self.folder / "history.csv", write)
+        self._saved_at = self.step
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.trainer.model.load_state_dict(state["model"])
+        self.trainer.optimizer.load_state_dict(state["optimizer"])
+        _set_rng_state(state["rng"])
+        self.step, self.seconds, self._epoch_s = state["step"], state["seconds"], state["epoch_s"]
+        self.losses, self.history = list(state["losses"]), [list(row) for row in state["history"]]
+        self._saved_at = self.step
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(
+            f"The checkpoint {path} cannot be read ({type(error).__name__}); delete it, or train without resuming."
+        ) from error
+    return state
+
+
+def _made_of(model: EmbeddingModel, cells: Cells, training: Any, card: dict[str, Any]) -> str:
+    """What a checkpoint has to agree in to be gone on from. How long to train may change."""
+    free = ("epochs", "max_steps", "max_seconds")
+    return digest(
+        {
+            "model": model.spec.name,
+            "config": _plain(model.config),
+            "training": {k: v for k, v in _plain(training).items() if k not in free},
+            "groups": digest(np.asarray(cells.groups).tolist()),
+            "data": card.get("data"),
+            "initial": card.get("initial"),
+        }
+    )
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(config).items()}
+
+
+def _message(run: _Run, training: Any) -> str:
+    epoch = min(training.epochs, run.step // run.sampler.n_batches + 1)
+    return f"Training, epoch {epoch} of {training.epochs}"
