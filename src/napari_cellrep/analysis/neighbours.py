@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -154,16 +156,22 @@ def graph(x: np.ndarray, n_neighbors: int = 15, seed: int = 0) -> tuple[sparse.c
     distances, connectivities : csr_matrix of shape (n, n), float32
         Euclidean distances; UMAP's fuzzy membership strengths, symmetric.
     """
-    from umap.umap_ import fuzzy_simplicial_set
-
     n = len(x)
     index, distance = nearest(x, n_neighbors - 1)
     rows = np.repeat(np.arange(n), n_neighbors - 1)
     distances = sparse.csr_matrix((distance.ravel(), (rows, index.ravel())), shape=(n, n))
     own = np.arange(n)[:, None]
-    connectivities = fuzzy_simplicial_set(
+    connectivities = import_umap().umap_.fuzzy_simplicial_set(
         sparse.coo_matrix((n, 1)), n_neighbors, np.random.RandomState(seed), "euclidean",
         knn_indices=np.concatenate([own, index], axis=1).astype(np.int32),
         knn_dists=np.concatenate([np.zeros_like(own, np.float32), distance], axis=1),
     )[0]  # fmt: skip
     return distances, sparse.csr_matrix(connectivities, dtype=np.float32)
+
+
+def import_umap() -> Any:
+    """Import the umap package without its remark that TensorFlow is missing, which nothing here wants."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Tensorflow not installed", category=ImportWarning)
+        import umap
+    return umap

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-from napari_cellrep.analysis.neighbours import nearest
+from napari_cellrep.analysis.neighbours import import_umap, nearest
 from napari_cellrep.specs import InputError
 
 
@@ -127,12 +127,10 @@ def umap_map(
         10 * start / max(float(np.abs(start).max()), 1e-12)
     )  # the size umap-learn starts its own layouts with
     start += np.random.default_rng(seed).normal(scale=1e-4, size=start.shape).astype(np.float32)
-    from umap import UMAP
-
     with warnings.catch_warnings():
         # True and of no concern: new cells are never placed on an old map here.
         warnings.filterwarnings("ignore", message=r"precomputed_knn\[2\]")
-        model = UMAP(
+        model = import_umap().UMAP(
             n_neighbors=n_neighbors, n_components=n_components, min_dist=min_dist, random_state=seed,
             n_jobs=1, init=start, precomputed_knn=knn, n_epochs=n_epochs or None,
         )  # fmt: skip

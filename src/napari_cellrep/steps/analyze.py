@@ -1,0 +1,696 @@
+"""Vectors → map, neighbours, score, ranking, outliers: one recipe each, written into the project's tables."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from napari_cellrep.analysis import localisation, neighbours, outliers, projection, variability
+from napari_cellrep.data import Project
+from napari_cellrep.data.cells import embedding_names, provenance
+from napari_cellrep.jobs import Job, Progress
+from napari_cellrep.specs import InputError, digest, join_words
+
+
+@dataclass(frozen=True)
+class AnalyzeResult:
+    """What a recipe gave.
+
+    Parameters
+    ----------
+    recipe, embedding : str
+    summary : str
+        A sentence or two for people.
+    written : tuple of str
+        Where it went: ``obsm["X_umap_…"]``, ``obs["score_…"]``, …
+    skipped : bool
+        True when the result on disk was up to date and nothing was computed.
+    numbers : dict
+        Numbers worth keeping, plain JSON types.
+    table : DataFrame or None
+        "variability": one row per group, most variable first.
+    """
+
+    recipe: str
+    embedding: str
+    summary: str
+    written: tuple[str, ...]
+    skipped: bool = False
+    numbers: dict[str, Any] = field(default_factory=dict)
+    table: pd.DataFrame | None = None
+
+
+@dataclass
+class Found:
+    """What a recipe computed for the cells it was given, before it is put into the tables."""
+
+    summary: str
+    obs: dict[str, np.ndarray] = field(default_factory=dict)
+    obsm: dict[str, np.ndarray] = field(default_factory=dict)
+    obsp: dict[str, sparse.csr_matrix] = field(default_factory=dict)
+    uns: dict[str, Any] = field(default_factory=dict)
+    numbers: dict[str, Any] = field(default_factory=dict)
+    table: pd.DataFrame | None = None  # rows are groups
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a recipe works on: the cells that count, in the table's order.
+
+    Parameters
+    ----------
+    embedding : str
+    x : ndarray of shape (n, d), float32
+        Their vectors, finite.
+    obs : DataFrame
+        Their rows of the cell table.
+    all_obs : DataFrame
+        Every cell's row, those left out included.
+    """
+
+    embedding: str
+    x: np.ndarray
+    obs: pd.DataFrame
+    all_obs: pd.DataFrame
+
+    def column(self, name: str) -> pd.Series:
+        """A column of the cells that count; a sentence when it is not there."""
+        if name not in self.obs:
+            known = [c for c in self.obs.columns if not c.startswith(("q_", "box_", "has_"))]
+            raise InputError(
+                f"There is no column {name!r} among the cells; columns are {join_words(known, 12)}."
+            )
+        return self.obs[name]
+
+
+# ---- recipes: the first line of each is what the command line's help says ------------------------
+
+
+def map_cells(
+    work: Work,
+    *,
+    seed: int = 0,
+    n_neighbors: int = 30,
+    min_dist: float = 0.3,
+    pca_components: int = 50,
+    scale: bool = True,
+) -> Job[Found]:
+    """Lay the cells out on a map (PCA, then UMAP) so that similar cells lie near each other."""
+    _within("n_neighbors", n_neighbors, 2, 1000)
+    _within("min_dist", min_dist, 0, 1)
+    _within("pca_components", pca_components, 2, 1000)
+    yield Progress(0, 2, f"Principal components of {len(work.x):,} cells")
+    x = projection.z_score(work.x) if scale else work.x
+    scores, explained = projection.pca(x, pca_components, seed)
+    yield Progress(1, 2, f"Map of {len(x):,} cells (the first one takes half a minute)")
+    xy = projection.umap_map(
+        scores, seed=seed, n_neighbors=n_neighbors, min_dist=min_dist, pca_components=pca_components
+    )
+    return Found(
+        summary=f"Mapped {len(x):,} cells; {scores.shape[1]} components hold {explained.sum():.0%} of the variance.",
+        obsm={f"X_pca_{work.embedding}": scores, f"X_umap_{work.embedding}": xy},
+        numbers={"explained_variance": [round(float(v), 6) for v in explained]},
+    )
+
+
+def neighbour_graph(
+    work: Work, *, n_neighbors: int = 15, label: str = "", k: int = 11, seed: int = 0, scale: bool = True
+) -> Job[Found]:
+    """Find every cell's nearest neighbours (for scanpy), and how well they predict a known label."""
+    n = len(work.x)
+    _within("n_neighbors", n_neighbors, 2, 1000)
+    _within("k", k, 1, 1000)
+    yield Progress(0, 2, f"Nearest neighbours of {n:,} cells")
+    x = projection.z_score(work.x) if scale else work.x
+    if n < 3:
+        raise InputError(f"Neighbours need at least 3 cells; there are {n}.")
+    n_neighbors = min(n_neighbors, n)
+    distances, connectivities = neighbours.graph(x, n_neighbors, seed)
+    key = f"neighbors_{work.embedding}"
+    found = Found(
+        summary=f"Found the {n_neighbors - 1} nearest neighbours of {n:,} cells.",
+        obsp={f"{key}_distances": distances, f"{key}_connectivities": connectivities},
+        uns={
+            key: {
+                "distances_key": f"{key}_distances",
+                "connectivities_key": f"{key}_connectivities",
+                "params": {
+                    "n_neighbors": n_neighbors, "method": "umap", "metric": "euclidean", "random_state": seed,
+                    "use_rep": f"X_{work.embedding}", "z_scored": scale,
+                },
+            }
+        },
+    )  # fmt: skip
+    if label:
+        yield Progress(1, 2, f"Predicting {label} from the neighbours")
+        known = _text(work.column(label))
+        has = known != ""
+        if has.sum() <= k:
+            raise InputError(
+                f"{k} neighbours cannot vote: only {int(has.sum())} cells have a value in {label!r}."
+            )
+        votes = neighbours.knn_classify(x[has], known[has], k)
+        found.numbers = {
+            "label": label, "k": k, "accuracy": votes.accuracy, "balanced_accuracy": votes.balanced_accuracy,
+            "recall": votes.recall,
+        }  # fmt: skip
+        found.summary += (
+            f" Their vote (k = {k}, leave-one-out) gets {label} right for {votes.accuracy:.1%} of the cells; "
+            f"mean over its {len(votes.recall)} values {votes.balanced_accuracy:.1%}."
+        )
+    return found
+
+
+def score(work: Work, *, a: str = "control=-1", b: str = "control=1", per: str = "auto") -> Job[Found]:
+    """Score every cell between two reference groups: negative is nearer a, positive nearer b."""
+    yield Progress(0, 1, f"Scoring {len(work.x):,} cells")
+    is_a, is_b = _members(work, a), _members(work, b)
+    if (is_a & is_b).any():
+        raise InputError(
+            f"{int((is_a & is_b).sum()):,} cells belong to both references ({a} and {b}); they must differ."
+        )
+    for name, members in ((a, is_a), (b, is_b)):
+        if members.sum() < 2:
+            raise InputError(
+                f"{int(members.sum())} usable cells have {name}; a reference needs at least 2. "
+                "Name other references with a=COLUMN=VALUE and b=COLUMN=VALUE."
+            )
+    part, by = _parts(work, per, is_a, is_b)
+    z = projection.z_score(work.x)
+    values, left_out = np.full(len(z), np.nan), []
+    for name in dict.fromkeys(part[part != ""]):
+        rows = part == name
+        try:
+            values[rows] = localisation.log_ratio_score(z[rows], is_a[rows], is_b[rows])
+        except InputError as error:
+            left_out.append(f"{name} ({error})")
+    scored = int(np.isfinite(values).sum())
+    if not scored:
+        raise InputError(
+            f"No cell could be scored: {left_out[0] if left_out else 'none has a value in ' + by}"
+        )
+    summary = f"Scored {scored:,} cells between {a} and {b}" + (
+        f", each {by} with its own references." if by else "."
+    )
+    if left_out:
+        summary += f" Not scored: {join_words(left_out, 3)}"
+    return Found(
+        summary=summary,
+        obs={f"score_{work.embedding}": values},
+        numbers={"a": a, "b": b, "per": by, "n_scored": scored, "not_scored": left_out},
+    )
+
+
+def rank_groups(
+    work: Work, *, by: str = "group", min_cells: int = 10, n_draws: int = 500, seed: int = 0
+) -> Job[Found]:
+    """Rank groups (wells, proteins) by how much their cells differ from one another."""
+    _within("min_cells", min_cells, 2, 1_000_000)
+    _within("n_draws", n_draws, 0, 100_000)
+    yield Progress(0, 2, f"Heterogeneity of every {by}")
+    everyone = _text(work.all_obs[by]) if by in work.all_obs else _text(work.column(by))
+    names = np.array(sorted({str(v) for v in everyone if v != ""}), dtype=object)
+    if not len(names):
+        raise InputError(f"No cell has a value in {by!r}, so there are no groups to rank.")
+    of = pd.Index(names).get_indexer(_text(work.column(by)))
+    features = variability.feature_spread(projection.z_score(work.x), of, len(names), min_cells=min_cells)
+    table = pd.DataFrame(index=pd.Index(names, name=by, dtype=object))
+    table["n_cells"] = features.n_cells
+    every = np.bincount(pd.Index(names).get_indexer(everyone[everyone != ""]), minlength=len(names))
+    table["n_left_out"] = every - features.n_cells
+    summary = f"Ranked {int((features.rank > 0).sum())} of {len(names)} groups ({by}) by heterogeneity"
+    column = f"score_{work.embedding}"
+    if column in work.obs and np.isfinite(work.obs[column].to_numpy(float)).any():
+        yield Progress(1, 2, f"Spread of the score in every {by}")
+        value = work.obs[column].to_numpy(float)
+        spread = variability.score_spread(value, of, len(names), min_cells=min_cells)
+        table["score_mean"], table["score_sd"] = spread.mean, spread.sd
+        if n_draws:
+            interval = variability.bootstrap_sd(value, of, len(names), n_draws=n_draws, seed=seed)
+            table["score_sd_low"], table["score_sd_high"] = interval.T
+        table["rank_score_sd"] = _ranks(spread.rank)
+        summary += " and by the SD of the score"
+    table["heterogeneity"], table["rank_heterogeneity"] = features.sd, _ranks(features.rank)
+    few = int((features.rank == 0).sum())
+    summary += f"; {few} with fewer than {min_cells} cells not ranked." if few else "."
+    if "score_sd" not in table:
+        summary += ' Run the recipe "score" first to have the spread of the score as well.'
+    return Found(
+        summary=summary, table=table, numbers={"by": by, "min_cells": min_cells, "n_groups": len(names)}
+    )
+
+
+def find_outliers(work: Work, *, k: int = 10, within: str = "group", scale: bool = True) -> Job[Found]:
+    """Measure how unusual each cell is: its mean distance to the nearest cells of its own group."""
+    _within("k", k, 1, 1000)
+    yield Progress(0, 1, f"Distances to the nearest of {len(work.x):,} cells")
+    x = projection.z_score(work.x) if scale else work.x
+    group = None
+    if within not in ("", "all"):
+        of = _text(work.column(within))
+        group = np.where(of == "", -1, np.unique(of, return_inverse=True)[1])
+    value = outliers.neighbour_distance(x, k, group)
+    n = int(np.isfinite(value).sum())
+    if not n:
+        raise InputError(
+            f"No {within} has more than three usable cells, so none can be unusual; use within=all."
+        )
+    where = "all cells" if group is None else f"the cells of their own {within}"
+    return Found(
+        summary=f"Measured how unusual {n:,} cells are among {where}.",
+        obs={f"outlier_{work.embedding}": value},
+    )
+
+
+RECIPES: dict[str, Callable[..., Job[Found]]] = {
+    "map": map_cells,
+    "neighbours": neighbour_graph,
+    "score": score,
+    "variability": rank_groups,
+    "outliers": find_outliers,
+}
+
+
+# ---- the step ------------------------------------------------------------------------------------
+
+
+def analyze(
+    project: Project, *, recipe: str, embedding: str = "", include_flagged: bool = False, **options: Any
+) -> Job[AnalyzeResult]:
+    """Run one recipe on one embedding and write what it gives into the project.
+
+    Cells without a vector, and flagged ones unless asked for, stay out and get NaN. When vectors, cells and
+    options are what they were, nothing is computed and the result says so.
+
+    Parameters
+    ----------
+    recipe : str
+        One of `RECIPES`.
+    embedding : str
+        Which one; empty: the only one there is.
+    include_flagged : bool
+        Use cells with quality flags too.
+    **options
+        Keyword arguments of the recipe.
+
+    Yields
+    ------
+    Progress
+        The job returns an `AnalyzeResult`.
+
+    Raises
+    ------
+    InputError
+        If recipe, embedding, column or option are unknown, or there are too few cells.
+    """
+    if recipe not in RECIPES:
+        raise InputError(f"There is no recipe {recipe!r}; recipes are {join_words(RECIPES, 9)}.")
+    options = check_options(recipe, options)
+    cells = project.cells
+    key = choose_embedding(cells, embedding)
+    work = _gather(cells, key, include_flagged)
+    stamp = digest(
+        {"recipe": recipe, "options": options, "inputs": _fingerprint(work, recipe, options), "version": 1}
+    )
+    name = f"{recipe}_{key}"
+    if recipe == "variability":
+        name += "" if options["by"] == "group" else f"_by_{options['by']}"
+        target = project.groups
+    else:
+        target = cells
+    old = provenance(target).get(name, {}) if target is not None else {}
+    if target is not None and old.get("digest") == stamp and _all_there(target, old["written"]):
+        yield Progress(1, 1, f"{recipe} of {key} is up to date")
+        return AnalyzeResult(
+            recipe, key, f"Up to date, nothing to do. {old['summary']}", tuple(old["written"]), True, old["numbers"],
+            ranking(project, embedding=key, by=options["by"]) if recipe == "variability" else None,
+        )  # fmt: skip
+
+    found = yield from RECIPES[recipe](work, **options)
+
+    made = {
+        "recipe": recipe, "embedding": key, "options": options, "include_flagged": include_flagged,
+        "n_cells": len(work.x), "summary": found.summary, "numbers": found.numbers, "digest": stamp,
+        "made": datetime.datetime.now().astimezone().isoformat(timespec="milliseconds"), **_versions(),
+    }  # fmt: skip
+    if found.table is not None:
+        written = _put_groups(project, found.table, key, str(options["by"]), work.all_obs, name, made)
+        table = ranking(project, embedding=key, by=str(options["by"]))
+    else:
+        written, table = _put_cells(project, found, work.obs.index, name, made), None
+    project.log(
+        "analyze", recipe=recipe, embedding=key, options=options, cells=len(work.x), summary=found.summary
+    )
+    yield Progress(1, 1, found.summary)
+    return AnalyzeResult(recipe, key, found.summary, written, False, found.numbers, table)
+
+
+def choose_embedding(cells: ad.AnnData, embedding: str = "") -> str:
+    """Key of the embedding asked for, or of the only one there is.
+
+    Raises
+    ------
+    InputError
+        If there is none, several to choose from, or no such one.
+    """
+    have = embedding_names(cells)
+    if not have:
+        raise InputError("The cells have no vectors yet: run `cellrep embed` first.")
+    if embedding and embedding not in have:
+        raise InputError(f"There is no embedding {embedding!r}; there are {join_words(have, 12)}.")
+    if not embedding and len(have) > 1:
+        raise InputError(f"There are several embeddings; say which with --embedding: {join_words(have, 12)}.")
+    return embedding or have[0]
+
+
+def check_options(recipe: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a recipe, defaults filled in, each of its default's type.
+
+    Raises
+    ------
+    InputError
+        If an option is unknown or of another type.
+    """
+    known = {
+        p.name: p.default
+        for p in inspect.signature(RECIPES[recipe]).parameters.values()
+        if p.kind is p.KEYWORD_ONLY
+    }
+    for name in options:
+        if name not in known:
+            raise InputError(
+                f"The recipe {recipe!r} has no setting {name!r}; it has {join_words(known, 12)}."
+            )
+    out = {}
+    for name, default in known.items():
+        value, kind = options.get(name, default), type(default)
+        if kind is str:
+            value = str(value)
+        elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+            raise InputError(f"{name} is {value!r}; it has to be of type {kind.__name__}.")
+        out[name] = value
+    return out
+
+
+def ranking(project: Project, *, embedding: str = "", by: str = "") -> pd.DataFrame:
+    """Groups as last ranked: metadata, ``n_cells``, ``score_mean``, ``score_sd``, ``heterogeneity``, ranks.
+
+    Parameters
+    ----------
+    embedding : str
+        Which ranking; empty: the one made last.
+    by : str
+        Column the groups came from; empty: "group" when that was ranked, else the one ranked last.
+
+    Returns
+    -------
+    DataFrame
+        One row per group, most variable first (by the SD of the score where there is one).
+
+    Raises
+    ------
+    InputError
+        If nothing was ranked yet, or not this.
+    """
+    groups = project.groups
+    made = (
+        [m for m in provenance(groups).values() if m.get("recipe") == "variability"]
+        if groups is not None
+        else []
+    )
+    made = [m for m in made if embedding in ("", m["embedding"]) and by in ("", m["options"]["by"])]
+    if groups is None or not made:
+        what = f" of {embedding}" if embedding else ""
+        raise InputError(f"There is no ranking{what} yet: run `cellrep analyze PROJECT variability` first.")
+    last = max(made, key=lambda m: (not by and m["options"]["by"] == "group", m["made"]))
+    end = f"_{last['embedding']}"
+    obs = groups.obs[groups.obs["by"].astype(str) == last["options"]["by"]]
+    known = {m["embedding"] for m in provenance(groups).values()}
+    own = [c.removesuffix(end) for c in last["columns"]]
+    columns = {f"{c}{end}": c for c in own}
+    others = {f"{c}_{e}" for c in _RANKED for e in known} | {"by"}
+    table = obs[[c for c in obs.columns if c not in others] + list(columns)].rename(columns=columns)
+    table.index = pd.Index(table.pop("name").astype(str), name=last["options"]["by"])
+    table = table.dropna(axis=1, how="all")
+    first = "score_sd" if "score_sd" in table else "heterogeneity"
+    order = table[first].where(table[f"rank_{first}"].notna())
+    return table.loc[order.sort_values(ascending=False, kind="stable", na_position="last").index]
+
+
+_RANKED = (
+    "n_cells", "n_left_out", "score_mean", "score_sd", "score_sd_low", "score_sd_high", "rank_score_sd",
+    "heterogeneity", "rank_heterogeneity",
+)  # fmt: skip
+
+
+# ---- getting and putting -------------------------------------------------------------------------
+
+
+def _gather(cells: ad.AnnData, key: str, include_flagged: bool) -> Work:
+    x = np.asarray(cells.obsm[f"X_{key}"])
+    has = np.isfinite(x).all(axis=1)
+    use = has & (cells.obs["good"].to_numpy(bool) if "good" in cells.obs and not include_flagged else True)
+    if not use.any():
+        why = (
+            "all those that have one are flagged (--include-flagged uses them)"
+            if has.any()
+            else "embed them first"
+        )
+        raise InputError(f"No cell with a vector of {key} can be used: {why}.")
+    return Work(key, np.ascontiguousarray(x[use], np.float32), cells.obs[use], cells.obs)
+
+
+def _fingerprint(work: Work, recipe: str, options: Mapping[str, Any]) -> str:
+    """Hash of everything a recipe looks at: vectors, which cells, and the columns it reads."""
+    seen = {
+        "map": [],
+        "neighbours": [options.get("label")],
+        "score": [
+            *(str(options.get(n)).partition("=")[0].strip() for n in "ab"),
+            options.get("per"),
+            "compound",
+        ],
+        "variability": [options.get("by"), f"score_{work.embedding}", "field", *_users_columns(work.all_obs)],
+        "outliers": [options.get("within")],
+    }[recipe]
+    h = hashlib.sha256(work.x.tobytes())
+    for part in (
+        work.obs.index.to_series(),
+        *(work.all_obs[c] for c in dict.fromkeys(seen) if c in work.all_obs),
+    ):
+        h.update(str(part.name).encode() + pd.util.hash_pandas_object(part, index=False).to_numpy().tobytes())
+    return h.hexdigest()
+
+
+def _put_cells(
+    project: Project, found: Found, index: pd.Index, name: str, made: dict[str, Any]
+) -> tuple[str, ...]:
+    """Put results into the cell table as it is now on disk: others may have added columns meanwhile."""
+    project.reload()
+    cells = project.cells
+    at = cells.obs.index.get_indexer(index)  # cells that are gone meanwhile: −1
+    here = at >= 0
+    written = []
+    for key, values in found.obs.items():
+        full = np.full(cells.n_obs, np.nan)
+        full[at[here]] = values[here]
+        cells.obs[key] = full
+        written.append(f"obs/{key}")
+    for key, values in found.obsm.items():
+        full = np.full((cells.n_obs, values.shape[1]), np.nan, np.float32)
+        full[at[here]] = values[here]
+        cells.obsm[key] = full
+        written.append(f"obsm/{key}")
+    for key, matrix in found.obsp.items():
+        # A selection matrix moves rows and columns of the cells that counted to their places in the table.
+        place = sparse.csr_matrix(
+            (np.ones(here.sum(), np.float32), (at[here], np.flatnonzero(here))),
+            shape=(cells.n_obs, len(index)),
+        )
+        cells.obsp[key] = sparse.csr_matrix(place @ matrix @ place.T)
+        written.append(f"obsp/{key}")
+    for key, value in found.uns.items():
+        cells.uns[key] = value
+        written.append(f"uns/{key}")
+    _note(cells, name, {**made, "written": written})
+    try:
+        project.write_cells(cells)
+    except BaseException:
+        project.reload()  # what is in memory was never written
+        raise
+    return tuple(written)
+
+
+def _put_groups(
+    project: Project,
+    table: pd.DataFrame,
+    key: str,
+    by: str,
+    obs: pd.DataFrame,
+    name: str,
+    made: dict[str, Any],
+) -> tuple[str, ...]:
+    """Put a ranking into the group table: its rows (index: name, or ``<by>=<name>``), its columns with the embedding's name."""
+    new = pd.concat(
+        [_shared_metadata(obs, by, table.index), table.rename(columns=lambda c: f"{c}_{key}")], axis=1
+    )
+    columns = [f"{c}_{key}" for c in table.columns]
+    new.insert(0, "by", by)
+    new.insert(1, "name", table.index.to_numpy(object))
+    new.index = pd.Index(
+        [n if by == "group" else f"{by}={n}" for n in table.index], name="group_id", dtype=object
+    )
+    old = project.groups
+    rows = {i: dict(row) for i, row in zip(new.index, new.to_dict("records"), strict=True)}
+    for i, row in zip(old.obs.index, old.obs.to_dict("records"), strict=True) if old is not None else ():
+        if str(row["by"]) != by:
+            rows[str(i)] = row  # another grouping
+        elif str(i) in rows:
+            rows[str(i)] = {
+                **row,
+                **rows[str(i)],
+            }  # other embeddings' columns; a group that is gone stays out
+    names = dict.fromkeys(c for row in rows.values() for c in row)
+    whole = pd.DataFrame({c: _typed(str(c), [row.get(c) for row in rows.values()]) for c in names})
+    whole.index = pd.Index(list(rows), name="group_id", dtype=object)
+    groups = ad.AnnData(obs=whole, uns=dict(old.uns) if old is not None else {})
+    written = [f"obs/{c}" for c in columns]
+    _note(groups, name, {**made, "written": written, "columns": columns})
+    project.write_groups(groups)
+    return tuple(written)
+
+
+def _typed(column: str, values: list[Any]) -> Any:
+    """A column of the group table: whole numbers, numbers or categories; every kind may have gaps."""
+    empty = [v is None or pd.isna(v) for v in values]
+    if column.startswith(("n_cells_", "n_left_out_", "rank_")):
+        return pd.array([None if e else int(v) for v, e in zip(values, empty, strict=True)], dtype="Int64")
+    kept = [v for v, e in zip(values, empty, strict=True) if not e]
+    if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in kept):
+        whole = not any(empty) and all(isinstance(v, int) for v in kept)
+        return np.array(
+            [np.nan if e else v for v, e in zip(values, empty, strict=True)], int if whole else float
+        )
+    return pd.Categorical([None if e else str(v) for v, e in zip(values, empty, strict=True)])
+
+
+def _users_columns(obs: pd.DataFrame) -> list[str]:
+    """Columns of the cell table that the user brought (compound, dose, …), not measured or computed here."""
+    own = {"label", "y_px", "x_px", "area_px", "mask_hash", "flags", "good", "field", "group"}
+    skip = ("q_", "box_", "has_", "score_", "outlier_")
+    return [c for c in obs.columns if c not in own and not c.startswith(skip)]
+
+
+def _shared_metadata(obs: pd.DataFrame, by: str, names: pd.Index) -> pd.DataFrame:
+    """Columns of the user's with one value in every group, such as a well's compound and its dose."""
+    out = pd.DataFrame(index=names)
+    groups = obs.groupby(_text(obs[by]), observed=True)
+    for column in _users_columns(obs):
+        if column != by and (groups[column].nunique() <= 1).all() and obs[column].notna().any():
+            out[column] = groups[column].first().reindex(names)
+    out["n_fields"] = groups["field"].nunique().reindex(names)
+    return out
+
+
+def _note(table: ad.AnnData, name: str, made: dict[str, Any]) -> None:
+    """Write down how a key was made, as JSON, beside what is there."""
+    table.uns["cellrep"] = {**dict(table.uns.get("cellrep", {})), name: json.dumps(made, default=str)}
+
+
+def _all_there(table: ad.AnnData, written: list[str]) -> bool:
+    return all(key in getattr(table, place) for place, key in (w.split("/", 1) for w in written))
+
+
+def _versions() -> dict[str, Any]:
+    from importlib.metadata import version
+
+    from napari_cellrep import __version__
+
+    libraries = ("numpy", "scipy", "scikit-learn", "umap-learn")
+    return {"versions": {"napari-cellrep": __version__, **{p: version(p) for p in libraries}}}
+
+
+# ---- reading what users write --------------------------------------------------------------------
+
+
+def _members(work: Work, text: str) -> np.ndarray:
+    """Which cells "column=value" means; numbers are compared as numbers ("1" is 1.0)."""
+    name, equals, value = text.partition("=")
+    name, value = name.strip(), value.strip()
+    if not equals or not name:
+        raise InputError(f"A reference is written COLUMN=VALUE, for example control=-1; got {text!r}.")
+    column = work.column(name)
+    known = np.array([v.casefold() for v in _text(column)], dtype=object)
+    found = known == _plain(value).casefold()
+    with contextlib.suppress(ValueError):
+        found |= known == _plain(float(value))
+    if not found.any():
+        have = sorted({v for v in _text(column) if v != ""})
+        raise InputError(
+            f"No usable cell has {text}; the values of {name} are {join_words(have, 12) or 'empty'}."
+        )
+    return np.asarray(found)
+
+
+def _parts(work: Work, per: str, is_a: np.ndarray, is_b: np.ndarray) -> tuple[np.ndarray, str]:
+    """Which part every cell is scored in ("" = none), and the column that decides ("" = one part)."""
+    whole = np.full(len(work.obs), "all cells", dtype=object)
+    if per in ("", "none"):
+        return whole, ""
+    if per != "auto":
+        return _text(work.column(per)), per
+    if "compound" not in work.obs:
+        return whole, ""
+    part = _text(work.obs["compound"])
+    # Plates often have one common control; then no compound has both references of its own.
+    own = set(part[is_a]) & set(part[is_b]) - {""}
+    return (part, "compound") if own else (whole, "")
+
+
+def _text(column: pd.Series) -> np.ndarray:
+    """Values as text that compares well: 1, 1.0 and "1" are the same; missing is ""."""
+    missing = column.isna().to_numpy()
+    return np.array(
+        ["" if m else _plain(v) for v, m in zip(column.tolist(), missing, strict=True)], dtype=object
+    )
+
+
+def _plain(value: Any) -> str:
+    if (isinstance(value, str) and not _is_plain_number(value)) or isinstance(value, bool):
+        return str(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return str(int(number)) if number.is_integer() else repr(number)
+
+
+def _is_plain_number(text: str) -> bool:
+    """Whether text is a number people write in a table ("1", "-1.0"), not a name that happens to parse ("1e5", "007")."""
+    body = text.strip().lstrip("+-").replace(".", "", 1)
+    return body.isdigit() and not (
+        len(body) > 1 and text.strip().lstrip("+-").startswith("0") and "." not in text
+    )
+
+
+def _ranks(rank: np.ndarray) -> pd.arrays.IntegerArray:
+    """Ranks as whole numbers, empty for groups that are not ranked."""
+    return pd.arrays.IntegerArray(rank.astype(np.int64), rank == 0)
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise InputError(f"{name} is {value}; it has to lie between {low} and {high:,}.")
