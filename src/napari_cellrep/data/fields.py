@@ -9,6 +9,7 @@ import unicodedata
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -120,25 +121,42 @@ def with_groups(fields: Iterable[Field], by: Sequence[str] = ()) -> list[Field]:
 
 
 def _has_value(value: Any) -> bool:
-    return value is not None and value == value and value != ""
+    return value is not None and value is not pd.NA and value == value and value != ""
 
 
 def write_fields(path: Path, fields: Sequence[Field]) -> None:
-    """Write the field list as parquet, by rename."""
-    rows = []
-    for f in fields:
-        own = {
-            "field": f.id, "group": f.group, "planes": json.dumps([dataclasses.astuple(p) for p in f.planes]),
-            "height_px": f.height_px, "width_px": f.width_px, "dtype": f.dtype, "um_per_px": float(f.um_per_px),
-            "stack": f.stack, "problem": f.problem,
-        }  # fmt: skip
-        rows.append({**own, **f.metadata})
-    table = pd.DataFrame(rows, columns=None if rows else list(OWN_COLUMNS))
-    for column in table.columns.difference(list(OWN_COLUMNS)):
-        if table[column].dtype == object:  # parquet wants one type a column
-            table[column] = table[column].map(lambda v: str(v) if _has_value(v) else None)
+    """Write the field list as parquet, by rename. Metadata stay numbers, truth values or text, with gaps."""
+    table = pd.DataFrame({
+        "field": [f.id for f in fields],
+        "group": [f.group for f in fields],
+        "planes": [json.dumps([dataclasses.astuple(p) for p in f.planes]) for f in fields],
+        "height_px": np.array([f.height_px for f in fields], np.int64),
+        "width_px": np.array([f.width_px for f in fields], np.int64),
+        "dtype": [f.dtype for f in fields],
+        "um_per_px": np.array([f.um_per_px for f in fields], np.float64),
+        "stack": [f.stack for f in fields],
+        "problem": [f.problem for f in fields],
+    })  # fmt: skip
+    for column in dict.fromkeys(key for f in fields for key in f.metadata):
+        if column in OWN_COLUMNS:
+            raise InputError(f"A field cannot have metadata called {column!r}; rename that column.")
+        table[str(column)] = _one_type([f.metadata.get(column) for f in fields])
     with replacing(path) as tmp:
         table.to_parquet(tmp, index=False)
+
+
+def _one_type(values: Sequence[Any]) -> pd.Series:
+    """A column of one type, as parquet wants it; whole numbers stay whole beside gaps."""
+    present = [v for v in values if _has_value(v)]
+    values = [v if _has_value(v) else None for v in values]
+    if present and all(isinstance(v, bool | np.bool_) for v in present):
+        return pd.Series(values, dtype="boolean")
+    numbers = present and all(isinstance(v, Real) and not isinstance(v, bool | np.bool_) for v in present)
+    if numbers and all(isinstance(v, Integral) and -(2**63) <= int(v) < 2**63 for v in present):
+        return pd.Series(values, dtype="Int64")
+    if numbers:
+        return pd.Series([np.nan if v is None else float(v) for v in values], dtype="float64")
+    return pd.Series([None if v is None else str(v) for v in values], dtype=object)
 
 
 def read_fields(path: Path) -> list[Field]:
@@ -149,15 +167,15 @@ def read_fields(path: Path) -> list[Field]:
         raise InputError(f"{path} is not there: the project has lost its list of fields.") from None
     except Exception as error:
         raise InputError(f"{path} cannot be read ({error}).") from error
-    metadata = table[[c for c in table.columns if c not in OWN_COLUMNS]]
+    columns = [c for c in table.columns if c not in OWN_COLUMNS]
     fields = []
-    for row, meta in zip(table.to_dict("records"), metadata.to_dict("records"), strict=True):
+    for row in table.to_dict("records"):
         fields.append(
             Field(
                 id=row["field"], planes=tuple(Plane(*p) for p in json.loads(row["planes"])),
                 height_px=int(row["height_px"]), width_px=int(row["width_px"]), dtype=row["dtype"],
                 um_per_px=float(row["um_per_px"]), group=row["group"], stack=row["stack"], problem=row["problem"],
-                metadata={str(k): v for k, v in meta.items() if _has_value(v)},
+                metadata={str(c): row[c] for c in columns if _has_value(row[c])},
             )
         )  # fmt: skip
     return fields

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,11 @@ class Plane:
     path: str
     channel: int = 0
     z: str = ""
+
+    def files(self, root: Path) -> list[Path]:
+        """The file or files it is read from; `root` is the project folder."""
+        real = root.resolve()  # ".." of a linked project is where the project really is
+        return [Path(os.path.normpath(real / line)) for line in self.path.split("\n")]
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ def read_planes(planes: Sequence[Plane], root: Path, *, stack: str = "channel") 
     decoded: dict[str, np.ndarray] = {}
     out = []
     for plane in planes:
-        paths = [root / line for line in plane.path.split("\n")]
+        paths = plane.files(root)
         path = paths[0]
         for line, one in zip(plane.path.split("\n"), paths, strict=True):
             if line not in decoded:

@@ -8,6 +8,7 @@ import datetime
 import json
 import os
 import platform
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,11 @@ class Project:
             If the file is gone or broken, or its size is not what it was when imported.
         """
         field = self.field(field_id)
+        if len(field.planes) != len(self.channels):
+            raise InputError(
+                f"Field {field_id}: {field.problem or 'its channels are not those of the project.'} "
+                "Mend that and import the field again."
+            )
         image = field.read(self.root)
         if field.height_px and image.shape[1:] != (field.height_px, field.width_px):
             raise InputError(
@@ -404,7 +410,13 @@ def read_table(path: Path) -> ad.AnnData:
 
 def write_table(path: Path, table: ad.AnnData) -> None:
     """Write AnnData as zarr v3, by rename. Rows per chunk are many, so that files are few."""
-    with replacing(path) as tmp, ad.settings.override(zarr_write_format=3):
+    with (
+        replacing(path) as tmp,
+        ad.settings.override(zarr_write_format=3, auto_shard_zarr_v3=False),
+        warnings.catch_warnings(),
+    ):
+        # anndata consolidates the metadata of every folder it writes; readers without that feature do not need it.
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
         table.write_zarr(tmp, chunks=None)
 
 

@@ -58,7 +58,7 @@ def import_fields(
 
     Nothing is on disk until every file was looked at. A field that cannot be used is kept with a sentence in
     `Field.problem`; what else was odd (rows without a field, files the pattern does not fit, …) is in the
-    ``problems`` of the project's "import" history line.
+    ``notes`` of the project's "import" history line.
 
     Parameters
     ----------
@@ -207,7 +207,9 @@ def import_arrays(
             raise InputError(f"Image {name!r} holds {image.dtype} values; integers or floats are wanted.")
         if image.dtype == bool or image.dtype.itemsize == 8:  # OME-TIFF knows no bool and no 64-bit integers
             image = image.astype(np.uint8 if image.dtype == bool else np.float32)
-        image = image.astype(np.float32) if image.dtype == np.float16 else image
+        image = image.astype(
+            np.float32 if image.dtype == np.float16 else image.dtype.newbyteorder("="), copy=False
+        )
         field_id = safe_id(name)
         arrays[field_id] = image
         meta = dict((metadata or {}).get(name, {}))
@@ -233,7 +235,7 @@ def import_arrays(
                 )
 
     project = create_project(path, with_groups(fields, group_by), channels, group_by, fill=write_images)
-    project.log("import", arrays=list(arrays), n_fields=len(fields), problems=[])
+    project.log("import", arrays=list(arrays), n_fields=len(fields), problems=[], notes=[])
     return project
 
 
@@ -266,11 +268,11 @@ class _Options:
 class _Found:
     fields: list[Field]
     channels: tuple[Channel, ...]
-    problems: list[str]
+    notes: list[str]
 
     def report(self) -> dict[str, Any]:
         bad = [f"{f.id}: {f.problem}" for f in self.fields if f.problem]
-        return {"n_fields": len(self.fields), "n_unusable": len(bad), "problems": bad + self.problems}
+        return {"n_fields": len(self.fields), "n_unusable": len(bad), "problems": bad, "notes": self.notes}
 
 
 @dataclass
@@ -334,10 +336,11 @@ def _collect(
         more = f" (and {len(fields) - 1} more fields with problems)" if len(fields) > 1 else ""
         raise InputError(f"None of the fields can be used: {fields[0].problem.rstrip('.')}{more}.")
 
-    fields, more_problems = _unique_ids(fields, [d.folder for d in drafts])
+    files_of = [[p for some in d.files.values() for p in some] for d in drafts]
+    fields, files_of, more_problems = _unique_ids(fields, [d.folder for d in drafts], files_of)
     problems += more_problems
     if options.metadata:
-        fields, more_problems = _join_table(fields, Path(options.metadata).expanduser(), options.on)
+        fields, more_problems = _join_table(fields, files_of, Path(options.metadata), options.on)
         problems += more_problems
     yield Progress(len(wanted), len(wanted), f"{len(fields)} fields")
     return _Found(fields, channels, problems)
@@ -417,7 +420,7 @@ def _read_pattern(pattern: str) -> re.Pattern[str] | None:
                 name = part[1:-1]
                 well = r"[A-Za-z]{1,2}[-_ ]?\d{1,3}"
                 text += (
-                    f"(?P={name})" if name in seen else f"(?P<{name}>{well if name == 'well' else '[^/]+?'})"
+                    f"(?P={name})" if name in seen else f"(?P<{name}>{well if name == 'well' else '[^/]+'})"
                 )
                 seen.add(name)
             else:
@@ -625,14 +628,14 @@ def _make_field(
     root: Path,
     by_file: bool,
 ) -> Field:
-    """A field of a draft; what cannot be done becomes its problem."""
+    """A field of a draft, or one with a problem, and then without planes: no step shall read half of it."""
     info: ImageInfo | None
     try:
         planes, info = _plan(draft, infos, order, channels, options, root, by_file)
         problem = draft.problem
     except InputError as error:
         files = [p for some in draft.files.values() for p in some]
-        planes = tuple(Plane(_where(p, root)) for p in files)
+        planes = ()
         info = next((i for p in files if isinstance(i := infos[p], ImageInfo)), None)
         problem = draft.problem = draft.problem or str(error)
     return Field(
@@ -763,31 +766,34 @@ def _where(path: Path, root: Path) -> str:
     return path.as_posix()
 
 
-def _unique_ids(fields: Sequence[Field], folders: Sequence[Path]) -> tuple[list[Field], list[str]]:
+def _unique_ids(
+    fields: Sequence[Field], folders: Sequence[Path], files: Sequence[list[Path]]
+) -> tuple[list[Field], list[list[Path]], list[str]]:
     """Make ids differ by putting folder names in front; what cannot be told apart is left out and reported.
 
     Ids that differ only in case count as one: their label files would be one file on Windows and macOS.
     """
     ids = [f.id for f in fields]
-    for depth in range(max((len(p.parts) for p in folders), default=0)):
-        count = Counter(i.casefold() for i in ids)
-        if max(count.values(), default=0) < 2:
-            break
-        for k, folder in enumerate(folders):
-            if count[ids[k].casefold()] > 1 and depth < len(folder.parts) - 1:
-                ids[k] = safe_id(f"{folder.parts[-1 - depth]}_{ids[k]}")
-    out, problems = [], []
-    seen: dict[str, str] = {}
-    for name, field in zip(ids, fields, strict=True):
+    for depth in range(max((len(p.parts) for p in folders), default=0) - 1):
+        alike: dict[str, list[int]] = {}
+        for k, name in enumerate(ids):
+            alike.setdefault(name.casefold(), []).append(k)
+        for some in alike.values():
+            if len({folders[k] for k in some}) > 1:
+                for k in some:
+                    ids[k] = safe_id("_".join([*folders[k].parts[1:][-1 - depth :][:1], ids[k]]))
+    seen: dict[str, Path] = {}
+    out, out_files, problems = [], [], []
+    for name, field, mine in zip(ids, fields, files, strict=True):
         if name.casefold() in seen:
             problems.append(
-                f"{Path(field.planes[0].path).name} and {Path(seen[name.casefold()]).name} would both be field {name}; "
-                "the first was left out."
+                f"{mine[0].name} and {seen[name.casefold()].name} would both be field {name}; the first was left out."
             )
             continue
-        seen[name.casefold()] = field.planes[0].path
+        seen[name.casefold()] = mine[0]
         out.append(dataclasses.replace(field, id=name))
-    return out, problems
+        out_files.append(mine)
+    return out, out_files, problems
 
 
 # ---- the lab's table -------------------------------------------------------------------------------
@@ -865,10 +871,12 @@ def read_metadata(path: Path | str) -> pd.DataFrame:
     return table
 
 
-def _join_table(fields: Sequence[Field], path: Path, on: str) -> tuple[list[Field], list[str]]:
+def _join_table(
+    fields: Sequence[Field], files: Sequence[list[Path]], path: Path, on: str
+) -> tuple[list[Field], list[str]]:
     """Add a table's columns to the fields; rows and fields that stay alone are reported."""
     table = read_metadata(path)
-    columns = _join_columns(table, fields, on, path.name)
+    columns = _join_columns(table, fields, files, on, path.name)
     problems: list[str] = []
     rows: dict[tuple[str, ...], dict[str, Any]] = {}
     several = []
@@ -885,8 +893,8 @@ def _join_table(fields: Sequence[Field], path: Path, on: str) -> tuple[list[Fiel
             f"{path.name} has different rows for {_some(several, '+'.join(columns))}; the first was used."
         )
     used, out, alone = set(), [], []
-    for field in fields:
-        key = next((k for k in _field_keys(field, columns) if k in rows), ())
+    for field, mine in zip(fields, files, strict=True):
+        key = next((k for k in _field_keys(field, mine, columns) if k in rows), ())
         if key in rows:
             used.add(key)
             field = dataclasses.replace(field, metadata={**rows[key], **field.metadata})
@@ -901,7 +909,10 @@ def _join_table(fields: Sequence[Field], path: Path, on: str) -> tuple[list[Fiel
     return out, problems
 
 
-def _join_columns(table: pd.DataFrame, fields: Sequence[Field], on: str, name: str) -> tuple[str, ...]:
+def _join_columns(
+    table: pd.DataFrame, fields: Sequence[Field], files: Sequence[list[Path]], on: str, name: str
+) -> tuple[str, ...]:
+    """The columns a table is joined by: the user's, else the first that both sides have."""
     if on:
         columns = tuple(c.strip() for c in re.split(r"[+,]", on) if c.strip())
         for column in columns:
@@ -914,7 +925,9 @@ def _join_columns(table: pd.DataFrame, fields: Sequence[Field], on: str, name: s
         return columns
     ways = (("plate", "well", "site"), ("plate", "well"), ("well", "site"), ("well",), ("file",), ("field",))
     for way in ways:
-        if all(c in table.columns for c in way) and any(_field_keys(f, way) for f in fields):
+        if all(c in table.columns for c in way) and any(
+            _field_keys(f, p, way) for f, p in zip(fields, files, strict=True)
+        ):
             return way
     raise InputError(
         f"{name} cannot be joined to the fields: it needs a column well (and the file names or the pattern a well), "
@@ -922,13 +935,11 @@ def _join_columns(table: pd.DataFrame, fields: Sequence[Field], on: str, name: s
     )
 
 
-def _field_keys(field: Field, columns: Sequence[str]) -> list[tuple[str, ...]]:
+def _field_keys(field: Field, files: Sequence[Path], columns: Sequence[str]) -> list[tuple[str, ...]]:
     """The keys under which a field may be found: more than one where several files make it up."""
+    options = {""}
     if "file" in columns:
-        names = {Path(p).name for plane in field.planes for p in plane.path.split("\n")}
-        options = {_key("file", n) for n in names} | {_key("file", _stem(Path(n))) for n in names}
-    else:
-        options = {""}
+        options = {_key("file", p.name) for p in files} | {_key("file", _stem(p)) for p in files}
     keys = []
     for file in sorted(options):
         values = [

@@ -155,11 +155,17 @@ def image_stamp(project: Project, field: Field) -> list[list[Any]]:
     """What tells that a field's files are the same as before: path, channel, z, size and time of change."""
     stamp = []
     for plane in field.planes:
-        path = project.root / plane.path
-        stat = path.stat() if path.exists() else None
-        stamp.append(
-            [plane.path, plane.channel, plane.z, stat.st_size if stat else 0, stat.st_mtime_ns if stat else 0]
-        )
+        for path in plane.files(project.root):
+            stat = path.stat() if path.exists() else None
+            stamp.append(
+                [
+                    plane.path,
+                    plane.channel,
+                    plane.z,
+                    stat.st_size if stat else 0,
+                    stat.st_mtime_ns if stat else 0,
+                ]
+            )
     return stamp
 
 
