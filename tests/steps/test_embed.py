@@ -1,0 +1,142 @@
+import numpy as np
+import pytest
+
+from napari_cellrep.data.crops import find_cells
+from napari_cellrep.jobs import Shard, drain
+from napari_cellrep.models import create_model, save_model
+from napari_cellrep.specs import InputError
+from napari_cellrep.steps.crop import crop
+from napari_cellrep.steps.embed import embed
+
+TINY = {"width": 0.125}
+
+
+@pytest.fixture
+def tiny(small):
+    """The project, with a narrow (and so quick) Paired Cell Inpainting network called "tiny"."""
+    save_model(create_model("paired_cell_inpainting", **TINY), small.root / "models" / "tiny")
+    return small
+
+
+def test_measurements_and_network_become_columns_of_the_table(tiny):
+    result = drain(embed(tiny, model="measurements"))
+    assert result.n_cells == tiny.cells.n_obs
+    assert not result.notes or "random" not in result.notes[0]
+    drain(embed(tiny, model="tiny", layers=("all",)))
+    cells = tiny.cells
+    assert {"X_measurements", "X_tiny", "X_tiny.conv1_1", "X_tiny.conv5_1"} <= set(cells.obsm)
+    for key in ("measurements", "tiny"):
+        x = cells.obsm[f"X_{key}"]
+        assert x.dtype == np.float32
+        assert np.isfinite(x).all()
+        assert x.std(axis=0).max() > 0
+        assert cells.obs[f"has_{key}"].all()
+    assert tiny.embedding_info("tiny")["channels"] == ["FKHR-GFP", "DNA"]
+
+
+def test_a_row_is_its_own_cell(tiny):
+    """Each vector is what the network gives for that very cell cut by hand from its field."""
+    import torch
+
+    drain(embed(tiny, model="tiny", precision="fp32"))
+    from napari_cellrep.models import load_model
+
+    net = load_model(tiny.root / "models" / "tiny")
+    image = tiny.read_image("A12")
+    labels = tiny.read_labels("A12")
+    boxes = find_cells(labels)
+    for label, (y, x) in list(zip(boxes.label, boxes.centroid.astype(int), strict=True))[:5]:
+        padded = np.pad(image, ((0, 0), (32, 32), (32, 32)))
+        window = padded[None, :, y : y + 64, x : x + 64].astype(np.float32)
+        with torch.inference_mode():
+            expected = net.embed(net.preprocess(torch.from_numpy(window)))[0].numpy()
+        row = tiny.cells.obs.index.get_loc(f"A12:{label}")
+        np.testing.assert_allclose(tiny.cells.obsm["X_tiny"][row], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_up_to_date_rows_are_skipped_and_only_changed_cells_are_embedded_again(tiny):
+    drain(embed(tiny, model="tiny"))
+    assert drain(embed(tiny, model="tiny")).n_cells == 0
+    labels = tiny.read_labels("A01")
+    first = int(labels[labels > 0].min())
+    ys, xs = np.nonzero(labels == first)
+    labels[ys[0], xs[0]] = 0
+    tiny.write_labels("A01", labels, {"edited": True})
+    drain(crop(tiny, fields=["A01"]))
+    row = tiny.cells.obs.index.get_loc(f"A01:{first}")
+    assert np.isnan(tiny.cells.obsm["X_tiny"][row]).all()
+    assert not tiny.cells.obs["has_tiny"].iloc[row]
+    assert tiny.cells.obs["has_tiny"].sum() == tiny.cells.n_obs - 1
+    assert drain(embed(tiny, model="tiny")).n_cells == 1
+    assert tiny.cells.obs["has_tiny"].all()
+
+
+def test_other_weights_replace_the_rows(tiny):
+    drain(embed(tiny, model="tiny"))
+    before = tiny.cells.obsm["X_tiny"].copy()
+    save_model(create_model("paired_cell_inpainting", **TINY), tiny.root / "models" / "tiny")
+    result = drain(embed(tiny, model="tiny"))
+    assert result.n_cells == tiny.cells.n_obs
+    assert not np.allclose(before, tiny.cells.obsm["X_tiny"])
+
+
+def test_a_stopped_embedding_goes_on_where_it_was(tiny):
+    job = embed(tiny, model="tiny")
+    for progress in job:
+        if progress.done:
+            break
+    job.close()
+    done = progress.done
+    assert 0 < done < tiny.cells.n_obs
+    assert drain(embed(tiny, model="tiny")).n_cells == tiny.cells.n_obs - done
+
+
+def test_shards_write_their_own_fields_and_a_last_call_merges(tiny):
+    for i in range(2):
+        drain(embed(tiny, model="tiny", shard=Shard(i, 2)))
+    assert "X_tiny" not in tiny.cells.obsm
+    assert drain(embed(tiny, model="tiny")).n_cells == 0
+    tiny.reload()
+    assert tiny.cells.obs["has_tiny"].all()
+
+
+def test_random_weights_are_said_and_depend_on_the_seed_only(tiny):
+    def run(key, seed):
+        result = drain(embed(tiny, model="paired_cell_inpainting", key=key, layers=("conv1_1",), seed=seed, fields=["A01"]))
+        assert "random weights" in result.notes[0]
+        return tiny.cells.obsm[f"X_{key}"][(tiny.cells.obs["field"] == "A01").to_numpy()]
+
+    first = run("one", 0)
+    np.testing.assert_allclose(run("two", 0), first, rtol=1e-4)
+    assert not np.allclose(run("three", 1), first)
+
+
+def test_a_field_that_went_away_is_told_and_the_others_go_on(tiny):
+    path = tiny.root / tiny.field("A06").planes[0].path
+    path.unlink()
+    result = drain(embed(tiny, model="tiny"))
+    assert list(result.problems) == ["A06"]
+    has = tiny.cells.obs["has_tiny"]
+    assert not has[tiny.cells.obs["field"] == "A06"].any()
+    assert has[tiny.cells.obs["field"] != "A06"].all()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({"model": "no-such-model"}, "neither a file nor a model"),
+        ({"model": "tiny", "layers": ("conv9",)}, "layers are conv4_1"),
+        ({"model": "tiny", "channels": ("DNA",)}, "wants 2 channels"),
+        ({"model": "tiny", "channels": ("DNA", "er")}, "there is no er among"),
+        ({"model": "tiny", "device": "cuda:7"}, "cuda"),
+        ({"model": "tiny", "key": "a/b"}, "no slash"),
+    ],
+)
+def test_wrong_words_get_sentences(tiny, kwargs, match):
+    with pytest.raises(InputError, match=match):
+        drain(embed(tiny, **kwargs))
+
+
+def test_channels_can_be_swapped_by_name(tiny):
+    drain(embed(tiny, model="tiny", key="swapped", channels=("DNA", "FKHR-GFP"), fields=["A01"]))
+    assert tiny.embedding_info("swapped")["channels"] == ["DNA", "FKHR-GFP"]

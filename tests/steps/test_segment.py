@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+import tifffile
+
+from napari_cellrep.jobs import Shard, drain
+from napari_cellrep.specs import InputError
+from napari_cellrep.steps.segment import preview, segment
+
+
+def test_nuclei_of_real_wells_are_found_and_written(small):
+    for field in small.fields:
+        labels = small.read_labels(field.id)
+        assert labels.shape == (256, 256)
+        assert 10 < small.label_info(field.id)["n_cells"] < 80
+        assert labels.dtype == np.uint16
+
+
+def test_what_is_up_to_date_is_skipped_and_new_settings_are_not(small):
+    first = drain(segment(small))
+    assert (first.done, first.skipped) == (0, 4)
+    again = drain(segment(small, config={"smoothing_px": 2.5}, fields=["A01"]))
+    assert (again.done, again.skipped) == (1, 0)
+    assert small.label_info("A01")["settings"]["smoothing_px"] == 2.5
+
+
+def test_a_changed_image_is_segmented_again(small):
+    path = small.root / small.field("A06").planes[0].path
+    image = tifffile.imread(path)
+    tifffile.imwrite(path, image[:, ::-1].copy(), metadata={"axes": "CYX"}, ome=True)
+    result = drain(segment(small))
+    assert (result.done, result.skipped) == (1, 3)
+
+
+def test_labels_edited_by_hand_are_left_alone_unless_told(small):
+    edited = np.zeros((256, 256), np.uint16)
+    edited[10:30, 10:30] = 1
+    small.write_labels("A01", edited, {"edited": True})
+    drain(segment(small, config={"smoothing_px": 2.5}))
+    assert small.label_info("A01")["n_cells"] == 1
+    drain(segment(small, config={"smoothing_px": 2.5}, overwrite=True))
+    assert small.label_info("A01")["n_cells"] > 1
+
+
+def test_one_bad_field_does_not_stop_the_others_and_can_be_run_alone(small):
+    black, gone = (small.root / small.field(f).planes[0].path for f in ("A01", "A12"))
+    good = tifffile.imread(black)
+    tifffile.imwrite(black, np.zeros_like(good), metadata={"axes": "CYX"}, ome=True)
+    whole = gone.read_bytes()
+    gone.write_bytes(whole[:2000])
+    result = drain(segment(small, overwrite=True))
+    assert set(result.problems) == {"A01", "A12"}
+    assert "blank" in result.problems["A01"]
+    assert result.done == 3  # the blank field has labels: none
+    assert {f.id: bool(f.problem) for f in small.fields} == {"A01": True, "A06": False, "A12": True, "E12": False}
+
+    gone.write_bytes(whole)
+    result = drain(segment(small, fields=["A12"]))
+    assert not result.problems
+    assert not small.field("A12").problem
+    assert small.field("A01").problem
+
+
+def test_a_field_without_cells_is_told(small):
+    path = small.root / small.field("A01").planes[0].path
+    rng = np.random.default_rng(0)
+    tifffile.imwrite(path, rng.integers(8, 12, (2, 256, 256), np.uint8), metadata={"axes": "CYX"}, ome=True)
+    result = drain(segment(small, fields=["A01"]))
+    assert "no cell" in result.problems["A01"]
+
+
+def test_when_nothing_works_the_first_reason_is_told(small):
+    for field in small.fields:
+        (small.root / field.planes[0].path).unlink()
+    with pytest.raises(InputError, match="None of the 4 fields"):
+        drain(segment(small, overwrite=True))
+    assert small.has_labels("A01")  # what was computed before stays
+
+
+def test_unknown_words_are_answered_with_known_ones(small):
+    for kwargs, match in [
+        ({"segmenter": "magic"}, "nuclei"),
+        ({"config": {"sped": 1}}, "settings are"),
+        ({"fields": ["Z99"]}, "no field"),
+    ]:
+        with pytest.raises(InputError, match=match):
+            drain(segment(small, **kwargs))
+
+
+def test_stopping_keeps_the_fields_that_are_done(small):
+    job = segment(small, config={"smoothing_px": 2.5})
+    next(job)
+    next(job)
+    job.close()
+    done = [f.id for f in small.fields if small.label_info(f.id)["settings"]["smoothing_px"] == 2.5]
+    assert len(done) == 1
+
+
+def test_shards_do_their_own_fields(small):
+    results = [drain(segment(small, overwrite=True, shard=Shard(i, 2))) for i in range(2)]
+    assert sum(r.done for r in results) == 4
+
+
+def test_a_preview_writes_nothing(small):
+    before = small.labels_path("A01").stat().st_mtime_ns
+    labels = drain(preview(small, field="A01", config={"smoothing_px": 3.0}))
+    assert labels.max() > 5
+    assert small.labels_path("A01").stat().st_mtime_ns == before

@@ -1,0 +1,93 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from napari_cellrep.jobs import drain
+from napari_cellrep.models import load_model
+from napari_cellrep.specs import CropSpec, InputError
+from napari_cellrep.steps.train import ProjectCells, train
+
+TINY = {"width": 0.125}
+SHORT = {"batch_size": 16, "epochs": 2, "seed": 3}
+
+
+def test_training_on_real_cells_leaves_a_model_with_its_card_and_history(small):
+    seen = []
+    folder = drain(train(small, name="mine", config=TINY, training=SHORT), seen.append)
+    assert folder == small.root / "models" / "mine"
+    card = json.loads((folder / "model.json").read_text())
+    assert card["model"] == "paired_cell_inpainting"
+    assert card["channels"] == ["FKHR-GFP", "DNA"]
+    assert card["n_cells"] == int(small.cells.obs["good"].sum())
+    rows = list(csv.DictReader((folder / "history.csv").open()))
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    assert all("loss" in p.metrics for p in seen if p.done)
+    assert load_model(folder).config.width == TINY["width"]
+
+
+def test_stopped_and_resumed_training_ends_where_an_uninterrupted_one_does(small):
+    import torch
+
+    whole = load_model(drain(train(small, name="whole", config=TINY, training=SHORT, precision="fp32")))
+    job = train(small, name="parts", config=TINY, training=SHORT, precision="fp32")
+    for progress in job:
+        if progress.total and progress.done > progress.total // 2:
+            break
+    job.close()
+    parts = load_model(drain(train(small, name="parts", config=TINY, training=SHORT, precision="fp32")))
+    for (name, a), (_, b) in zip(whole.state_dict().items(), parts.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_crops_for_training_are_those_of_embedding(small):
+    cells = ProjectCells(small, CropSpec(), (0, 1))
+    rows = np.array([len(cells) - 1, 0, 5, 0])
+    crops = cells.crops(rows)
+    assert crops.shape == (4, 2, 64, 64)
+    np.testing.assert_array_equal(crops[1], crops[3])
+    row = cells._obs.iloc[5]
+    image = np.pad(small.read_image(str(row["field"])), ((0, 0), (32, 32), (32, 32)))
+    y, x = int(row["y_px"]), int(row["x_px"])
+    np.testing.assert_array_equal(crops[2], image[:, y : y + 64, x : x + 64])
+    assert len(set(cells.groups)) == 4
+
+
+def test_a_small_memory_only_costs_reading_again(small):
+    few = ProjectCells(small, CropSpec(), (0, 1), memory_bytes=1)
+    many = ProjectCells(small, CropSpec(), (0, 1))
+    rows = np.arange(0, len(many), 7)
+    np.testing.assert_array_equal(few.crops(rows), many.crops(rows))
+    assert len(few._images) == 1
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({"model": "measurements"}, "not trained"),
+        ({"model": "no-such"}, "paired_cell_inpainting"),
+        ({"training": {"epochs": 0}}, "between"),
+        ({"config": {"widht": 1}}, "settings are"),
+        ({"channels": ("er", "DNA")}, "there is no er"),
+    ],
+)
+def test_wrong_words_get_sentences(small, kwargs, match):
+    with pytest.raises(InputError, match=match):
+        drain(train(small, **kwargs))
+
+
+def test_groups_of_one_cell_make_no_pair_and_the_user_is_told(small):
+    cells = small.cells
+    cells.obs["group"] = [f"g{i}" for i in range(cells.n_obs)]
+    small.write_cells(cells)
+    with pytest.raises(InputError, match="pair"):
+        drain(train(small, config=TINY, training=SHORT))
+
+
+def test_all_cells_flagged_is_said(small):
+    cells = small.cells
+    cells.obs["good"] = False
+    small.write_cells(cells)
+    with pytest.raises(InputError, match="flagged"):
+        drain(train(small, config=TINY, training=SHORT))
