@@ -1,0 +1,198 @@
+"""The command line as a person types it: exit codes, sentences, files."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+
+from napari_cellrep.cli import BAD_INPUT, OK, main
+from napari_cellrep.data import open_project
+from napari_cellrep.steps.sample import SAMPLE
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Two real corners with their table."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for well in ("A01", "A12"):
+        image = tifffile.imread(SAMPLE / "wells" / f"{well}.ome.tif")[:, :256, :256]
+        tifffile.imwrite(
+            folder / f"{well}.tif", np.ascontiguousarray(image), metadata={"axes": "CYX"}, ome=True
+        )
+    return folder
+
+
+def new(tmp_path, images, *more):
+    return main(
+        ["new", str(tmp_path / "p.cellrep"), str(images), "--channels", "FKHR-GFP:protein,DNA:nucleus",
+         "--pattern", "{well}.tif", "--metadata", str(SAMPLE / "plate.csv"), "--group-by", "well", *more]
+    )  # fmt: skip
+
+
+def test_from_images_to_a_table_for_other_programs(tmp_path, images, capsys):
+    project = str(tmp_path / "p.cellrep")
+    assert new(tmp_path, images) == OK
+    assert "2 fields" in capsys.readouterr().out
+    assert main(["segment", project, "--smoothing-px", "1.5"]) == OK
+    assert "cells are good" in capsys.readouterr().out
+    assert main(["embed", project, "--model", "measurements"]) == OK
+    assert (
+        main(["train", project, "--name", "mine", "--width", "0.125", "--batch-size", "16", "--epochs", "1"])
+        == OK
+    )
+    assert "cellrep embed" in capsys.readouterr().out
+    assert main(["embed", project, "--model", "mine", "--layers", "all"]) == OK
+    assert main(["analyze", project, "score", "--embedding", "mine"]) == OK
+    assert main(["analyze", project, "variability", "--embedding", "mine"]) == OK
+    for name in ("cells.h5ad", "cells.csv", "cells.parquet"):
+        assert main(["export", project, str(tmp_path / name)]) == OK
+    assert main(["export", project, str(tmp_path / "ranking.csv"), "--format", "ranking"]) == OK
+    table = pd.read_csv(tmp_path / "ranking.csv")
+    assert {"well", "compound", "dose_rank", "n_cells", "score_mean", "score_sd", "heterogeneity"} <= set(
+        table
+    )
+    capsys.readouterr()
+    assert main(["info", project]) == OK
+    told = capsys.readouterr().out
+    assert "mine: " in told
+    assert "FKHR-GFP (protein) and DNA (nucleus)" in told
+    assert "segmenter nuclei" in told
+    assert main(["info", str(tmp_path / "p.cellrep" / "models" / "mine")]) == OK
+    assert "paired_cell_inpainting" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        *(
+            [c]
+            for c in (
+                "demo",
+                "new",
+                "segment",
+                "train",
+                "embed",
+                "analyze",
+                "export",
+                "info",
+                "models",
+                "view",
+            )
+        ),
+    ],
+)
+def test_help_everywhere(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--help"])
+    assert stop.value.code == 0
+    assert "usage: cellrep" in capsys.readouterr().out
+
+
+def test_help_tells_settings_with_their_defaults(capsys):
+    for command, words in [
+        ("train", ("--epochs", "--learning-rate")),
+        ("segment", ("--smoothing-px",)),
+        ("analyze", ("variability",)),
+    ]:
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        told = capsys.readouterr().out
+        assert all(w in told for w in words), command
+
+
+def test_models_are_listed_with_licence(capsys):
+    assert main(["models"]) == OK
+    told = capsys.readouterr().out
+    assert "paired_cell_inpainting" in told
+    assert "GPL-2.0" in told
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["segment", "nowhere.cellrep"], "is not there"),
+        (["embed", "{project}"], "cellrep segment"),
+        (["segment", "{project}", "--smoothing-px", "-1"], "has to lie between"),
+        (["segment", "{project}", "--fields", "Z99"], "no field 'Z99'"),
+        (["analyze", "{project}", "magic"], "variability"),
+        (["export", "{project}", "out.xyz"], "no ending we know"),
+        (["new", "{project}", "{images}"], "exists already"),
+        (["new", "q.cellrep", "{images}/gone.tif"], "gone.tif"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_code_2(argv, words, tmp_path, images, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert new(tmp_path, images) == OK
+    capsys.readouterr()
+    argv = [a.format(project=tmp_path / "p.cellrep", images=images) for a in argv]
+    assert main(argv) == BAD_INPUT
+    told = capsys.readouterr().err
+    assert words in told
+    assert "Traceback" not in told
+    assert len(told.strip().splitlines()) == 1
+    assert main([*argv, "--debug"]) == BAD_INPUT
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_wrong_options_are_code_2_too(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["segment"])
+    assert stop.value.code == BAD_INPUT
+
+
+def test_a_disk_that_fills_is_said_and_what_was_there_stays(tmp_path, images, capsys, monkeypatch):
+    """A real full file system where we may mount one; else the system's own error, raised where it would be."""
+    import errno
+
+    assert new(tmp_path, images) == OK
+    assert main(["segment", str(tmp_path / "p.cellrep")]) == OK
+    before = open_project(tmp_path / "p.cellrep").read_labels("A01")
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tifffile, "imwrite", full)
+    assert main(["segment", str(tmp_path / "p.cellrep"), "--overwrite"]) == BAD_INPUT
+    assert "disk is full" in capsys.readouterr().err
+    np.testing.assert_array_equal(open_project(tmp_path / "p.cellrep").read_labels("A01"), before)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Ctrl-C is sent another way on Windows")
+def test_ctrl_c_ends_with_130_and_keeps_what_is_done(tmp_path, images):
+    assert new(tmp_path, images) == OK
+    project = tmp_path / "p.cellrep"
+    assert main(["segment", str(project)]) == OK
+    command = [
+        sys.executable,
+        "-m",
+        "napari_cellrep",
+        "train",
+        str(project),
+        "--epochs",
+        "500",
+        "--batch-size",
+        "8",
+        "--width",
+        "0.125",
+    ]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    folder = project / "models" / "paired_cell_inpainting"
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoint.pt").exists() and time.monotonic() < deadline and running.poll() is None:
+        time.sleep(0.2)
+    running.send_signal(signal.SIGINT)
+    _, told = running.communicate(timeout=60)
+    assert running.returncode == 130, told
+    assert "What was finished is kept" in told
+    assert "Traceback" not in told
+    assert (folder / "checkpoint.pt").exists()
