@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -213,10 +211,7 @@ class Embedder:
         if self.precision == "auto":
             self._decide(crops)
         start = time.perf_counter()
-        if self.model.on_device:
-            self._run_batches(crops, out)
-        else:
-            self._run_threads(crops, out)
+        self._run_batches(crops, out)
         self._seconds += time.perf_counter() - start
         self.n_embedded += len(crops)
         self._flag(out)
@@ -300,19 +295,6 @@ class Embedder:
             f"The memory of {self.device} did not suffice for {before} cells at once; {self.batch_size} are used instead."
         )
 
-    def _run_threads(self, crops: np.ndarray, out: dict[str, np.ndarray]) -> None:
-        """A model in numpy: contiguous parts on a few threads."""
-        n_threads = min(os.cpu_count() or 1, max(1, len(crops) // 16))
-        parts = np.array_split(np.arange(len(crops)), n_threads)
-
-        def work(rows: np.ndarray) -> None:
-            found = self.model.embed_layers(self.model.preprocess(to_tensor(crops[rows])), self.layers)
-            for layer, vectors in found.items():
-                out[layer][rows] = vectors.numpy()
-
-        with ThreadPoolExecutor(n_threads) as pool:
-            list(pool.map(work, parts))
-
     def _flag(self, out: dict[str, np.ndarray]) -> None:
         bad = np.zeros(len(next(iter(out.values()))), bool)
         for vectors in out.values():
@@ -321,8 +303,8 @@ class Embedder:
             for vectors in out.values():
                 vectors[bad] = np.nan
             self.notes.append(
-                f"{bad.sum():,} of {len(bad):,} cells have no finite vector (NaN or infinite pixels in the image, or "
-                "weights that overflow); their rows are NaN."
+                f"{bad.sum():,} of {len(bad):,} cells have no finite vector (NaN or infinite pixels, an empty mask, "
+                "or weights that overflow); their rows are NaN."
             )
 
 
@@ -332,7 +314,9 @@ def vectors_agree(a: np.ndarray, b: np.ndarray) -> bool:
     Vectors are centred first, so that what all cells share does not count: median cosine at least 0.99 and, from 8
     cells on, at least 90 % of the three nearest neighbours kept.
     """
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+    whole = np.isfinite(a).all(axis=1)  # what NaN pixels do says nothing about the precision
+    a, b = a[whole], b[whole]
+    if not len(a) or not np.isfinite(b).all():
         return False
     if len(a) < 3:
         return bool(np.allclose(a, b, rtol=0.05, atol=0.05 * np.abs(a).max()))

@@ -1,0 +1,64 @@
+"""Real cells for the models' tests: nuclei of four bundled BBBC013 wells, found by a plain threshold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+
+import napari_cellrep
+from napari_cellrep.data.crops import cut_crops, find_cells
+from napari_cellrep.specs import CropSpec
+
+WELLS = ("A01", "A05", "A12", "E07")
+
+
+class ArrayCells:
+    """The training loop's protocol over an array: crops (n, 2, 64, 64) uint8, group = well."""
+
+    def __init__(self, array: np.ndarray, groups: np.ndarray):
+        self.array, self.groups = array, groups
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def crops(self, rows: np.ndarray) -> np.ndarray:
+        return self.array[rows]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Small networks are fastest, and repeat exactly, on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def masked_cells() -> ArrayCells:
+    """Crops with the cell's mask as the last plane: (n, 3, 64, 64) uint8, 24 cells per well."""
+    folder = Path(napari_cellrep.__file__).parent / "sample" / "wells"
+    crops, groups = [], []
+    for i, well in enumerate(WELLS):
+        image = tifffile.imread(folder / f"{well}.ome.tif")
+        dna = ndimage.gaussian_filter(image[1].astype(float), 2)
+        labels, _ = ndimage.label(dna > threshold_otsu(dna))
+        cells = find_cells(labels)
+        whole = (cells.area_px > 60) & (cells.box.min(axis=1) > 0) & (cells.box.max(axis=1) < 640)
+        keep = np.flatnonzero(whole)[:24]
+        cells = type(cells)(*(getattr(cells, k)[keep] for k in ("label", "area_px", "centroid", "box")))
+        crops.append(cut_crops(image, labels, cells, CropSpec(mask_plane=True)))
+        groups.append(np.full(len(keep), i))
+    return ArrayCells(np.concatenate(crops), np.concatenate(groups))
+
+
+@pytest.fixture(scope="session")
+def cells(masked_cells: ArrayCells) -> ArrayCells:
+    """The same cells without the mask: (n, 2, 64, 64) uint8, protein then nucleus."""
+    return ArrayCells(masked_cells.array[:, :2], masked_cells.groups)

@@ -1,0 +1,175 @@
+"""What every model promises, tried on every model there is."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from napari_cellrep import registry
+from napari_cellrep.models import EmbeddingModel, can, create_model, list_models, load_model, save_model
+from napari_cellrep.models._engine import Embedder
+from napari_cellrep.specs import InputError, make_config
+
+
+@pytest.fixture(params=list_models())
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def model(name: str) -> EmbeddingModel:
+    torch.manual_seed(0)
+    module = registry.load("models", name)
+    return module.Model(module.TINY).eval()
+
+
+@pytest.fixture
+def crops(model: EmbeddingModel, masked_cells) -> np.ndarray:
+    """Twelve real cells with as many channels as the model wants, its mask plane included."""
+    real = masked_cells.array[::8][:12]
+    planes = [real[:, i % 2] for i in range(len(model.roles))] + [real[:, 2]] * model.crop.mask_plane
+    return np.stack(planes, axis=1)
+
+
+def embed(model: EmbeddingModel, crops: np.ndarray, layer: str | None = None) -> np.ndarray:
+    with torch.inference_mode():
+        return model.embed(model.preprocess(torch.from_numpy(crops)), layer).numpy()
+
+
+def test_the_file_names_the_model_and_describes_it(name):
+    module = registry.load("models", name)
+    spec = module.SPEC
+    assert spec.name == name
+    assert module.Model.spec is spec
+    assert spec.title
+    assert spec.when
+    assert spec.layers
+    assert (module.__doc__ or "").strip()
+    assert spec.trains == can(module.Model, "train") == hasattr(module, "Training")
+    assert make_config(module.Config) == module.Config()  # every setting has a default within its bounds
+    for weights in spec.weights:
+        make_config(module.Config, weights.config)
+        assert weights.licence
+
+
+def test_descriptions_are_plain_json(name):
+    described = registry.describe("models")[name]
+    assert json.loads(json.dumps(described)) == described
+    assert described["spec"]["roles"]
+
+
+def test_every_layer_gives_finite_float32_vectors(model, crops):
+    assert model.layers
+    assert model.crop.channels == model.roles
+    for layer in model.layers:
+        vectors = embed(model, crops, layer)
+        assert vectors.shape == (len(crops), model.dim(layer))
+        assert vectors.dtype == np.float32
+        assert np.isfinite(vectors).all()
+        assert vectors.std(axis=0).max() > 0  # different cells, different vectors
+    np.testing.assert_array_equal(embed(model, crops), embed(model, crops, model.layers[0]))
+
+
+def test_several_layers_in_one_pass_equal_each_by_itself(model, crops):
+    with torch.inference_mode():
+        together = model.embed_layers(model.preprocess(torch.from_numpy(crops)), model.layers)
+    for layer in model.layers:
+        np.testing.assert_allclose(together[layer].numpy(), embed(model, crops, layer), rtol=1e-5, atol=1e-6)
+
+
+def test_the_same_crops_give_the_same_vectors(model, crops):
+    np.testing.assert_array_equal(embed(model, crops), embed(model, crops))
+
+
+def test_a_cell_does_not_depend_on_its_batch_mates(model, crops):
+    whole = Embedder(model, model.layers, "cpu", "fp32").run(crops)
+    order = np.array([7, 0, 3])
+    few = Embedder(model, model.layers, "cpu", "fp32", batch_size=2).run(crops[order])
+    for layer in model.layers:
+        np.testing.assert_allclose(few[layer], whole[layer][order], rtol=1e-5, atol=1e-5)
+
+
+def test_constant_channels_are_finite(model, crops):
+    for value in (0, 7, 255):
+        flat = crops.copy()
+        flat[:, : len(model.roles)] = value
+        one = crops.copy()
+        one[:, 0] = value
+        assert np.isfinite(embed(model, flat)).all()
+        assert np.isfinite(embed(model, one)).all()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", ">u2", "int32"])
+def test_preprocess_takes_every_pixel_type(model, crops, dtype):
+    images = crops.astype(dtype)
+    if dtype == "uint16":
+        images[:, : len(model.roles)] *= 200
+    if dtype == "float32":
+        images[:, : len(model.roles)] /= 255
+    found = Embedder(model, device="cpu", precision="fp32").run(images)
+    assert np.isfinite(found[model.layers[0]]).all()
+    if not dtype.startswith(">"):
+        x = model.preprocess(torch.from_numpy(images))
+        assert x.dtype == torch.float32
+        assert torch.isfinite(x).all()
+
+
+def test_another_number_of_channels_is_refused_in_words(model, crops):
+    more = np.concatenate([crops, crops[:, :1]], axis=1)
+    with pytest.raises(InputError, match=f"wants {model.n_planes} channels"):
+        model.preprocess(torch.from_numpy(more))
+    with pytest.raises(InputError, match="shape"):
+        model.preprocess(torch.from_numpy(crops[0]))
+
+
+def test_an_unknown_layer_is_refused_with_the_known(model, crops):
+    with pytest.raises(InputError, match=model.layers[0]):
+        embed(model, crops, "no_such_layer")
+    with pytest.raises(InputError, match="no_such_layer"):
+        model.dim("no_such_layer")
+
+
+def test_saved_and_loaded_it_is_the_same(model, crops, tmp_path):
+    model.card = {"scores": {"knn": 0.5}}
+    save_model(model, tmp_path / "m", seed=3)
+    again = load_model(tmp_path / "m")
+    assert again.config == model.config
+    assert again.roles == model.roles
+    assert again.crop == model.crop
+    assert again.card["seed"] == 3
+    assert again.card["scores"] == {"knn": 0.5}
+    for layer in model.layers:
+        np.testing.assert_array_equal(embed(again, crops, layer), embed(model, crops, layer))
+
+
+def test_weights_that_are_not_numbers_are_refused(model, tmp_path):
+    floats = [p for p in model.state_dict().values() if p.is_floating_point()]
+    if not floats:
+        pytest.skip("has no weights")
+    floats[0].view(-1)[0] = float("nan")
+    save_model(model, tmp_path / "m")
+    with pytest.raises(InputError, match="NaN"):
+        load_model(tmp_path / "m")
+
+
+def test_unknown_settings_are_refused(name):
+    with pytest.raises(InputError, match="no_such_setting"):
+        create_model(name, no_such_setting=1)
+
+
+def test_losses_come_from_a_batch(name, model, crops):
+    if not can(model, "train"):
+        with pytest.raises(InputError, match="not trained"):
+            model({})
+        return
+    training = registry.load("models", name).Training()
+    x = model.preprocess(torch.from_numpy(crops))
+    batch = model.augment(dict.fromkeys(model.batch, x), training, torch.Generator().manual_seed(0))
+    losses = model(batch)
+    assert losses["loss"].ndim == 0
+    assert torch.isfinite(losses["loss"])
+    losses["loss"].backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
