@@ -229,7 +229,8 @@ def rank_groups(
     table["n_cells"] = features.n_cells
     every = np.bincount(pd.Index(names).get_indexer(everyone[everyone != ""]), minlength=len(names))
     table["n_left_out"] = every - features.n_cells
-    summary = f"Ranked {int((features.rank > 0).sum())} of {len(names)} groups ({by}) by heterogeneity"
+    of_what = "" if by == "group" else f" ({by})"
+    summary = f"Ranked {int((features.rank > 0).sum())} of {len(names)} groups{of_what} by heterogeneity"
     column = f"score_{work.embedding}"
     if column in work.obs and np.isfinite(work.obs[column].to_numpy(float)).any():
         yield Progress(1, 2, f"Spread of the score in every {by}")
@@ -342,7 +343,7 @@ def analyze(
     made = {
         "recipe": recipe, "embedding": key, "options": options, "include_flagged": include_flagged,
         "n_cells": len(work.x), "summary": found.summary, "numbers": found.numbers, "digest": stamp,
-        "made": datetime.datetime.now().astimezone().isoformat(timespec="milliseconds"), **_versions(),
+        "made": datetime.datetime.now().astimezone().isoformat(timespec="milliseconds"), "versions": library_versions(),
     }  # fmt: skip
     if found.table is not None:
         written = _put_groups(project, found.table, key, str(options["by"]), work.all_obs, name, made)
@@ -614,13 +615,14 @@ def _all_there(table: ad.AnnData, written: list[str]) -> bool:
     return all(key in getattr(table, place) for place, key in (w.split("/", 1) for w in written))
 
 
-def _versions() -> dict[str, Any]:
+def library_versions() -> dict[str, str]:
+    """Versions of this package and of what its numbers depend on."""
     from importlib.metadata import version
 
     from napari_cellrep import __version__
 
     libraries = ("numpy", "scipy", "scikit-learn", "umap-learn")
-    return {"versions": {"napari-cellrep": __version__, **{p: version(p) for p in libraries}}}
+    return {"napari-cellrep": __version__, **{p: version(p) for p in libraries}}
 
 
 # ---- reading what users write --------------------------------------------------------------------
