@@ -1,0 +1,337 @@
+"""The Explore dock: the map, its tools, and the selection line; later views stand beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from napari.utils.theme import get_theme
+from qtpy.QtCore import QSize, Qt
+from qtpy.QtGui import QColor, QIcon, QKeySequence, QPainter, QPen, QPixmap, QPolygonF, QShortcut
+from qtpy.QtWidgets import (
+    QButtonGroup,
+    QCheckBox,
+    QComboBox,
+    QHBoxLayout,
+    QInputDialog,
+    QLabel,
+    QPushButton,
+    QSizePolicy,
+    QSplitter,
+    QStackedWidget,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_cellrep.gui._image import canvas_of
+from napari_cellrep.gui._state import session_of
+from napari_cellrep.gui.views.map import TOOLS, MapView
+from napari_cellrep.specs import InputError
+
+TOOL_TIPS = {
+    "lasso": "Lasso: draw around cells to select them.\nShift adds, Alt subtracts, both together intersect.",
+    "rectangle": "Rectangle: drag over cells to select them.\nShift adds, Alt subtracts, both together intersect.",
+    "pan": "Move the map (also: drag with the right or middle button; the wheel zooms; Home shows everything).",
+}
+
+
+class ExploreWidget(QWidget):
+    """Where the cells are looked at: the map, what colours it, and how many are selected.
+
+    Parameters
+    ----------
+    napari_viewer : napari.viewer.Viewer
+    """
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__()
+        self.viewer = napari_viewer
+        self.session = session = session_of(napari_viewer)
+        self.canvas = canvas = canvas_of(napari_viewer)
+        self.setObjectName("cellrep-explore")
+
+        self.map = MapView(session, canvas.ask_picture)
+        self.map.clicked.connect(canvas.click)
+        self.map.framed.connect(self._on_framed)
+        self.map.menu_requested.connect(lambda row, at: self.canvas.open_menu(row, at))
+
+        self.embedding = QComboBox()
+        self.embedding.setToolTip(
+            "Embedding: a list of numbers that describes how a cell looks.\n"
+            "Cells that look alike get similar numbers and lie near each other on the map."
+        )
+        self.embedding.currentIndexChanged.connect(self._on_embedding_chosen)
+        self.colour = QComboBox()
+        self.colour.setToolTip("What the colour of a point says")
+        self.colour.currentIndexChanged.connect(self._on_colour_chosen)
+        for combo in (self.embedding, self.colour):
+            combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+            combo.setMinimumContentsLength(12)
+
+        self.tools: dict[str, QToolButton] = {}
+        group = QButtonGroup(self)
+        for name in TOOLS:
+            button = QToolButton()
+            button.setCheckable(True)
+            button.setIconSize(QSize(18, 18))
+            button.setToolTip(TOOL_TIPS[name])
+            button.setAccessibleName(name)
+            button.clicked.connect(lambda _=False, name=name: self.map.set_tool(name))
+            group.addButton(button)
+            self.tools[name] = button
+
+        self.count = QLabel()
+        # A label that grew with its text would shift the whole dock while the selection changes.
+        self.count.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.count.setMinimumWidth(
+            self.count.fontMetrics().horizontalAdvance("1,234,567 of 1,234,567 cells") + 8
+        )
+        self.count.setAccessibleName("Selected cells")
+        self.flagged = QCheckBox("flagged")
+        self.flagged.setToolTip(
+            "Show cells that carry a quality flag too: at the image's edge, debris, saturated, out of focus, …"
+        )
+        self.flagged.toggled.connect(self._on_flagged_toggled)
+        self.undo = _button("↶", "Undo the last change of the selection (Ctrl+Z)", self._on_undo)
+        self.redo = _button("↷", "Redo (Ctrl+Shift+Z)", self._on_redo)
+        self.invert = _button("Invert", "Select the cells that are not selected", session.invert)
+        self.clear = _button("Clear", "Select nothing (Escape)", session.clear)
+        self.save = _button("Save set…", "Keep the selected cells under a name", self._on_save)
+
+        bar = QHBoxLayout()
+        bar.setContentsMargins(6, 2, 6, 2)
+        bar.setSpacing(4)
+        for item in (QLabel("Map"), self.embedding, QLabel("colour"), self.colour, *self.tools.values()):
+            bar.addWidget(item)
+        bar.addSpacing(8)
+        bar.addWidget(self.count, 1)
+        for item in (self.flagged, self.undo, self.redo, self.invert, self.clear, self.save):
+            bar.addWidget(item)
+
+        self.nothing = QLabel()
+        self.nothing.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.nothing.setWordWrap(True)
+        self.map_it = QPushButton()
+        self.map_it.clicked.connect(self._on_map_it)
+        empty = QWidget()
+        column = QVBoxLayout(empty)
+        column.addStretch()
+        column.addWidget(self.nothing)
+        column.addWidget(self.map_it, 0, Qt.AlignmentFlag.AlignHCenter)
+        column.addStretch()
+        self.stack = QStackedWidget()
+        self.stack.addWidget(self.map)
+        self.stack.addWidget(empty)
+        self.views = QSplitter(
+            Qt.Orientation.Horizontal
+        )  # the gallery, the table and the tree go beside the map
+        self.views.addWidget(self.stack)
+
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        layout.addLayout(bar)
+        layout.addWidget(self.views, 1)
+        self.setMinimumHeight(180)
+
+        # These act only while the pointer's focus is in this dock: napari has its own meanings on its canvas.
+        for keys, slot in (
+            (QKeySequence.StandardKey.Undo, self._on_undo),
+            ("Ctrl+Shift+Z", self._on_redo),
+            ("Escape", self._on_escape),
+        ):
+            shortcut = QShortcut(QKeySequence(keys), self)
+            shortcut.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+            shortcut.activated.connect(slot)
+
+        self._signals = (
+            (session.project_changed, self._on_table_changed),
+            (session.cells_changed, self._on_table_changed),
+            (session.embedding_changed, self._on_table_changed),
+            (session.colour_changed, self._on_colour_changed),
+            (session.selection_changed, self._on_selection_changed),
+            (session.visible_changed, self._on_visible_changed),
+        )
+        for signal, slot in self._signals:
+            signal.connect(slot)
+        napari_viewer.events.theme.connect(self._on_theme_changed)
+        self.destroyed.connect(_disconnected(self._signals, self.map._signals))
+        self.map.tool_changed.connect(lambda name: self.tools[name].setChecked(True))
+        self.map.set_tool("lasso")
+        self._on_theme_changed()
+        self._on_table_changed()
+        self._on_visible_changed()
+
+    # ---- what the session says -------------------------------------------------------------------
+
+    def _on_table_changed(self) -> None:
+        session = self.session
+        _fill(self.embedding, session.embeddings, session.embedding, session.map_name)
+        self._on_colour_changed()
+        has_map = session.map_coordinates() is not None
+        self.stack.setCurrentIndex(0 if has_map else 1)
+        self.map_it.setVisible(bool(session.embeddings) and not has_map)
+        if session.project is None:
+            words = "No project is open. Open the sample or your images in the CellRep panel."
+        elif session.cells is None or not session.n_cells:
+            words = "There are no cells yet. Segment the fields in the CellRep panel."
+        elif not session.embeddings:
+            words = (
+                f"{session.n_cells:,} cells, no embedding yet. Embed them in the CellRep panel to get a map."
+            )
+        else:
+            words = "There is no map of this embedding yet."
+            self.map_it.setText(f"Map {session.n_cells:,} cells")
+            self.map_it.setEnabled(True)
+        self.nothing.setText(words)
+        self._on_selection_changed()
+
+    def _on_colour_changed(self) -> None:
+        _fill(self.colour, self.session.colour_choices, self.session.colour_by)
+
+    def _on_visible_changed(self) -> None:
+        self.flagged.blockSignals(True)
+        self.flagged.setChecked(not self.session.hide_flagged)
+        self.flagged.blockSignals(False)
+        self._on_selection_changed()
+
+    def _on_selection_changed(self) -> None:
+        session = self.session
+        self.count.setText(f"{session.n_selected:,} of {session.n_visible:,} cells")
+        hidden = session.n_cells - session.n_visible
+        self.count.setToolTip(f"{hidden:,} flagged cells are hidden" if hidden else "All cells are shown")
+        any_selected = session.n_selected > 0
+        self.undo.setEnabled(session.can_undo)
+        self.redo.setEnabled(session.can_redo)
+        self.clear.setEnabled(any_selected)
+        self.save.setEnabled(any_selected)
+        self.invert.setEnabled(session.n_visible > 0)
+
+    def _on_theme_changed(self, event: Any = None) -> None:
+        theme = get_theme(self.viewer.theme)
+        text = theme.text.as_rgb_tuple()[:3]
+        self.map.set_theme(theme.background.as_rgb_tuple()[:3], text)
+        for name, button in self.tools.items():
+            button.setIcon(_tool_icon(name, QColor(*text)))
+
+    # ---- what the user does ----------------------------------------------------------------------
+
+    def _on_embedding_chosen(self, index: int) -> None:
+        if index >= 0:
+            self.session.embedding = self.embedding.itemData(index)
+
+    def _on_colour_chosen(self, index: int) -> None:
+        if index >= 0:
+            self.session.colour_by = self.colour.itemData(index)
+
+    def _on_flagged_toggled(self, show: bool) -> None:
+        self.session.hide_flagged = not show
+
+    def _on_undo(self) -> None:
+        self.session.undo()
+
+    def _on_redo(self) -> None:
+        self.session.redo()
+
+    def _on_escape(self) -> None:
+        if self.canvas.source_id:
+            self.canvas.source_id = ""
+        else:
+            self.session.clear()
+
+    def _on_framed(self, row: int) -> None:
+        self.canvas.go_to(row, frame=True)
+
+    def _on_save(self) -> None:
+        name, ok = QInputDialog.getText(self, "Save set", "Name of the set:")
+        if ok:
+            try:
+                self.session.save_set(name, how={"made": "by hand", "embedding": self.session.embedding})
+            except InputError as error:
+                self.viewer.status = str(error)
+
+    def _on_map_it(self) -> None:
+        from napari_cellrep.gui._runner import runner_of
+
+        session = self.session
+        self.map_it.setEnabled(False)
+        handle = runner_of(self.viewer).submit(
+            "analyze.analyze",
+            session.project.root,
+            job_title=f"Mapping {session.n_cells:,} cells",
+            recipe="map",
+            embedding=session.embedding,
+        )
+        handle.finished.connect(lambda _: session.reload())
+        handle.failed.connect(self._on_map_failed)
+        handle.stopped.connect(lambda: self.map_it.setEnabled(True))
+
+    def _on_map_failed(self, sentence: str) -> None:
+        self.nothing.setText(sentence)
+        self.map_it.setEnabled(True)
+
+
+def _disconnected(*groups: Any) -> Any:
+    """A slot that disconnects signals without holding the widget they belong to."""
+
+    def disconnect(*_: Any) -> None:
+        for group in groups:
+            for signal, slot in group:
+                signal.disconnect(slot, missing_ok=True)
+
+    return disconnect
+
+
+def _fill(combo: QComboBox, names: list[str], chosen: str, map_name: str = "") -> None:
+    combo.blockSignals(True)
+    combo.clear()
+    for name in names:
+        shown = name.replace("_", " ") + (f" · {map_name}" if map_name and name == chosen else "")
+        combo.addItem(shown, name)
+    combo.setCurrentIndex(names.index(chosen) if chosen in names else -1)
+    combo.setEnabled(bool(names))
+    combo.blockSignals(False)
+
+
+def _button(text: str, tip: str, slot: Any) -> QPushButton:
+    button = QPushButton(text)
+    button.setToolTip(tip)
+    button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+    button.clicked.connect(lambda _=False: slot())
+    return button
+
+
+def _tool_icon(name: str, colour: QColor) -> QIcon:
+    """Draw a tool's icon in the theme's text colour."""
+    from qtpy.QtCore import QPointF, QRectF
+
+    pixmap = QPixmap(36, 36)
+    pixmap.fill(Qt.GlobalColor.transparent)
+    painter = QPainter(pixmap)
+    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+    pen = QPen(colour, 2.6)
+    if name == "lasso":
+        pen.setStyle(Qt.PenStyle.DashLine)
+        pen.setDashPattern([2.2, 1.4])
+        painter.setPen(pen)
+        painter.drawEllipse(QRectF(4, 4, 28, 20))
+        painter.setPen(QPen(colour, 2.6))
+        painter.drawLine(QPointF(11, 23), QPointF(8, 33))
+    elif name == "rectangle":
+        pen.setStyle(Qt.PenStyle.DashLine)
+        pen.setDashPattern([2.2, 1.4])
+        painter.setPen(pen)
+        painter.drawRect(QRectF(4, 7, 28, 22))
+    else:
+        painter.setPen(pen)
+        painter.drawLine(QPointF(18, 6), QPointF(18, 30))
+        painter.drawLine(QPointF(6, 18), QPointF(30, 18))
+        painter.setBrush(colour)
+        painter.setPen(Qt.PenStyle.NoPen)
+        for points in (
+            [(18, 1), (13, 8), (23, 8)], [(18, 35), (13, 28), (23, 28)],
+            [(1, 18), (8, 13), (8, 23)], [(35, 18), (28, 13), (28, 23)],
+        ):  # fmt: skip
+            painter.drawPolygon(QPolygonF([QPointF(*p) for p in points]))
+    painter.end()
+    return QIcon(pixmap)

@@ -1,0 +1,666 @@
+"""Everything we put on napari's canvas: a field's channels, its cells, the selection, predictions; and the camera.
+
+Only layers of ours (``layer.metadata["cellrep"]``) are ever changed.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import pandas as pd
+from napari.layers import Image, Labels, Layer
+from napari.utils.colormaps import Colormap, DirectLabelColormap
+from napari.utils.notifications import show_info, show_warning
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtGui import QCursor
+from qtpy.QtWidgets import QApplication, QMenu
+
+from napari_cellrep.data.cells import reconcile_labels
+from napari_cellrep.gui._pictures import ROLE_COLOURS, Background, Look, contrast_of
+from napari_cellrep.gui._state import session_of
+from napari_cellrep.gui.views._raster import SELECTED
+from napari_cellrep.session import Session
+
+OURS = "cellrep"
+CLICK_PX = 4
+PAINT_SLICE_S = 0.03  # the overlay is painted in slices of this length, so that the window stays awake
+
+# Values of the overlay. Each mark lies inside its cell's own mask: painting and wiping a cell touch no other.
+FILL, RING, EDGE, FOCUS, HOVER = 1, 2, 3, 4, 5
+_ORANGE = np.array(SELECTED) / 255
+OVERLAY_COLOURS = {
+    None: (0.0, 0.0, 0.0, 0.0),
+    0: (0.0, 0.0, 0.0, 0.0),
+    FILL: (*_ORANGE, 0.22),
+    RING: (*_ORANGE, 1.0),
+    EDGE: (0.05, 0.05, 0.05, 0.9),
+    FOCUS: (1.0, 1.0, 1.0, 1.0),
+    HOVER: (1.0, 1.0, 1.0, 0.75),
+}
+
+# Signed error: blue where the prediction is too dark, orange where it is too bright, white where it is right.
+ERROR_MAP = Colormap(
+    [[0.02, 0.19, 0.58], [0.4, 0.66, 0.81], [1, 1, 1], [0.99, 0.68, 0.38], [0.7, 0.28, 0.0]],
+    name="cellrep error",
+)
+
+_CANVASES: WeakKeyDictionary[Any, Canvas] = WeakKeyDictionary()
+
+
+def canvas_of(viewer: Any) -> Canvas:
+    """Return what keeps a viewer's canvas and its session together, made when first asked for."""
+    viewer = getattr(viewer, "__wrapped__", viewer)
+    if viewer not in _CANVASES:
+        _CANVASES[viewer] = Canvas(viewer, session_of(viewer))
+    return _CANVASES[viewer]
+
+
+def show_field(viewer: Any, session: Session, field_id: str, then: Callable[[], None] | None = None) -> None:
+    """Show a field: its channels, its cells and what of them is selected. Reads in the background.
+
+    Contrast and colours the user chose for a channel stay when fields change.
+
+    Parameters
+    ----------
+    then : callable, optional
+        Called once the field is on the canvas.
+    """
+    canvas_of(viewer).show(field_id, then)
+
+
+def add_inpainting_layers(viewer: Any, session: Session, result: dict[str, Any]) -> None:
+    """Put a prediction on the canvas at its target's place: real protein, prediction, and their difference.
+
+    Parameters
+    ----------
+    result : dict
+        What ``steps.inpaint`` returns.
+    """
+    canvas_of(viewer).add_inpainting(result)
+
+
+def save_label_edits(viewer: Any, session: Session, then: Callable[[], None] | None = None) -> None:
+    """Keep what the user painted into the layer of cells, and bring the table up to date.
+
+    Merged and split cells get new numbers, so that an old id never comes to mean another cell.
+
+    Parameters
+    ----------
+    then : callable, optional
+        Called once the table is new.
+    """
+    canvas_of(viewer).save_edits(then)
+
+
+class Canvas:
+    """One viewer's canvas and its session: what is shown, and what clicks mean."""
+
+    def __init__(self, viewer: Any, session: Session) -> None:
+        self._viewer = weakref.ref(viewer)
+        self.session = session
+        self.field = ""
+        self.edited = False
+        self.background = Background(session)
+        self.source_id = ""  # the cell whose pattern the next clicked cell is predicted with
+        self._quiet = False  # focus set by a click in the image: the camera stays
+        self._marked: dict[int, int] = {}  # label → what is painted of it: bit 1 selected, 2 focus, 4 hover
+        self._todo: list[int] = []
+        self._goal: dict[int, int] = {}
+        self._timer = QTimer()
+        self._timer.setInterval(0)
+        self._timer.timeout.connect(self._paint_slice)
+        viewer.mouse_drag_callbacks.append(self._on_press)
+        viewer.mouse_move_callbacks.append(self._on_move)
+        session.project_changed.connect(self._on_project_changed)
+        session.cells_changed.connect(self._on_cells_changed)
+        session.selection_changed.connect(self._mark)
+        session.visible_changed.connect(self._mark)
+        session.hover_changed.connect(self._on_hover)
+        session.focus_changed.connect(self._on_focus)
+        app = QApplication.instance()
+        if app is not None:
+            app.aboutToQuit.connect(self.close)
+
+    @property
+    def viewer(self) -> Any:
+        """The viewer, or None once its window is closed."""
+        viewer = self._viewer()
+        if viewer is None:
+            return None
+        try:
+            viewer.window.geometry()
+        except (AttributeError, RuntimeError):  # the window is gone, its Qt objects deleted
+            return None
+        return viewer
+
+    def close(self) -> None:
+        """Stop the reader and the painter."""
+        self._timer.stop()
+        self.background.close()
+
+    # ---- our layers ------------------------------------------------------------------------------
+
+    def layers(self, kind: str = "") -> list[Layer]:
+        """Layers of ours, of a kind: "channel", "cells", "selection", "inpainting"."""
+        found = [la for la in self.viewer.layers if OURS in la.metadata]
+        return [la for la in found if not kind or la.metadata[OURS]["kind"] == kind]
+
+    def layer(self, kind: str, name: str = "") -> Layer | None:
+        """The layer of a kind (a channel's name says which), or None."""
+        for la in self.layers(kind):
+            if not name or la.metadata[OURS].get("channel") == name:
+                return la
+        return None
+
+    def looks(self) -> tuple[Look, ...]:
+        """Colour and contrast of every channel as shown; empty while no field is open."""
+        project = self.session.project
+        if project is None or self.viewer is None:
+            return ()
+        out: list[Look] = []
+        for channel in project.channels:
+            la = self.layer("channel", channel.name)
+            if not isinstance(la, Image):
+                return ()
+            low, high = la.contrast_limits
+            shown = la.colormap.map(np.array([1.0]))[0, :3] * float(la.visible)
+            out.append((tuple(float(v) for v in shown), float(low), float(high)))  # type: ignore[arg-type]
+        return tuple(out)
+
+    def ask_picture(self, row: int, then: Callable[[Any], None]) -> None:
+        """Get a cell's picture as the viewer shows it; the newest request wins."""
+        self.background.ask_picture(row, then, self.looks())
+
+    # ---- a field ---------------------------------------------------------------------------------
+
+    def show(self, field_id: str, then: Callable[[], None] | None = None) -> None:
+        """Show a field; of several requests in a row only the last is shown."""
+        project = self.session.project
+        if project is None or self.viewer is None:
+            return
+        if self.edited and self.field:
+            self.save_edits(lambda: self.show(field_id, then))  # never lose what was painted
+            return
+        field = project.field(field_id)
+
+        def shown(read: Any) -> None:
+            if self.viewer is None or self.session.project is not project:
+                return
+            if isinstance(read, Exception):
+                self._complain(read)
+                return
+            self._place(field, *read)
+            if then is not None:
+                then()
+
+        self.background.run(lambda: self.background.read_field(project, field_id), shown, "field")
+
+    def _place(self, field: Any, image: np.ndarray, labels: np.ndarray | None) -> None:
+        viewer, project = self.viewer, self.session.project
+        um = field.um_per_px
+        geometry: dict[str, Any] = (
+            {"scale": (um, um), "units": ("um", "um")} if um > 0 else {"scale": (1.0, 1.0)}
+        )
+        mark = {"root": str(project.root), "field": field.id}
+        old = self.layer("channel")
+        resized = old is not None and (
+            old.data.shape != image.shape[1:] or tuple(old.scale) != geometry["scale"]
+        )
+        active = viewer.layers.selection.active
+        for channel, plane in zip(project.channels, image, strict=True):
+            la = self.layer("channel", channel.name)
+            note = {OURS: {"kind": "channel", "channel": channel.name, **mark}}
+            if la is None:
+                la = Image(
+                    plane, name=channel.name, blending="additive", metadata=note,
+                    colormap=ROLE_COLOURS.get(channel.role, "gray"), contrast_limits=contrast_of(plane), **geometry,
+                )  # fmt: skip
+                viewer.layers.insert(len(self.layers("channel")), la)
+            else:
+                la.data, la.metadata = plane, note
+                _set_geometry(la, geometry)
+        self._place_labels("cells", labels, {OURS: {"kind": "cells", **mark}}, geometry)
+        blank = None if labels is None else np.zeros(labels.shape, np.uint8)
+        self._place_labels("selection", blank, {OURS: {"kind": "selection", **mark}}, geometry)
+        self.field, self.edited, self._marked, self._todo = field.id, False, {}, []
+        self._set_features()
+        for la in self.layers("inpainting"):
+            note = la.metadata[OURS]
+            note["here"] = False  # hidden because of the field, not by the user
+            la.visible = note["field"] == field.id and note["visible"]
+            note["here"] = note["field"] == field.id
+        cells = self.layer("cells")
+        if active is not None and active in viewer.layers:
+            viewer.layers.selection.active = active
+        elif cells is not None:
+            viewer.layers.selection.active = cells
+        if resized:
+            viewer.reset_view()
+        self._mark()
+
+    def _place_labels(
+        self, kind: str, data: np.ndarray | None, note: dict[str, Any], geometry: dict[str, Any]
+    ) -> None:
+        la = self.layer(kind)
+        if data is None:
+            if la is not None:
+                self.viewer.layers.remove(la)
+            return
+        data = data.copy()  # the user may paint; what was read is kept as it is
+        if la is not None:
+            la.data, la.metadata = data, note
+            _set_geometry(la, geometry)
+            return
+        if kind == "cells":
+            la = Labels(data, name="cells", opacity=0.6, metadata=note, **geometry)
+            la.contour = 1
+            la.events.paint.connect(self._on_user_paint)
+        else:
+            colours = DirectLabelColormap(color_dict=OVERLAY_COLOURS)
+            la = Labels(data, name="cell selection", opacity=1.0, colormap=colours, metadata=note, **geometry)
+            la.editable = False
+        self.viewer.add_layer(la)
+
+    def _set_features(self) -> None:
+        """Row i is label i (row 0 the background), and a column `index`: both conventions of napari hold."""
+        cells, table = self.layer("cells"), self.session.cells
+        if cells is None or table is None:
+            return
+        rows = self.session.rows_of_field(self.field)
+        obs = table.obs.iloc[rows]
+        skip = ("field", "label", "mask_hash", "box_y0", "box_x0", "box_y1", "box_x1")
+        frame = obs[[c for c in obs if c not in skip and not str(c).startswith("q_")]].copy()
+        for column in frame:
+            if isinstance(frame[column].dtype, pd.CategoricalDtype):
+                frame[column] = frame[column].astype(object)
+        frame.insert(0, "cell", obs.index.to_numpy(object))
+        frame.index = pd.Index(obs["label"].to_numpy(np.int64))
+        top = int(frame.index.max()) if len(frame) else 0
+        if top <= 10 * len(frame) + 10_000:  # a few cells with huge numbers: only the rows there are
+            frame = frame.reindex(range(top + 1))
+        frame.insert(0, "index", frame.index)
+        cells.features = frame.reset_index(drop=True)
+
+    # ---- marks: selected, focus, hover ---------------------------------------------------------------
+
+    def _wanted(self) -> dict[int, int]:
+        """Label → marks it should carry in the field that is shown."""
+        session = self.session
+        if session.cells is None or not self.field:
+            return {}
+        rows = session.rows_of_field(self.field)
+        labels = session.cells.obs["label"].to_numpy()[rows]
+        wanted = dict.fromkeys(labels[session.selected[rows]].tolist(), 1)
+        for row, bit in ((session.focus, 2), (session.hover, 4)):
+            if row >= 0 and session.value(row, "field") == self.field:
+                label = int(session.value(row, "label"))
+                wanted[label] = wanted.get(label, 0) | bit
+        return wanted
+
+    def _mark(self) -> None:
+        """Paint what differs from what is painted, a slice at once and the rest as the window finds time."""
+        if self.viewer is None or self.layer("selection") is None:
+            return
+        wanted = self._wanted()
+        labels = wanted.keys() | self._marked.keys()
+        self._todo = [k for k in labels if wanted.get(k, 0) != self._marked.get(k, 0)]
+        self._goal = wanted
+        if self._todo:
+            self._paint_slice()
+
+    def _paint_slice(self) -> None:
+        viewer = self.viewer
+        overlay, cells = (
+            (self.layer("selection"), self.layer("cells")) if viewer is not None else (None, None)
+        )
+        if overlay is None or cells is None or not self._todo or self.session.cells is None:
+            self._timer.stop()
+            return
+        end = time.perf_counter() + PAINT_SLICE_S
+        obs = self.session.cells.obs
+        boxes = np.stack([obs[c].to_numpy() for c in ("box_y0", "box_x0", "box_y1", "box_x1")], axis=1)
+        while self._todo and time.perf_counter() < end:
+            label = self._todo.pop()
+            row = self.session.row_of(self.field, label)
+            marks = self._goal.get(label, 0)
+            if row >= 0:
+                y0, x0, y1, x1 = boxes[row]
+                paint_cell(overlay.data[y0:y1, x0:x1], cells.data[y0:y1, x0:x1] == label, marks)
+            if marks:
+                self._marked[label] = marks
+            else:
+                self._marked.pop(label, None)
+        overlay.refresh()
+        self._timer.start() if self._todo else self._timer.stop()
+
+    def _on_hover(self, row: int) -> None:
+        self._mark()
+
+    def _on_focus(self, row: int) -> None:
+        if self.viewer is None:
+            return
+        if row >= 0 and not self._quiet:
+            self.go_to(row)
+        self._mark()
+
+    # ---- the camera ------------------------------------------------------------------------------
+
+    def go_to(self, row: int, frame: bool = False) -> None:
+        """Bring a cell to the middle of the canvas, opening its field if need be.
+
+        Parameters
+        ----------
+        frame : bool
+            Whether to zoom so that the cell fills a good part of the canvas; else the zoom changes only when the
+            cell would be a speck or would not fit.
+        """
+        field_id = self.session.place(row)[0]
+        cell_id = self.session.cell_id(row)
+        if field_id != self.field or self.layer("channel") is None:
+            self.show(field_id, lambda: self._centre(cell_id, frame))
+        else:
+            self._centre(cell_id, frame)
+
+    def _centre(self, cell_id: str, frame: bool) -> None:
+        row, la = self.session.row_of_id(cell_id), self.layer("channel")
+        if row < 0 or la is None or self.viewer is None:
+            return
+        _, y, x = self.session.place(row)
+        place = la.data_to_world((y, x))
+        camera = self.viewer.scene.camera
+        camera.center = tuple(place)
+        box = [float(self.session.value(row, c)) for c in ("box_y0", "box_x0", "box_y1", "box_x1")]
+        side = max(box[2] - box[0], box[3] - box[1], 1) * float(la.scale[-1])
+        room = min(self.viewer.canvas.size)
+        share = side * camera.zoom / room
+        if frame:
+            camera.zoom = 0.33 * room / side
+        elif share < 0.06 or share > 0.9:
+            camera.zoom = 0.2 * room / side
+
+    # ---- clicks ----------------------------------------------------------------------------------
+
+    def _row_at(self, event: Any) -> tuple[int, int]:
+        """Label and row under the pointer; row -1 where there is no cell of the table."""
+        cells = self.layer("cells")
+        if cells is None:
+            return 0, -1
+        y, x = (int(v) for v in np.round(cells.world_to_data(event.position)[-2:]))
+        h, w = cells.data.shape
+        label = int(cells.data[y, x]) if 0 <= y < h and 0 <= x < w else 0
+        return label, self.session.row_of(self.field, label) if label else -1
+
+    def _looking(self, viewer: Any) -> bool:
+        """Whether a click means a cell: not while a layer is being painted or moved."""
+        active = viewer.layers.selection.active
+        return bool(self.field) and (active is None or str(getattr(active, "mode", "pan_zoom")) == "pan_zoom")
+
+    def _on_press(self, viewer: Any, event: Any) -> Iterator[None]:
+        if not self._looking(viewer):
+            return
+        start, button = np.array(event.pos), event.button
+        label, row = self._row_at(event)
+        moved = False
+        yield
+        while event.type == "mouse_move":
+            moved |= bool(np.abs(np.array(event.pos) - start).max() > CLICK_PX)
+            yield
+        if moved:
+            return
+        if button == 2:
+            self.open_menu(row, in_image=True)
+        elif button == 1 and row >= 0:
+            shift, alt = "Shift" in event.modifiers, "Alt" in event.modifiers
+            mode = {(1, 0): "add", (0, 1): "subtract", (1, 1): "intersect"}.get((shift, alt), "replace")
+            self.click(row, mode, in_image=True)
+        elif button == 1 and label:
+            viewer.status = f"Cell {label} is not in the table yet: save the edits of {self.field} first."
+
+    def _on_move(self, viewer: Any, event: Any) -> None:
+        if self._looking(viewer):
+            _, row = self._row_at(event)
+            self.session.set_hover(row if row >= 0 and self.session.visible[row] else -1)
+
+    def click(self, row: int, mode: str = "replace", *, in_image: bool = False) -> None:
+        """Do what a click on a cell means, in whichever view it was: select it and look at it.
+
+        While a prediction waits for its target, the click chooses the target.
+        """
+        session = self.session
+        if self.source_id:
+            source, self.source_id = self.source_id, ""
+            self.predict(source, session.cell_id(row))
+            return
+        if not session.visible[row]:
+            words = str(session.value(row, "flags") or "").replace(";", ", ").replace("_", " ")
+            self.viewer.status = (
+                f"{session.cell_id(row)} is hidden (flagged: {words}). Tick “flagged” to use it."
+            )
+            return
+        session.select([row], mode)
+        if mode in ("replace", "add"):
+            self._quiet = in_image
+            try:
+                session.set_focus(row)
+            finally:
+                self._quiet = False
+
+    # ---- the menu of a cell --------------------------------------------------------------------------
+
+    def open_menu(self, row: int, at: Any = None, in_image: bool = False) -> QMenu | None:
+        """Pop up what can be done with a cell (row -1: with the field)."""
+        session = self.session
+        menu = QMenu(QApplication.activeWindow())
+        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        if row >= 0:
+            cell, group = session.cell_id(row), str(session.value(row, "group"))
+            menu.addSection(cell)
+            menu.addAction("Show in image", lambda: self.go_to(row, frame=True))
+            menu.addAction("Predict this pattern in another cell…", lambda: self.start_prediction(cell))
+            menu.addAction(
+                f"Predict this pattern in a random cell of {group}", lambda: self.predict(cell, "")
+            )
+            menu.addSeparator()
+            same = session.cells.obs["group"].astype(str).to_numpy() == group
+            menu.addAction(f"Select all cells of {group}", lambda: session.select(same))
+        if self.edited and self.field:
+            menu.addAction(f"Save the edited cells of {self.field}", self.save_edits)
+        if menu.isEmpty():
+            menu.deleteLater()
+            return None
+        menu.popup(at if at is not None else QCursor.pos())
+        self._menu = menu
+        return menu
+
+    # ---- predictions -----------------------------------------------------------------------------
+
+    def start_prediction(self, source_id: str) -> None:
+        """Wait for the cell in which the pattern of `source_id` is to be predicted: the next one clicked."""
+        self.source_id = source_id
+        show_info(
+            f"Click the cell in which to predict the pattern of {source_id}, on the map or in the image."
+        )
+
+    def predict(self, source_id: str, target_id: str = "") -> None:
+        """Ask for a prediction; its layers appear when it is there. Without a target: a random cell of the group."""
+        from napari_cellrep.gui._runner import runner_of
+
+        project = self.session.project
+        if project is None:
+            return
+        self.viewer.status = f"Predicting the pattern of {source_id}…"
+        runner_of(self.viewer).ask(
+            "inpaint.inpaint",
+            project.root,
+            self.add_inpainting,
+            lambda sentence: self._complain(sentence),
+            source=source_id,
+            target=target_id,
+        )
+
+    def add_inpainting(self, result: dict[str, Any]) -> None:
+        """Show a prediction's layers in its field (see `add_inpainting_layers`)."""
+        if self.viewer is None or self.session.project is None:
+            return
+        if result["field"] != self.field:
+            self.show(result["field"], lambda: self.add_inpainting(result))
+            return
+        field = self.session.project.field(result["field"])
+        um, s = field.um_per_px or 1.0, float(result["scale"])
+        # A crop pixel covers s field pixels; layers are placed by the middle of their first pixel.
+        place = {
+            "scale": (s * um, s * um),
+            "translate": tuple((float(result[k]) + (s - 1) / 2) * um for k in ("y0", "x0")),
+        }
+        if field.um_per_px > 0:
+            place["units"] = ("um", "um")
+        source, target = result["source_cell"], result["target_cell"]
+        real, predicted = np.asarray(result["target"]), np.asarray(result["prediction"])
+        error = np.asarray(result["error"])
+        top = float(max(np.abs(error).max(), 1e-6))
+        both = (0.0, float(max(real.max(), predicted.max(), 1e-6)))
+        untrained = "" if result.get("trained", True) else " (untrained model)"
+        shown = (
+            ("real", f"real {target}", real, "gray", both, True),
+            ("error", f"error {target} from {source}", error, ERROR_MAP, (-top, top), False),
+            ("prediction", f"predicted {target} from {source}{untrained}", predicted, "gray", both, True),
+        )
+        active = self.viewer.layers.selection.active
+        for part, name, data, colormap, limits, visible in shown:
+            note = {
+                "kind": "inpainting", "part": part, "field": field.id, "root": str(self.session.project.root),
+                "source_cell": source, "target_cell": target, "visible": visible, "here": True,
+            }  # fmt: skip
+            layer = Image(
+                data, name=name, colormap=colormap, contrast_limits=limits, blending="translucent_no_depth",
+                visible=visible, metadata={OURS: note}, **place,
+            )  # fmt: skip
+            layer.events.visible.connect(_remember_visible)
+            self.viewer.add_layer(layer)
+        self.viewer.layers.selection.active = active
+        self._centre(target, True)
+        mse = result.get("mse")
+        words = "" if mse is None else f", mean squared error {mse:.3g}"
+        self.viewer.status = f"Predicted {target} from {source}{words}."
+
+    # ---- edits -----------------------------------------------------------------------------------
+
+    def _on_user_paint(self, event: Any = None) -> None:
+        self.edited = True
+
+    def save_edits(self, then: Callable[[], None] | None = None) -> None:
+        """Write what was painted and bring the table up to date (see `save_label_edits`)."""
+        project, cells, field_id = self.session.project, self.layer("cells"), self.field
+        if project is None or cells is None:
+            return
+        new = cells.data.copy()
+        self.edited = False
+
+        def write() -> bool:
+            old = project.read_labels(field_id)
+            if np.array_equal(old, new):
+                return False
+            how = {k: v for k, v in project.label_info(field_id).items() if k != "digest"}
+            project.write_labels(field_id, reconcile_labels(old, new), {**how, "edited": True})
+            return True
+
+        def written(changed: Any) -> None:
+            if isinstance(changed, Exception):
+                self.edited = True
+                self._complain(changed)
+            elif changed:
+                self._rebuild_table(field_id, then)
+            elif then is not None:
+                then()
+
+        self.background.run(write, written)
+
+    def _rebuild_table(self, field_id: str, then: Callable[[], None] | None) -> None:
+        from napari_cellrep.gui._runner import runner_of
+
+        handle = runner_of(self.viewer).submit(
+            "crop.crop", self.session.project.root, job_title=f"Finding the edited cells of {field_id}",
+            fields=[field_id],
+        )  # fmt: skip
+
+        def rebuilt(*_: Any) -> None:
+            self.background.forget()
+            self.session.reload()
+            if then is not None:
+                then()
+
+        handle.finished.connect(rebuilt)
+        handle.failed.connect(lambda sentence: self._complain(sentence))
+
+    # ---- what the session says ---------------------------------------------------------------------
+
+    def _on_project_changed(self) -> None:
+        self.background.forget()
+        self.field, self.source_id, self.edited, self._todo, self._marked = "", "", False, [], {}
+        viewer, project = self.viewer, self.session.project
+        if viewer is None:
+            return
+        for la in self.layers():
+            if project is None or la.metadata[OURS].get("root") != str(project.root):
+                viewer.layers.remove(la)
+
+    def _on_cells_changed(self) -> None:
+        self.background.forget()
+        if self.viewer is not None and self.field and not self.edited:
+            known = {f.id for f in self.session.project.fields} if self.session.project else set()
+            if self.field in known:
+                self.show(self.field)  # labels may be new
+
+    def _complain(self, error: Any) -> None:
+        if self.viewer is not None:
+            show_warning(str(error))
+
+
+def paint_cell(overlay: np.ndarray, mask: np.ndarray, marks: int) -> None:
+    """Paint the marks of one cell into its box of the overlay, inside its own mask only.
+
+    Parameters
+    ----------
+    overlay : ndarray of shape (h, w), uint8
+        Changed in place.
+    mask : ndarray of shape (h, w), bool
+    marks : int
+        Bit 1: selected, 2: focus, 4: hover; 0 wipes.
+    """
+    if not marks:
+        overlay[mask] = 0
+        return
+    rim = mask & ~_shrunk(mask)
+    overlay[mask] = 0
+    if marks & 1:
+        inner = _shrunk(_shrunk(_shrunk(mask)))
+        overlay[mask] = RING
+        overlay[inner] = FILL
+        overlay[rim] = EDGE
+    if marks & 6:
+        overlay[rim] = FOCUS if marks & 2 else HOVER
+
+
+def _shrunk(mask: np.ndarray) -> np.ndarray:
+    """The mask without its rim; what touches the box's border is rim."""
+    out = np.zeros_like(mask)
+    out[1:-1, 1:-1] = mask[1:-1, 1:-1] & mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
+    return out
+
+
+def _set_geometry(layer: Layer, geometry: dict[str, Any]) -> None:
+    layer.scale = geometry["scale"]
+    layer.units = geometry.get("units", ("pixel", "pixel"))
+
+
+def _remember_visible(event: Any) -> None:
+    """Keep whether the user wants a prediction's layer while its field is shown."""
+    layer = event.source
+    note = layer.metadata[OURS]
+    if note["here"]:
+        note["visible"] = layer.visible

@@ -1,0 +1,190 @@
+"""Reading fields and cutting cell pictures in one background thread, so that the window never waits for a disk."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from qtpy.QtCore import QObject, Signal
+
+from napari_cellrep.data.crops import Boxes, cut_crops
+from napari_cellrep.data.project import Project
+from napari_cellrep.session import Session
+from napari_cellrep.specs import CropSpec
+
+CACHE_BYTES = 512 * 2**20
+
+# Role → colormap of napari: told apart by people with any kind of colour vision.
+ROLE_COLOURS = {
+    "protein": "green", "nucleus": "bop blue", "microtubules": "magenta", "er": "yellow", "membrane": "magenta",
+    "structure": "magenta", "rna": "bop orange", "agp": "yellow", "mito": "red", "actin": "red",
+    "brightfield": "gray", "mask": "gray", "other": "gray",
+}  # fmt: skip
+
+
+class Background(QObject):
+    """One thread that reads; answers arrive in the window's thread.
+
+    Parameters
+    ----------
+    session : Session
+        Whose project is read.
+    """
+
+    _done = Signal(object, object)
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self._session = session
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="cellrep-reader")
+        self._fields: OrderedDict[tuple[str, str], tuple[np.ndarray, np.ndarray | None]] = OrderedDict()
+        self._pictures: OrderedDict[tuple[Any, ...], np.ndarray] = OrderedDict()
+        self._latest: dict[str, object] = {}
+        self._closed = threading.Event()
+        self._side_of: Any = None
+        self._side = 64
+        self._done.connect(self._deliver)
+
+    def run(self, work: Callable[[], Any], then: Callable[[Any], None], kind: str = "") -> None:
+        """Do `work` in the thread, then call `then` with its result (or its exception) in the window's thread.
+
+        Of requests of one `kind`, only the newest is answered: what the pointer has left is not read any more.
+        """
+        if self._closed.is_set():
+            return
+        token = object()
+        if kind:
+            self._latest[kind] = token
+
+        def task() -> None:
+            if self._closed.is_set() or (kind and self._latest.get(kind) is not token):
+                return
+            try:
+                result = work()
+            except Exception as error:  # noqa: BLE001 - it is handed on
+                result = error
+            if not self._closed.is_set() and not (kind and self._latest.get(kind) is not token):
+                self._done.emit(then, result)
+
+        self._pool.submit(task)
+
+    def _deliver(self, then: Callable[[Any], None], result: Any) -> None:
+        if not self._closed.is_set():
+            then(result)
+
+    def forget(self) -> None:
+        """Drop what was read: labels or files changed."""
+        self._fields.clear()
+        self._pictures.clear()
+
+    def close(self) -> None:
+        """Answer nothing any more and let the thread end."""
+        self._closed.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def ask_picture(
+        self, row: int, then: Callable[[Any], None], looks: tuple[Look, ...] = (), kind: str = "picture"
+    ) -> None:
+        """Call `then` with the colour picture of a cell, uint8 (S, S, 3), or with an exception.
+
+        Cut about the cell's centre, all cells at one scale.
+
+        Parameters
+        ----------
+        looks : tuple of Look
+            Colour and contrast of every channel as the viewer shows them; empty: chosen for the field.
+        """
+        session = self._session
+        project, cells = session.project, session.cells
+        if project is None or cells is None:
+            return
+        key = (session.cell_id(row), looks)
+        if key in self._pictures:
+            then(self._pictures[key])
+            return
+        if self._side_of is not cells:
+            self._side_of, self._side = cells, picture_side(session)
+        obs, side = cells.obs.iloc[row], self._side  # now: rows may have moved by the time it is cut
+        where = Boxes(
+            np.array([obs["label"]], np.int64),
+            np.array([obs["area_px"]], np.int64),
+            np.array([[obs["y_px"], obs["x_px"]]], float),
+            np.array([[obs["box_y0"], obs["box_x0"], obs["box_y1"], obs["box_x1"]]], np.int64),
+        )
+        field_id = str(obs["field"])
+
+        def keep(picture: Any) -> None:
+            if isinstance(picture, np.ndarray):
+                self._pictures[key] = picture
+                while len(self._pictures) > 2000:
+                    self._pictures.popitem(last=False)
+            then(picture)
+
+        self.run(lambda: self._cut(project, field_id, where, side, looks), keep, kind)
+
+    # ---- these two run in the thread ---------------------------------------------------------------
+
+    def read_field(self, project: Project, field_id: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """Pixels (C, H, W) and labels (H, W) of a field, or None for labels it has not; kept for a while."""
+        key = (str(project.root), field_id)
+        if key not in self._fields:
+            labels = project.read_labels(field_id) if project.has_labels(field_id) else None
+            self._fields[key] = (project.read_image(field_id), labels)
+            while len(self._fields) > 1 and sum(i.nbytes for i, _ in self._fields.values()) > CACHE_BYTES:
+                self._fields.popitem(last=False)
+        self._fields.move_to_end(key)
+        return self._fields[key]
+
+    def _cut(
+        self, project: Project, field_id: str, where: Boxes, side: int, looks: tuple[Look, ...]
+    ) -> np.ndarray:
+        image, _ = self.read_field(project, field_id)
+        crop = cut_crops(image, None, where, CropSpec(size_px=side, window_px=side))[0]
+        if len(looks) != len(crop):
+            looks = tuple(
+                default_look(c.role, plane) for c, plane in zip(project.channels, image, strict=True)
+            )
+        return compose(crop, looks)
+
+
+Look = tuple[
+    tuple[float, float, float], float, float
+]  # colour of the brightest (0 to 1), contrast low and high
+
+
+def default_look(role: str, plane: np.ndarray) -> Look:
+    """Colour by role, contrast by the plane's 0.5th and 99.8th percentile."""
+    from napari.utils.colormaps import ensure_colormap
+
+    colour = ensure_colormap(ROLE_COLOURS.get(role, "gray")).colors[-1][:3]
+    low, high = contrast_of(plane)
+    return (tuple(float(v) for v in colour), low, high)  # type: ignore[return-value]
+
+
+def contrast_of(plane: np.ndarray) -> tuple[float, float]:
+    """Contrast limits that show a fluorescence plane: 0.5th to 99.8th percentile of a sample of its pixels."""
+    step = max(1, int(np.sqrt(plane.size / 250_000)))
+    low, high = np.percentile(plane[::step, ::step], (0.5, 99.8))
+    return float(low), float(high if high > low else low + 1)
+
+
+def compose(crop: np.ndarray, looks: tuple[Look, ...]) -> np.ndarray:
+    """Add the channels of a crop (C, H, W) up as light: uint8 (H, W, 3)."""
+    out = np.zeros((*crop.shape[1:], 3), np.float32)
+    for plane, (colour, low, high) in zip(crop, looks, strict=True):
+        share = np.clip((plane.astype(np.float32) - low) / max(high - low, 1e-9), 0, 1)
+        out += share[..., None] * np.array(colour, np.float32)
+    return (np.clip(out, 0, 1) * 255).astype(np.uint8)
+
+
+def picture_side(session: Session) -> int:
+    """Side in field pixels of every cell picture: about one and a half of a large cell of this project."""
+    if session.cells is None or not session.n_cells:
+        return 64
+    obs = session.cells.obs
+    sides = np.maximum(obs["box_y1"].to_numpy() - obs["box_y0"], obs["box_x1"].to_numpy() - obs["box_x0"])
+    return int(np.clip(round(1.6 * float(np.percentile(sides, 75))), 32, 1024))

@@ -1,0 +1,371 @@
+"""Scatter of up to millions of points as an image and a buffer of ids, and who is inside a lasso. Numpy only.
+
+Drawing has two passes. The first (`Raster.place`) writes which point owns which pixel and runs when the view
+moves; the second (`Raster.paint`) looks colours up per pixel and runs when colours or the selection change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+SELECTED = (255, 122, 0)  # the one selection colour, in every view
+DIM = 0.25  # what is not selected keeps this share of its colour
+MAX_POINT_PX, MIN_POINT_PX = 9.0, 1.0
+
+# Okabe and Ito, "Color Universal Design" (2008); grey stands for their black, which a dark theme swallows.
+OKABE_ITO = np.array(
+    [(0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66),
+     (153, 153, 153)], np.uint8,
+)  # fmt: skip
+MISSING = (128, 128, 128)
+
+
+def category_colours(n: int) -> np.ndarray:
+    """Colours for n categories, uint8 (n, 3): Okabe–Ito, then darker and lighter rounds of it, then again."""
+    base = OKABE_ITO.astype(float)
+    rounds = np.concatenate([base, base * 0.6, 255 - (255 - base) * 0.45])
+    return rounds[np.arange(n) % len(rounds)].astype(np.uint8)
+
+
+def viridis(n: int = 256) -> np.ndarray:
+    """Matplotlib's viridis, uint8 (n, 3)."""
+    from matplotlib import colormaps
+
+    return (colormaps["viridis"](np.linspace(0, 1, n))[:, :3] * 255).round().astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Colours:
+    """A column of the table as colours.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n,), uint8
+        Index into `palette`; 0 is "no value".
+    palette : ndarray of shape (256, 3), uint8
+    legend : tuple of (text, code)
+        One entry per category in their order; empty for a continuous column.
+    limits : tuple of float
+        Values at the ends of the colour bar (continuous columns: 1st and 99th percentile).
+    """
+
+    codes: np.ndarray
+    palette: np.ndarray
+    legend: tuple[tuple[str, int], ...] = ()
+    limits: tuple[float, float] = (0.0, 1.0)
+
+
+def colours_of(column: pd.Series | None, n: int) -> Colours:
+    """Turn a column into colours: text and yes/no as categories, few whole numbers as steps, numbers as viridis."""
+    palette = np.full((256, 3), MISSING, np.uint8)
+    if column is None:
+        palette[1] = OKABE_ITO[4]
+        return Colours(np.ones(n, np.uint8), palette)
+    numeric = pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
+    if numeric:
+        values = column.to_numpy(float, na_value=np.nan)
+        known = np.isfinite(values)
+        steps = np.unique(values[known])
+        if len(steps) > 12 or (steps != np.round(steps)).any():
+            low, high = np.percentile(values[known], (1, 99)) if known.any() else (0.0, 1.0)
+            if high <= low:
+                low, high = float(steps[0]), float(steps[-1])
+            share = (np.where(known, values, low) - low) / (high - low if high > low else 1.0)
+            palette[1:] = viridis(255)
+            codes = np.where(known, 1 + np.clip(share, 0, 1) * 254, 0).astype(np.uint8)
+            return Colours(codes, palette, limits=(float(low), float(high)))
+        palette[1 : 1 + len(steps)] = viridis(max(len(steps), 2))[: len(steps)]
+        codes = np.where(known, 1 + np.searchsorted(steps, np.where(known, values, 0)), 0).astype(np.uint8)
+        return Colours(codes, palette, tuple((f"{s:g}", i + 1) for i, s in enumerate(steps)))
+    found, names = pd.factorize(column.astype(object), sort=False)
+    order = sorted(range(len(names)), key=lambda i: _natural(str(names[i])))
+    rank = np.empty(len(names) + 1, np.int64)
+    rank[order] = np.arange(len(names)) % 255 + 1
+    rank[-1] = 0  # missing
+    texts = {True: "yes", False: "no"}
+    palette[1:] = category_colours(255)
+    legend = tuple((texts.get(names[i], str(names[i])), int(rank[i])) for i in order)
+    return Colours(rank[found].astype(np.uint8), palette, legend)
+
+
+def _natural(text: str) -> tuple[tuple[int, float | str], ...]:
+    """Sort key that puts A2 before A10."""
+    import re
+
+    return tuple((0, float(p)) if p.isdigit() else (1, p) for p in re.split(r"(\d+)", text.casefold()) if p)
+
+
+# ---- the view ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class View:
+    """Which part of the map fills the canvas: the point in its middle, and pixels per map unit. y goes up."""
+
+    centre: tuple[float, float] = (0.0, 0.0)
+    scale: float = 1.0
+    size: tuple[int, int] = (1, 1)  # width, height in px
+
+    @classmethod
+    def fit(cls, points: np.ndarray, size: tuple[int, int], margin: float = 0.06) -> View:
+        """The view that shows all finite `points` (n, 2)."""
+        points = points[np.isfinite(points).all(axis=1)]
+        if not len(points):
+            return cls(size=size)
+        low, high = points.min(axis=0), points.max(axis=0)
+        span = np.maximum(high - low, 1e-9)
+        scale = float(np.min(np.array(size) * (1 - 2 * margin) / span))
+        mid = (low + high) / 2
+        return cls((float(mid[0]), float(mid[1])), min(scale, 1e6), size)
+
+    def to_px(self, points: np.ndarray) -> np.ndarray:
+        """Map units (n, 2) → canvas px (n, 2): x to the right, y down."""
+        w, h = self.size
+        flip = np.array([self.scale, -self.scale])
+        return (np.asarray(points, float) - self.centre) * flip + (w / 2, h / 2)
+
+    def from_px(self, px: np.ndarray) -> np.ndarray:
+        """Canvas px (n, 2) → map units (n, 2)."""
+        w, h = self.size
+        return (np.asarray(px, float) - (w / 2, h / 2)) / (self.scale, -self.scale) + self.centre
+
+    def moved(self, dx_px: float, dy_px: float) -> View:
+        """Drag the picture by so many px."""
+        x, y = self.centre
+        return View((x - dx_px / self.scale, y + dy_px / self.scale), self.scale, self.size)
+
+    def zoomed(self, factor: float, at_px: tuple[float, float]) -> View:
+        """Zoom so that the place under the pointer stays where it is."""
+        fixed = self.from_px(np.array(at_px))
+        scale = float(np.clip(self.scale * factor, 1e-6, 1e9))
+        out = View(self.centre, scale, self.size)
+        shift = fixed - out.from_px(np.array(at_px))
+        return View((self.centre[0] + float(shift[0]), self.centre[1] + float(shift[1])), scale, self.size)
+
+
+@dataclass
+class Raster:
+    """The points, and what was last drawn of them.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n, 2)
+        Map coordinates; NaN rows are never drawn nor hit.
+    """
+
+    points: np.ndarray
+    owner: np.ndarray = field(init=False, repr=False)  # (h, w) int32: row that owns the pixel, -1 for none
+    chosen: np.ndarray = field(init=False, repr=False)  # the same for selected points alone
+    point_px: float = field(init=False, default=MAX_POINT_PX)
+
+    def __post_init__(self) -> None:
+        finite = np.flatnonzero(np.isfinite(self.points).all(axis=1))
+        # Drawn in one random order for good: no group hides another because it comes later in the table.
+        self._rows = np.random.default_rng(0).permutation(finite).astype(np.int32)
+        self._xy = np.ascontiguousarray(self.points[self._rows].T)  # (2, m) float64, in drawing order
+        self.owner = self.chosen = np.full((1, 1), -1, np.int32)
+        self._view = View()
+        self._near: tuple[np.ndarray, np.ndarray, np.ndarray] = (np.zeros(0, np.int32),) * 3  # type: ignore[assignment]
+
+    def place(self, view: View, visible: np.ndarray, selected: np.ndarray, pixel_ratio: float = 1.0) -> None:
+        """First pass: which point owns which pixel.
+
+        Parameters
+        ----------
+        visible, selected : ndarray of shape (n,), bool
+        pixel_ratio : float
+            Screen pixels per logical pixel; points grow with it.
+        """
+        self._view = view
+        w, h = view.size
+        x = ((self._xy[0] - view.centre[0]) * view.scale + w / 2).astype(np.float32)
+        y = ((view.centre[1] - self._xy[1]) * view.scale + h / 2).astype(np.float32)
+        pad = int(MAX_POINT_PX * pixel_ratio) // 2 + 3
+        inside = (x > -pad) & (x < w + pad) & (y > -pad) & (y < h + pad)
+        if not visible.all():
+            inside &= visible[self._rows]
+        index = np.flatnonzero(inside)
+        # Points cover at most about a third of the canvas, so that crowds stay readable.
+        fair = np.sqrt(0.4 * w * h / max(len(index), 1))
+        self.point_px = float(np.clip(fair, MIN_POINT_PX, MAX_POINT_PX * pixel_ratio))
+        self._near = (
+            np.floor(x[index]).astype(np.int32),
+            np.floor(y[index]).astype(np.int32),
+            self._rows[index],
+        )
+        self.owner = _stamp(*self._near, (w, h), self.point_px, pad)
+        self.choose(selected)
+
+    def choose(self, selected: np.ndarray) -> None:
+        """Draw the selected points anew; the others stay as they are."""
+        x, y, rows = self._near
+        on = selected[rows] if selected.any() else np.zeros(len(rows), bool)
+        w, h = self._view.size
+        if on.any():
+            pad = int(self.point_px) // 2 + 4
+            self.chosen = _stamp(x[on], y[on], rows[on], (w, h), max(self.point_px, 2.0), pad)
+        else:
+            self.chosen = np.full((h, w), -1, np.int32)
+
+    def paint(
+        self, colours: Colours, background: tuple[int, int, int], any_selected: bool, light: bool = False
+    ) -> np.ndarray:
+        """Second pass: the picture, uint8 (h, w, 4) as blue, green, red, 255 (Qt's RGB32 in memory).
+
+        Parameters
+        ----------
+        background : tuple of int
+            Red, green, blue of the theme.
+        any_selected : bool
+            Whether the rest is dimmed.
+        light : bool
+            Whether the background is light (the halo next to it is dark then).
+        """
+        back = np.array(background, float)
+        palette = colours.palette.astype(float)
+        if any_selected:
+            palette = back + DIM * (palette - back)
+        lut = np.full(257, 0xFF000000, np.uint32)
+        lut[:256] |= _packed(palette)
+        lut[256] |= _packed(back[None])[0]
+        empty = self.owner < 0
+        codes = np.append(colours.codes.astype(np.uint16), np.uint16(256))  # the last one serves owner == -1
+        image = lut[codes[self.owner]] if len(colours.codes) else np.full(self.owner.shape, lut[256])
+        image[empty] = lut[256]
+        mask = self.chosen >= 0
+        if mask.any():
+            ring = _grown(mask)
+            halo = _grown(ring)
+            inner, outer = ((255,) * 3, (40,) * 3) if light else ((20,) * 3, (235,) * 3)
+            image[halo & ~ring] = 0xFF000000 | _packed(np.array([outer]))[0]
+            image[ring & ~mask] = 0xFF000000 | _packed(np.array([inner]))[0]
+            image[mask] = 0xFF000000 | _packed(np.array([SELECTED]))[0]
+        return image.view(np.uint8).reshape(*image.shape, 4)
+
+    def nearest(self, x_px: float, y_px: float, reach_px: float = 10) -> int:
+        """Row of the drawn point nearest to a place on the canvas, or -1 if none is within reach."""
+        reach, (h, w) = int(np.ceil(reach_px)), self.owner.shape
+        cx, cy = int(np.floor(x_px)), int(np.floor(y_px))
+        y0, y1, x0, x1 = (
+            max(cy - reach, 0),
+            min(cy + reach + 1, h),
+            max(cx - reach, 0),
+            min(cx + reach + 1, w),
+        )
+        if y0 >= y1 or x0 >= x1:
+            return -1
+        top = self.chosen[y0:y1, x0:x1]
+        part = np.where(top >= 0, top, self.owner[y0:y1, x0:x1])
+        rows = np.unique(part[part >= 0])
+        if not len(rows):
+            return -1
+        apart = np.hypot(*(self._view.to_px(self.points[rows]) - (x_px, y_px)).T)
+        best = int(np.argmin(apart))
+        return int(rows[best]) if apart[best] <= reach_px + self.point_px / 2 else -1
+
+
+def _stamp(
+    x: np.ndarray, y: np.ndarray, rows: np.ndarray, size: tuple[int, int], point_px: float, pad: int
+) -> np.ndarray:
+    """Write each row number into a disc about its place; later points win whole. int32 (h, w), -1 for none."""
+    w, h = size
+    wide = w + 2 * pad
+    out = np.full((h + 2 * pad) * wide, -1, np.int32)
+    r = (point_px - 1) / 2
+    reach = int(np.ceil(r))
+    dy, dx = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    disc = dy**2 + dx**2 <= (r + 0.3) ** 2
+    steps = (dy[disc] * wide + dx[disc]).astype(np.int32)
+    at = np.clip(y + pad, reach, h + 2 * pad - 1 - reach) * wide + np.clip(x + pad, reach, wide - 1 - reach)
+    if len(steps) == 1:
+        out[at] = rows
+    else:  # point by point, so that a disc is not cut up by its neighbours
+        out[(at[:, None] + steps).ravel()] = np.repeat(rows, len(steps))
+    return np.ascontiguousarray(out.reshape(-1, wide)[pad : pad + h, pad : pad + w])
+
+
+def _packed(rgb: np.ndarray) -> np.ndarray:
+    r, g, b = rgb.round().astype(np.uint32).T
+    return (r << 16) | (g << 8) | b
+
+
+def _grown(mask: np.ndarray) -> np.ndarray:
+    """The mask and its four neighbours."""
+    out = mask.copy()
+    out[1:] |= mask[:-1]
+    out[:-1] |= mask[1:]
+    out[:, 1:] |= mask[:, :-1]
+    out[:, :-1] |= mask[:, 1:]
+    return out
+
+
+# ---- lasso ---------------------------------------------------------------------------------------
+
+
+def inside_polygon(points: np.ndarray, polygon: np.ndarray, grid: int = 512) -> np.ndarray:
+    """Which points lie inside a polygon (even–odd rule), exactly.
+
+    A grid over the polygon answers for all points but those whose grid cell an edge passes; these are tested
+    one by one. So a million points cost little more than their look-up.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n, 2)
+        NaN rows are outside.
+    polygon : ndarray of shape (m, 2)
+        Its end is joined to its beginning.
+    """
+    out = np.zeros(len(points), bool)
+    polygon = np.asarray(polygon, float)
+    if len(polygon) < 3:
+        return out
+    low, high = polygon.min(axis=0), polygon.max(axis=0)
+    x, y = points[:, 0], points[:, 1]
+    near = np.flatnonzero(
+        (x >= low[0]) & (x <= high[0]) & (y >= low[1]) & (y <= high[1])
+    )  # NaN compares False
+    px, py = x[near], y[near]
+    if len(near) * len(polygon) < 2_000_000:
+        out[near] = _even_odd(px, py, polygon)
+        return out
+    cell = np.maximum((high - low) / grid, 1e-300)
+    a, b = polygon, np.roll(polygon, -1, axis=0)
+    # Cells an edge may pass: the edge sampled every half cell, and the neighbours of these.
+    n_samples = 2 + (np.abs(b - a) / cell * 2).max(axis=1).astype(int)
+    t = np.concatenate([np.linspace(0, 1, n) for n in n_samples])
+    on = np.repeat(a, n_samples, axis=0) + t[:, None] * np.repeat(b - a, n_samples, axis=0)
+    ij = np.clip(((on - low) / cell).astype(np.int64), 0, grid - 1)
+    edge = np.zeros((grid + 2, grid + 2), bool)
+    for dx in (0, 1, 2):
+        for dy in (0, 1, 2):
+            edge[ij[:, 0] + dx, ij[:, 1] + dy] = True
+    edge = edge[1:-1, 1:-1]
+    gx, gy = np.meshgrid(*(low[k] + (np.arange(grid) + 0.5) * cell[k] for k in (0, 1)), indexing="ij")
+    free = ~edge
+    answer = np.zeros((grid, grid), bool)
+    answer[free] = _even_odd(gx[free], gy[free], polygon)
+    i = np.clip(((px - low[0]) / cell[0]).astype(np.int32), 0, grid - 1)
+    j = np.clip(((py - low[1]) / cell[1]).astype(np.int32), 0, grid - 1)
+    hit, unsure = answer[i, j], edge[i, j]
+    hit[unsure] = _even_odd(px[unsure], py[unsure], polygon)
+    out[near] = hit
+    return out
+
+
+def _even_odd(x: np.ndarray, y: np.ndarray, polygon: np.ndarray) -> np.ndarray:
+    inside = np.zeros(len(x), bool)
+    order = np.argsort(y, kind="stable")
+    xs, ys = x[order], y[order]
+    hit = np.zeros(len(x), bool)
+    for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
+        if y0 == y1:
+            continue
+        # Points whose y lies in [min, max) of the edge: a slice, because they are sorted.
+        first, last = np.searchsorted(ys, (min(y0, y1), max(y0, y1)))
+        part = slice(first, last)
+        hit[part] ^= xs[part] < (x1 - x0) * (ys[part] - y0) / (y1 - y0) + x0
+    inside[order] = hit
+    return inside

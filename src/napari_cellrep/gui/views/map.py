@@ -1,0 +1,528 @@
+"""The map: every cell a point, cells that look alike near each other. Reads the session, writes wishes to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from qtpy.QtCore import QPointF, QRectF, QSize, Qt, QTimer, Signal
+from qtpy.QtGui import (
+    QColor,
+    QImage,
+    QKeyEvent,
+    QLinearGradient,
+    QMouseEvent,
+    QPainter,
+    QPainterPath,
+    QPaintEvent,
+    QPen,
+    QPixmap,
+    QPolygonF,
+    QWheelEvent,
+)
+from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QWidget
+
+from napari_cellrep.gui.views._raster import SELECTED, Colours, Raster, View, colours_of, inside_polygon
+from napari_cellrep.session import Session
+
+TOOLS = ("lasso", "rectangle", "pan")
+REACH_PX = 10  # hover and click find a point within this distance
+CLICK_PX = 4  # a press and release nearer than this is a click
+PULSE_MS = 700
+LEGEND_LINES = 12
+
+
+def selection_mode(modifiers: Any) -> str:
+    """Shift adds, Alt subtracts, both intersect; the same in every view."""
+    shift = bool(modifiers & Qt.KeyboardModifier.ShiftModifier)
+    alt = bool(modifiers & Qt.KeyboardModifier.AltModifier)
+    return {(True, False): "add", (False, True): "subtract", (True, True): "intersect"}.get(
+        (shift, alt), "replace"
+    )
+
+
+class HoverCard(QFrame):
+    """What is known of the cell under the pointer: its picture, and a few words."""
+
+    PICTURE_PX = 112
+
+    def __init__(self, parent: QWidget) -> None:
+        super().__init__(parent, Qt.WindowType.ToolTip)
+        self.setAttribute(Qt.WidgetAttribute.WA_ShowWithoutActivating)
+        self.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
+        self.setFrameShape(QFrame.Shape.StyledPanel)
+        self.picture = QLabel()
+        self.picture.setFixedSize(self.PICTURE_PX, self.PICTURE_PX)
+        self.picture.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.words = QLabel()
+        self.words.setTextFormat(Qt.TextFormat.RichText)
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(6, 6, 10, 6)
+        layout.addWidget(self.picture)
+        layout.addWidget(self.words)
+
+    def show_picture(self, rgb: Any) -> None:
+        """Show a picture, uint8 (S, S, 3); anything else (an error) leaves a sentence in its place."""
+        if not isinstance(rgb, np.ndarray):
+            self.picture.setText("no picture")
+            self.picture.setToolTip(str(rgb))
+            return
+        rgb = np.ascontiguousarray(rgb)
+        h, w = rgb.shape[:2]
+        image = QImage(rgb.data, w, h, 3 * w, QImage.Format.Format_RGB888)
+        side = self.PICTURE_PX
+        self.picture.setPixmap(
+            QPixmap.fromImage(image.copy()).scaled(
+                side, side, Qt.AspectRatioMode.KeepAspectRatio, Qt.TransformationMode.SmoothTransformation
+            )
+        )
+
+
+class MapView(QWidget):
+    """The cells of a session as points.
+
+    Left drag draws with the tool, right or middle drag moves the map, the wheel zooms.
+
+    Parameters
+    ----------
+    session : Session
+    ask_picture : callable, optional
+        ``ask_picture(row, then)``: get a cell's picture without waiting; ``then(rgb)`` is called with it.
+    """
+
+    clicked = Signal(int, str)  # row, selection mode
+    framed = Signal(int)  # double-click or Space: go to this cell in the image
+    menu_requested = Signal(int, object)  # row or -1, global position
+    tool_changed = Signal(str)
+
+    def __init__(
+        self,
+        session: Session,
+        ask_picture: Callable[[int, Callable[[Any], None]], None] | None = None,
+        parent: QWidget | None = None,
+    ) -> None:
+        super().__init__(parent)
+        self.session = session
+        self._ask_picture = ask_picture
+        self.tool = "lasso"
+        self.raster = Raster(np.zeros((0, 2)))
+        self.colours: Colours = colours_of(None, 0)
+        self.view = View()
+        self._background, self._text, self._light = (38, 41, 48), QColor(240, 241, 242), False
+        self._image = QImage()
+        self._stale = "place"  # what the next paint has to do first: "place", "choose", "paint" or ""
+        self._path: list[QPointF] = []
+        self._press: QPointF | None = None
+        self._press_button = Qt.MouseButton.NoButton
+        self._dragging = False
+        self._space_pan = False
+        self._fitted_for: tuple[int, str] = (0, "")
+        self._pulse_left = 0
+        self._pulse = QTimer(self)
+        self._pulse.setInterval(30)
+        self._pulse.timeout.connect(self._beat)
+        self.card = HoverCard(self)
+        self.setMouseTracking(True)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setMinimumSize(160, 120)
+        self.setAccessibleName("Map of cells")
+        self._signals = (
+            (session.cells_changed, self._on_cells_changed),
+            (session.embedding_changed, self._on_cells_changed),
+            (session.visible_changed, self._on_visible_changed),
+            (session.selection_changed, self._on_selection_changed),
+            (session.colour_changed, self._on_colour_changed),
+            (session.focus_changed, self._on_focus_changed),
+            (session.hover_changed, self._on_hover_changed),
+        )
+        for signal, slot in self._signals:
+            signal.connect(slot)
+        self._on_cells_changed()
+
+    def disconnect_session(self) -> None:
+        """Stop listening; called before the widget goes."""
+        for signal, slot in self._signals:
+            signal.disconnect(slot, missing_ok=True)
+        self._pulse.stop()
+        self.card.hide()
+
+    def sizeHint(self) -> QSize:  # noqa: D102
+        return QSize(520, 320)
+
+    # ---- what the session says -------------------------------------------------------------------
+
+    @property
+    def has_map(self) -> bool:
+        """Whether there is anything to draw."""
+        return bool(len(self.raster.points))
+
+    def _on_cells_changed(self) -> None:
+        points = self.session.map_coordinates()
+        self.raster = Raster(np.zeros((0, 2)) if points is None else points)
+        self.card.hide()
+        self._on_colour_changed()
+        if self._fitted_for != (id(self.session.cells), self.session.embedding) and points is not None:
+            self._fitted_for = (id(self.session.cells), self.session.embedding)
+            self.fit()
+        self._redo("place")
+
+    def _on_visible_changed(self) -> None:
+        self._redo("place")
+
+    def _on_selection_changed(self) -> None:
+        self._redo("choose")
+
+    def _on_colour_changed(self) -> None:
+        session = self.session
+        known = session.cells is not None and session.colour_by in session.cells.obs
+        column = session.cells.obs[session.colour_by] if known and session.cells is not None else None
+        self.colours = colours_of(column, len(self.raster.points))
+        self._redo("paint")
+
+    def _on_focus_changed(self, row: int) -> None:
+        at = self._screen(row)
+        if at is not None and not self.rect().adjusted(20, 20, -20, -20).contains(at.toPoint()):
+            x, y = self.raster.points[row]
+            self.view = View((float(x), float(y)), self.view.scale, self.view.size)
+            self._redo("place")
+        self._pulse_left = PULSE_MS
+        self._pulse.start()
+        self.update()
+
+    def _on_hover_changed(self, row: int) -> None:
+        self.update()
+
+    def _beat(self) -> None:
+        self._pulse_left = max(0, self._pulse_left - self._pulse.interval())
+        if not self._pulse_left:
+            self._pulse.stop()
+        self.update()
+
+    def _redo(self, what: str) -> None:
+        order = ("", "paint", "choose", "place")
+        self._stale = max(self._stale, what, key=order.index)
+        self.update()
+
+    # ---- looks -----------------------------------------------------------------------------------
+
+    def set_theme(self, background: tuple[int, int, int], text: tuple[int, int, int]) -> None:
+        """Take the colours of napari's theme (red, green, blue)."""
+        self._background, self._text = tuple(background), QColor(*text)
+        self._light = sum(background) > 384
+        self._redo("paint")
+
+    def set_tool(self, tool: str) -> None:
+        """Choose what a left drag does: "lasso", "rectangle" or "pan"."""
+        if tool not in TOOLS:
+            raise ValueError(f"The map's tools are {', '.join(TOOLS)}; got {tool!r}.")
+        self.tool = tool
+        self.setCursor(Qt.CursorShape.OpenHandCursor if tool == "pan" else Qt.CursorShape.CrossCursor)
+        self.tool_changed.emit(tool)
+
+    def fit(self) -> None:
+        """Show the whole map."""
+        shown = self.raster.points
+        if len(shown) == len(self.session.visible) and self.session.visible.any():
+            shown = shown[self.session.visible]
+        self.view = View.fit(shown, self._size())
+        self._redo("place")
+
+    def _size(self) -> tuple[int, int]:
+        ratio = self.devicePixelRatioF()
+        return max(1, round(self.width() * ratio)), max(1, round(self.height() * ratio))
+
+    def _px(self, at: QPointF) -> tuple[float, float]:
+        """Widget position → canvas px."""
+        ratio = self.devicePixelRatioF()
+        return at.x() * ratio, at.y() * ratio
+
+    def _screen(self, row: int) -> QPointF | None:
+        """Where a cell's point is on the widget, or None if it has none."""
+        if not 0 <= row < len(self.raster.points) or not np.isfinite(self.raster.points[row]).all():
+            return None
+        if not self.session.visible[row]:
+            return None
+        x, y = self.view.to_px(self.raster.points[row][None])[0] / self.devicePixelRatioF()
+        return QPointF(float(x), float(y))
+
+    def resizeEvent(self, event: Any) -> None:  # noqa: D102
+        size = self._size()
+        if self.view.size != size and self.has_map:
+            old = self.view.size
+            grow = min(size[0] / old[0], size[1] / old[1])
+            if old == (1, 1):
+                self.fit()
+            else:  # the same part of the map, larger or smaller
+                self.view = View(self.view.centre, self.view.scale * grow, size)
+        self._redo("place")
+
+    def _refresh(self) -> None:
+        if self.view.size != self._size():
+            self.view = View(self.view.centre, self.view.scale, self._size())
+            self._stale = "place"
+        session, n = self.session, len(self.raster.points)
+        if n != len(session.visible):
+            return  # the table has just changed; its signal is on the way
+        if self._stale == "place":
+            self.raster.place(self.view, session.visible, session.selected, self.devicePixelRatioF())
+        elif self._stale == "choose":
+            self.raster.choose(session.selected)
+        pixels = self.raster.paint(self.colours, self._background, session.n_selected > 0, self._light)
+        h, w = pixels.shape[:2]
+        self._pixels = np.ascontiguousarray(pixels)  # QImage does not own its memory
+        self._image = QImage(self._pixels.data, w, h, 4 * w, QImage.Format.Format_RGB32)
+        self._image.setDevicePixelRatio(self.devicePixelRatioF())
+        self._stale = ""
+
+    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: D102
+        painter = QPainter(self)
+        painter.fillRect(self.rect(), QColor(*self._background))
+        if not self.has_map:
+            return
+        if self._stale:
+            self._refresh()
+        painter.drawImage(0, 0, self._image)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        self._draw_marks(painter)
+        self._draw_gesture(painter)
+        self._draw_legend(painter)
+
+    def _ring(self, painter: QPainter, at: QPointF, radius: float, colour: QColor) -> None:
+        painter.setBrush(Qt.BrushStyle.NoBrush)
+        back = QColor(255, 255, 255, 220) if self._light else QColor(0, 0, 0, 220)
+        for width, c in ((4.0, back), (2.0, colour)):
+            painter.setPen(QPen(c, width))
+            painter.drawEllipse(at, radius, radius)
+
+    def _draw_marks(self, painter: QPainter) -> None:
+        session = self.session
+        hover, focus = self._screen(session.hover), self._screen(session.focus)
+        if hover is not None:
+            self._ring(painter, hover, 8, self._text)
+        if focus is not None:
+            grow = 26 * self._pulse_left / PULSE_MS
+            self._ring(painter, focus, 8 + grow, QColor(*SELECTED))
+
+    def _draw_gesture(self, painter: QPainter) -> None:
+        if not self._dragging or len(self._path) < 2 or self._press_button != Qt.MouseButton.LeftButton:
+            return
+        if self.tool == "lasso":
+            shape = QPainterPath()
+            shape.addPolygon(QPolygonF(self._path))
+            shape.closeSubpath()
+        elif self.tool == "rectangle":
+            shape = QPainterPath()
+            shape.addRect(QRectF(self._path[0], self._path[-1]).normalized())
+        else:
+            return
+        fill = QColor(*SELECTED)
+        fill.setAlpha(40)
+        painter.fillPath(shape, fill)
+        painter.setPen(QPen(QColor(*SELECTED), 1.5))
+        painter.drawPath(shape)
+
+    def _draw_legend(self, painter: QPainter) -> None:
+        name = self.session.colour_by
+        if not name:
+            return
+        metrics = painter.fontMetrics()
+        line, pad = metrics.height() + 2, 8
+        entries = self.colours.legend
+        most = max(1, min(LEGEND_LINES, (self.height() - 40) // line - 2))
+        title = name.replace("_", " ")
+        if entries:
+            shown = entries[:most] if len(entries) > most + 1 else entries
+            texts = [t for t, _ in shown]
+            if len(shown) < len(entries):
+                texts.append(f"and {len(entries) - len(shown):,} more")
+            texts = [metrics.elidedText(t, Qt.TextElideMode.ElideRight, 150) for t in texts]
+            width = max(metrics.horizontalAdvance(t) for t in [title, *texts]) + 2 * pad + line
+            height = line * (len(texts) + 1) + 2 * pad
+        else:
+            low, high = (_number(v) for v in self.colours.limits)
+            texts, width, height = [], 150 + 2 * pad, 2 * line + 14 + 2 * pad
+        box = QRectF(8, 8, width, height)
+        back = QColor(*self._background)
+        back.setAlpha(215)
+        painter.fillRect(box, back)
+        painter.setPen(self._text)
+        x, y = box.left() + pad, box.top() + pad
+        painter.drawText(QPointF(x, y + metrics.ascent()), title)
+        y += line
+        if entries:
+            for i, text in enumerate(texts):
+                if i < len(shown):
+                    colour = QColor(*(int(v) for v in self.colours.palette[shown[i][1]]))
+                    painter.setPen(Qt.PenStyle.NoPen)
+                    painter.setBrush(colour)
+                    painter.drawEllipse(QPointF(x + 5, y + line / 2 - 1), 5, 5)
+                painter.setPen(self._text)
+                painter.drawText(QPointF(x + line, y + metrics.ascent()), text)
+                y += line
+            return
+        bar = QRectF(x, y + 2, 150, 10)
+        gradient = QLinearGradient(bar.topLeft(), bar.topRight())
+        for share in np.linspace(0, 1, 9):
+            r, g, b = (int(v) for v in self.colours.palette[1 + round(share * 254)])
+            gradient.setColorAt(float(share), QColor(r, g, b))
+        painter.fillRect(bar, gradient)
+        y += 16 + metrics.ascent()
+        painter.drawText(QPointF(x, y), low)
+        painter.drawText(QPointF(x + 150 - metrics.horizontalAdvance(high), y), high)
+
+    # ---- gestures --------------------------------------------------------------------------------
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:  # noqa: D102
+        self.setFocus(Qt.FocusReason.MouseFocusReason)
+        if self._press is not None:
+            return  # a second button during a drag
+        self._press, self._press_button = event.position(), event.button()
+        self._path, self._dragging = [event.position()], False
+        self._hide_card()
+
+    def mouseMoveEvent(self, event: QMouseEvent) -> None:  # noqa: D102
+        at = event.position()
+        if self._press is None:
+            self._hover(at)
+            return
+        if not self._dragging:
+            if (at - self._press).manhattanLength() < CLICK_PX:
+                return
+            self._dragging = True
+        last = self._path[-1]
+        self._path.append(at)
+        if self._moves_map():
+            ratio = self.devicePixelRatioF()
+            self.setCursor(Qt.CursorShape.ClosedHandCursor)
+            self.view = self.view.moved((at.x() - last.x()) * ratio, (at.y() - last.y()) * ratio)
+            self._redo("place")
+        self.update()
+
+    def _moves_map(self) -> bool:
+        return self.tool == "pan" or self._press_button != Qt.MouseButton.LeftButton
+
+    def mouseReleaseEvent(self, event: QMouseEvent) -> None:  # noqa: D102
+        if self._press is None or event.button() != self._press_button:
+            return
+        path, button, dragged = self._path, self._press_button, self._dragging
+        moves = self._moves_map()
+        self._press, self._dragging, self._path = None, False, []
+        mode = selection_mode(event.modifiers())
+        if not dragged:
+            row = self.raster.nearest(*self._px(event.position()), REACH_PX * self.devicePixelRatioF())
+            if button == Qt.MouseButton.LeftButton and row >= 0:
+                self.clicked.emit(row, mode)
+            elif button == Qt.MouseButton.RightButton:
+                self.menu_requested.emit(row, event.globalPosition().toPoint())
+        elif moves:
+            self.set_tool(self.tool)  # the open hand again
+        elif self.has_map:
+            path.append(event.position())
+            if self.tool == "rectangle":
+                a, b = path[0], path[-1]
+                path = [a, QPointF(b.x(), a.y()), b, QPointF(a.x(), b.y())]
+            self.select_inside(np.array([self._px(p) for p in path]), mode)
+        self.update()
+
+    def select_inside(self, polygon_px: np.ndarray, mode: str = "replace") -> None:
+        """Select the visible cells whose points lie inside a polygon (canvas px)."""
+        polygon = self.view.from_px(polygon_px)
+        self.session.select(inside_polygon(self.raster.points, polygon) & self.session.visible, mode)
+
+    def mouseDoubleClickEvent(self, event: QMouseEvent) -> None:  # noqa: D102
+        row = self.raster.nearest(*self._px(event.position()), REACH_PX * self.devicePixelRatioF())
+        if event.button() == Qt.MouseButton.LeftButton and row >= 0:
+            self.framed.emit(row)
+
+    def wheelEvent(self, event: QWheelEvent) -> None:  # noqa: D102
+        steps = event.angleDelta().y() / 120
+        if steps and self.has_map:
+            self.view = self.view.zoomed(1.25**steps, self._px(event.position()))
+            self._hide_card()
+            self._redo("place")
+        event.accept()
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: D102
+        key = event.key()
+        if key == Qt.Key.Key_Escape and self._dragging:
+            self._press, self._dragging, self._path = None, False, []
+            self.update()
+        elif key == Qt.Key.Key_Space and self.session.focus >= 0:
+            self.framed.emit(self.session.focus)
+        elif key == Qt.Key.Key_Home:
+            self.fit()
+        else:
+            super().keyPressEvent(event)  # Escape without a drag is for whoever holds the map
+
+    def leaveEvent(self, event: Any) -> None:  # noqa: D102
+        self._hide_card()
+
+    # ---- hover -----------------------------------------------------------------------------------
+
+    def _hide_card(self) -> None:
+        self.card.hide()
+        self.session.set_hover(-1)
+
+    def _hover(self, at: QPointF) -> None:
+        row = self.raster.nearest(*self._px(at), REACH_PX * self.devicePixelRatioF()) if self.has_map else -1
+        if row == self.session.hover:
+            return
+        self.session.set_hover(row)
+        if row < 0:
+            self.card.hide()
+            return
+        self.card.words.setText(self._describe(row))
+        self.card.picture.setPixmap(QPixmap())
+        if self._ask_picture is not None:
+
+            def show(rgb: Any) -> None:
+                if self.session.hover == row:
+                    self.card.show_picture(rgb)
+
+            self._ask_picture(row, show)
+        self.card.adjustSize()
+        self._put_card(row)
+        self.card.show()
+
+    def _put_card(self, row: int) -> None:
+        """Above the point, or below it when there is no room; always on the screen."""
+        at = self._screen(row)
+        if at is None:
+            return
+        where = self.mapToGlobal(at.toPoint())
+        w, h = self.card.sizeHint().width(), self.card.sizeHint().height()
+        screen = self.screen().availableGeometry()
+        x = min(max(where.x() - w // 2, screen.left()), screen.right() - w)
+        y = where.y() - h - 14
+        self.card.move(x, y if y >= screen.top() else where.y() + 14)
+
+    def _describe(self, row: int) -> str:
+        import html
+
+        session = self.session
+        lines = [f"<b>{html.escape(session.cell_id(row))}</b>"]
+        shown = ["group"]
+        if session.colour_by not in ("", "group", "field"):
+            shown.append(session.colour_by)
+        for column in shown:
+            value = session.value(row, column)
+            if value is not None:
+                lines.append(f"{html.escape(column.replace('_', ' '))}: {html.escape(_number(value))}")
+        flags = session.value(row, "flags")
+        if flags:
+            lines.append("flagged: " + html.escape(str(flags).replace(";", ", ").replace("_", " ")))
+        return "<br>".join(lines)
+
+
+def _number(value: Any) -> str:
+    """A value as people write it: 1,234 · 0.0123 · Wortmannin."""
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, int | np.integer):
+        return f"{int(value):,}"
+    if isinstance(value, float | np.floating):
+        if not np.isfinite(value):
+            return "none"
+        return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
+    return str(value)
