@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from array_cells import ArrayCells
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
@@ -16,19 +17,6 @@ from napari_cellrep.data.crops import cut_crops, find_cells
 from napari_cellrep.specs import CropSpec
 
 WELLS = ("A01", "A05", "A12", "E07")
-
-
-class ArrayCells:
-    """The training loop's protocol over an array: crops (n, 2, 64, 64) uint8, group = well."""
-
-    def __init__(self, array: np.ndarray, groups: np.ndarray):
-        self.array, self.groups = array, groups
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    def crops(self, rows: np.ndarray) -> np.ndarray:
-        return self.array[rows]
 
 
 @pytest.fixture(autouse=True)

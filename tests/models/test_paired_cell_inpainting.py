@@ -20,7 +20,6 @@ from napari_cellrep.models.paired_cell_inpainting import (
 )
 from napari_cellrep.specs import InputError, check_config
 
-
 # The golden vectors' README allows 1e-4; an independent torch network was within 3e-6, other CPUs sum in other orders.
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -98,13 +97,27 @@ def test_full_width_has_the_published_number_of_parameters():
     for n_structure, published in ((1, 7_323_521), (2, 7_324_529)):
         model = create_model("paired_cell_inpainting", n_structure=n_structure)
         buffers = sum(b.numel() for k, b in model.named_buffers() if not k.endswith("num_batches_tracked"))
-        assert sum(p.numel() for p in model.parameters()) + buffers == published  # Keras counts moving averages
-    assert [create_model("paired_cell_inpainting").dim(f"conv{i}_1") for i in range(1, 6)] == [96, 256, 384, 384, 256]
+        assert (
+            sum(p.numel() for p in model.parameters()) + buffers == published
+        )  # Keras counts moving averages
+    assert [create_model("paired_cell_inpainting").dim(f"conv{i}_1") for i in range(1, 6)] == [
+        96,
+        256,
+        384,
+        384,
+        256,
+    ]
 
 
 # ---- Keras files ------------------------------------------------------------------------------------
 
 BN_ORDER = ("conv1_1", "conv2_1", "rfpconv1_1", "rfpconv2_1", "conv3_1", "conv4_1", "conv5_1", "rfpconv3_1")
+BN_PARTS = {
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "moving_mean",
+    "running_var": "moving_variance",
+}
 
 
 def write_keras(model: Model, path: Path, *, graph: bool = True, root: str = "model_weights/") -> None:
@@ -120,7 +133,7 @@ def write_keras(model: Model, path: Path, *, graph: bool = True, root: str = "mo
             f[f"{root}{name}/{name}/{'kernel' if part == 'weight' else 'bias'}:0"] = array
         for i, conv in enumerate(BN_ORDER):
             name = f"batch_normalization_{20 - i if graph else i + 1}"
-            for part, keras in (("weight", "gamma"), ("bias", "beta"), ("running_mean", "moving_mean"), ("running_var", "moving_variance")):  # fmt: skip
+            for part, keras in BN_PARTS.items():
                 f[f"{root}{name}/{name}/{keras}:0"] = state[f"bn_{conv}.{part}"]
             layers.append({"name": name, "inbound_nodes": [[[conv, 0, 0, {}]]]})
         if graph:
@@ -137,7 +150,9 @@ def random_model() -> Model:
     return model.eval()
 
 
-@pytest.mark.parametrize(("graph", "root"), [(True, "model_weights/"), (True, ""), (False, "model_weights/"), (False, "")])
+@pytest.mark.parametrize(
+    ("graph", "root"), [(True, "model_weights/"), (True, ""), (False, "model_weights/"), (False, "")]
+)
 def test_keras_layouts(random_model, tmp_path, graph, root):
     path = tmp_path / "w.h5"
     write_keras(random_model, path, graph=graph, root=root)
@@ -201,7 +216,9 @@ def test_human_scaling_is_fixed_for_structure_and_knows_the_pixel_type():
         np.testing.assert_allclose(structure, [0, 0, 0.5, 1], atol=0.005)
     twelve_bit = Model(Config(width=0.125, recipe="human", full_scale=4095))
     crop = np.broadcast_to((fraction * 4095).astype("uint16")[:, None], (1, 2, 4, 4))
-    np.testing.assert_allclose(twelve_bit.preprocess(torch.from_numpy(crop.copy()))[0, 1, :, 0], [0, 0, 0.5, 1], atol=0.001)
+    np.testing.assert_allclose(
+        twelve_bit.preprocess(torch.from_numpy(crop.copy()))[0, 1, :, 0], [0, 0, 0.5, 1], atol=0.001
+    )
 
 
 def test_human_scaling_refuses_floats_beyond_one():

@@ -15,6 +15,7 @@ A model file (``models/<name>.py``) holds, at module level:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -207,7 +208,8 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
             f"{path} could not be written ({error}); what was finished before is kept."
         ) from error
     finally:
-        tmp.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            tmp.unlink(missing_ok=True)
 
 
 def load_model(path_or_name: str | Path, model: str | None = None) -> EmbeddingModel:

@@ -164,7 +164,7 @@ def time_step(
     device, precision : str
         As for `train`; with "auto" the faster form counts.
     seconds : float
-        For the trial, about; at least a small step in each form is done.
+        For the trial, about; at least two small steps in each form are done.
 
     Returns
     -------
@@ -192,8 +192,7 @@ def _try_out(
         if precision == "auto":
             precision, times = trial_form(run, device, seconds)
         else:
-            _, times = trial_form(lambda _form: run(precision), device, seconds)
-            times[precision] = min(times.values())
+            times = {precision: min(trial_form(lambda _form: run(precision), device, seconds)[1].values())}
     n_full = min(training.batch_size, len(sampler.rows))
     n_now = len(next(iter(rows.values())))
     return precision, times[precision] * (n_full / n_now if device.type == "cpu" else 1.0)

@@ -284,7 +284,7 @@ def _entropy(p: np.ndarray) -> np.ndarray:
 def _shape(mask: np.ndarray) -> list[float]:
     """`SHAPE` of one mask (H, W), its bounding box."""
     from scipy.spatial import ConvexHull
-    from skimage.measure import perimeter
+    from skimage.measure import perimeter_crofton
 
     ys, xs = np.nonzero(mask)
     area = len(ys)
@@ -296,8 +296,7 @@ def _shape(mask: np.ndarray) -> list[float]:
     ey, ex = np.nonzero(edge)
     corners = np.concatenate([np.stack([ey + dy, ex + dx], axis=1) for dy in (0, 1) for dx in (0, 1)])
     hull = ConvexHull(corners).volume  # in 2-D the volume is the area
-    # An outline through the pixels' centres misses half a pixel all around: at least that of a square of this area.
-    around = max(float(perimeter(np.pad(mask, 1), 4)), 4 * np.sqrt(area) - 4, 1.0)
+    around = float(perimeter_crofton(np.pad(mask, 1), 4))  # more than 0 even for one pixel
     return [
         area,
         around,

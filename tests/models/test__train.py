@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from array_cells import ArrayCells
+
+from napari_cellrep.jobs import drain
+from napari_cellrep.models import create_model, load_model
+from napari_cellrep.models._train import CHECKPOINT, Sampler, time_step, train
+from napari_cellrep.models.paired_cell_inpainting import Training
+from napari_cellrep.specs import InputError
+
+FP32 = {"device": "cpu", "precision": "fp32"}
+SHORT = Training(epochs=2, batch_size=16, learning_rate=1e-3, seed=5)
+
+
+def make(seed: int = 0, width: float = 0.04):
+    torch.manual_seed(seed)
+    return create_model("paired_cell_inpainting", width=width)
+
+
+@pytest.fixture
+def few(cells) -> ArrayCells:
+    """40 cells of two wells."""
+    rows = np.r_[0:20, 60:80]
+    return ArrayCells(cells.array[rows], cells.groups[rows])
+
+
+def state(folder):
+    return load_model(folder).state_dict()
+
+
+def history(folder):
+    with (folder / "history.csv").open() as f:
+        return list(csv.DictReader(f))
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        assert torch.equal(a[key], b[key]), key
+
+
+# ---- pairs ------------------------------------------------------------------------------------------
+
+
+def test_every_cell_is_source_once_and_targets_are_others_of_its_group():
+    rng = np.random.default_rng(0)
+    groups = rng.permutation(np.repeat([7, 3, 11], [30, 2, 25]))
+    sampler = Sampler(groups, ("source", "target"), 8, 2, 0)
+    for epoch in range(20):
+        batches = sampler.epoch(epoch)
+        source = np.concatenate([b["source"] for b in batches])
+        target = np.concatenate([b["target"] for b in batches])
+        assert sorted(source) == list(range(57))
+        assert (groups[source] == groups[target]).all()
+        assert (source != target).all()
+        assert max(len(b["source"]) for b in batches) <= 8
+
+
+def test_targets_are_drawn_evenly():
+    sampler = Sampler(np.zeros(6, int), ("source", "target"), 6, 2, 0)
+    counts = np.zeros((6, 6), int)
+    for epoch in range(3000):
+        (batch,) = sampler.epoch(epoch)
+        np.add.at(counts, (batch["source"], batch["target"]), 1)
+    assert (np.diag(counts) == 0).all()
+    others = counts[~np.eye(6, dtype=bool)]
+    assert abs(others - 600).max() < 5 * np.sqrt(600 * 0.8)
+
+
+def test_epochs_differ_and_repeat_with_the_seed():
+    def order(seed: int, epoch: int) -> list[int]:
+        batches = Sampler(np.zeros(50, int), ("source", "target"), 8, 2, seed).epoch(epoch)
+        return np.concatenate([np.r_[b["source"], b["target"]] for b in batches]).tolist()
+
+    assert order(1, 4) == order(1, 4)
+    assert order(1, 4) != order(1, 5)
+    assert order(1, 4) != order(2, 4)
+
+
+def test_groups_of_one_are_left_out_with_a_sentence_and_none_left_is_refused():
+    sampler = Sampler(np.array([0, 0, 1, 2, 2, 2]), ("source", "target"), 4, 2, 0)
+    assert sorted(sampler.rows) == [0, 1, 3, 4, 5]
+    assert "1 of 3 groups" in sampler.note
+    assert "1 cells" in sampler.note
+    assert sorted(Sampler(sampler.rows * 0, ("source", "target"), 4, 3, 0).rows) == [0, 1, 2, 3, 4]
+    with pytest.raises(InputError, match="No pair"):
+        Sampler(np.arange(5), ("source", "target"), 4, 2, 0)
+    with pytest.raises(InputError, match="fewer than 4 cells"):
+        Sampler(np.array([0, 0, 0]), ("source", "target"), 4, 4, 0)
+    with pytest.raises(InputError, match="no cells"):
+        Sampler(np.array([], int), ("x",), 4, 2, 0)
+
+
+def test_single_cells_need_no_group():
+    batches = Sampler(np.arange(10), ("x",), 4, 2, 0).epoch(0)
+    assert [len(b["x"]) for b in batches] == [4, 3, 3]
+    assert sorted(np.concatenate([b["x"] for b in batches])) == list(range(10))
+
+
+# ---- the run ----------------------------------------------------------------------------------------
+
+
+def test_the_loss_goes_down_on_real_cells(cells, tmp_path):
+    training = Training(epochs=6, batch_size=32, learning_rate=3e-3)
+    seen = []
+    result = drain(train(make(width=0.08), cells, training, tmp_path, **FP32), seen.append)
+    losses = [p.metrics["loss"] for p in seen if p.metrics]
+    assert len(losses) == result["step"] == 6 * 3
+    assert np.mean(losses[-3:]) < 0.6 * losses[0]
+    assert np.mean(losses[-3:]) < np.mean(losses[3:6])
+    assert [p.done for p in seen] == list(range(19))
+    assert seen[-1].metrics.keys() == {"loss", "epoch", "cells_per_s", "learning_rate"}
+    assert seen[-1].metrics["epoch"] == 6
+
+
+def test_what_it_leaves_behind(few, tmp_path):
+    model = make()
+    result = drain(train(model, few, SHORT, tmp_path / "m", card={"data": "abc", "name": "mine"}, **FP32))
+    assert not model.training
+    rows = history(tmp_path / "m")
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[-1]["loss"]) == result["loss"]
+    assert [row["step"] for row in rows] == ["3", "6"]
+    info = json.loads((tmp_path / "m" / "model.json").read_text())
+    assert info["data"] == "abc"
+    assert info["training"]["seed"] == 5
+    assert info["trained"]["step"] == 6
+    assert info["n_cells"] == 40
+    assert info["torch"] == torch.__version__
+    assert_same(state(tmp_path / "m"), model.state_dict())
+    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == [
+        CHECKPOINT, "history.csv", "model.json", "weights.safetensors",
+    ]  # fmt: skip
+
+
+def test_the_checkpoint_holds_only_tensors_and_plain_values(few, tmp_path):
+    drain(train(make(), few, SHORT, tmp_path, **FP32))
+    torch.load(tmp_path / CHECKPOINT, weights_only=True)
+
+
+def test_the_seed_decides_everything(few, tmp_path):
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        drain(train(make(), few, dataclasses.replace(SHORT, seed=seed), tmp_path / name, **FP32))
+    assert_same(state(tmp_path / "a"), state(tmp_path / "b"))
+    assert not torch.equal(state(tmp_path / "a")["conv1_1.weight"], state(tmp_path / "c")["conv1_1.weight"])
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 4])
+def test_a_stopped_run_goes_on_to_exactly_the_same_weights(few, tmp_path, stop_after):
+    """Stopped at the first step, at the end of an epoch, and in the middle of the second."""
+    drain(train(make(), few, SHORT, tmp_path / "whole", **FP32))
+
+    job = train(make(), few, SHORT, tmp_path / "parts", **FP32)
+    for _ in range(stop_after + 1):
+        next(job)
+    job.close()
+    assert not (tmp_path / "parts" / "weights.safetensors").exists()
+    seen = []
+    drain(train(make(seed=99), few, SHORT, tmp_path / "parts", **FP32), seen.append)
+    assert seen[0].done == stop_after
+    assert_same(state(tmp_path / "parts"), state(tmp_path / "whole"))
+    whole, parts = (history(tmp_path / name) for name in ("whole", "parts"))
+    assert [(r["epoch"], r["loss"]) for r in parts] == [(r["epoch"], r["loss"]) for r in whole]
+
+
+def test_an_interrupt_within_a_step_keeps_the_checkpoint_before(few, tmp_path):
+    drain(train(make(), few, SHORT, tmp_path / "whole", **FP32))
+
+    class Interrupted(ArrayCells):
+        asked = 0
+
+        def crops(self, rows):
+            self.asked += 1
+            if self.asked == 9:  # two loads a step: the target of the fifth step
+                raise KeyboardInterrupt
+            return super().crops(rows)
+
+    with pytest.raises(KeyboardInterrupt):
+        drain(train(make(), Interrupted(few.array, few.groups), SHORT, tmp_path / "parts", **FP32))
+    assert torch.load(tmp_path / "parts" / CHECKPOINT, weights_only=True)["step"] == 3  # the epoch's end
+    drain(train(make(), few, SHORT, tmp_path / "parts", **FP32))
+    assert_same(state(tmp_path / "parts"), state(tmp_path / "whole"))
+
+
+def test_more_epochs_go_on_and_other_settings_start_anew(few, tmp_path):
+    drain(train(make(), few, SHORT, tmp_path, **FP32))
+    seen = []
+    drain(train(make(), few, dataclasses.replace(SHORT, epochs=3), tmp_path, **FP32), seen.append)
+    assert seen[0].done == 6
+    assert len(seen) == 4
+    seen = []
+    drain(train(make(), few, dataclasses.replace(SHORT, epochs=3), tmp_path, **FP32), seen.append)
+    assert len(seen) == 1  # nothing left to do
+    other = dataclasses.replace(SHORT, learning_rate=1e-4)
+    result = drain(train(make(), few, other, tmp_path, **FP32), seen.append)
+    assert seen[1].done == 0
+    assert "starts anew" in seen[1].message
+    assert result["step"] == 6
+    seen = []
+    drain(train(make(), few, other, tmp_path, resume=False, **FP32), seen.append)
+    assert seen[0].done == 0
+
+
+def test_limits_end_it_early(few, tmp_path):
+    result = drain(train(make(), few, dataclasses.replace(SHORT, max_steps=4), tmp_path / "a", **FP32))
+    assert result["step"] == 4
+    assert result["stopped_early"]
+    result = drain(
+        train(make(), few, dataclasses.replace(SHORT, epochs=999, max_seconds=0.3), tmp_path / "b", **FP32)
+    )
+    assert 1 <= result["step"] < 999 * 3
+    assert "seconds were over" in result["notes"][0]
+    assert load_model(tmp_path / "b").config == make().config
+
+
+def test_a_loss_that_explodes_says_so_and_keeps_the_checkpoint(few, tmp_path):
+    drain(train(make(), few, dataclasses.replace(SHORT, max_steps=3), tmp_path, **FP32))
+    bad = ArrayCells(few.array.astype(np.float32), few.groups)
+    bad.array[:, :, 0, 0] = np.nan
+    with pytest.raises(InputError, match="no longer finite"):
+        drain(train(make(), bad, SHORT, tmp_path, **FP32))
+    kept = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    assert kept["step"] == 3
+    assert all(torch.isfinite(v).all() for v in kept["model"].values())
+
+
+def test_a_broken_checkpoint_is_refused_with_advice(few, tmp_path):
+    (tmp_path / CHECKPOINT).write_bytes(b"PK nonsense")
+    with pytest.raises(InputError, match="delete it"):
+        drain(train(make(), few, SHORT, tmp_path, **FP32))
+    drain(train(make(), few, SHORT, tmp_path, resume=False, **FP32))
+
+
+def test_a_folder_that_cannot_be_written_is_refused_in_words(few, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="could not be written"):
+        drain(train(make(), few, dataclasses.replace(SHORT, max_steps=1), tmp_path / "file" / "m", **FP32))
+
+
+def test_models_without_losses_are_not_trained(few, tmp_path):
+    with pytest.raises(InputError, match="can only embed"):
+        next(train(create_model("measurements"), few, SHORT, tmp_path))
+
+
+def test_timing_a_step_leaves_the_model_as_it_is(few):
+    model = make()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    random = torch.get_rng_state()
+    seconds = time_step(model, few, SHORT, "cpu", "auto", seconds=0.2)
+    assert 0 < seconds < 60
+    assert_same(before, model.state_dict())
+    assert torch.equal(random, torch.get_rng_state())
+
+
+def test_bf16_trains_as_well(few, tmp_path):
+    seen = []
+    result = drain(train(make(), few, SHORT, tmp_path, device="cpu", precision="bf16"), seen.append)
+    assert result["precision"] == "bf16"
+    assert np.isfinite(result["loss"])
+    assert seen[-1].metrics["loss"] < seen[1].metrics["loss"]
+    assert all(v.dtype != torch.bfloat16 for v in state(tmp_path).values())
