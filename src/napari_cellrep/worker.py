@@ -21,6 +21,7 @@ a project root, the opened project is its first argument. The process ends when 
 
 from __future__ import annotations
 
+import dataclasses
 import faulthandler
 import importlib
 import inspect
@@ -78,12 +79,17 @@ def sentence_of(error: BaseException) -> str:
 
 
 def to_plain(value: Any) -> Any:
-    """Make a result fit for a process without torch: projects become their path, tensors arrays."""
+    """Make a result fit for the window, which must not import what made it.
+
+    Projects become their path, tensors arrays, dataclasses dicts.
+    """
     kind = type(value)
     if kind.__module__ == "napari_cellrep.data.project" and hasattr(value, "root"):
         return str(value.root)
     if kind.__module__.split(".")[0] == "torch" and hasattr(value, "detach"):
         return value.detach().cpu().numpy()
+    if dataclasses.is_dataclass(value) and not isinstance(value, (type, Progress)):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {key: to_plain(v) for key, v in value.items()}
     if kind in (list, tuple):

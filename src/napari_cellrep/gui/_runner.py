@@ -452,6 +452,7 @@ class Runner(QObject):
         self._queue.clear()
         if self.current is not None:
             self.current._stop.set()  # its supervisor kills the process after two seconds
+            self.current.blockSignals(True)
         if self._process is not None:
             self._process.close()
         self.blockSignals(True)

@@ -1,0 +1,399 @@
+"""The CellRep dock: five cards, one open at a time, and the job strip (ui.md)."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import (
+    QDialog,
+    QHBoxLayout,
+    QPlainTextEdit,
+    QProgressBar,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_cellrep.gui._cards import (
+    Card,
+    CellsCard,
+    ExploreCard,
+    ImagesCard,
+    ModelCard,
+    SegmentCard,
+    duration,
+    text,
+)
+from napari_cellrep.gui._image import OURS, canvas_of
+from napari_cellrep.gui._runner import Handle, LogEntry, Runner, runner_of
+from napari_cellrep.gui._state import session_of
+from napari_cellrep.jobs import Progress
+from napari_cellrep.specs import InputError
+
+_HERE = "the session's project"  # default of `submit`: not None, which means no project
+
+
+class JobStrip(QWidget):
+    """What is being done, how far it is, how long it takes, and a button that stops it."""
+
+    def __init__(self, runner: Runner):
+        super().__init__()
+        self.runner = runner
+        self.handle: Handle | None = None
+        self._begin = 0.0
+        self.message = text()
+        self.message.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.bar = QProgressBar()
+        self.bar.setTextVisible(False)
+        self.bar.setFixedHeight(8)
+        self.stop = QPushButton("Stop")
+        self.stop.setToolTip("What was finished is kept")
+        self.stop.clicked.connect(self._on_stop)
+        self.log = QToolButton()
+        self.log.setText("Log")
+        self.log.setAutoRaise(True)
+        self.log.setToolTip("The last jobs and the details of what went wrong")
+        self.log.clicked.connect(self.show_log)
+        line = QHBoxLayout()
+        line.setContentsMargins(0, 0, 0, 0)
+        line.addWidget(self.message, 1)
+        line.addWidget(self.stop)
+        line.addWidget(self.log)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(8, 4, 8, 6)
+        layout.addWidget(self.bar)
+        layout.addLayout(line)
+        self.setAccessibleName("Job")
+        runner.submitted.connect(self.follow)
+        for handle in (runner.current, *runner.queued):  # begun before this dock was opened
+            if handle is not None:
+                self.follow(handle)
+        self._show()
+
+    def follow(self, handle: Handle) -> None:
+        """Show a job while it runs, and how it ended."""
+        handle.started.connect(functools.partial(self._on_started, handle))
+        handle.progressed.connect(functools.partial(self._on_progressed, handle))
+        handle.finished.connect(functools.partial(self._on_finished, handle))
+        handle.failed.connect(functools.partial(self._on_failed, handle))
+        handle.stopped.connect(functools.partial(self._on_stopped, handle))
+        if handle.state in ("running", "stopping"):
+            self._on_started(handle)
+        self._show()
+
+    def say(self, words: str) -> None:
+        """Say something that stays until the next job."""
+        self.message.setText(words)
+
+    def _on_started(self, handle: Handle) -> None:
+        self.handle, self._begin = handle, 0.0
+        self.bar.setRange(0, 0)
+        self.say(f"{handle.title}…")
+        self._show()
+
+    def _on_progressed(self, handle: Handle, progress: Progress) -> None:
+        if handle is not self.handle:
+            return
+        if not self._begin:
+            self._begin, self._from = monotonic(), progress.done
+        self.bar.setRange(0, progress.total)
+        self.bar.setValue(progress.done)
+        self.say(self._words(handle, progress))
+
+    def _words(self, handle: Handle, progress: Progress) -> str:
+        if handle.state == "stopping":
+            return "Stopping; what was finished is kept…"
+        words = [f"{handle.title}…"]
+        if progress.total:
+            words.append(f"{progress.done:,} of {progress.total:,}")
+            done, spent = progress.done - self._from, monotonic() - self._begin
+            if done > 0 and spent > 3 and progress.done < progress.total:
+                words.append(f"about {duration(spent / done * (progress.total - progress.done))} left")
+        elif progress.message:
+            words.append(progress.message)
+        if self.runner.queued:
+            words.append(f"{len(self.runner.queued)} waiting")
+        return " · ".join(words)
+
+    def _on_finished(self, handle: Handle, _: Any) -> None:
+        self._over(handle, f"✓ {handle.title}: done in {duration(handle.log.seconds)}.")
+
+    def _on_failed(self, handle: Handle, sentence: str) -> None:
+        self._over(handle, f"⚠ {sentence}")
+
+    def _on_stopped(self, handle: Handle) -> None:
+        self._over(handle, f"{handle.title}: stopped; what was finished is kept.")
+
+    def _over(self, handle: Handle, words: str) -> None:
+        if handle is self.handle or self.handle is None:
+            self.handle = None
+            self.say(words)
+        self._show()
+
+    def _on_stop(self) -> None:
+        if self.handle is not None:
+            self.handle.stop()
+            self.say("Stopping; what was finished is kept…")
+            self._show()
+
+    def _show(self) -> None:
+        running = self.handle is not None
+        self.bar.setVisible(running)
+        self.stop.setVisible(running)
+        self.stop.setEnabled(running and self.handle.state == "running")
+        self.log.setVisible(bool(self.runner.log))
+
+    def show_log(self) -> None:
+        """Open a window with the last jobs, newest first, and their details."""
+        dialog = QDialog(self)
+        dialog.setWindowTitle("CellRep: the last jobs")
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.resize(720, 480)
+        view = QPlainTextEdit()
+        view.setReadOnly(True)
+        view.setPlainText("\n\n".join(_log_text(entry) for entry in reversed(self.runner.log)))
+        QVBoxLayout(dialog).addWidget(view)
+        dialog.show()
+
+
+def _log_text(entry: LogEntry) -> str:
+    head = (
+        f"{entry.started:%H:%M:%S}  {entry.title} ({entry.step}): {entry.end} after {duration(entry.seconds)}"
+    )
+    return "\n".join(filter(None, (head, entry.sentence, entry.details)))
+
+
+class CellRepDock(QWidget):
+    """From images to a map of cells, one card after the other.
+
+    Parameters
+    ----------
+    napari_viewer : napari.viewer.Viewer
+    """
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__()
+        self.setObjectName("cellrep")
+        self.viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
+        self.session = session_of(napari_viewer)
+        self.runner = runner_of(napari_viewer)
+        self.canvas = canvas_of(napari_viewer)
+        self.strip = JobStrip(self.runner)
+        self.cards: dict[str, Card] = {}
+        for name, make in (
+            ("images", ImagesCard), ("segment", SegmentCard), ("cells", CellsCard), ("model", ModelCard),
+            ("explore", ExploreCard),
+        ):  # fmt: skip
+            self.cards[name] = make(self)
+
+        column = QWidget()
+        inside = QVBoxLayout(column)
+        inside.setContentsMargins(0, 0, 0, 0)
+        inside.setSpacing(2)
+        for card in self.cards.values():
+            inside.addWidget(card)
+            card.opened.connect(self._on_opened)
+        inside.addStretch(1)
+        scroll = QScrollArea()
+        scroll.setWidget(column)
+        scroll.setWidgetResizable(True)
+        scroll.setFrameShape(QScrollArea.Shape.NoFrame)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(scroll, 1)
+        layout.addWidget(self.strip)
+        self.setMinimumWidth(320)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
+
+        # Many things change at once when a job ends; the cards are brought up to date once.
+        self._refreshing = QTimer(self)
+        self._refreshing.setSingleShot(True)
+        self._refreshing.setInterval(0)
+        self._refreshing.timeout.connect(self.refresh)
+        self._signals = (
+            (self.session.project_changed, self._refresh_soon),
+            (self.session.cells_changed, self._refresh_soon),
+            (self.session.embedding_changed, self._refresh_soon),
+            (self.session.visible_changed, self._refresh_soon),
+            (self.session.focus_changed, self._refresh_soon),
+        )
+        for signal, slot in self._signals:
+            signal.connect(slot)
+        layers = self.viewer.layers.events
+        for event in (layers.inserted, layers.removed):
+            event.connect(self._refresh_soon)
+        self.destroyed.connect(_disconnected(self._signals))
+        self.runner.submitted.connect(self._on_submitted)
+        self.refresh()
+        self.open_card("images")
+        self._warming = QTimer(self)  # a warm start, but after the dock is on the screen
+        self._warming.setSingleShot(True)
+        self._warming.timeout.connect(self._warm)
+        self._warming.start(0)
+
+    def _warm(self) -> None:
+        # Segmenters first: they are wanted first, and importing torch takes seconds.
+        self.runner.describe("segmenters", self._set_methods, self._complain)
+        self.runner.describe("models", self._set_models, self._complain)
+        self.runner.warm()
+
+    def _set_methods(self, found: dict[str, Any]) -> None:
+        with contextlib.suppress(RuntimeError):  # the dock was closed meanwhile
+            self.cards["segment"].set_methods(found)
+
+    def _set_models(self, found: dict[str, Any]) -> None:
+        with contextlib.suppress(RuntimeError):
+            self.cards["model"].set_models(found)
+
+    def _complain(self, sentence: str) -> None:
+        with contextlib.suppress(RuntimeError):
+            self.strip.say(f"⚠ {sentence}")
+
+    # ---- cards -----------------------------------------------------------------------------------
+
+    def open_card(self, name: str) -> None:
+        """Open one card; the others close."""
+        self.cards[name].set_open(True)
+
+    def _on_opened(self, opened: Card) -> None:
+        for card in self.cards.values():
+            if card is not opened:
+                card.set_open(False)
+
+    def refresh(self) -> None:
+        """Bring every card up to date."""
+        for card in self.cards.values():
+            card.refresh()
+
+    def _refresh_soon(self, *_: Any) -> None:
+        self._refreshing.start()
+
+    def _on_submitted(self, handle: Handle) -> None:
+        handle.started.connect(self._refresh_soon)
+        handle.ended.connect(self._refresh_soon)
+        self._refresh_soon()
+
+    # ---- jobs ------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        step: str,
+        title: str,
+        *,
+        then: Callable[[Any], None] | None = None,
+        reload: bool = True,
+        project: str | None = _HERE,
+        **kwargs: Any,
+    ) -> Handle:
+        """Run a step on the session's project (or on none), read its results, then call `then(result)`."""
+        session = self.session
+        if project == _HERE:
+            project = str(session.project.root)
+        handle = self.runner.submit(step, project, job_title=title, **kwargs)
+        if project is not None and reload:
+            handle.finished.connect(functools.partial(_reload, session, project))
+            handle.failed.connect(functools.partial(_reload, session, project))
+            handle.stopped.connect(functools.partial(_reload, session, project))
+        if then is not None:
+            handle.finished.connect(functools.partial(self._go_on, then, project))
+        return handle
+
+    def _go_on(self, then: Callable[[Any], None], root: str | None, result: Any) -> None:
+        if root is None or (self.session.project is not None and str(self.session.project.root) == root):
+            then(result)  # else another project was opened while it ran
+
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """Say a user's mistake in the strip instead of raising it."""
+        try:
+            yield
+        except InputError as error:
+            self.strip.say(f"⚠ {error}")
+
+    def device(self) -> str:
+        """Where networks run: the choice in card 4."""
+        return self.cards["model"].device.currentData()
+
+    # ---- project and field -----------------------------------------------------------------------
+
+    def open_project(self, root: Path | str) -> None:
+        """Open a project folder, show a field of it, and the card that comes next."""
+        with self.told():
+            self.session.open(root)
+            fields = self.session.project.usable_fields
+            if fields:
+                self.show_field(fields[0].id)
+            self.open_card(self._next_card())
+
+    def _next_card(self) -> str:
+        session = self.session
+        if all(c.role == "other" for c in session.project.channels):
+            return "images"
+        if not session.n_cells:
+            return "segment"
+        return "explore" if session.embeddings else "model"
+
+    def close_project(self) -> None:
+        """Look at no project; its folder stays."""
+        self.session.open(None)
+        self.open_card("images")
+
+    def shown_field(self) -> str:
+        """The field on the canvas; "" when there is none."""
+        return self.canvas.field
+
+    def show_field(self, field_id: str) -> None:
+        """Show a field on the canvas."""
+        if field_id:
+            self.remove_preview()
+            self.canvas.show(field_id, self._refresh_soon)
+
+    def labels_changed(self) -> None:
+        """Read the labels of the shown field again."""
+        if self.shown_field():
+            self.canvas.show(self.shown_field(), self._refresh_soon)
+
+    def remove_preview(self) -> None:
+        """Take the preview of a segmentation off the canvas."""
+        for layer in list(self.viewer.layers):
+            if layer.metadata.get(OURS, {}).get("kind") == "preview":
+                self.viewer.layers.remove(layer)
+
+    def save_label_edits(self) -> None:
+        """Keep what was painted into the layer of cells."""
+        if not self.canvas.edited:
+            self.strip.say(
+                "No label was changed since it was saved: paint, merge or split in the layer “cells”."
+            )
+            return
+        self.canvas.save_edits(self._refresh_soon)
+
+    def open_explore(self) -> None:
+        """Open the Explore dock, or bring it to the front."""
+        self.viewer.window.add_plugin_dock_widget("napari-cellrep", "Explore")
+
+
+def _reload(session: Any, root: str, *_: Any) -> None:
+    """Read the project again if it is still the one a job worked on."""
+    if session.project is not None and str(session.project.root) == root:
+        session.reload()
+
+
+def _disconnected(signals: Any) -> Callable[..., None]:
+    """Make a slot that disconnects signals without holding the widget they belong to."""
+
+    def disconnect(*_: Any) -> None:
+        for signal, slot in signals:
+            signal.disconnect(slot, missing_ok=True)
+
+    return disconnect
