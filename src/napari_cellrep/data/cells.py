@@ -11,18 +11,18 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from napari_cellrep.data.crops import find_cells, mask_hashes
+from napari_cellrep.data.crops import Boxes, find_cells, mask_hashes
 from napari_cellrep.data.fields import Field
 from napari_cellrep.specs import Channel
 
 # Flag → what it means, in the words the window and the report use.
 FLAGS = {
     "edge": "its window reaches over the image's edge",
-    "area": "it fills less than 5 % or more than 95 % of its window",
+    "area": "it fills too little (less than 5 %, or than half of the usual) or too much (95 %) of its window",
     "debris": "it is far smaller than the other cells",
     "saturated": "its brightest pixels are cut off by the camera",
     "focus": "it is out of focus",
-    "no_signal": "there is no protein signal inside it",
+    "no_signal": "there is hardly any protein signal in it and around it",
 }
 
 
@@ -49,6 +49,10 @@ class QualityRules:
     signal_z: Annotated[
         float, {"min": 0.0, "max": 50.0, "step": 0.5, "label": "No signal below (noise SDs over background)"}
     ] = 3.0
+    signal_share: Annotated[
+        float,
+        {"min": 0.0, "max": 1.0, "step": 0.05, "label": "No signal below this share of the field's usual"},
+    ] = 0.4
 
 
 def measure_field(
@@ -70,6 +74,8 @@ def measure_field(
     """
     cells = find_cells(labels)
     h, w = labels.shape
+    grown = _with_ring(labels, cells)
+    signal, signal_share = _signal(image, labels, grown, cells.label, channels)
     corner = cells.centroid.astype(int) - window_px // 2
     edge = (corner < 0).any(axis=1) | (corner + window_px > (h, w)).any(axis=1)
     own = {
@@ -84,8 +90,9 @@ def measure_field(
         "q_window_over_edge": edge,
         "q_area_share": cells.area_px / window_px**2,
         "q_saturated_share": _saturated(image, labels, cells.label),
-        "q_focus": _focus(image, labels, cells.label, channels),
-        "q_signal": _signal(image, labels, cells.label, channels),
+        "q_focus": _focus(image, grown, cells.label, channels),
+        "q_signal": signal,
+        "q_signal_share": signal_share,
     }
     index = pd.Index([f"{field.id}:{label}" for label in cells.label], name="cell_id", dtype=object)
     frame = pd.DataFrame(own, index=index)
@@ -98,6 +105,7 @@ def measure_field(
 OBS_COLUMNS = (
     "field", "label", "group", "y_px", "x_px", "box_y0", "box_x0", "box_y1", "box_x1", "area_px", "mask_hash",
     "q_window_over_edge", "q_area_share", "q_saturated_share", "q_focus", "q_signal",
+    "q_signal_share",
 )  # fmt: skip
 
 
@@ -111,37 +119,60 @@ def _saturated(image: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> np.nda
     return np.max([ndimage.mean(plane == top, labels, ids) for plane in image], axis=0)  # type: ignore[no-any-return]
 
 
-def _focus(image: np.ndarray, labels: np.ndarray, ids: np.ndarray, channels: Sequence[Channel]) -> np.ndarray:
-    """Log of mean gradient over mean signal inside the cell, in the first structural channel (else the first)."""
+def _with_ring(labels: np.ndarray, cells: Boxes) -> np.ndarray:
+    """Labels grown by a fifth of the usual cell's side into the background, never over a neighbour."""
+    if not len(cells):
+        return labels
+    ring_px = max(1, round(0.2 * float(np.median(np.sqrt(cells.area_px)))))
+    return np.where(labels == 0, ndimage.maximum_filter(labels, 2 * ring_px + 1), labels)
+
+
+def _focus(image: np.ndarray, grown: np.ndarray, ids: np.ndarray, channels: Sequence[Channel]) -> np.ndarray:
+    """Log of a cell's steepest slope over its contrast, in the nucleus channel (else the first).
+
+    For a step blurred by a Gaussian this is -log(sigma) and a constant, whatever the cell's size and brightness.
+    """
     if not len(ids):
         return np.zeros(0)
     pick = next((i for i, c in enumerate(channels) if c.role == "nucleus"), 0)
-    plane = ndimage.gaussian_filter(image[pick].astype(np.float32), 1)
-    gradient = ndimage.generic_gradient_magnitude(plane, ndimage.sobel)
-    background = np.percentile(plane, 5)
-    signal = np.maximum(np.asarray(ndimage.mean(plane - background, labels, ids)), 1e-6)
-    return np.log(np.maximum(np.asarray(ndimage.mean(gradient, labels, ids)), 1e-6) / signal)
+    plane = image[pick].astype(np.float32)
+    slope = ndimage.gaussian_gradient_magnitude(plane, 1)
+    plane = ndimage.gaussian_filter(plane, 1)
+    low, high, _, _ = ndimage.extrema(plane, grown, ids)
+    steepest = np.asarray(ndimage.maximum(slope, grown, ids))
+    tiny = np.finfo(np.float32).tiny
+    return np.log(np.maximum(steepest, tiny) / np.maximum(np.subtract(high, low), tiny))
 
 
 def _signal(
-    image: np.ndarray, labels: np.ndarray, ids: np.ndarray, channels: Sequence[Channel]
-) -> np.ndarray:
-    """Mean protein signal inside the cell over background, in SDs of the field's noise; inf without a protein."""
+    image: np.ndarray, labels: np.ndarray, grown: np.ndarray, ids: np.ndarray, channels: Sequence[Channel]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Protein signal of each cell over background: in SDs of the field's noise, and as a share of the usual.
+
+    A cell's signal is its mean inside the mask or in a ring around it, whichever is larger: where masks are
+    nuclei, a protein kept out of the nucleus is signal too. The usual is the median cell of the same field.
+    Of several protein channels the best counts; both are inf where there is none.
+    """
     picks = [i for i, c in enumerate(channels) if c.role == "protein"]
     if not picks or not len(ids):
-        return np.full(len(ids), np.inf)
-    best = np.full(len(ids), -np.inf)
+        return np.full(len(ids), np.inf), np.full(len(ids), np.inf)
+    ring = np.where(labels == 0, grown, 0)
+    has_ring = np.isin(ids, ring)
+    z, share = np.full(len(ids), -np.inf), np.full(len(ids), -np.inf)
     for i in picks:
         plane = image[i].astype(np.float32)
         # The 5th percentile is background even where cells touch; the noise is what neighbours differ by.
         background = np.percentile(ndimage.uniform_filter(plane, 5), 5)
         noise = 1.4826 * np.median(np.abs(np.diff(plane, axis=1))) / np.sqrt(2)
-        step = (
-            float(np.spacing(np.float32(1))) if plane.max() <= 1 else 0.5
-        )  # a flat background is not noiseless
-        z = (np.asarray(ndimage.mean(plane, labels, ids)) - background) / max(float(noise), step)
-        best = np.maximum(best, z)
-    return best
+        # A background of one value is not noiseless: half a count, or what float rounds to.
+        step = 0.5 if image.dtype.kind in "ui" else float(np.spacing(np.abs(plane).max()))
+        signal = np.asarray(ndimage.mean(plane, labels, ids))
+        around = np.full(len(ids), -np.inf)
+        around[has_ring] = ndimage.mean(plane, ring, ids[has_ring])
+        signal = np.maximum(signal, around) - background
+        z = np.maximum(z, signal / max(float(noise), step))
+        share = np.maximum(share, signal / max(float(np.median(signal)), step))
+    return z, share
 
 
 def set_flags(obs: pd.DataFrame, rules: QualityRules) -> pd.DataFrame:
@@ -154,13 +185,17 @@ def set_flags(obs: pd.DataFrame, rules: QualityRules) -> pd.DataFrame:
     if n:
         share, area = obs["q_area_share"].to_numpy(float), obs["area_px"].to_numpy(float)
         on["edge"] = obs["q_window_over_edge"].to_numpy(bool)
-        on["area"] = (share < rules.min_area_share) | (share > rules.max_area_share)
+        # The paper's 5 % is of whole cells. Where the usual mask is smaller (nuclei), half of the usual is the bound.
+        least = min(rules.min_area_share, 0.5 * float(np.median(share)))
+        on["area"] = (share < least) | (share > rules.max_area_share)
         on["debris"] = area < rules.debris_share * np.median(area)
         on["saturated"] = obs["q_saturated_share"].to_numpy(float) > rules.saturated_share
         focus = obs["q_focus"].to_numpy(float)
         spread = 1.4826 * np.median(np.abs(focus - np.median(focus)))
         on["focus"] = focus < np.median(focus) - rules.focus_z * max(spread, 1e-6)
-        on["no_signal"] = obs["q_signal"].to_numpy(float) < rules.signal_z
+        on["no_signal"] = (obs["q_signal"].to_numpy(float) < rules.signal_z) | (
+            obs["q_signal_share"].to_numpy(float) < rules.signal_share
+        )
     obs = obs.copy()
     matrix = np.stack(list(on.values()), axis=1) if n else np.zeros((0, len(FLAGS)), bool)
     names = np.array(list(on))

@@ -43,23 +43,35 @@ def find_cells(labels: np.ndarray) -> Boxes:
     """
     if labels.ndim != 2 or labels.dtype.kind not in "ui":
         raise InputError(f"Labels are a 2-D image of integers; got shape {labels.shape} of {labels.dtype}.")
-    ys, xs = np.nonzero(labels)
-    values = labels[ys, xs]
-    found, index = np.unique(values, return_inverse=True)  # compact numbers: ids may be in the millions
-    if found.size and found[0] < 0:
+    h, w = labels.shape
+    if not labels.size:
+        return Boxes(
+            *(np.zeros(n, t) for n, t in ((0, np.int64), (0, np.int64), ((0, 2), float), ((0, 4), np.int64)))
+        )
+    # Runs of one number along a row: a few per cell and row, so that all that follows is small.
+    change = np.ones((h, w), bool)
+    np.not_equal(labels[:, 1:], labels[:, :-1], out=change[:, 1:])
+    start = np.flatnonzero(change)
+    length = np.diff(start, append=h * w)
+    values = labels.ravel()[start]
+    if values.dtype.kind == "i" and values.min() < 0:
         raise InputError("Labels have negative numbers; 0 is background and cells count from 1.")
+    own = values > 0
+    y, x0 = np.divmod(start[own], w)
+    length = length[own]
+    found, index = np.unique(values[own], return_inverse=True)  # compact numbers: ids may be in the millions
     n = len(found)
-    area = np.bincount(index, minlength=n)
-    centroid = np.stack([np.bincount(index, v, n) for v in (ys, xs)], axis=1) / np.maximum(area, 1)[:, None]
+    area = np.bincount(index, length, n)
+    middle = x0 + (length - 1) / 2
+    sums = [np.bincount(index, v * length, n) for v in (y, middle)]  # exact: halves far below 2**53
+    centroid = np.stack(sums, axis=1) / np.maximum(area, 1)[:, None]
     box = np.empty((n, 4), np.int64)
-    if n:
-        low = np.full((2, n), np.iinfo(np.int64).max)
-        high = np.full((2, n), -1)
-        for axis, v in enumerate((ys, xs)):
-            np.minimum.at(low[axis], index, v)
-            np.maximum.at(high[axis], index, v)
-        box = np.stack([low[0], low[1], high[0] + 1, high[1] + 1], axis=1)
-    return Boxes(found.astype(np.int64), area.astype(np.int64), centroid.reshape(n, 2), box)
+    for column, v, extreme, first in (
+        (0, y, np.minimum, h), (1, x0, np.minimum, w), (2, y + 1, np.maximum, 0), (3, x0 + length, np.maximum, 0),
+    ):  # fmt: skip
+        box[:, column] = first
+        extreme.at(box[:, column], index, v)
+    return Boxes(found.astype(np.int64), area.astype(np.int64), centroid, box)
 
 
 def cut_crops(

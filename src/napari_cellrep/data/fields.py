@@ -163,19 +163,17 @@ def read_fields(path: Path) -> list[Field]:
     """Read what `write_fields` wrote."""
     try:
         table = pd.read_parquet(path)
-    except FileNotFoundError:
-        raise InputError(f"{path} is not there: the project has lost its list of fields.") from None
-    except Exception as error:
-        raise InputError(f"{path} cannot be read ({error}).") from error
-    columns = [c for c in table.columns if c not in OWN_COLUMNS]
-    fields = []
-    for row in table.to_dict("records"):
-        fields.append(
+        columns = [c for c in table.columns if c not in OWN_COLUMNS]
+        return [
             Field(
                 id=row["field"], planes=tuple(Plane(*p) for p in json.loads(row["planes"])),
                 height_px=int(row["height_px"]), width_px=int(row["width_px"]), dtype=row["dtype"],
                 um_per_px=float(row["um_per_px"]), group=row["group"], stack=row["stack"], problem=row["problem"],
                 metadata={str(c): row[c] for c in columns if _has_value(row[c])},
             )
-        )  # fmt: skip
-    return fields
+            for row in table.to_dict("records")
+        ]  # fmt: skip
+    except FileNotFoundError:
+        raise InputError(f"{path} is not there: the project has lost its list of fields.") from None
+    except Exception as error:
+        raise InputError(f"{path} cannot be read ({error}).") from error

@@ -6,6 +6,8 @@ import contextlib
 import errno
 import os
 import shutil
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
         If the disk is full or the place cannot be written: what stays, and what to do.
     """
     path = Path(path)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.part")
+    tmp = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield tmp
@@ -42,24 +44,39 @@ def replacing(path: Path) -> Iterator[Path]:
         else:
             with contextlib.suppress(OSError):
                 tmp.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if isinstance(error, Exception) and _is_full(error, path):
             raise InputError(
                 f"The disk is full: {path.name} could not be written. What was finished before is kept; "
                 "free some space and run the same step again."
             ) from error
-        if isinstance(error, PermissionError):
+        if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS):
             raise InputError(f"{path} cannot be written (no permission, or a read-only folder).") from error
         raise
 
 
+def _is_full(error: Exception, path: Path) -> bool:
+    """Whether an error is a full disk's; numpy says "… requested and … written", without an error number."""
+    if (isinstance(error, OSError) and error.errno in _FULL) or "No space left" in str(error):
+        return True
+    if isinstance(error, OSError) and error.errno is None and "requested and" in str(error):
+        return True
+    with contextlib.suppress(OSError):
+        return isinstance(error, OSError) and shutil.disk_usage(path.parent).free < 4096
+    return False
+
+
 def _swap_folder(tmp: Path, path: Path) -> None:
     """Rename folder `tmp` to `path`; a crash in between leaves `.<name>.old`, which `recover` puts back."""
+    recover(path)
     old = path.with_name(f".{path.name}.old")
-    if old.exists():
-        shutil.rmtree(old)
     if path.exists():
         path.rename(old)
-    tmp.rename(path)
+    try:
+        tmp.rename(path)
+    except OSError:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -71,6 +88,18 @@ def recover(path: Path) -> None:
             shutil.rmtree(old, ignore_errors=True)
         else:
             old.rename(path)
+
+
+def sweep(folder: Path, older_than_s: float = 86_400) -> None:
+    """Remove what killed processes left half-written in `folder`, once it is a day old."""
+    with contextlib.suppress(OSError):
+        for path in folder.glob(".*.part"):
+            if time.time() - path.stat().st_mtime < older_than_s:
+                continue  # another process may be writing it
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import errno
 import json
 import os
 import platform
@@ -21,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from napari_cellrep.data.cells import make_table, provenance
 from napari_cellrep.data.fields import Field, read_fields, write_fields
-from napari_cellrep.data.files import recover, replacing, write_text
+from napari_cellrep.data.files import recover, replacing, sweep, write_text
 from napari_cellrep.specs import Channel, InputError, digest, find_channel
 
 FORMAT = 1  # of the folder; a newer one is refused with a sentence, older ones stay readable
@@ -48,6 +49,8 @@ class Project:
         self._info = info
         self._fields: dict[str, Field] | None = None
         self._cells: ad.AnnData | None = None
+        self._cells_stamp: int = 0
+        self._lock = FileLock(root / ".lock")  # one object, so that a writer may call another
 
     def __repr__(self) -> str:
         return f"Project({str(self.root)!r}, {len(self.fields)} fields)"
@@ -78,6 +81,9 @@ class Project:
         """Rename channels or change their roles; the planes stay."""
         if len(channels) != len(self.channels):
             raise InputError(f"The project has {len(self.channels)} channels; got names for {len(channels)}.")
+        twice = _twice([c.name for c in channels])
+        if twice:
+            raise InputError(f"There are two channels called {twice[0]!r}; names have to differ.")
         with self.lock():
             self._info = _read_info(self.root)
             self._info["channels"] = [dataclasses.asdict(c) for c in channels]
@@ -106,14 +112,17 @@ class Project:
     def lock(self, timeout_s: float = 60) -> Iterator[None]:
         """Hold the project for writing. The system frees the lock when a process dies."""
         try:
-            with FileLock(self.root / ".lock", timeout=timeout_s):
-                yield
+            held = self._lock.acquire(timeout=timeout_s)
         except Timeout:
             raise InputError(
                 f"Another process has been writing to {self.root.name} for {timeout_s:.0f} s; wait for it or stop it."
             ) from None
-        except PermissionError as error:
-            raise InputError(f"{self.root} is read-only: it can be viewed but not changed.") from error
+        except OSError as error:
+            if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+                raise InputError(f"{self.root} is read-only: it can be viewed but not changed.") from error
+            raise
+        with held:
+            yield
 
     # ---- fields ----------------------------------------------------------------------------------
 
@@ -147,7 +156,10 @@ class Project:
 
     def mark(self, problems: Mapping[str, str]) -> None:
         """Set the problem sentence of some fields; "" clears it."""
-        if any(self.field(k).problem != v for k, v in problems.items()):
+        if all(self.field(k).problem == v for k, v in problems.items()):
+            return
+        with self.lock():
+            self._fields = None  # another process may have added some
             self.write_fields(
                 [dataclasses.replace(f, problem=problems.get(f.id, f.problem)) for f in self.fields]
             )
@@ -192,11 +204,18 @@ class Project:
                 f"Field {field_id} is not segmented yet: run `cellrep segment` (or import labels)."
             )
         try:
-            return np.asarray(tifffile.imread(path))
+            labels = np.asarray(tifffile.imread(path))
         except Exception as error:
             raise InputError(
                 f"{path.name} cannot be read ({error}); segment field {field_id} again."
             ) from error
+        field = self.field(field_id)
+        if field.height_px and labels.shape != (field.height_px, field.width_px):
+            raise InputError(
+                f"The labels of field {field_id} are {' × '.join(map(str, labels.shape[::-1]))} px and the field is "
+                f"{field.width_px} × {field.height_px} px; segment it again."
+            )
+        return labels if labels.dtype.kind in "ui" else whole_numbers(labels, path.name)
 
     def write_labels(self, field_id: str, labels: np.ndarray, how: Mapping[str, Any]) -> None:
         """Write a field's labels (uint16, uint32 above 65,535) and how they were made.
@@ -212,6 +231,7 @@ class Project:
                 f"Field {field_id} is {field.width_px}×{field.height_px} px; these labels are "
                 f"{' × '.join(str(n) for n in labels.shape[::-1])} px. Labels have to be of their image's size."
             )
+        labels = whole_numbers(labels, f"The label image of field {field_id}")
         dtype = np.uint16 if labels.max(initial=0) <= 65_535 else np.uint32
         labels = labels.astype(dtype)
         info = {**how, "n_cells": int(np.unique(labels[labels > 0]).size)}
@@ -286,11 +306,22 @@ class Project:
 
     # ---- the table -------------------------------------------------------------------------------
 
+    def _recovered(self, name: str) -> Path:
+        """A table's folder, made whole first if a process was killed between two renames."""
+        path = self.root / name
+        if path.with_name(f".{name}.old").exists():
+            with self.lock():  # a living writer holds it, and is done when we have it
+                recover(path)
+        return path
+
+    def _stamp(self) -> int:
+        path = self.root / "cells.zarr" / "zarr.json"
+        return path.stat().st_mtime_ns if path.exists() else 0
+
     @property
     def has_cells(self) -> bool:
         """Whether the cell table exists."""
-        recover(self.root / "cells.zarr")
-        return (self.root / "cells.zarr").exists()
+        return self._recovered("cells.zarr").exists()
 
     @property
     def cells(self) -> ad.AnnData:
@@ -300,14 +331,18 @@ class Project:
                 raise InputError(
                     f"{self.root.name} has no cells yet: run `cellrep segment {self.root}` first."
                 )
-            self._cells = read_table(self.root / "cells.zarr")
+            try:
+                self._cells_stamp, self._cells = self._stamp(), read_table(self.root / "cells.zarr")
+            except InputError:  # replaced while it was read? Then it can be read once the writer is done
+                with self.lock():
+                    self._cells_stamp, self._cells = self._stamp(), read_table(self.root / "cells.zarr")
         return self._cells
 
     def write_cells(self, cells: ad.AnnData) -> None:
         """Replace the cell table, by rename."""
         with self.lock():
             write_table(self.root / "cells.zarr", cells)
-        self._cells = cells
+            self._cells_stamp, self._cells = self._stamp(), cells
 
     def write_groups(self, groups: ad.AnnData) -> None:
         """Replace the group table, by rename."""
@@ -317,8 +352,8 @@ class Project:
     @property
     def groups(self) -> ad.AnnData | None:
         """The group table, or None before the first analysis."""
-        recover(self.root / "groups.zarr")
-        return read_table(self.root / "groups.zarr") if (self.root / "groups.zarr").exists() else None
+        path = self._recovered("groups.zarr")
+        return read_table(path) if path.exists() else None
 
     def reload(self) -> None:
         """Forget what was read; the next look reads the disk."""
@@ -335,15 +370,23 @@ class Project:
         obs : DataFrame, optional
             New rows (after segmenting or editing); default: the present ones.
         """
+        with self.lock():
+            if self._cells is not None and self._stamp() != self._cells_stamp:
+                self._cells = None  # another process wrote it since
+            return self._merge(obs)
+
+    def _merge(self, obs: Any | None) -> ad.AnnData:
         before = self.cells if self.has_cells else None
         if obs is None:
             obs = self.cells.obs
-        table = make_table(obs.copy())
+        keys = self.embedding_keys()
+        # What the rows on disk say is not taken from the old table.
+        table = make_table(obs.drop(columns=[f"has_{k}" for k in keys], errors="ignore").copy())
         if before is not None:
-            _carry_over(before, table)
+            _carry_over(before, table, {f"X_{k}" for k in keys})
         made = provenance(before) if before is not None else {}
         where = {name: np.flatnonzero(rows) for name, rows in _rows_by_field(table.obs).items()}
-        for key in self.embedding_keys():
+        for key in keys:
             x = None
             for field_id, rows in where.items():
                 stored = self.read_rows(key, field_id)
@@ -352,20 +395,21 @@ class Project:
                 if x is None:
                     x = np.full((table.n_obs, stored["x"].shape[1]), np.nan, np.float32)
                 at = {
-                    (int(a), int(b)): i
-                    for i, (a, b) in enumerate(zip(stored["label"], stored["mask_hash"], strict=True))
+                    pair: i
+                    for i, pair in enumerate(
+                        zip(stored["label"].tolist(), stored["mask_hash"].tolist(), strict=True)
+                    )
                 }
                 mine = table.obs.iloc[rows]
-                index = [
-                    at.get((int(a), int(b)), -1)
-                    for a, b in zip(mine["label"], mine["mask_hash"], strict=True)
-                ]
-                hit = np.array(index) >= 0
-                x[rows[hit]] = stored["x"][np.array(index)[hit]]
-            if x is not None:
-                table.obsm[f"X_{key}"] = x
-                table.obs[f"has_{key}"] = ~np.isnan(x).all(axis=1)
-                made[f"X_{key}"] = self.embedding_info(key)
+                pairs = zip(mine["label"].tolist(), mine["mask_hash"].tolist(), strict=True)
+                index = np.array([at.get(pair, -1) for pair in pairs], np.int64)
+                x[rows[index >= 0]] = stored["x"][index[index >= 0]]
+            if x is None:
+                made.pop(f"X_{key}", None)
+                continue
+            table.obsm[f"X_{key}"] = x
+            table.obs[f"has_{key}"] = ~np.isnan(x).all(axis=1)
+            made[f"X_{key}"] = self.embedding_info(key)
         table.uns["cellrep"] = {key: json.dumps(value, default=str) for key, value in made.items()}
         self.write_cells(table)
         return table
@@ -376,28 +420,61 @@ def _rows_by_field(obs: Any) -> dict[str, np.ndarray]:
     return {name: fields == name for name in dict.fromkeys(fields)}
 
 
-def _carry_over(before: ad.AnnData, after: ad.AnnData) -> None:
-    """Copy what belongs to cells that are still the same (id and mask) from the old table to the new one."""
+def _carry_over(before: ad.AnnData, after: ad.AnnData, leave: set[str]) -> None:
+    """Copy what belongs to cells that are still the same (id and mask) from the old table to the new one.
+
+    A cell that is new or whose mask changed gets NaN (false in columns of truth values): what was computed
+    for it is out of date. `leave`: keys of obsm that are not copied.
+    """
     index = before.obs.index.get_indexer(after.obs.index)
     same = index >= 0
-    if "mask_hash" in before.obs:
+    if "mask_hash" in before.obs and "mask_hash" in after.obs:
         old = before.obs["mask_hash"].to_numpy()
         same[same] = old[index[same]] == after.obs["mask_hash"].to_numpy()[same]
+    unchanged = bool(same.all()) and before.obs.index.equals(after.obs.index)
     for column in before.obs.columns.difference(after.obs.columns):
-        if not column.startswith("has_"):
-            values = before.obs[column].reindex(after.obs.index)
-            if not same.all() and values.dtype.kind == "f":
-                values = values.where(same)
-            after.obs[column] = values.to_numpy()
+        if column.startswith("has_"):
+            continue
+        values = before.obs[column].reindex(after.obs.index)
+        if before.obs[column].dtype.kind == "b":
+            after.obs[column] = np.where(same, values.fillna(False), False).astype(bool)
+        else:
+            after.obs[column] = values if unchanged else values.where(same)
     for key, x in before.obsm.items():
-        x = np.asarray(x)
-        if x.dtype.kind == "f":
-            moved = np.full((after.n_obs, x.shape[1]), np.nan, x.dtype)
+        if key in leave:
+            continue
+        if unchanged:
+            after.obsm[key] = x
+        elif isinstance(x, np.ndarray) and x.dtype.kind == "f":
+            moved = np.full((after.n_obs, *x.shape[1:]), np.nan, x.dtype)
             moved[same] = x[index[same]]
             after.obsm[key] = moved
+    if unchanged:  # row numbers and graphs mean something only while the rows are the same
+        for key, graph in before.obsp.items():
+            after.obsp[key] = graph
     for key, value in before.uns.items():
         if key != "cellrep":
             after.uns[key] = value
+
+
+def whole_numbers(labels: np.ndarray, name: str) -> np.ndarray:
+    """Labels as integers; Fiji and others save them as floats.
+
+    Raises
+    ------
+    InputError
+        If they are no whole numbers from 0 to 4,294,967,295.
+    """
+    if labels.dtype.kind == "b":
+        return labels.astype(np.uint8)
+    if labels.dtype.kind not in "uif" or (
+        labels.size
+        and not (labels.min() >= 0 and labels.max() < 2**32 and bool((labels == np.floor(labels)).all()))
+    ):
+        raise InputError(
+            f"{name} holds numbers that are no labels: whole numbers from 0 (background) are wanted."
+        )
+    return labels if labels.dtype.kind in "ui" else labels.astype(np.uint32)
 
 
 def read_table(path: Path) -> ad.AnnData:
@@ -489,7 +566,10 @@ def open_project(path: Path | str) -> Project:
     root = Path(path).expanduser().absolute()
     if not root.exists() and root.with_name(root.name + ".cellrep").exists():
         root = root.with_name(root.name + ".cellrep")
-    return Project(root, _read_info(root))
+    info = _read_info(root)
+    for folder in (root, root / "labels", *(root / "embeddings").glob("*")):
+        sweep(folder)
+    return Project(root, info)
 
 
 def _read_info(root: Path) -> dict[str, Any]:
@@ -501,12 +581,14 @@ def _read_info(root: Path) -> dict[str, Any]:
         raise InputError(f"{root} is not a project: it has no project.json.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{root / 'project.json'} is damaged ({error}).") from error
-    if info.get("format", 0) > FORMAT:
+    if not isinstance(info, dict) or not isinstance(info.get("format"), int) or "channels" not in info:
+        raise InputError(f"{root / 'project.json'} is damaged: it does not say its format and channels.")
+    if info["format"] > FORMAT:
         raise InputError(
             f"{root.name} was written by a newer version (format {info['format']}, this one reads up to {FORMAT}); "
             "update napari-cellrep."
         )
-    return dict(info)
+    return {"history": [], **info}
 
 
 def _twice(names: Sequence[str]) -> list[str]:
