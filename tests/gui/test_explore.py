@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from qtpy.QtCore import QPoint, Qt
+from qtpy.QtCore import QObject, QPoint, Qt, Signal
+from qtpy.QtWidgets import QInputDialog, QLineEdit
 
+from napari_cellrep.gui import _explore, _runner
 from napari_cellrep.gui._explore import ExploreWidget
 from napari_cellrep.gui._state import session_of
 
@@ -22,5 +24,178 @@ def explore(viewer, project, qtbot):
     return widget
 
 
-def test_it_opens(explore, qtbot):
-    assert explore.map.has_map
+def lasso(explore, qtbot, well: str, radius_px: float = 40) -> set[str]:
+    """Draw a circle about the middle of a well's cells; the ids that lie in it."""
+    session, view = explore.session, explore.map
+    rows = session.rows_of_field(well)
+    px = view.view.to_px(session.map_coordinates())
+    at = np.median(px[rows], axis=0)
+    t = np.linspace(0, 2 * np.pi, 48)
+    path = (at + radius_px * np.c_[np.cos(t), np.sin(t)]).astype(int)
+    qtbot.mousePress(view, Qt.MouseButton.LeftButton, pos=QPoint(*map(int, path[0])))
+    for x, y in path[1:]:
+        qtbot.mouseMove(view, QPoint(int(x), int(y)))
+    qtbot.mouseRelease(view, Qt.MouseButton.LeftButton, pos=QPoint(*map(int, path[-1])))
+    return set(session.cells.obs_names[session.selected])
+
+
+def test_the_count_line_tells_the_selection(explore, qtbot) -> None:
+    session = explore.session
+    assert explore.count.text() == f"0 of {session.n_visible:,} cells"
+    chosen = lasso(explore, qtbot, "A12")
+    assert len(chosen) > 5
+    assert explore.count.text() == f"{len(chosen):,} of {session.n_visible:,} cells"
+    assert explore.count.isVisible()
+    hidden = session.n_cells - session.n_visible
+    assert hidden > 0
+    assert explore.flagged.text() == f"show {hidden:,} flagged"
+    qtbot.mouseClick(explore.flagged, Qt.MouseButton.LeftButton, pos=QPoint(8, explore.flagged.height() // 2))
+    assert explore.count.text() == f"{len(chosen):,} of {session.n_cells:,} cells"
+
+
+def test_keys_undo_and_redo(explore, qtbot) -> None:
+    session = explore.session
+    first = lasso(explore, qtbot, "A12")
+    second = lasso(explore, qtbot, "A01")
+    assert first
+    assert second
+    assert first != second
+
+    def chosen() -> set[str]:
+        return set(session.cells.obs_names[session.selected])
+
+    ctrl, shift = Qt.KeyboardModifier.ControlModifier, Qt.KeyboardModifier.ShiftModifier
+    explore.map.setFocus()
+    explore.activateWindow()
+    qtbot.keyClick(explore.map, Qt.Key.Key_Z, ctrl)
+    assert chosen() == first
+    qtbot.keyClick(explore.map, Qt.Key.Key_Z, ctrl)
+    assert chosen() == set()
+    qtbot.keyClick(explore.map, Qt.Key.Key_Z, ctrl | shift)
+    qtbot.keyClick(explore.map, Qt.Key.Key_Z, ctrl | shift)
+    assert chosen() == second
+    assert not explore.redo.isEnabled()
+    qtbot.keyClick(explore.map, Qt.Key.Key_Escape)
+    assert chosen() == set()
+
+
+def test_buttons(explore, qtbot) -> None:
+    session = explore.session
+    chosen = lasso(explore, qtbot, "A12")
+    qtbot.mouseClick(explore.invert, Qt.MouseButton.LeftButton)
+    assert session.n_selected == session.n_visible - len(chosen)
+    qtbot.mouseClick(explore.undo, Qt.MouseButton.LeftButton)
+    assert set(session.cells.obs_names[session.selected]) == chosen
+    qtbot.mouseClick(explore.clear, Qt.MouseButton.LeftButton)
+    assert session.n_selected == 0
+    assert not explore.clear.isEnabled()
+    for name, button in explore.tools.items():
+        qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+        assert explore.map.tool == name
+        assert button.isChecked()
+
+
+def test_colour_and_map_are_chosen_here(explore, qtbot) -> None:
+    session = explore.session
+    explore.colour.setFocus()
+    explore.colour.setCurrentIndex(explore.colour.findData("control"))
+    assert session.colour_by == "control"
+    assert [t for t, _ in explore.map.colours.legend] == ["-1", "1"]
+    explore.colour.setCurrentIndex(explore.colour.findData("brightness"))
+    assert explore.map.colours.legend == ()
+    session.colour_by = "group"  # and the other way
+    assert explore.colour.currentData() == "group"
+    assert "UMAP" in explore.embedding.currentText()
+
+
+class FakeHandle(QObject):
+    finished, failed, stopped = Signal(object), Signal(str), Signal()
+
+
+def test_without_a_map_a_button_makes_one(explore, qtbot, monkeypatch, project) -> None:
+    sent, handle = [], FakeHandle()
+
+    class Runner:
+        def submit(self, step, root, **kwargs):
+            sent.append((step, root, kwargs))
+            return handle
+
+    monkeypatch.setattr(_runner, "runner_of", lambda viewer: Runner())
+    session = explore.session
+    explore.embedding.setCurrentIndex(explore.embedding.findData("bare"))
+    assert session.embedding == "bare"
+    assert explore.map_it.isVisible()
+    assert explore.map_it.text() == f"Map {session.n_cells:,} cells"
+    qtbot.mouseClick(explore.map_it, Qt.MouseButton.LeftButton)
+    assert not explore.map_it.isEnabled()
+    step, root, kwargs = sent[0]
+    assert (step, root, kwargs["recipe"], kwargs["embedding"]) == (
+        "analyze.analyze",
+        project.root,
+        "map",
+        "bare",
+    )
+    handle.failed.emit("There are too few cells for a map.")
+    assert explore.nothing.text() == "There are too few cells for a map."
+    assert explore.map_it.isEnabled()
+    cells = project.cells
+    cells.obsm["X_umap_bare"] = cells.obsm["X_bare"].copy()
+    project.write_cells(cells)
+    handle.finished.emit(None)
+    assert explore.map.isVisible()
+    assert not explore.map_it.isVisible()
+
+
+def test_every_empty_state_has_words(viewer, project, qtbot) -> None:
+    session = session_of(viewer)
+    widget = ExploreWidget(viewer)
+    viewer.window.add_dock_widget(widget, area="bottom")
+    assert "No project is open" in widget.nothing.text()
+    cells = project.cells
+    for key in list(cells.obsm):
+        del cells.obsm[key]
+    project.write_cells(cells)
+    session.open(project)
+    assert "no embedding yet" in widget.nothing.text()
+    assert f"{session.n_cells:,}" in widget.nothing.text()
+    assert not widget.map_it.isVisible()
+    project.write_cells(cells[:0].copy())
+    session.reload()
+    assert "no cells yet" in widget.nothing.text()
+    session.open(None)
+    assert "No project is open" in widget.nothing.text()
+
+
+def test_the_map_follows_the_theme(viewer, explore, qtbot) -> None:
+    dark = explore.map.grab().toImage().pixelColor(5, explore.map.height() - 5)
+    viewer.theme = "light"
+    light = explore.map.grab().toImage().pixelColor(5, explore.map.height() - 5)
+    assert dark.lightness() < 80
+    assert light.lightness() > 180
+
+
+def test_a_set_is_saved_under_a_name(explore, qtbot, monkeypatch) -> None:
+    chosen = lasso(explore, qtbot, "A12")
+    asked: list[QLineEdit] = []
+    monkeypatch.setattr(_explore, "QInputDialog", type("Dialog", (QInputDialog,), {
+        "getText": staticmethod(lambda *args: (asked.append(args) or "bright", True)),
+    }))  # fmt: skip
+    qtbot.mouseClick(explore.save, Qt.MouseButton.LeftButton)
+    assert asked
+    assert set(explore.session.sets["bright"]["cells"]) == chosen
+    assert explore.session.sets["bright"]["how"]["embedding"] == "measured"
+
+
+def test_closing_the_dock_leaves_no_listener(viewer, project, qtbot) -> None:
+    session = session_of(viewer)
+    session.open(project)
+    widget = ExploreWidget(viewer)
+    dock = viewer.window.add_dock_widget(widget, area="bottom")
+    n = len(session.selection_changed)
+    viewer.window.remove_dock_widget(dock)
+    widget.deleteLater()
+    qtbot.waitUntil(lambda: len(session.selection_changed) < n)
+    del widget
+    session.select([0, 1, 2, 3])  # would raise in a dead widget
+    session.colour_by = "control"
+    viewer.theme = "light"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from napari.utils.theme import get_theme
-from qtpy.QtCore import QSize, Qt
-from qtpy.QtGui import QColor, QIcon, QKeySequence, QPainter, QPen, QPixmap, QPolygonF, QShortcut
+from qtpy.QtCore import QEvent, QKeyCombination, QPointF, QRectF, QSize, Qt
+from qtpy.QtGui import QColor, QIcon, QKeyEvent, QKeySequence, QPainter, QPen, QPixmap, QPolygonF
 from qtpy.QtWidgets import (
     QButtonGroup,
     QCheckBox,
@@ -14,6 +14,7 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QInputDialog,
     QLabel,
+    QLineEdit,
     QPushButton,
     QSizePolicy,
     QSplitter,
@@ -28,6 +29,7 @@ from napari_cellrep.gui._state import session_of
 from napari_cellrep.gui.views.map import TOOLS, MapView
 from napari_cellrep.specs import InputError
 
+REDO = QKeyCombination(Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier, Qt.Key.Key_Z)
 TOOL_TIPS = {
     "lasso": "Lasso: draw around cells to select them.\nShift adds, Alt subtracts, both together intersect.",
     "rectangle": "Rectangle: drag over cells to select them.\nShift adds, Alt subtracts, both together intersect.",
@@ -87,7 +89,7 @@ class ExploreWidget(QWidget):
             self.count.fontMetrics().horizontalAdvance("1,234,567 of 1,234,567 cells") + 8
         )
         self.count.setAccessibleName("Selected cells")
-        self.flagged = QCheckBox("flagged")
+        self.flagged = QCheckBox("show flagged")
         self.flagged.setToolTip(
             "Show cells that carry a quality flag too: at the image's edge, debris, saturated, out of focus, …"
         )
@@ -133,16 +135,6 @@ class ExploreWidget(QWidget):
         layout.addLayout(bar)
         layout.addWidget(self.views, 1)
         self.setMinimumHeight(180)
-
-        # These act only while the pointer's focus is in this dock: napari has its own meanings on its canvas.
-        for keys, slot in (
-            (QKeySequence.StandardKey.Undo, self._on_undo),
-            ("Ctrl+Shift+Z", self._on_redo),
-            ("Escape", self._on_escape),
-        ):
-            shortcut = QShortcut(QKeySequence(keys), self)
-            shortcut.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
-            shortcut.activated.connect(slot)
 
         self._signals = (
             (session.project_changed, self._on_table_changed),
@@ -199,6 +191,8 @@ class ExploreWidget(QWidget):
         session = self.session
         self.count.setText(f"{session.n_selected:,} of {session.n_visible:,} cells")
         hidden = session.n_cells - session.n_visible
+        if hidden or session.hide_flagged:
+            self.flagged.setText(f"show {hidden:,} flagged" if hidden else "show flagged")
         self.count.setToolTip(f"{hidden:,} flagged cells are hidden" if hidden else "All cells are shown")
         any_selected = session.n_selected > 0
         self.undo.setEnabled(session.can_undo)
@@ -213,6 +207,36 @@ class ExploreWidget(QWidget):
         self.map.set_theme(theme.background.as_rgb_tuple()[:3], text)
         for name, button in self.tools.items():
             button.setIcon(_tool_icon(name, QColor(*text)))
+            # napari's own style does not tell a pressed tool button from another
+            button.setStyleSheet(
+                f"QToolButton:checked {{ background: {theme.current.as_hex()}; border-radius: 3px; }}"
+            )
+        self.map.card.setStyleSheet(f"HoverCard {{ border: 1px solid {theme.text.as_hex()}; }}")
+
+    # ---- keys: only while the focus is in this dock; napari has its own meanings on its canvas ---------
+
+    def _slot_of(self, event: QKeyEvent) -> Any:
+        if isinstance(self.focusWidget(), QComboBox | QLineEdit) and event.key() == Qt.Key.Key_Escape:
+            return None
+        if event.matches(QKeySequence.StandardKey.Undo):
+            return self._on_undo
+        if event.keyCombination() == REDO or event.matches(QKeySequence.StandardKey.Redo):
+            return self._on_redo
+        return self._on_escape if event.key() == Qt.Key.Key_Escape else None
+
+    def event(self, event: QEvent) -> bool:
+        # Taking the override keeps the window's own shortcut of the same keys from acting first.
+        if event.type() == QEvent.Type.ShortcutOverride and self._slot_of(event) is not None:
+            event.accept()
+            return True
+        return super().event(event)
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        slot = self._slot_of(event)
+        if slot is None:
+            super().keyPressEvent(event)
+        else:
+            slot()
 
     # ---- what the user does ----------------------------------------------------------------------
 
@@ -303,8 +327,6 @@ def _button(text: str, tip: str, slot: Any) -> QPushButton:
 
 def _tool_icon(name: str, colour: QColor) -> QIcon:
     """Draw a tool's icon in the theme's text colour."""
-    from qtpy.QtCore import QPointF, QRectF
-
     pixmap = QPixmap(36, 36)
     pixmap.fill(Qt.GlobalColor.transparent)
     painter = QPainter(pixmap)

@@ -278,6 +278,10 @@ class Canvas:
         for column in frame:
             if isinstance(frame[column].dtype, pd.CategoricalDtype):
                 frame[column] = frame[column].astype(object)
+            elif (
+                frame[column].dtype == np.float32
+            ):  # napari leaves missing numbers out of its status in float64 only
+                frame[column] = frame[column].astype(np.float64)
         frame.insert(0, "cell", obs.index.to_numpy(object))
         frame.index = pd.Index(obs["label"].to_numpy(np.int64))
         top = int(frame.index.max()) if len(frame) else 0
@@ -419,7 +423,9 @@ class Canvas:
             mode = {(1, 0): "add", (0, 1): "subtract", (1, 1): "intersect"}.get((shift, alt), "replace")
             self.click(row, mode, in_image=True)
         elif button == 1 and label:
-            viewer.status = f"Cell {label} is not in the table yet: save the edits of {self.field} first."
+            show_info(
+                f"Cell {label} is not in the table yet: save the edits of {self.field} first (right-click)."
+            )
 
     def _on_move(self, viewer: Any, event: Any) -> None:
         if self._looking(viewer):
@@ -438,9 +444,7 @@ class Canvas:
             return
         if not session.visible[row]:
             words = str(session.value(row, "flags") or "").replace(";", ", ").replace("_", " ")
-            self.viewer.status = (
-                f"{session.cell_id(row)} is hidden (flagged: {words}). Tick “flagged” to use it."
-            )
+            show_info(f"{session.cell_id(row)} is hidden (flagged: {words}). Tick “show flagged” to use it.")
             return
         session.select([row], mode)
         if mode in ("replace", "add"):

@@ -299,10 +299,10 @@ class MapView(QWidget):
         session = self.session
         hover, focus = self._screen(session.hover), self._screen(session.focus)
         if hover is not None:
-            self._ring(painter, hover, 8, self._text)
+            self._ring(painter, hover, 6, self._text)
         if focus is not None:
             grow = 26 * self._pulse_left / PULSE_MS
-            self._ring(painter, focus, 8 + grow, QColor(*SELECTED))
+            self._ring(painter, focus, 9 + grow, QColor(*SELECTED) if grow else self._text)
 
     def _draw_gesture(self, painter: QPainter) -> None:
         if not self._dragging or len(self._path) < 2 or self._press_button != Qt.MouseButton.LeftButton:

@@ -1,0 +1,334 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.path import Path as MplPath
+from qtpy.QtCore import QPoint, Qt
+
+from napari_cellrep.gui.views._raster import (
+    OKABE_ITO,
+    SELECTED,
+    Raster,
+    View,
+    colours_of,
+    inside_polygon,
+)
+from napari_cellrep.gui.views.map import MapView, selection_mode
+from napari_cellrep.session import Session
+
+# ---- numbers, no window ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [200, 60_000])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_lasso_is_exact(n: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    points = rng.normal(size=(n, 2))
+    points[::50] = np.nan
+    ring = np.c_[np.cos(t := np.linspace(0, 2 * np.pi, 120, False)), np.sin(t)] * rng.uniform(
+        0.5, 1.5, (120, 1)
+    )
+    want = MplPath(ring).contains_points(np.nan_to_num(points, nan=1e9))
+    assert (inside_polygon(points, ring) == want).all()
+    assert 0 < want.sum() < n
+    # One that crosses itself: inside is what it winds about an odd number of times.
+    scrawl = np.cumsum(rng.normal(size=(120, 2)) * 0.15, axis=0)
+    assert (inside_polygon(points, scrawl) == _winds_oddly(points, scrawl)).all()
+
+
+def _winds_oddly(points: np.ndarray, polygon: np.ndarray) -> np.ndarray:
+    """Whether a polygon winds about a point an odd number of times, by the angles it is seen under."""
+    total = np.zeros(len(points))
+    for a, b in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
+        u, v = a - points, b - points
+        total += np.arctan2(u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0], (u * v).sum(axis=1))
+    return np.nan_to_num(np.round(total / (2 * np.pi))).astype(int) % 2 == 1
+
+
+def test_big_lassos_answer_as_small_ones_do() -> None:
+    """The grid only saves time: with and without it the same points are inside."""
+    rng = np.random.default_rng(5)
+    points, polygon = rng.uniform(-2, 2, (50_000, 2)), np.cumsum(rng.normal(size=(200, 2)) * 0.2, axis=0)
+    with_grid = inside_polygon(points, polygon)
+    one_by_one = np.concatenate([inside_polygon(part, polygon) for part in np.split(points, 50)])
+    assert (with_grid == one_by_one).all()
+    assert 0 < with_grid.sum() < len(points)
+
+
+def test_a_line_selects_nothing() -> None:
+    points = np.zeros((3, 2))
+    assert not inside_polygon(points, np.array([[-1, 0], [1, 0]])).any()
+    assert not inside_polygon(points, np.array([[-1, 0], [1, 0], [2, 0]])).any()
+
+
+def test_zoom_keeps_the_place_under_the_pointer() -> None:
+    view = View((3.0, -2.0), 40.0, (700, 500))
+    at = (123.0, 456.0)
+    assert np.allclose(view.zoomed(3.7, at).from_px(np.array(at)), view.from_px(np.array(at)))
+    assert np.allclose(view.from_px(view.to_px(np.array([[1.5, 2.5]]))), [[1.5, 2.5]])
+    moved = view.moved(10, -20)
+    assert np.allclose(moved.to_px(np.array([[1.0, 1.0]])) - view.to_px(np.array([[1.0, 1.0]])), [[10, -20]])
+
+
+def test_ids_are_where_the_points_are() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.uniform(0, 1, (40, 2))
+    points[7] = np.nan
+    visible = np.ones(40, bool)
+    visible[3] = False
+    raster = Raster(points)
+    view = View.fit(points, (400, 300))
+    raster.place(view, visible, np.zeros(40, bool))
+    for row in range(40):
+        if row in (3, 7):
+            assert not (raster.owner == row).any()
+        else:
+            x, y = view.to_px(points[row : row + 1])[0]
+            near = raster.nearest(x, y, 10)
+            assert np.hypot(*(view.to_px(points[near][None])[0] - (x, y))) < 1e-9
+    assert raster.nearest(-50, -50) == -1
+
+
+def test_selected_points_are_orange_and_the_rest_is_dim() -> None:
+    points = np.array([[0.0, 0.0], [1.0, 1.0]])
+    raster, view = Raster(points), View.fit(points, (100, 100))
+    colours = colours_of(pd.Series(["a", "b"]), 2)
+    selected = np.array([False, True])
+    raster.place(view, np.ones(2, bool), np.zeros(2, bool))
+    at = [tuple(int(v) for v in p) for p in view.to_px(points)]
+    plain = raster.paint(colours, (0, 0, 0), False)[..., 2::-1]  # red, green, blue
+    assert tuple(plain[at[0][1], at[0][0]]) == tuple(OKABE_ITO[0])
+    raster.choose(selected)
+    picture = raster.paint(colours, (0, 0, 0), True)[..., 2::-1]
+    assert tuple(picture[at[1][1], at[1][0]]) == SELECTED
+    assert np.allclose(picture[at[0][1], at[0][0]], OKABE_ITO[0] * 0.25, atol=1)
+    assert (picture[0, 0] == 0).all()
+
+
+def test_columns_become_colours() -> None:
+    wells = colours_of(pd.Series(["A10", "A2", None, "A2"], dtype="category"), 4)
+    assert [t for t, _ in wells.legend] == ["A2", "A10"]
+    assert wells.codes.tolist() == [2, 1, 0, 1]
+    dose = colours_of(pd.Series([0, 10, 3]), 3)
+    assert [t for t, _ in dose.legend] == ["0", "3", "10"]
+    assert (dose.palette[1] != dose.palette[2]).any()
+    score = colours_of(pd.Series(np.append(np.linspace(0, 1, 101), np.nan)), 102)
+    assert score.legend == ()
+    assert score.limits == pytest.approx((0.01, 0.99))
+    assert score.codes[-1] == 0
+    assert score.codes[0] == 1
+    assert score.codes[-2] == 255
+    yes = colours_of(pd.Series([True, False]), 2)
+    assert {t for t, _ in yes.legend} == {"yes", "no"}
+    many = colours_of(pd.Series([f"gene {i}" for i in range(700)]), 700)
+    assert many.codes.min() == 1
+    assert colours_of(pd.Series([np.nan, np.nan]), 2).codes.tolist() == [0, 0]
+    assert colours_of(pd.Series([2.5, 2.5]), 2).codes.tolist() == [1, 1]
+
+
+# ---- a widget, real events ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def session(project) -> Session:
+    session = Session()
+    session.open(project)
+    return session
+
+
+@pytest.fixture
+def view(session, qtbot) -> MapView:
+    view = MapView(session)
+    qtbot.addWidget(view)
+    view.resize(600, 400)
+    with qtbot.waitExposed(view):
+        view.show()
+    view.fit()
+    view.grab()
+    yield view
+    view.disconnect_session()
+
+
+def drag(
+    qtbot, view: MapView, points: np.ndarray, modifier=Qt.KeyboardModifier.NoModifier, button=None
+) -> None:
+    """Press, move along the points (logical px), release."""
+    button = button or Qt.MouseButton.LeftButton
+    path = [QPoint(int(x), int(y)) for x, y in points]
+    qtbot.mousePress(view, button, modifier, path[0])
+    for at in path[1:]:
+        qtbot.mouseMove(view, at)
+    qtbot.mouseRelease(view, button, modifier, path[-1])
+
+
+def circle(view: MapView, row: int, radius_px: float) -> np.ndarray:
+    at = view._screen(row)
+    t = np.linspace(0, 2 * np.pi, 60)
+    return np.c_[at.x() + radius_px * np.cos(t), at.y() + radius_px * np.sin(t)]
+
+
+def expected(view: MapView, path: np.ndarray) -> set[str]:
+    """Ids of the visible points inside a path, by matplotlib."""
+    session = view.session
+    px = view.view.to_px(session.map_coordinates()) / view.devicePixelRatioF()
+    inside = MplPath(path.astype(int)).contains_points(px) & session.visible
+    return set(session.cells.obs_names[inside])
+
+
+def chosen(session: Session) -> set[str]:
+    return set(session.cells.obs_names[session.selected])
+
+
+def middle(session: Session, well: str) -> int:
+    """The visible cell nearest to the middle of a well's cells on the map."""
+    rows = session.rows_of_field(well)
+    rows = rows[session.visible[rows]]
+    at = session.map_coordinates()[rows]
+    return int(rows[np.argmin(((at - np.median(at, axis=0)) ** 2).sum(axis=1))])
+
+
+def test_a_lasso_selects_what_is_inside_it(view, session, qtbot) -> None:
+    path = circle(view, middle(session, "A12"), 60)
+    drag(qtbot, view, path)
+    assert chosen(session) == expected(view, path)
+    assert len(chosen(session)) > 10
+    assert session.cells.obs["good"].to_numpy()[session.selected].all()
+
+
+@pytest.mark.parametrize(
+    ("modifier", "combine"),
+    [
+        (Qt.KeyboardModifier.ShiftModifier, set.union),
+        (Qt.KeyboardModifier.AltModifier, set.difference),
+        (Qt.KeyboardModifier.ShiftModifier | Qt.KeyboardModifier.AltModifier, set.intersection),
+    ],
+)
+def test_modifiers_combine(view, session, qtbot, modifier, combine) -> None:
+    row = middle(session, "A12")
+    first, second = circle(view, row, 60), circle(view, row, 45) + np.array([30, 0])
+    drag(qtbot, view, first)
+    drag(qtbot, view, second, modifier)
+    want = combine(expected(view, first), expected(view, second))
+    assert chosen(session) == want
+    assert want not in (expected(view, first), expected(view, second))
+
+
+def test_the_rectangle_selects_too(view, session, qtbot) -> None:
+    view.set_tool("rectangle")
+    at = view._screen(middle(session, "A01"))
+    corners = np.array([[at.x() - 50, at.y() - 40], [at.x(), at.y()], [at.x() + 50, at.y() + 40]])
+    drag(qtbot, view, corners)
+    (x0, y0), _, (x1, y1) = corners.astype(int)
+    want = expected(view, np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]))
+    assert chosen(session) == want
+    assert len(want) > 5
+
+
+@pytest.mark.parametrize("button", [Qt.MouseButton.RightButton, Qt.MouseButton.MiddleButton])
+def test_other_buttons_move_the_map(view, session, qtbot, button) -> None:
+    row = middle(session, "A01")
+    before = view._screen(row)
+    drag(qtbot, view, np.array([[300, 200], [320, 210], [350, 230]]), button=button)
+    after = view._screen(row)
+    assert (after.x() - before.x(), after.y() - before.y()) == pytest.approx((50, 30))
+    assert not chosen(session)
+
+
+def test_a_click_names_the_cell(view, session, qtbot) -> None:
+    row = middle(session, "E12")
+    hit: list[tuple[int, str]] = []
+    view.clicked.connect(lambda r, mode: hit.append((r, mode)))
+    qtbot.mouseClick(
+        view, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.ShiftModifier, view._screen(row).toPoint()
+    )
+    (found, mode), at = hit[0], session.map_coordinates()
+    assert mode == "add"
+    apart = np.hypot(*(view.view.to_px(at[[found]]) - view.view.to_px(at[[row]]))[0])
+    assert apart <= 1.5  # the same point, or one a pixel away
+    qtbot.mouseClick(view, Qt.MouseButton.LeftButton, pos=QPoint(595, 395))
+    assert len(hit) == 1  # nobody there
+
+
+def test_hidden_cells_cannot_be_hit(view, session, qtbot) -> None:
+    everything = np.array([[1, 1], [598, 1], [598, 398], [1, 398], [1, 1]])
+    drag(qtbot, view, everything)
+    assert chosen(session) == set(session.cells.obs_names[session.cells.obs["good"].to_numpy(bool)])
+    session.hide_flagged = False
+    view.fit()
+    view.grab()
+    drag(qtbot, view, everything)
+    assert chosen(session) == set(session.cells.obs_names)
+
+
+def test_escape_gives_a_lasso_up(view, session, qtbot) -> None:
+    path = circle(view, middle(session, "A12"), 60)
+    qtbot.mousePress(view, Qt.MouseButton.LeftButton, pos=QPoint(*map(int, path[0])))
+    for x, y in path[1:]:
+        qtbot.mouseMove(view, QPoint(int(x), int(y)))
+    qtbot.keyClick(view, Qt.Key.Key_Escape)
+    qtbot.mouseRelease(view, Qt.MouseButton.LeftButton, pos=QPoint(*map(int, path[-1])))
+    assert not chosen(session)
+
+
+def test_hover_shows_a_card(session, qtbot) -> None:
+    asked: list[int] = []
+
+    def picture(row, then) -> None:
+        asked.append(row)
+        then(np.full((64, 64, 3), 200, np.uint8))
+
+    view = MapView(session, picture)
+    qtbot.addWidget(view)
+    view.resize(600, 400)
+    with qtbot.waitExposed(view):
+        view.show()
+    view.fit()
+    view.grab()
+    row = middle(session, "A12")
+    qtbot.mouseMove(view, view._screen(row).toPoint())
+    qtbot.waitUntil(lambda: view.card.isVisible())
+    shown = session.hover
+    assert asked == [shown]
+    assert session.cell_id(shown) in view.card.words.text()
+    assert "A12" in view.card.words.text()
+    assert view.card.picture.pixmap().width() == view.card.PICTURE_PX
+    qtbot.mouseMove(view, QPoint(597, 397))
+    qtbot.waitUntil(lambda: not view.card.isVisible())
+    assert session.hover == -1
+    view.disconnect_session()
+
+
+def test_the_wheel_zooms(view, session, qtbot) -> None:
+    from qtpy.QtCore import QPointF
+    from qtpy.QtGui import QWheelEvent
+    from qtpy.QtWidgets import QApplication
+
+    row = middle(session, "A12")
+    at, scale = view._screen(row), view.view.scale
+    event = QWheelEvent(
+        at, QPointF(view.mapToGlobal(at.toPoint())), QPoint(), QPoint(0, 240), Qt.MouseButton.NoButton,
+        Qt.KeyboardModifier.NoModifier, Qt.ScrollPhase.NoScrollPhase, False,
+    )  # fmt: skip
+    QApplication.sendEvent(view, event)
+    assert view.view.scale == pytest.approx(scale * 1.25**2)
+    after = view._screen(row)
+    assert (after.x(), after.y()) == pytest.approx((at.x(), at.y()))
+    qtbot.keyClick(view, Qt.Key.Key_Home)
+    assert view.view.scale == pytest.approx(scale)
+
+
+def test_the_focused_cell_comes_into_view(view, session, qtbot) -> None:
+    row = middle(session, "A12")
+    view.view = view.view.zoomed(50, (0, 0))
+    view.grab()
+    assert not view.rect().contains(view._screen(row).toPoint())
+    session.set_focus(row)
+    assert view.rect().contains(view._screen(row).toPoint())
+
+
+def test_modifiers_are_the_same_everywhere() -> None:
+    shift, alt = Qt.KeyboardModifier.ShiftModifier, Qt.KeyboardModifier.AltModifier
+    assert [selection_mode(m) for m in (Qt.KeyboardModifier.NoModifier, shift, alt, shift | alt)] == [
+        "replace", "add", "subtract", "intersect",
+    ]  # fmt: skip

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from napari_cellrep.data import Project, create_project, open_project
+from napari_cellrep.data.cells import make_table
+from napari_cellrep.data.fields import Field
+from napari_cellrep.session import Session
+from napari_cellrep.specs import Channel, InputError
+
+
+def table(ids: list[str], flagged: tuple[str, ...] = ()):
+    fields = [i.split(":")[0] for i in ids]
+    obs = pd.DataFrame(
+        {
+            "field": fields,
+            "label": [int(i.split(":")[1]) for i in ids],
+            "group": fields,
+            "y_px": np.arange(len(ids), dtype=float),
+            "x_px": 5.0,
+            "dose_rank": np.arange(len(ids)) % 3,
+            "good": [i not in flagged for i in ids],
+        },
+        index=pd.Index(ids, name="cell_id", dtype=object),
+    )
+    return make_table(obs)
+
+
+IDS = ["a:1", "a:2", "a:7", "b:1", "b:2", "b:3"]
+
+
+@pytest.fixture
+def project(tmp_path) -> Project:
+    project = create_project(tmp_path / "p", [Field("a", ()), Field("b", ())], [Channel("GFP", "protein")])
+    project.write_cells(table(IDS, flagged=("b:3",)))
+    return project
+
+
+@pytest.fixture
+def session(project) -> Session:
+    session = Session()
+    session.open(project)
+    return session
+
+
+def chosen(session: Session) -> list[str]:
+    return session.cells.obs_names[session.selected].tolist()
+
+
+def test_nothing_open() -> None:
+    session = Session()
+    session.clear()
+    session.invert()
+    session.select([])
+    session.reload()
+    assert session.n_cells == session.n_selected == 0
+    assert session.map_coordinates() is None
+    assert session.rows_of_field("a").tolist() == []
+    assert session.row_of("a", 1) == -1
+    assert session.cell_id(0) == ""
+    assert not session.undo()
+
+
+@pytest.mark.parametrize(
+    ("mode", "want"),
+    [
+        ("replace", ["a:2", "b:1"]),
+        ("add", ["a:1", "a:2", "b:1"]),
+        ("subtract", ["a:1"]),
+        ("intersect", ["a:2"]),
+    ],
+)
+def test_modes(session: Session, mode: str, want: list[str]) -> None:
+    session.select([0, 1])
+    session.select([1, 3], mode)
+    assert chosen(session) == want
+
+
+def test_masks_and_rows_mean_the_same(session: Session) -> None:
+    session.select(np.array([False, True, False, True, False, False]))
+    by_mask = session.selected.copy()
+    session.clear()
+    session.select(np.array([1, 3]))
+    assert (session.selected == by_mask).all()
+    with pytest.raises(ValueError, match="replace, add, subtract, intersect"):
+        session.select([0], "toggle")
+
+
+def test_hidden_cells_are_never_selected(session: Session) -> None:
+    session.select(np.ones(6, bool))
+    assert chosen(session) == IDS[:5]
+    session.invert()
+    assert chosen(session) == []
+    session.hide_flagged = False
+    session.invert()
+    assert chosen(session) == IDS
+    session.hide_flagged = True
+    assert chosen(session) == IDS[:5]
+    session.undo()  # what is hidden stays out even if it once was in
+    assert chosen(session) == IDS[:5]
+
+
+def test_undo_and_redo(session: Session) -> None:
+    session.select([0])
+    session.select([1], "add")
+    session.select([1], "add")  # changes nothing, so it is no step
+    assert session.undo()
+    assert chosen(session) == ["a:1"]
+    assert session.undo()
+    assert chosen(session) == []
+    assert not session.undo()
+    assert session.redo()
+    assert session.redo()
+    assert chosen(session) == ["a:1", "a:2"]
+    session.undo()
+    session.select([4])
+    assert not session.can_redo  # a new branch
+
+
+def test_signals_fire_once_and_only_on_change(session: Session) -> None:
+    seen: list[str] = []
+    session.selection_changed.connect(lambda: seen.append("selection"))
+    session.colour_changed.connect(lambda: seen.append("colour"))
+    session.hover_changed.connect(lambda row: seen.append(f"hover {row}"))
+    session.select([0])
+    session.select([0])
+    session.colour_by = "group"
+    session.colour_by = "group"
+    session.set_hover(2)
+    session.set_hover(2)
+    session.set_hover(99)
+    assert seen == ["selection", "colour", "hover 2", "hover -1"]
+
+
+def test_reload_joins_by_id_never_by_row(session: Session, project: Project) -> None:
+    session.select([1, 3])  # a:2, b:1
+    session.select([4], "add")  # b:2
+    session.set_focus(3)
+    # Another process: reversed order, a:2 gone, new cells in between.
+    new = ["b:9", "b:3", "b:2", "b:1", "a:7", "a:8", "a:1"]
+    open_project(project.root).write_cells(table(new))
+    session.reload()
+    assert sorted(chosen(session)) == ["b:1", "b:2"]
+    assert session.cell_id(session.focus) == "b:1"
+    session.undo()
+    assert chosen(session) == ["b:1"]
+    session.redo()
+    assert sorted(chosen(session)) == ["b:1", "b:2"]
+    open_project(project.root).write_cells(table(["a:1"]))
+    session.reload()
+    assert session.focus == -1
+    assert chosen(session) == []
+
+
+def test_who_is_who(session: Session) -> None:
+    assert session.rows_of_field("b").tolist() == [3, 4, 5]
+    assert session.row_of("a", 7) == 2
+    assert session.row_of("a", 3) == -1
+    assert session.row_of("zzz", 1) == -1
+    assert session.row_of_id("b:2") == 4
+    assert session.row_of_id("nobody") == -1
+    assert session.place(3) == ("b", 3.0, 5.0)
+
+
+def test_it_finds_the_map_of_the_embedding(session: Session, project: Project) -> None:
+    cells = project.cells
+    cells.obsm["X_bare"] = np.ones((6, 3), np.float32)
+    cells.obsm["X_net"] = np.ones((6, 3), np.float32)
+    cells.obsm["X_pca_net"] = np.arange(18, dtype=np.float32).reshape(6, 3)
+    project.write_cells(cells)
+    session.reload()
+    assert session.embeddings == ["bare", "net"]
+    assert session.embedding == "net"  # the one that has a map
+    assert session.map_name == "PCA"
+    assert session.map_coordinates().tolist()[1] == [3, 4]
+    cells.obsm["X_umap_net"] = np.zeros((6, 2), np.float32)
+    project.write_cells(cells)
+    session.reload()
+    assert session.map_name == "UMAP"
+    session.embedding = "bare"
+    assert session.map_coordinates() is None
+
+
+def test_the_first_colour_is_the_dose(session: Session) -> None:
+    assert session.colour_by == "dose_rank"
+    assert "label" not in session.colour_choices
+    assert session.colour_choices[-2:] == ["y_px", "x_px"]
+
+
+def test_sets_are_kept_with_the_project(session: Session, project: Project) -> None:
+    with pytest.raises(InputError, match="Nothing is selected"):
+        session.save_set("odd")
+    session.select([2, 4])
+    with pytest.raises(InputError, match="needs a name"):
+        session.save_set(" ")
+    session.save_set("odd", how={"lasso": "on the map"})
+    again = Session()
+    again.open(project.root)
+    assert again.sets["odd"] == {"cells": ["a:7", "b:2"], "how": {"lasso": "on the map"}}
+    again.select_set("odd")
+    assert chosen(again) == ["a:7", "b:2"]
+    with pytest.raises(InputError, match="no set called 'even'; sets are odd"):
+        again.select_set("even")
