@@ -87,7 +87,7 @@ def umap_map(
     x : ndarray of shape (n_cells, d), float
     seed : int
     n_neighbors : int, default 30
-        The cell itself counts, as everywhere in UMAP. Taken down to the number of cells.
+        The cell itself counts, as everywhere in UMAP. Taken down where there are fewer cells.
     min_dist : float, default 0.3
         How close cells may lie on the map.
     n_components : int, default 2
@@ -114,7 +114,7 @@ def umap_map(
     space = scores if pca_components else np.asarray(x, np.float32)
     if len(x) <= n_components + 2:  # too few for a layout; the components are the map
         return _widen(scores, n_components)
-    n_neighbors = int(np.clip(n_neighbors, 2, len(x)))
+    n_neighbors = int(np.clip(n_neighbors, 2, len(x) - 1))
     index, distance = nearest(space, n_neighbors - 1)
     own = np.arange(len(x))[:, None]
     knn = (

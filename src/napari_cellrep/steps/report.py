@@ -476,7 +476,8 @@ def _ranking(about: _Subject, most: int = 50) -> dict[str, Any] | None:
     own = [c for c in _HEADS if c in table]
     meta = [c for c in table if c not in own and not c.startswith("score_sd_") and c != "n_fields"]
     meta = [c for c in meta if not (table[c].astype(str) == table.index).all()][:6]
-    head = [{"text": _title(str(table.index.name)), "kind": "text"}]
+    first = _group_word(about.obs) if table.index.name == "group" else str(table.index.name)
+    head = [{"text": _title(first), "kind": "text"}]
     head += [
         {"text": _title(c), "kind": "" if pd.api.types.is_numeric_dtype(table[c]) else "text"} for c in meta
     ]
@@ -671,12 +672,19 @@ def _strip(pictures: list[np.ndarray]) -> str:
 # ---- words ---------------------------------------------------------------------------------------
 
 
+def _group_word(obs: pd.DataFrame) -> str:
+    """What a group is, in a word: the plate's wells are called wells."""
+    return (
+        "well"
+        if all(re.search(r"(?:^|\s)[A-P]\d\d$", g) for g in obs["group"].astype(str).unique())
+        else "group"
+    )
+
+
 def _words(about: _Subject, numbers: Mapping[str, Any] | None) -> dict[str, Any]:
     project, obs = about.project, about.obs
     n_fields, n_groups = len(project.fields), obs["group"].astype(str).nunique()
-    group_word = (
-        "well" if all(re.search(r"[A-P]\d\d$", g) for g in obs["group"].astype(str).unique()) else "group"
-    )
+    group_word = _group_word(obs)
     flags, flags_note = _flags(about)
     dims = about.project.cells.obsm[f"X_{about.embedding}"].shape[1] if about.embedding else 0
     tiles = [

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_cellrep.analysis.projection import pca, umap_map, z_score
+from napari_cellrep.specs import InputError
+
+
+@pytest.fixture(scope="module")
+def blobs() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(3), 40)
+    return (rng.normal(size=(120, 20)) + 6 * rng.normal(size=(3, 20))[y]).astype(np.float32), y
+
+
+def test_z_score_has_mean_0_and_population_sd_1_and_silences_constants():
+    x = np.random.default_rng(0).normal(5, 3, (50, 3)).astype(np.float32)
+    x[:, 1] = 1e6 + 0.1  # not exactly representable: its rounding must not become a signal
+    z = z_score(x)
+    assert np.allclose(z[:, [0, 2]].mean(axis=0), 0, atol=1e-5)
+    assert np.allclose(z[:, [0, 2]].std(axis=0), 1, atol=1e-5)
+    assert not z[:, 1].any()
+
+
+def test_pca_explains_what_it_should_and_keeps_distances(blobs):
+    x, _ = blobs
+    scores, explained = pca(x, 20)
+    assert explained.sum() == pytest.approx(1, abs=1e-5)
+    assert np.all(np.diff(explained) <= 1e-9)
+    centred = x - x.mean(axis=0)
+    assert np.allclose(np.linalg.norm(scores, axis=1), np.linalg.norm(centred, axis=1), rtol=1e-4)
+
+
+def test_pca_of_few_or_equal_cells():
+    assert pca(np.eye(4, 9), 50)[0].shape == (4, 3)
+    scores, explained = pca(np.ones((5, 3)), 2)
+    assert not scores.any()
+    assert not explained.any()
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_fewer_than_three_cells_are_refused(n):
+    for function in (pca, umap_map):
+        with pytest.raises(InputError, match="at least 3 cells"):
+            function(np.zeros((n, 4), np.float32))
+
+
+def test_what_is_not_finite_is_refused(blobs):
+    x = blobs[0].copy()
+    x[3, 2] = np.nan
+    with pytest.raises(InputError, match="1 rows are not"):
+        pca(x)
+
+
+def test_a_map_of_three_or_four_cells_is_their_components():
+    x = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+    assert np.allclose(umap_map(x), pca(x, 2)[0], atol=1e-5)
+
+
+def test_the_map_keeps_blobs_apart_and_the_same_seed_gives_the_same_map(blobs):
+    x, y = blobs
+    first = umap_map(x, seed=3, n_neighbors=200, n_epochs=60)  # more neighbours than cells: taken down
+    assert first.shape == (120, 2)
+    assert np.array_equal(first, umap_map(x, seed=3, n_neighbors=200, n_epochs=60))
+    first = umap_map(x, seed=3, n_neighbors=15, n_epochs=100)
+    distance = np.linalg.norm(first[:, None] - first[None], axis=2)
+    np.fill_diagonal(distance, np.inf)
+    assert np.mean(y[distance.argmin(axis=1)] == y) == 1
+    assert not np.array_equal(first, umap_map(x, seed=4, n_neighbors=15, n_epochs=100))

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+from napari_cellrep.data import Project, open_project
+from napari_cellrep.data.cells import provenance
+from napari_cellrep.jobs import drain
+from napari_cellrep.specs import InputError
+from napari_cellrep.steps.analyze import RECIPES, analyze, ranking
+
+
+def second_embedding(project: Project, key: str, fill: float | None = None) -> None:
+    """Add vectors that say nothing: noise, or the same everywhere."""
+    rng = np.random.default_rng(0)
+    project.start_embedding(key, {"model": key})
+    for field, own in project.cells.obs.groupby(project.cells.obs["field"].astype(str)):
+        x = rng.normal(size=(len(own), 5)) if fill is None else np.full((len(own), 5), fill)
+        project.write_rows(
+            key, str(field), own["label"].to_numpy(), own["mask_hash"].to_numpy(), x.astype(np.float32)
+        )
+    project.merge()
+
+
+def test_every_recipe_says_what_it_does_in_one_line():
+    for recipe in RECIPES.values():
+        assert (recipe.__doc__ or "").splitlines()[0].endswith(".")
+
+
+def test_score_separates_the_controls_and_leaves_flagged_cells_out(simple_project: Project):
+    before = list(simple_project.cells.obs.columns)
+    result = drain(analyze(simple_project, recipe="score"))
+    assert not result.skipped
+    obs = open_project(simple_project.root).cells.obs  # from the disk
+    assert set(before) < set(obs.columns)
+    assert np.array_equal(np.isfinite(obs["score_simple"]), obs["good"])
+    means = obs.groupby(["compound", "control"], observed=True)["score_simple"].mean().unstack()
+    assert np.all(means[-1] < -0.2)
+    assert np.all(means[1] > 0.2)
+    made = provenance(simple_project.cells)["score_simple"]
+    assert made["numbers"]["per"] == "compound"
+    assert "numpy" in made["versions"]
+
+
+def test_a_result_that_is_up_to_date_is_skipped_until_something_it_reads_changes(simple_project: Project):
+    drain(analyze(simple_project, recipe="score"))
+    again = drain(analyze(simple_project, recipe="score"))
+    assert again.skipped
+    assert again.summary.startswith("Up to date")
+    cells = simple_project.cells
+    cells.obs["unrelated"] = 1.0
+    simple_project.write_cells(cells)
+    assert drain(analyze(simple_project, recipe="score")).skipped
+    assert not drain(analyze(simple_project, recipe="score", a="dose_rank=0")).skipped
+    good = cells.obs["good"].to_numpy().copy()
+    good[np.flatnonzero(good)[:3]] = False
+    cells.obs["good"] = good
+    simple_project.write_cells(cells)
+    assert not drain(analyze(simple_project, recipe="score", a="dose_rank=0")).skipped
+    assert "unrelated" in simple_project.cells.obs
+
+
+def test_flagged_cells_are_used_when_asked_for(simple_project: Project):
+    drain(analyze(simple_project, recipe="score", include_flagged=True))
+    assert np.isfinite(simple_project.cells.obs["score_simple"]).all()
+
+
+def test_another_process_column_survives(simple_project: Project):
+    job = analyze(simple_project, recipe="outliers")
+    next(job)
+    other = open_project(simple_project.root)
+    cells = other.cells
+    cells.obs["theirs"] = np.arange(cells.n_obs)
+    other.write_cells(cells)
+    drain(job)
+    obs = open_project(simple_project.root).cells.obs
+    assert {"theirs", "outlier_simple"} < set(obs.columns)
+
+
+def test_a_stopped_job_changes_nothing(simple_project: Project):
+    job = analyze(simple_project, recipe="score")
+    next(job)
+    job.close()
+    assert "score_simple" not in open_project(simple_project.root).cells.obs
+
+
+def test_ranking_holds_metadata_counts_and_both_spreads(simple_project: Project):
+    drain(analyze(simple_project, recipe="variability"))
+    assert "score_sd" not in ranking(simple_project)
+    drain(analyze(simple_project, recipe="score"))
+    result = drain(analyze(simple_project, recipe="variability"))
+    table = ranking(open_project(simple_project.root))
+    pd.testing.assert_frame_equal(table, result.table)
+    wanted = [
+        "well",
+        "compound",
+        "dose_rank",
+        "control",
+        "n_cells",
+        "score_mean",
+        "score_sd",
+        "heterogeneity",
+    ]
+    assert set(wanted) < set(table.columns)
+    obs = simple_project.cells.obs
+    good = obs[obs["good"]]
+    assert table["n_cells"].to_dict() == good.groupby(good["group"].astype(str)).size().to_dict()
+    assert int((table["n_cells"] + table["n_left_out"]).sum()) == len(obs)
+    assert table.at["A06", "score_sd"] == pytest.approx(
+        good[good["well"] == "A06"]["score_simple"].std(ddof=0)
+    )
+    assert table["score_sd"].is_monotonic_decreasing
+    assert table["rank_score_sd"].tolist() == list(range(1, 9))
+    assert table.at["A06", "dose_rank"] == 4
+    assert np.all(
+        (table["score_sd_low"] <= table["score_sd"]) & (table["score_sd"] <= table["score_sd_high"])
+    )
+
+
+def test_rankings_of_two_embeddings_and_two_groupings_live_side_by_side(simple_project: Project):
+    second_embedding(simple_project, "noise")
+    for key in ("simple", "noise"):
+        drain(analyze(simple_project, recipe="score", embedding=key))
+        drain(analyze(simple_project, recipe="variability", embedding=key))
+    drain(analyze(simple_project, recipe="variability", embedding="simple", by="compound", min_cells=20))
+    assert ranking(simple_project).shape[0] == 8  # wells, though compounds were ranked last
+    assert ranking(simple_project, by="compound").index.tolist() == sorted(
+        ["LY294002", "Wortmannin"], key=lambda c: -ranking(simple_project, by="compound").at[c, "score_sd"]
+    )
+    a, b = ranking(simple_project, embedding="simple"), ranking(simple_project, embedding="noise")
+    assert a.columns.tolist() == b.columns.tolist()
+    assert not np.allclose(a.loc[b.index, "heterogeneity"], b["heterogeneity"])
+    groups = ad.read_zarr(simple_project.root / "groups.zarr")
+    assert groups.n_obs == 10
+    assert groups.obs["n_cells_simple"].dtype == "Int64"
+    with pytest.raises(InputError, match="no ranking of nothing"):
+        ranking(simple_project, embedding="nothing")
+
+
+def test_small_groups_are_marked_not_ranked(simple_project: Project):
+    cells = simple_project.cells
+    good = cells.obs["good"].to_numpy().copy()
+    a05 = np.flatnonzero(good & (cells.obs["well"] == "A05").to_numpy())
+    good[a05[4:]] = False
+    good[(cells.obs["well"] == "A09").to_numpy()] = False
+    cells.obs["good"] = good
+    simple_project.write_cells(cells)
+    table = drain(analyze(simple_project, recipe="variability")).table
+    assert table["rank_heterogeneity"].isna().sum() == 2
+    assert table.index[-2:].tolist() == ["A05", "A09"]
+    assert table.at["A05", "n_cells"] == 4
+    assert np.isfinite(table.at["A05", "heterogeneity"])
+    assert table.at["A09", "n_cells"] == 0
+    assert np.isnan(table.at["A09", "heterogeneity"])
+
+
+def test_outliers_within_groups_and_among_all(simple_project: Project):
+    drain(analyze(simple_project, recipe="outliers"))
+    own = simple_project.cells.obs["outlier_simple"].to_numpy().copy()
+    drain(analyze(simple_project, recipe="outliers", within="all", k=5))
+    everyone = simple_project.cells.obs["outlier_simple"].to_numpy()
+    good = simple_project.cells.obs["good"].to_numpy()
+    assert np.array_equal(np.isfinite(own), good)
+    assert np.median(own[good]) > np.median(everyone[good])
+
+
+def test_map_and_neighbours_follow_scanpys_conventions(simple_project: Project):
+    drain(analyze(simple_project, recipe="map", n_neighbors=10))
+    found = drain(analyze(simple_project, recipe="neighbours", n_neighbors=8, label="control"))
+    cells = open_project(simple_project.root).cells
+    good = cells.obs["good"].to_numpy()
+    xy = np.asarray(cells.obsm["X_umap_simple"])
+    assert xy.shape == (cells.n_obs, 2)
+    assert np.array_equal(np.isfinite(xy).all(axis=1), good)
+    assert cells.obsm["X_pca_simple"].shape == (cells.n_obs, 6)
+    how = cells.uns["neighbors_simple"]
+    distances = cells.obsp[how["distances_key"]]
+    assert np.array_equal(np.diff(distances.indptr), np.where(good, 7, 0))
+    assert np.isin(distances.indices, np.flatnonzero(good)).all()
+    assert 0.5 < found.numbers["balanced_accuracy"] <= 1
+    assert "control right for" in found.summary
+    assert drain(analyze(simple_project, recipe="map", n_neighbors=10)).skipped
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"recipe": "mop"}, "no recipe 'mop'; recipes are map"),
+        ({"recipe": "score", "embedding": "nope"}, "no embedding 'nope'; there are simple"),
+        ({"recipe": "score", "c": 1}, "no setting 'c'; it has a, b and per"),
+        ({"recipe": "score", "a": "control"}, "COLUMN=VALUE"),
+        ({"recipe": "score", "a": "mood=1"}, "no column 'mood'"),
+        ({"recipe": "score", "b": "control=7"}, "values of control are -1, 0 and 1"),
+        ({"recipe": "score", "a": "control=1"}, "belong to both references"),
+        ({"recipe": "score", "per": "well"}, "No cell could be scored"),
+        ({"recipe": "outliers", "k": "many"}, "has to be of type int"),
+        ({"recipe": "outliers", "k": 0}, "between 1 and"),
+        ({"recipe": "variability", "by": "mood"}, "no column 'mood'"),
+        ({"recipe": "neighbours", "label": "mood"}, "no column 'mood'"),
+        ({"recipe": "map", "min_dist": 7}, "between 0 and 1"),
+    ],
+)
+def test_bad_input_is_one_sentence(simple_project: Project, options: dict, sentence: str):
+    with pytest.raises(InputError, match=sentence):
+        drain(analyze(simple_project, **options))
+
+
+def test_several_embeddings_have_to_be_told_apart(simple_project: Project):
+    second_embedding(simple_project, "noise")
+    with pytest.raises(InputError, match=r"several embeddings.*noise and simple"):
+        drain(analyze(simple_project, recipe="score"))
+
+
+def test_vectors_that_are_all_alike_have_no_score(simple_project: Project):
+    second_embedding(simple_project, "flat", fill=0.5)
+    with pytest.raises(InputError, match="same mean features"):
+        drain(analyze(simple_project, recipe="score", embedding="flat"))
+
+
+def test_nothing_embedded(sample_project: Project):
+    with pytest.raises(InputError, match="no vectors yet"):
+        drain(analyze(sample_project, recipe="map"))
