@@ -250,18 +250,18 @@ def load_model(path_or_name: str | Path, model: str | None = None) -> EmbeddingM
 def _load_folder(folder: Path) -> EmbeddingModel:
     try:
         info = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        name, roles = str(info["model"]), tuple(info["roles"])
+        config = {k: tuple(v) if isinstance(v, list) else v for k, v in info["config"].items()}
+        crop = CropSpec(**info["crop"])
         state = load_file(folder / "weights.safetensors")
     except FileNotFoundError as error:
-        raise InputError(
-            f"{folder} is not a trained model: {Path(str(error.filename)).name} is missing."
-        ) from None
-    except (json.JSONDecodeError, SafetensorError) as error:
+        file = Path(str(error.filename)).name if error.filename else "weights.safetensors"
+        raise InputError(f"{folder} is not a trained model: {file} is missing.") from None
+    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise InputError(f"The model in {folder} is damaged ({error}).") from error
-    config = {k: tuple(v) if isinstance(v, list) else v for k, v in info["config"].items()}
-    loaded = create_model(info["model"], **config)
+    loaded = create_model(name, **config)
     _set_state(loaded, state, folder)
-    loaded.roles = tuple(info["roles"])
-    loaded.crop = CropSpec(**info["crop"])
+    loaded.roles, loaded.crop = roles, crop
     loaded.card = {k: v for k, v in info.items() if k not in ("model", "config", "roles", "crop")}
     return loaded
 

@@ -65,7 +65,7 @@ def computing(device: torch.device, precision: str) -> Iterator[None]:
         if precision == "bf16":
             stack.enter_context(torch.autocast(device.type, torch.bfloat16))
         elif device.type == "cuda":
-            stack.enter_context(torch.backends.cudnn.flags(allow_tf32=False))
+            stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
         yield
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import hashlib
 import logging
 import time
 from collections.abc import Iterator
@@ -469,7 +470,7 @@ def _made_of(model: EmbeddingModel, cells: Cells, training: Any, card: dict[str,
             "model": model.spec.name,
             "config": _plain(model.config),
             "training": {k: v for k, v in _plain(training).items() if k not in free},
-            "groups": digest(np.asarray(cells.groups).tolist()),
+            "groups": hashlib.sha256(np.asarray(cells.groups, np.int64).tobytes()).hexdigest(),
             "data": card.get("data"),
             "initial": card.get("initial"),
         }
