@@ -42,7 +42,7 @@ def test_from_images_to_a_table_for_other_programs(tmp_path, images, capsys):
     project = str(tmp_path / "p.cellrep")
     assert new(tmp_path, images) == OK
     assert "2 fields" in capsys.readouterr().out
-    assert main(["segment", project, "--smoothing-px", "1.5"]) == OK
+    assert main(["segment", project, "--smoothing", "0.1"]) == OK
     assert "cells are good" in capsys.readouterr().out
     assert main(["embed", project, "--model", "measurements"]) == OK
     assert (
@@ -101,7 +101,7 @@ def test_help_everywhere(command, capsys):
 def test_help_tells_settings_with_their_defaults(capsys):
     for command, words in [
         ("train", ("--epochs", "--learning-rate")),
-        ("segment", ("--smoothing-px",)),
+        ("segment", ("--smoothing",)),
         ("analyze", ("variability",)),
     ]:
         with pytest.raises(SystemExit):
@@ -122,7 +122,7 @@ def test_models_are_listed_with_licence(capsys):
     [
         (["segment", "nowhere.cellrep"], "is not there"),
         (["embed", "{project}"], "cellrep segment"),
-        (["segment", "{project}", "--smoothing-px", "-1"], "has to lie between"),
+        (["segment", "{project}", "--smoothing", "-1"], "has to lie between"),
         (["segment", "{project}", "--fields", "Z99"], "no field 'Z99'"),
         (["analyze", "{project}", "magic"], "variability"),
         (["export", "{project}", "out.xyz"], "no ending we know"),

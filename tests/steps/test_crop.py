@@ -60,7 +60,7 @@ def test_without_labels_the_user_is_told_what_to_do(small):
 def test_labels_of_another_size_mark_their_field_only(small):
     tifffile.imwrite(small.labels_path("A06"), np.ones((10, 10), np.uint16))
     drain(crop(small))
-    assert "differ in size" in small.field("A06").problem
+    assert "10 × 10 px" in small.field("A06").problem
     assert set(small.cells.obs["field"]) == {"A01", "A12", "E12"}
 
 

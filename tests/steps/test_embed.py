@@ -102,7 +102,11 @@ def test_shards_write_their_own_fields_and_a_last_call_merges(tiny):
 
 def test_random_weights_are_said_and_depend_on_the_seed_only(tiny):
     def run(key, seed):
-        result = drain(embed(tiny, model="paired_cell_inpainting", key=key, layers=("conv1_1",), seed=seed, fields=["A01"]))
+        result = drain(
+            embed(
+                tiny, model="paired_cell_inpainting", key=key, layers=("conv1_1",), seed=seed, fields=["A01"]
+            )
+        )
         assert "random weights" in result.notes[0]
         return tiny.cells.obsm[f"X_{key}"][(tiny.cells.obs["field"] == "A01").to_numpy()]
 

@@ -135,13 +135,6 @@ def _segment_one(
     """Labels and a problem sentence ("" if none) of one field; only a user's error is caught."""
     try:
         image = project.read_image(field.id)
-        if image.max(initial=0) == image.min(initial=0):
-            value = image.flat[0] if image.size else 0
-            empty = np.zeros(image.shape[1:], np.int32)
-            return (
-                empty,
-                f"Field {field.id} is blank: every pixel is {value}. It was left out; check the file.",
-            )
         labels = module.segment(image, project.channels, settings, device, field_id=field.id)
     except InputError as error:
         text = str(error)
