@@ -107,6 +107,10 @@ def test_batches_are_halved_when_memory_runs_out(model, cells, monkeypatch):
     assert sizes[:3] == [16, 8, 4]
     assert len(embedder.notes) == 2
     assert "4 are used" in embedder.notes[-1]
+    during_trial = Embedder(model, device="cpu", batch_size=16)
+    during_trial.run(cells.array[:30])
+    assert during_trial.batch_size == 4
+    assert during_trial.precision != "auto"
 
     monkeypatch.setattr(model, "embed_layers", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
     with pytest.raises(InputError, match="one cell"):

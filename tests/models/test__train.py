@@ -122,7 +122,7 @@ def test_the_loss_goes_down_on_real_cells(cells, tmp_path):
 
 def test_what_it_leaves_behind(few, tmp_path):
     model = make()
-    result = drain(train(model, few, SHORT, tmp_path / "m", card={"data": "abc", "name": "mine"}, **FP32))
+    result = drain(train(model, few, SHORT, tmp_path / "m", card={"data": "abc", "n_cells": 41}, **FP32))
     assert not model.training
     rows = history(tmp_path / "m")
     assert [row["epoch"] for row in rows] == ["1", "2"]
@@ -132,7 +132,7 @@ def test_what_it_leaves_behind(few, tmp_path):
     assert info["data"] == "abc"
     assert info["training"]["seed"] == 5
     assert info["trained"]["step"] == 6
-    assert info["n_cells"] == 40
+    assert info["n_cells"] == 41  # what the caller says counts
     assert info["torch"] == torch.__version__
     assert_same(state(tmp_path / "m"), model.state_dict())
     assert sorted(p.name for p in (tmp_path / "m").iterdir()) == [

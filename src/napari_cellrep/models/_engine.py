@@ -211,8 +211,9 @@ class Embedder:
             return out
         if not self.batch_size:
             self.batch_size = self._auto_batch(crops.shape[-1])
-        if self.precision == "auto":
-            self._decide(crops)
+        while self.precision == "auto":
+            with self._smaller_if_full():
+                self._decide(crops)
         start = time.perf_counter()
         self._run_batches(crops, out)
         self._seconds += time.perf_counter() - start
@@ -244,7 +245,7 @@ class Embedder:
 
     def _decide(self, crops: np.ndarray) -> None:
         """Choose fp32 or bf16 by time and agreement on the first crops."""
-        n = min(len(crops), self.batch_size if self.device.type != "cpu" else 16)
+        n = min(len(crops), self.batch_size, 16 if self.device.type == "cpu" else 1024)
         batch = to_tensor(crops[:n])
         found: dict[str, dict[str, Tensor]] = {}
 
@@ -274,21 +275,26 @@ class Embedder:
             full = n if n == self.batch_size else min(self.batch_size, max(4, 1 << (n - 1).bit_length()))
             if full > n:
                 part = torch.cat([part, torch.zeros((full - n, *part.shape[1:]), dtype=part.dtype)])
-            try:
+            with self._smaller_if_full():
                 found = self._forward(part, self.precision)
                 for layer, vectors in found.items():
                     out[layer][done : done + n] = vectors[:n].float().cpu().numpy()
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if self.batch_size == 1:
-                    raise InputError(
-                        f"{self.model.spec.title} does not fit into the memory of {self.device} even with one cell "
-                        "at a time; choose another device or smaller crops."
-                    ) from error
-                self._halve()
-                continue
-            done += n
+                done += n
+
+    @contextlib.contextmanager
+    def _smaller_if_full(self) -> Iterator[None]:
+        """Where the device's memory does not suffice: halve the batch, and the loop around tries again."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if self.batch_size == 1:
+                raise InputError(
+                    f"{self.model.spec.title} does not fit into the memory of {self.device} even with one cell "
+                    "at a time; choose another device or smaller crops."
+                ) from error
+            self._halve()
 
     def _halve(self) -> None:
         before, self.batch_size = self.batch_size, max(1, self.batch_size // 2)

@@ -337,15 +337,13 @@ def train(
         "stopped_early": run.step < training.epochs * sampler.n_batches,
         "notes": notes,
     }
-    save_model(
-        model,
-        folder,
-        **card,
-        training=_plain(training),
-        trained=result,
-        n_cells=len(sampler.rows),
-        torch=torch.__version__,
-    )
+    made = {
+        "training": _plain(training),
+        "trained": result,
+        "n_cells": len(sampler.rows),
+        "torch": torch.__version__,
+    }
+    save_model(model, folder, **{**made, **card})
     return result
 
 
