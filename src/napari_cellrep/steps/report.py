@@ -475,6 +475,9 @@ def _ranking(about: _Subject, most: int = 50) -> dict[str, Any] | None:
         return None
     own = [c for c in _HEADS if c in table]
     meta = [c for c in table if c not in own and not c.startswith("score_sd_") and c != "n_fields"]
+    # What repeats the group's name (a well's row and column) or is the same everywhere tells nothing here.
+    told = {"row", "col", "column"} if _group_word(about.obs) == "well" else set()
+    meta = [c for c in meta if c.lower() not in told and (table[c].nunique() > 1 or len(table) == 1)]
     meta = [c for c in meta if not (table[c].astype(str) == table.index).all()][:6]
     first = _group_word(about.obs) if table.index.name == "group" else str(table.index.name)
     head = [{"text": _title(first), "kind": "text"}]
