@@ -5,6 +5,7 @@ Importing the package loads neither torch nor Qt; the public names below load wh
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,13 +16,10 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "create_model", "list_models", "load_model", "open_project"]
 
 
+_HOMES = {"list_models": "models", "create_model": "models", "load_model": "models", "open_project": "data"}
+
+
 def __getattr__(name: str) -> Any:
-    if name in ("list_models", "create_model", "load_model"):
-        from napari_cellrep import models
-
-        return getattr(models, name)
-    if name == "open_project":
-        from napari_cellrep.data import open_project
-
-        return open_project
+    if name in _HOMES:
+        return getattr(import_module(f"napari_cellrep.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'napari_cellrep' has no attribute {name!r}")
