@@ -785,19 +785,21 @@ def _done(about: _Subject) -> list[str]:
     return steps
 
 
+# Provenance that the page keeps for the details at its end: hashes, and lists as long as the vectors.
+_LONG = ("features", "digest", "config", "weights", "crop_digest")
+
+
 def _methods(about: _Subject) -> list[str]:
     project, made = about.project, about.made
     out = []
     labelled = next((f.id for f in project.fields if project.has_labels(f.id)), None)
     if labelled:
-        how = {k: v for k, v in project.label_info(labelled).items() if k not in ("n_cells", "digest")}
+        how = {
+            k: v for k, v in project.label_info(labelled).items() if k not in ("n_cells", "digest", "image")
+        }
         if how:
             out.append(f"Segmentation: {_settings(how)}.")
-    info = {
-        k: v
-        for k, v in made.get(f"X_{about.embedding}", {}).items()
-        if k not in ("features", "digest", "config")
-    }
+    info = {k: v for k, v in made.get(f"X_{about.embedding}", {}).items() if k not in _LONG}
     if info:
         out.append(f"Embedding “{about.embedding}”: {_settings(info)}.")
     for m in made.values():
