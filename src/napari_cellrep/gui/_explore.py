@@ -68,7 +68,7 @@ class ExploreWidget(QWidget):
         self.colour.currentIndexChanged.connect(self._on_colour_chosen)
         for combo in (self.embedding, self.colour):
             combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-            combo.setMinimumContentsLength(12)
+            combo.setMinimumContentsLength(18)
 
         self.tools: dict[str, QToolButton] = {}
         group = QButtonGroup(self)

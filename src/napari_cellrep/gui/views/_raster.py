@@ -13,7 +13,7 @@ import pandas as pd
 
 SELECTED = (255, 122, 0)  # the one selection colour, in every view
 DIM = 0.25  # what is not selected keeps this share of its colour
-MAX_POINT_PX, MIN_POINT_PX = 9.0, 1.0
+MAX_POINT_PX = 9
 
 # Okabe and Ito, "Color Universal Design" (2008); grey stands for their black, which a dark theme swallows.
 OKABE_ITO = np.array(
@@ -68,11 +68,13 @@ def colours_of(column: pd.Series | None, n: int) -> Colours:
     if numeric:
         values = column.to_numpy(float, na_value=np.nan)
         known = np.isfinite(values)
-        steps = np.unique(values[known])
-        if len(steps) > 12 or (steps != np.round(steps)).any():
-            low, high = np.percentile(values[known], (1, 99)) if known.any() else (0.0, 1.0)
+        finite = values[known]
+        steps = np.unique(finite) if (finite == np.round(finite)).all() else None
+        if steps is None or len(steps) > 12:
+            every = max(1, len(finite) // 200_000)  # the ends of a colour bar need no more
+            low, high = np.percentile(finite[::every], (1, 99))
             if high <= low:
-                low, high = float(steps[0]), float(steps[-1])
+                low, high = finite.min(), finite.max()
             share = (np.where(known, values, low) - low) / (high - low if high > low else 1.0)
             palette[1:] = viridis(255)
             codes = np.where(known, 1 + np.clip(share, 0, 1) * 254, 0).astype(np.uint8)
@@ -80,7 +82,7 @@ def colours_of(column: pd.Series | None, n: int) -> Colours:
         palette[1 : 1 + len(steps)] = viridis(max(len(steps), 2))[: len(steps)]
         codes = np.where(known, 1 + np.searchsorted(steps, np.where(known, values, 0)), 0).astype(np.uint8)
         return Colours(codes, palette, tuple((f"{s:g}", i + 1) for i, s in enumerate(steps)))
-    found, names = pd.factorize(column.astype(object), sort=False)
+    found, names = pd.factorize(column)
     order = sorted(range(len(names)), key=lambda i: _natural(str(names[i])))
     rank = np.empty(len(names) + 1, np.int64)
     rank[order] = np.arange(len(names)) % 255 + 1
@@ -159,7 +161,7 @@ class Raster:
     points: np.ndarray
     owner: np.ndarray = field(init=False, repr=False)  # (h, w) int32: row that owns the pixel, -1 for none
     chosen: np.ndarray = field(init=False, repr=False)  # the same for selected points alone
-    point_px: float = field(init=False, default=MAX_POINT_PX)
+    point_px: int = field(init=False, default=MAX_POINT_PX)
 
     def __post_init__(self) -> None:
         finite = np.flatnonzero(np.isfinite(self.points).all(axis=1))
@@ -168,7 +170,11 @@ class Raster:
         self._xy = np.ascontiguousarray(self.points[self._rows].T)  # (2, m) float64, in drawing order
         self.owner = self.chosen = np.full((1, 1), -1, np.int32)
         self._view = View()
-        self._near: tuple[np.ndarray, np.ndarray, np.ndarray] = (np.zeros(0, np.int32),) * 3  # type: ignore[assignment]
+        self._near: tuple[np.ndarray, np.ndarray, np.ndarray] = (
+            np.zeros(0, np.float32),
+            np.zeros(0, np.float32),
+            np.zeros(0, np.int32),
+        )
 
     def place(self, view: View, visible: np.ndarray, selected: np.ndarray, pixel_ratio: float = 1.0) -> None:
         """First pass: which point owns which pixel.
@@ -188,15 +194,18 @@ class Raster:
         if not visible.all():
             inside &= visible[self._rows]
         index = np.flatnonzero(inside)
-        # Points cover at most about a third of the canvas, so that crowds stay readable.
-        fair = np.sqrt(0.4 * w * h / max(len(index), 1))
-        self.point_px = float(np.clip(fair, MIN_POINT_PX, MAX_POINT_PX * pixel_ratio))
-        self._near = (
-            np.floor(x[index]).astype(np.int32),
-            np.floor(y[index]).astype(np.int32),
-            self._rows[index],
-        )
-        self.owner = _stamp(*self._near, (w, h), self.point_px, pad)
+        # Points just about cover the ground they stand on: crowds stay readable, lonely points findable.
+        cell = 8 * pixel_ratio
+        every = max(1, len(index) // 100_000)
+        ground = np.zeros((int((h + 2 * pad) / cell) + 1, int((w + 2 * pad) / cell) + 1), bool)
+        ground[
+            ((y[index[::every]] + pad) / cell).astype(int), ((x[index[::every]] + pad) / cell).astype(int)
+        ] = True
+        fair = np.sqrt(1.2 * ground.sum() * cell**2 / max(len(index), 1))
+        least = 3 if len(index) < 30_000 else 2 if len(index) < 300_000 else 1
+        self.point_px = round(float(np.clip(fair, least, MAX_POINT_PX) * pixel_ratio))
+        self._near = (x[index], y[index], self._rows[index])
+        self.owner = _stamp(*self._near, (w, h), self.point_px)
         self.choose(selected)
 
     def choose(self, selected: np.ndarray) -> None:
@@ -205,8 +214,7 @@ class Raster:
         on = selected[rows] if selected.any() else np.zeros(len(rows), bool)
         w, h = self._view.size
         if on.any():
-            pad = int(self.point_px) // 2 + 4
-            self.chosen = _stamp(x[on], y[on], rows[on], (w, h), max(self.point_px, 2.0), pad)
+            self.chosen = _stamp(x[on], y[on], rows[on], (w, h), max(self.point_px, 4))
         else:
             self.chosen = np.full((h, w), -1, np.int32)
 
@@ -240,9 +248,15 @@ class Raster:
             ring = _grown(mask)
             halo = _grown(ring)
             inner, outer = ((255,) * 3, (40,) * 3) if light else ((20,) * 3, (235,) * 3)
-            image[halo & ~ring] = 0xFF000000 | _packed(np.array([outer]))[0]
+            if self.point_px >= 5:  # about small points it would hide more than it shows
+                image[halo & ~ring] = 0xFF000000 | _packed(np.array([outer]))[0]
             image[ring & ~mask] = 0xFF000000 | _packed(np.array([inner]))[0]
             image[mask] = 0xFF000000 | _packed(np.array([SELECTED]))[0]
+            if self.point_px >= 3:  # a rim, so that points that touch can be told apart
+                rim = np.zeros_like(mask)
+                rim[1:] |= self.chosen[1:] != self.chosen[:-1]
+                rim[:, 1:] |= self.chosen[:, 1:] != self.chosen[:, :-1]
+                image[rim & mask] = 0xFF000000 | _packed(np.array([SELECTED]) * 0.62)[0]
         return image.view(np.uint8).reshape(*image.shape, 4)
 
     def nearest(self, x_px: float, y_px: float, reach_px: float = 10) -> int:
@@ -268,23 +282,25 @@ class Raster:
 
 
 def _stamp(
-    x: np.ndarray, y: np.ndarray, rows: np.ndarray, size: tuple[int, int], point_px: float, pad: int
+    x: np.ndarray, y: np.ndarray, rows: np.ndarray, size: tuple[int, int], point_px: int
 ) -> np.ndarray:
     """Write each row number into a disc about its place; later points win whole. int32 (h, w), -1 for none."""
     w, h = size
-    wide = w + 2 * pad
-    out = np.full((h + 2 * pad) * wide, -1, np.int32)
-    r = (point_px - 1) / 2
-    reach = int(np.ceil(r))
-    dy, dx = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-    disc = dy**2 + dx**2 <= (r + 0.3) ** 2
+    pad = point_px + 1  # a margin that takes what reaches over the canvas
+    wide, high = w + 2 * pad, h + 2 * pad
+    out = np.full(high * wide, -1, np.int32)
+    middle = (point_px - 1) / 2
+    dy, dx = np.mgrid[:point_px, :point_px]
+    disc = (dy - middle) ** 2 + (dx - middle) ** 2 <= (middle + 0.3) ** 2
     steps = (dy[disc] * wide + dx[disc]).astype(np.int32)
-    at = np.clip(y + pad, reach, h + 2 * pad - 1 - reach) * wide + np.clip(x + pad, reach, wide - 1 - reach)
+    i = np.clip(np.floor(y + (pad + 0.5 - point_px / 2)).astype(np.int32), 0, high - point_px)
+    j = np.clip(np.floor(x + (pad + 0.5 - point_px / 2)).astype(np.int32), 0, wide - point_px)
+    at = i * wide + j
     if len(steps) == 1:
         out[at] = rows
     else:  # point by point, so that a disc is not cut up by its neighbours
         out[(at[:, None] + steps).ravel()] = np.repeat(rows, len(steps))
-    return np.ascontiguousarray(out.reshape(-1, wide)[pad : pad + h, pad : pad + w])
+    return np.ascontiguousarray(out.reshape(high, wide)[pad : pad + h, pad : pad + w])
 
 
 def _packed(rgb: np.ndarray) -> np.ndarray:
