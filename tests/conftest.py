@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ def shared() -> Path:
     return folder
 
 
-def quick_nuclei(image: np.ndarray) -> np.ndarray:
+def _quick_nuclei(image: np.ndarray) -> np.ndarray:
     """Labels (H, W) of the nuclei in channel 1: Otsu and a watershed, so that data tests need no segmenter."""
     from scipy import ndimage
     from skimage.feature import peak_local_max
@@ -43,6 +44,12 @@ def quick_nuclei(image: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
+def quick_nuclei() -> Callable[[np.ndarray], np.ndarray]:
+    """Image (C, H, W) → labels (H, W) of what is bright in channel 1."""
+    return _quick_nuclei
+
+
+@pytest.fixture(scope="session")
 def _sample_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four wells of the bundled sample, segmented, with its cell table."""
     wells = [SAMPLE / "wells" / f"{well}.ome.tif" for well in ("A01", "A06", "A12", "E12")]
@@ -55,7 +62,7 @@ def _sample_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frames = []
     for field in project.fields:
         image = project.read_image(field.id)
-        labels = quick_nuclei(image)
+        labels = _quick_nuclei(image)
         project.write_labels(field.id, labels, {"segmenter": "quick_nuclei of the tests"})
         frames.append(measure_field(field, image, labels, project.channels, 64))
     import pandas as pd

@@ -214,7 +214,7 @@ def reconcile_labels(old: np.ndarray, new: np.ndarray) -> np.ndarray:
 
     A cell whose outline was only repainted keeps its number. One that swallowed more than half of another
     cell (merge), or that lost more than a quarter of itself to a number that did not exist (split), gets a
-    new number; so do both halves of a split.
+    new number; so do both halves of a split, and a cell drawn with the number of one that was elsewhere.
 
     Parameters
     ----------
@@ -233,8 +233,13 @@ def reconcile_labels(old: np.ndarray, new: np.ndarray) -> np.ndarray:
             renew.add(b)  # b swallowed a
         if b not in known and count > 0.25 * area[a]:
             renew.add(a)  # a was split; b is new already
-    out = new.copy()
+    sizes = dict(zip(*np.unique(new[new > 0], return_counts=True), strict=True))
+    stayed = {a: count for (a, b), count in zip(pairs.T.tolist(), counts.tolist(), strict=True) if a == b}
+    for b in known & set(sizes):
+        if stayed.get(b, 0) < 0.25 * min(area[b], sizes[b]):
+            renew.add(int(b))  # the number of an erased cell, used again elsewhere
     following = int(max(old.max(initial=0), new.max(initial=0))) + 1
+    out = new.astype(np.promote_types(new.dtype, np.min_scalar_type(following + len(renew))))
     for label in sorted(renew):
         where = new == label
         if where.any():

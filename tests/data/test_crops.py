@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from napari_cellrep.data.crops import cut_crops, find_cells, mask_hashes, resize
+from napari_cellrep.specs import CropSpec, InputError
+
+
+def random_labels(seed: int, shape=(37, 53), dtype="int32") -> np.ndarray:
+    """Cells of all kinds: overlapping the edge, of one pixel, in pieces, with gaps in their numbers."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros(shape, dtype)
+    top = {"uint8": 250, "uint16": 65_000}.get(dtype, 3_000_000)
+    for label in rng.choice(np.arange(1, top), rng.integers(0, 14), replace=False):
+        y, x = rng.integers(-4, shape[0] + 4), rng.integers(-4, shape[1] + 4)
+        h, w = rng.integers(1, 12, 2)
+        labels[max(y, 0) : max(y + h, 0), max(x, 0) : max(x + w, 0)] = label
+    return labels
+
+
+def slow_cells(labels: np.ndarray) -> list[tuple]:
+    out = []
+    for label in sorted(set(labels.ravel().tolist()) - {0}):
+        points = [
+            (y, x) for y in range(labels.shape[0]) for x in range(labels.shape[1]) if labels[y, x] == label
+        ]
+        ys, xs = [p[0] for p in points], [p[1] for p in points]
+        centre = (sum(ys) / len(ys), sum(xs) / len(xs))
+        out.append((label, len(points), centre, (min(ys), min(xs), max(ys) + 1, max(xs) + 1)))
+    return out
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "uint32", "int64"])
+def test_find_cells_is_the_slow_obvious_one(seed, dtype):
+    labels = random_labels(seed, dtype=dtype)
+    cells, slow = find_cells(labels), slow_cells(labels)
+    assert cells.label.tolist() == [s[0] for s in slow]
+    assert cells.area_px.tolist() == [s[1] for s in slow]
+    assert [tuple(c) for c in cells.centroid] == [s[2] for s in slow]
+    assert [tuple(b) for b in cells.box.tolist()] == [s[3] for s in slow]
+    assert cells.label.dtype == cells.area_px.dtype == cells.box.dtype == np.int64
+
+
+def test_find_cells_edges():
+    for empty in (np.zeros((5, 4), int), np.zeros((0, 4), int), np.zeros((4, 0), np.uint8)):
+        cells = find_cells(empty)
+        assert (len(cells), cells.centroid.shape, cells.box.shape) == (0, (0, 2), (0, 4))
+    whole = find_cells(np.full((3, 4), 7))
+    assert whole.box.tolist() == [[0, 0, 3, 4]]
+    wrapped = np.zeros((2, 3), int)
+    wrapped[0, 2] = wrapped[1, 0] = 5  # a run must not go on in the next row
+    assert find_cells(wrapped).box.tolist() == [[0, 0, 2, 3]]
+    assert (
+        find_cells(np.asfortranarray(random_labels(3))).label.tolist()
+        == find_cells(random_labels(3)).label.tolist()
+    )
+    for bad in (np.zeros((2, 2)), np.zeros((2, 2, 2), int), np.array([[0, -1]])):
+        with pytest.raises(InputError):
+            find_cells(bad)
+
+
+def test_find_cells_does_not_scan_the_field_per_cell():
+    """Many cells in a large field take less than ten times a few cells: the authors' loops take 100 times."""
+    rng = np.random.default_rng(0)
+
+    def seconds(n: int) -> float:
+        labels = np.zeros((1024, 1024), np.int32)
+        for i, (y, x) in enumerate(rng.integers(0, 1014, (n, 2))):
+            labels[y : y + 10, x : x + 10] = i + 1
+        best = []
+        for _ in range(3):
+            start = time.perf_counter()
+            cells = find_cells(labels)
+            mask_hashes(labels, cells)
+            best.append(time.perf_counter() - start)
+        return min(best)
+
+    assert seconds(1000) < 10 * seconds(10) + 0.05
+
+
+PAD = {"zero": "constant", "edge": "edge", "reflect": "symmetric"}
+
+
+def slow_window(image, labels, label, centre, side, spec):
+    big = 80
+    image = np.pad(image, ((0, 0), (big, big), (big, big)), mode=PAD[spec.padding])
+    labels = np.pad(labels, big)
+    y, x = int(centre[0]) - side // 2 + big, int(centre[1]) - side // 2 + big
+    crop, own = image[:, y : y + side, x : x + side], labels[y : y + side, x : x + side] == label
+    if spec.masked:
+        crop = crop * own
+    return np.concatenate([crop, own[None].astype(crop.dtype)]) if spec.mask_plane else crop
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("side", [4, 7, 16, 33])
+@pytest.mark.parametrize(("padding", "masked", "mask_plane"), [
+    ("zero", False, False), ("edge", True, False), ("reflect", False, True), ("zero", True, True),
+])  # fmt: skip
+def test_windows_are_the_slow_obvious_ones(seed, side, padding, masked, mask_plane):
+    labels = random_labels(seed)
+    image = np.random.default_rng(seed).integers(0, 60_000, (2, *labels.shape)).astype(np.uint16)
+    spec = CropSpec(size_px=side, window_px=side, padding=padding, masked=masked, mask_plane=mask_plane)
+    cells = find_cells(labels)
+    crops = cut_crops(image, labels, cells, spec)
+    assert crops.shape == (len(cells), 2 + mask_plane, side, side)
+    assert crops.dtype == np.uint16
+    for crop, label, centre in zip(crops, cells.label, cells.centroid, strict=True):
+        assert np.array_equal(crop, slow_window(image, labels, label, centre, side, spec))
+
+
+def test_window_larger_than_the_field():
+    image, labels = np.ones((1, 5, 6), np.uint8), np.zeros((5, 6), int)
+    labels[2, 2] = 3
+    crop = cut_crops(image, labels, find_cells(labels), CropSpec(size_px=32, window_px=32))
+    assert crop.sum() == 30
+
+
+def test_sampling_decides_the_window():
+    labels = np.zeros((100, 100), int)
+    labels[40:60, 40:60] = 1
+    image = np.arange(10_000, dtype=np.float32).reshape(1, 100, 100)
+    spec = CropSpec(size_px=16, um_per_px=0.5)
+    cells = find_cells(labels)
+    crop = cut_crops(image, labels, cells, spec, um_per_px=0.25)  # 32 field px → 16
+    y, x = (cells.centroid[0].astype(int) - 16).tolist()
+    blocks = image[0, y : y + 32, x : x + 32].reshape(16, 2, 16, 2).mean(axis=(1, 3))
+    assert np.allclose(crop[0, 0], blocks)
+    assert cut_crops(image, labels, cells, CropSpec(size_px=16, window_px=16, um_per_px=0.5)).shape[-1] == 16
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 5])
+def test_whole_number_reduction_is_the_block_mean(factor):
+    x = np.random.default_rng(0).random((3, 2, 8 * factor, 8 * factor)).astype(np.float32)
+    blocks = x.reshape(3, 2, 8, factor, 8, factor).mean(axis=(3, 5))
+    assert np.allclose(resize(x, 8), blocks, atol=1e-6)
+
+
+@pytest.mark.parametrize(("n_in", "n_out"), [(10, 7), (7, 10), (64, 224), (224, 64), (5, 4), (33, 32)])
+def test_resizing_keeps_constants_and_ramps_in_place(n_in, n_out):
+    assert np.allclose(resize(np.full((1, 1, n_in, n_in), 3.0), n_out), 3)
+    ramp = np.tile((np.arange(n_in, dtype=np.float32) + 0.5) / n_in, (n_in, 1))[None, None]
+    out = resize(ramp, n_out)[0, 0, 0]
+    want = (np.arange(n_out) + 0.5) / n_out
+    edge = int(np.ceil(n_out / n_in)) + 1
+    assert np.allclose(out[edge:-edge], want[edge:-edge], atol=0.05 / n_in)  # no shift by half a pixel
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("size", [16, 17, 40])
+@pytest.mark.parametrize("scale", [1.0, 2.0, 0.5])
+def test_box_crops(seed, size, scale):
+    labels = random_labels(seed)
+    image = np.random.default_rng(seed).integers(1, 200, (2, *labels.shape)).astype(np.uint8)
+    cells = find_cells(labels)
+    crops = cut_crops(
+        image, labels, cells, CropSpec(mode="box", size_px=size, box_scale=scale, mask_plane=True)
+    )
+    assert crops.shape == (len(cells), 3, size, size)
+    for crop, label, (y0, x0, y1, x1) in zip(crops, cells.label, cells.box, strict=True):
+        rows, columns = np.nonzero(crop[0].any(axis=1))[0], np.nonzero(crop[0].any(axis=0))[0]
+        if not len(rows):  # half a pixel of a cell of one pixel
+            continue
+        part = crop[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        cy, cx = (y0 + y1 - 1) // 2, (x0 + x1 - 1) // 2
+        half = min(max(y1 - y0, x1 - x0) * scale, size / 2)
+        ya, xa = max(int(cy - half), 0), max(int(cx - half), 0)
+        assert np.array_equal(part[:2], image[:, ya : ya + part.shape[1], xa : xa + part.shape[2]])
+        assert np.array_equal(part[2], labels[ya : ya + part.shape[1], xa : xa + part.shape[2]] == label)
+        assert abs((rows[0] + rows[-1]) - (size - 1)) <= 1  # centred
+
+
+def test_crops_without_cells_and_without_labels():
+    image = np.ones((2, 9, 9), np.uint8)
+    none = find_cells(np.zeros((9, 9), int))
+    for spec in (
+        CropSpec(size_px=8, window_px=8),
+        CropSpec(size_px=8, window_px=16),
+        CropSpec(mode="box", size_px=8),
+    ):
+        assert cut_crops(image, None, none, spec).shape == (0, 2, 8, 8)
+    with pytest.raises(InputError, match="no labels"):
+        cut_crops(image, None, none, CropSpec(masked=True))
+    with pytest.raises(InputError, match="Labels are"):
+        cut_crops(image, np.zeros((8, 9), int), none, CropSpec())
+
+
+def test_hash_changes_with_the_mask_and_only_with_it():
+    labels = random_labels(1)
+    cells = find_cells(labels)
+    before = dict(zip(cells.label.tolist(), mask_hashes(labels, cells).tolist(), strict=True))
+    assert len(set(before.values())) == len(before) > 3
+    assert before == dict(
+        zip(cells.label.tolist(), mask_hashes(labels.astype(np.uint32), cells).tolist(), strict=True)
+    )
+    target = int(cells.label[np.argmax(cells.area_px)])
+    y0, _x0, _, _ = cells.box[cells.label == target][0]
+    for edited in (
+        np.where((labels == target) & (np.indices(labels.shape)[0] == y0), 0, labels),
+        np.roll(labels, 1, axis=1),
+    ):
+        again = find_cells(edited)
+        after = dict(zip(again.label.tolist(), mask_hashes(edited, again).tolist(), strict=True))
+        assert after.get(target) != before[target]
+    edited = np.where((labels == target), 0, labels)
+    again = find_cells(edited)
+    after = dict(zip(again.label.tolist(), mask_hashes(edited, again).tolist(), strict=True))
+    assert after == {k: v for k, v in before.items() if k != target}
