@@ -43,7 +43,7 @@ def main() -> None:
     """Take them all; the prediction only if the project holds a trained network."""
     root, out = Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else "docs/images")
     viewer = napari.Viewer()
-    viewer.window.resize(1400, 900)
+    viewer.window.resize(1180, 760)
     session, canvas = session_of(viewer), canvas_of(viewer)
     session.open(root)
     explore = ExploreWidget(viewer)
@@ -62,7 +62,7 @@ def main() -> None:
             data = np.frombuffer(shown.constBits().asstring(shown.sizeInBytes()), np.uint8)
             data = data.reshape(shown.height(), shown.bytesPerLine())[:, : 3 * shown.width()]
             picture.paste(Image.fromarray(data.reshape(shown.height(), -1, 3)), (inside.x(), inside.y()))
-        picture.quantize(128, dither=Image.Dither.NONE).save(out / f"explore-{name}.png", optimize=True)
+        picture.save(out / f"explore-{name}.png", optimize=True)  # no palette: it would falsify the legend
 
     show_field(viewer, session, "A07")
     until(lambda: canvas.field == "A07")
@@ -73,7 +73,7 @@ def main() -> None:
     obs = session.cells.obs
     high = session.visible & np.isfinite(at).all(axis=1) & (obs["dose_rank"].to_numpy() >= 9)
     middle, turn = np.median(at[high], axis=0), np.linspace(0, 2 * np.pi, 60)
-    path = [QPoint(int(x), int(y)) for x, y in middle + np.c_[85 * np.cos(turn), 55 * np.sin(turn)]]
+    path = [QPoint(int(x), int(y)) for x, y in middle + np.c_[70 * np.cos(turn), 45 * np.sin(turn)]]
     QTest.mousePress(view, LEFT, PLAIN, path[0])
     for p in path[1:]:
         QTest.mouseMove(view, p)
@@ -88,7 +88,7 @@ def main() -> None:
     until(view.card.isVisible)
     shot("hover")
     QTest.mouseClick(view, LEFT, PLAIN, point)
-    until(lambda: canvas.field == "E11")
+    until(lambda: session.focus >= 0 and canvas.field == session.value(session.focus, "field"))
     QTest.qWait(900)
     shot("cell")
 
