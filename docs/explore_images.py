@@ -43,11 +43,12 @@ def main() -> None:
     """Take them all; the prediction only if the project holds a trained network."""
     root, out = Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else "docs/images")
     viewer = napari.Viewer()
-    viewer.window.resize(1180, 760)
+    viewer.window.resize(1180, 860)
     session, canvas = session_of(viewer), canvas_of(viewer)
     session.open(root)
     explore = ExploreWidget(viewer)
     viewer.window.add_dock_widget(explore, area="bottom", name="Explore")
+    explore.setMinimumHeight(340)
     view = explore.map
     QTest.qWait(800)
 
@@ -73,7 +74,7 @@ def main() -> None:
     obs = session.cells.obs
     high = session.visible & np.isfinite(at).all(axis=1) & (obs["dose_rank"].to_numpy() >= 9)
     middle, turn = np.median(at[high], axis=0), np.linspace(0, 2 * np.pi, 60)
-    path = [QPoint(int(x), int(y)) for x, y in middle + np.c_[70 * np.cos(turn), 45 * np.sin(turn)]]
+    path = [QPoint(int(x), int(y)) for x, y in middle + np.c_[60 * np.cos(turn), 40 * np.sin(turn)]]
     QTest.mousePress(view, LEFT, PLAIN, path[0])
     for p in path[1:]:
         QTest.mouseMove(view, p)

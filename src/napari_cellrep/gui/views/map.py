@@ -332,13 +332,16 @@ class MapView(QWidget):
         most = max(1, min(LEGEND_LINES, (self.height() - 40) // line - 2))
         title = name.replace("_", " ")
         if entries:
-            shown = entries[:most] if len(entries) > most + 1 else entries
+            columns = min(3, -(-len(entries) // most))
+            shown = entries if len(entries) <= columns * most else entries[: columns * most - 1]
             texts = [t for t, _ in shown]
             if len(shown) < len(entries):
                 texts.append(f"and {len(entries) - len(shown):,} more")
             texts = [metrics.elidedText(t, Qt.TextElideMode.ElideRight, 150) for t in texts]
-            width = max(metrics.horizontalAdvance(t) for t in [title, *texts]) + 2 * pad + line
-            height = line * (len(texts) + 1) + 2 * pad
+            lines = -(-len(texts) // columns)
+            step = max(metrics.horizontalAdvance(t) for t in texts) + line + pad
+            width = max(metrics.horizontalAdvance(title) + 2 * pad, columns * step + pad)
+            height = line * (lines + 1) + 2 * pad
         else:
             low, high = (_number(v) for v in self.colours.limits)
             texts, width, height = [], 150 + 2 * pad, 2 * line + 14 + 2 * pad
@@ -352,14 +355,13 @@ class MapView(QWidget):
         y += line
         if entries:
             for i, text in enumerate(texts):
+                left, top = x + step * (i // lines), y + line * (i % lines)
                 if i < len(shown):
-                    colour = QColor(*(int(v) for v in self.colours.palette[shown[i][1]]))
                     painter.setPen(Qt.PenStyle.NoPen)
-                    painter.setBrush(colour)
-                    painter.drawEllipse(QPointF(x + 5, y + line / 2 - 1), 5, 5)
+                    painter.setBrush(QColor(*(int(v) for v in self.colours.palette[shown[i][1]])))
+                    painter.drawEllipse(QPointF(left + 5, top + line / 2 - 1), 5, 5)
                 painter.setPen(self._text)
-                painter.drawText(QPointF(x + line, y + metrics.ascent()), text)
-                y += line
+                painter.drawText(QPointF(left + line, top + metrics.ascent()), text)
             return
         bar = QRectF(x, y + 2, 150, 10)
         gradient = QLinearGradient(bar.topLeft(), bar.topRight())
