@@ -83,12 +83,12 @@ def guess_roles(names: Sequence[str]) -> list[str]:
 # ---- parts ---------------------------------------------------------------------------------------
 
 
-def text(words: str = "", tip: str = "") -> QLabel:
-    """A paragraph that wraps instead of making the dock wider."""
+def text(words: str = "", tip: str = "", least_px: int = 250) -> QLabel:
+    """A paragraph that wraps instead of making the dock wider; its height is reckoned for `least_px`."""
     label = QLabel(words)
     label.setWordWrap(True)
     label.setToolTip(tip)
-    label.setMinimumWidth(60)
+    label.setMinimumWidth(least_px)
     label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
     return label
 
@@ -166,7 +166,7 @@ class Card(QWidget):
         self.header.setMinimumHeight(30)
         self.header.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         line = QHBoxLayout(self.header)
-        line.setContentsMargins(8, 0, 8, 0)
+        line.setContentsMargins(6, 0, 4, 0)
         self._arrow, self._status, self._mark = QLabel("▸"), QLabel(), QLabel()
         name = QLabel(f"{number} {title}")
         font = name.font()
@@ -251,7 +251,9 @@ class ImagesCard(Card):
             "Use these layers", self.use_layers, "The viewer's image layers become the channels of one field"
         )
         self.files = button(
-            "New project from files…", self.choose_files, "Many images, several channels, a plate table"
+            "Open files…",
+            self.choose_files,
+            "A new project of many images, several channels and a plate table",
         )
         self.save = button(
             "Save the project as…", self.save_as, "Moves it from the unsaved projects to your place"
@@ -362,7 +364,7 @@ class ImagesCard(Card):
             box = combo("What this channel shows; models ask for channels by role")
             refill(box, [(r, r) for r in ROLES if r != "mask"], keep=channel.role)
             box.activated.connect(lambda _, i=i, box=box: self._set_role(i, box.currentData()))
-            self.channel_grid.addWidget(text(channel.name), i, 0)
+            self.channel_grid.addWidget(text(channel.name, least_px=60), i, 0)
             self.channel_grid.addWidget(box, i, 1)
 
     def _set_role(self, index: int, role: str) -> None:
@@ -682,10 +684,16 @@ class SegmentCard(Card):
         viewer, name = self.dock.viewer, "CellRep preview"
         if field != self.dock.shown_field():
             return
-        if name in viewer.layers:
-            viewer.layers[name].data = labels
-        else:
-            viewer.add_labels(labels, name=name, opacity=0.5, metadata=_preview_note(self.project, field))
+        self.dock.remove_preview()
+        channel = self.dock.canvas.layer("channel")
+        layer = viewer.add_labels(
+            labels,
+            name=name,
+            metadata=_preview_note(self.project, field),
+            scale=channel.scale,
+            units=channel.units,
+        )
+        layer.contour = 2
         n = len(np.unique(labels[labels > 0]))
         self.dock.strip.say(f"✓ {n:,} cells in field {field} with these settings; nothing is written yet.")
 
@@ -1166,8 +1174,7 @@ class ExploreCard(Card):
         )  # fmt: skip
 
     def _scored(self, result: Mapping[str, Any]) -> None:
-        columns = [re.search(r'obs\["([^"]+)"\]', where) for where in result.get("written", ())]
-        column = next((m[1] for m in columns if m), "")
+        column = f"score_{result['embedding']}"
         if column in self.session.colour_choices:
             self.session.colour_by = column
         self.dock.strip.say(f"✓ {result['summary']}")

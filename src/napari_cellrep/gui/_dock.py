@@ -50,7 +50,7 @@ class JobStrip(QWidget):
         self.runner = runner
         self.handle: Handle | None = None
         self._begin = 0.0
-        self.message = text()
+        self.message = text(least_px=180)
         self.message.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
@@ -209,10 +209,10 @@ class CellRepDock(QWidget):
         scroll.setFrameShape(QScrollArea.Shape.NoFrame)
         scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setContentsMargins(0, 6, 0, 0)
         layout.addWidget(scroll, 1)
         layout.addWidget(self.strip)
-        self.setMinimumWidth(320)
+        self.setMinimumWidth(330)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
 
         # Many things change at once when a job ends; the cards are brought up to date once.

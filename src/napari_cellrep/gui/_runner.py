@@ -450,12 +450,14 @@ class Runner(QObject):
             return
         self.closed = True
         self._queue.clear()
-        if self.current is not None:
-            self.current._stop.set()  # its supervisor kills the process after two seconds
-            self.current.blockSignals(True)
         if self._process is not None:
             self._process.close()
-        self.blockSignals(True)
+        if self.current is not None:
+            self.current._stop.set()  # its supervisor kills the process after two seconds
+        with contextlib.suppress(RuntimeError):  # at the very end Qt may have deleted them before the window
+            self.blockSignals(True)
+            if self.current is not None:
+                self.current.blockSignals(True)
 
 
 def _drive(runner: Runner, *, handle: Handle) -> Iterator[Progress]:

@@ -1,0 +1,396 @@
+"""The CellRep dock with real clicks, a real worker process and real images."""
+
+import dataclasses
+import os
+import signal
+
+import numpy as np
+import pytest
+import tifffile
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtTest import QTest
+
+from napari_cellrep.data import open_project
+from napari_cellrep.gui._cards import (
+    duration,
+    flag_table,
+    guess_roles,
+    images_of,
+    reference_choices,
+    um_per_px,
+)
+from napari_cellrep.gui._runner import Runner
+from napari_cellrep.specs import Channel, InputError
+from napari_cellrep.steps.sample import SAMPLE
+
+LONG = 60_000
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """What the models are is asked once; a person's cache is warm after the first start, too."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path, cache, monkeypatch):
+    monkeypatch.setattr("platformdirs.user_data_dir", lambda *_: str(tmp_path / "data"))
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_: str(cache))
+    monkeypatch.setattr(Runner, "warm", lambda _: None)  # every window would load torch anew
+
+
+@pytest.fixture
+def dock(viewer, qtbot):
+    """The dock as napari opens it."""
+    _, dock = viewer.window.add_plugin_dock_widget("napari-cellrep", "CellRep")
+    yield dock
+    dock.runner.close()
+
+
+def click(widget):
+    assert widget.isEnabled()
+    QTest.mouseClick(widget, Qt.MouseButton.LeftButton, pos=QPoint(10, widget.height() // 2))
+
+
+def card(dock, name):
+    """Open a card as a person does, and give it."""
+    if not dock.cards[name].header.isChecked():
+        click(dock.cards[name].header)
+    return dock.cards[name]
+
+
+def run(qtbot, dock, widget, timeout=LONG):
+    """Click a button and wait until its jobs have ended; returns what the strip says then."""
+    click(widget)
+    qtbot.waitUntil(lambda: dock.runner.current is None and not dock.runner.queued, timeout=timeout)
+    qtbot.wait(50)
+    return dock.strip.message.text()
+
+
+def opened(qtbot, dock, project):
+    """The project open in the dock, a field on the canvas, the lists filled."""
+    dock.open_project(project.root)
+    qtbot.waitUntil(lambda: bool(dock.shown_field()), timeout=LONG)
+    qtbot.waitUntil(lambda: dock.cards["model"].model.count() > 0, timeout=LONG)
+    return dock
+
+
+# ---- states ----------------------------------------------------------------------------------------
+
+
+def test_empty_window_says_where_to_begin(dock):
+    images = dock.cards["images"]
+    assert images.status == "nothing open yet ○"
+    assert "Open images to begin" in images.hint.text()
+    assert images.sample.isEnabled()
+    assert not images.layers.isEnabled()
+    for name in ("segment", "cells", "model", "explore"):
+        assert "Open images first" in dock.cards[name].hint.text()
+    assert not dock.cards["segment"].all.isEnabled()
+    assert not dock.cards["model"].embed.isEnabled()
+
+
+def test_one_card_is_open_at_a_time(dock):
+    for name in ("segment", "model", "images"):
+        card(dock, name)
+        assert [n for n, c in dock.cards.items() if c.body.isVisible()] == [name]
+
+
+def test_open_the_sample(qtbot, dock, viewer):
+    said = run(qtbot, dock, card(dock, "images").sample)
+    assert "Opening the sample: done" in said
+    assert dock.cards["images"].status == "24 fields · 2 channels ✓"
+    assert dock.cards["segment"].status == "24 fields to do ○"
+    assert dock.cards["segment"].body.isVisible()
+    qtbot.waitUntil(lambda: "FKHR-GFP" in viewer.layers, timeout=LONG)
+    assert "No cells yet" in dock.cards["model"].hint.text()
+    # A second time it is there already: no job.
+    dock.close_project()
+    click(card(dock, "images").sample)
+    assert dock.runner.current is None
+    assert dock.session.project.name == "bbbc013"
+
+
+def test_project_with_cells_tells_them_in_a_glance(qtbot, dock, project):
+    opened(qtbot, dock, project)
+    obs = project.cells.obs
+    good = int(obs["good"].sum())
+    qtbot.wait(50)
+    assert dock.cards["images"].status == "3 fields · 2 channels ✓"
+    assert dock.cards["segment"].status == f"{len(obs):,} cells ✓"
+    assert dock.cards["cells"].status == f"{good:,} good · {len(obs) - good:,} flagged ✓"
+    table = dock.cards["cells"].counts.text()
+    edge = obs["flags"].str.contains("edge").sum()
+    assert f"<b>{edge:,}</b>" in table
+    assert "reaches over the image's edge" in table
+
+
+def test_hide_flagged_is_the_session_s(qtbot, dock, project):
+    opened(qtbot, dock, project)
+    cells = card(dock, "cells")
+    assert dock.session.hide_flagged
+    click(cells.hide_flagged)
+    assert not dock.session.hide_flagged
+    assert dock.session.n_visible == dock.session.n_cells
+
+
+def test_channels_without_roles_need_the_user(qtbot, dock, project):
+    project.set_channels([Channel("a"), Channel("b")])
+    opened(qtbot, dock, project)
+    qtbot.wait(50)
+    images = dock.cards["images"]
+    assert images.status.endswith("⚠")
+    assert images.body.isVisible()
+    assert "wants other channels" in dock.cards["model"].status
+    assert "Say what your channels show" in dock.cards["model"].hint.text()
+    box = images.channel_grid.itemAtPosition(0, 1).widget()
+    box.setCurrentText("protein")
+    box.activated.emit(box.currentIndex())
+    box = images.channel_grid.itemAtPosition(1, 1).widget()
+    box.setCurrentText("nucleus")
+    box.activated.emit(box.currentIndex())
+    assert [c.role for c in open_project(project.root).channels] == ["protein", "nucleus"]
+    assert images.status.endswith("✓")
+
+
+def test_folder_that_is_no_project_is_said_in_words(dock, tmp_path):
+    dock.open_project(tmp_path)
+    assert "is not a project" in dock.strip.message.text()
+
+
+# ---- layers ----------------------------------------------------------------------------------------
+
+
+def test_layers_become_a_project(qtbot, dock, viewer):
+    gfp, dna = tifffile.imread(SAMPLE / "wells" / "A06.ome.tif")
+    viewer.add_image(gfp, name="my GFP", scale=(0.5, 0.5), units=("um", "um"))
+    viewer.add_image(dna, name="Hoechst", scale=(0.5, 0.5), units=("um", "um"))
+    qtbot.wait(50)
+    images = card(dock, "images")
+    assert [box.currentText() for *_, box in images._layer_rows] == ["protein", "nucleus"]
+    run(qtbot, dock, images.layers)
+    project = dock.session.project
+    assert project.channels == (Channel("my GFP", "protein"), Channel("Hoechst", "nucleus"))
+    assert [f.um_per_px for f in project.fields] == [0.5]
+    np.testing.assert_array_equal(project.read_image(project.fields[0].id), [gfp, dna])
+    assert not viewer.layers["my GFP"].visible
+
+
+def test_sample_layers_lead_to_the_whole_sample(qtbot, dock, viewer):
+    viewer.open_sample("napari-cellrep", "bbbc013")
+    qtbot.wait(50)
+    images = card(dock, "images")
+    assert "a well of the sample" in images.hint.text()
+    run(qtbot, dock, images.layers)
+    assert len(dock.session.project.fields) == 24
+
+
+def test_layers_of_different_size_are_refused_in_words(qtbot, dock, viewer):
+    viewer.add_image(np.zeros((8, 8)), name="a")
+    viewer.add_image(np.zeros((8, 9)), name="b")
+    qtbot.wait(50)
+    click(card(dock, "images").layers)
+    assert "channels of one image are of one size" in dock.strip.message.text()
+
+
+def test_roles_are_guessed_from_names():
+    assert guess_roles(["DAPI", "FKHR-GFP", "alpha_tubulin"]) == ["nucleus", "protein", "microtubules"]
+    assert guess_roles(["C1", "C2"]) == ["protein", "other"]
+    assert guess_roles(["er", "RNA", "mito", "brightfield"]) == ["er", "rna", "mito", "brightfield"]
+    assert guess_roles(["nuclear", "filter"]) == ["nucleus", "protein"]
+
+
+def test_stack_is_one_field_per_plane():
+    from napari.layers import Image
+
+    found = images_of(
+        [Image(np.arange(24).reshape(3, 2, 4), name="a b"), Image(np.ones((3, 2, 4)), name="c")]
+    )
+    assert list(found) == ["a_b_001", "a_b_002", "a_b_003"]
+    assert found["a_b_002"].shape == (2, 2, 4)
+    with pytest.raises(InputError, match="one size"):
+        images_of([Image(np.zeros((2, 2)), name="a"), Image(np.zeros((2, 3)), name="b")])
+
+
+def test_pixel_size_of_layers():
+    from napari.layers import Image
+
+    assert um_per_px(Image(np.zeros((2, 2)), scale=(500, 500), units=("nm", "nm"))) == pytest.approx(0.5)
+    assert um_per_px(Image(np.zeros((2, 2)), scale=(0.5, 0.5))) == 0
+
+
+def test_words():
+    assert [duration(s) for s in (0.2, 12, 360, 9000)] == ["1 s", "12 s", "6 min", "2.5 h"]
+
+
+# ---- the main job ----------------------------------------------------------------------------------
+
+
+def test_try_one_field_then_segment_all(qtbot, dock, project, viewer):
+    project.write_fields([dataclasses.replace(f, um_per_px=0.5) for f in project.fields])
+    opened(qtbot, dock, project)
+    before = {f.id: project.labels_path(f.id).read_bytes() for f in project.fields}
+    segment = card(dock, "segment")
+    assert segment.method.currentText() == "Nuclei"
+    assert segment.one.text() == "Try on field A01"
+    said = run(qtbot, dock, segment.one)
+    preview = viewer.layers["CellRep preview"]
+    assert preview.data.max() > 50
+    assert f"{len(np.unique(preview.data)) - 1:,} cells in field A01" in said
+    np.testing.assert_allclose(preview.scale, viewer.layers["DNA"].scale)
+    assert before == {f.id: project.labels_path(f.id).read_bytes() for f in project.fields}
+
+    click(segment.more.button)
+    assert segment.form.isVisible()
+    said = run(qtbot, dock, segment.all)
+    n = open_project(project.root).cells.n_obs
+    assert said == f"✓ {n:,} cells in 3 fields."
+    assert segment.status == f"{n:,} cells ✓"
+    assert "CellRep preview" not in viewer.layers
+    assert project.label_info("A01")["segmenter"] == "nuclei"
+    qtbot.waitUntil(
+        lambda: np.array_equal(viewer.layers["cells"].data, project.read_labels("A01")), timeout=LONG
+    )
+
+
+def test_embed_the_measurements(qtbot, dock, project):
+    opened(qtbot, dock, project)
+    model = card(dock, "model")
+    n = dock.session.n_cells
+    model.model.setCurrentText("Measurements")
+    assert model.choice()[1] == "measurements"
+    assert model.embed.text() == f"Embed {n:,} cells"
+    said = run(qtbot, dock, model.embed)
+    assert f"{n:,} cells embedded" in said
+    assert dock.session.embedding == "measurements"
+    assert dock.cards["explore"].body.isVisible()
+    x = open_project(project.root).cells.obsm["X_measurements"]
+    assert np.isfinite(x).all()
+
+
+@pytest.mark.slow
+def test_make_the_map(qtbot, dock, project, viewer):
+    opened(qtbot, dock, project)
+    dock.session.embedding = "bare"
+    explore = card(dock, "explore")
+    qtbot.wait(50)
+    good = int(dock.session.cells.obs["good"].sum())
+    assert explore.make.text() == f"Make the map of {good:,} cells"
+    run(qtbot, dock, explore.make)
+    assert dock.session.map_name == "UMAP"
+    assert explore.status.endswith("✓")
+    assert any("Explore" in name for name in viewer.window.dock_widgets)
+
+
+def test_score_between_two_references_colours_the_map(qtbot, dock, project):
+    opened(qtbot, dock, project)
+    dock.session.embedding = "measured"
+    explore = card(dock, "explore")
+    click(explore.more.button)
+    assert (explore.a.currentText(), explore.b.currentText()) == ("control=-1", "control=1")
+    assert "Scored" in run(qtbot, dock, explore.score)
+    column = dock.session.colour_by
+    assert column == "score_measured"
+    score = dock.session.cells.obs[column]
+    control = dock.session.cells.obs["control"]
+    assert score[control == 1].median() > score[control == -1].median()
+
+
+def test_flag_again_by_other_rules(qtbot, dock, project):
+    opened(qtbot, dock, project)
+    cells = card(dock, "cells")
+    before = dock.session.cells.obs["flags"].str.contains("debris").sum()
+    click(cells.more.button)
+    cells.form.set_value({"debris_share": 0.9})
+    run(qtbot, dock, cells.apply)
+    assert dock.session.cells.obs["flags"].str.contains("debris").sum() > before
+
+
+@pytest.mark.slow
+def test_train_and_embed(qtbot, dock, project):
+    opened(qtbot, dock, project)
+    model = card(dock, "model")
+    model.model.setCurrentText("Paired Cell Inpainting")
+    assert model.train.text().startswith("Train on")
+    model.training.set_value({"batch_size": 8, "epochs": 1, "max_steps": 2})
+    run(qtbot, dock, model.train, timeout=200_000)
+    assert dock.runner.log[-1].end == "finished", dock.runner.log[-1].details
+    assert "Loss" in model.loss.text()
+    assert model.trained
+    assert model.choice() == ("paired_cell_inpainting", "paired_cell_inpainting")
+    run(qtbot, dock, model.embed, timeout=200_000)
+    assert "paired_cell_inpainting" in dock.session.embeddings
+
+
+# ---- when it goes wrong ----------------------------------------------------------------------------
+
+
+def test_worker_killed_in_the_middle_is_said_and_the_next_press_works(qtbot, dock, project):
+    opened(qtbot, dock, project)
+    cells = card(dock, "cells")
+    click(cells.more.button)
+    click(cells.apply)
+    qtbot.waitUntil(lambda: dock.runner.pid > 0 and dock.runner.current is not None, timeout=LONG)
+    os.kill(dock.runner.pid, signal.SIGKILL)
+    qtbot.waitUntil(lambda: dock.runner.current is None, timeout=LONG)
+    assert dock.strip.message.text().startswith("⚠ The worker process was ended")
+    assert dock.strip.log.isVisible()
+    assert "done in" in run(qtbot, dock, cells.apply)
+
+
+def test_stop_button(qtbot, dock, project, monkeypatch):
+    opened(qtbot, dock, project)
+    cells = card(dock, "cells")
+    click(cells.more.button)
+    click(cells.apply)
+    qtbot.waitUntil(dock.strip.stop.isVisible, timeout=LONG)
+    click(dock.strip.stop)
+    assert "Stopping" in dock.strip.message.text()
+    qtbot.waitUntil(lambda: dock.runner.current is None, timeout=LONG)
+    assert dock.runner.log[-1].end in ("stopped", "finished")
+    assert not dock.strip.stop.isVisible()
+
+
+def test_users_mistake_is_a_sentence_in_the_strip(qtbot, dock, project):
+    opened(qtbot, dock, project)
+    dock.submit("analyze.analyze", "Mapping", recipe="map", embedding="nothing")
+    qtbot.waitUntil(lambda: dock.runner.current is None, timeout=LONG)
+    assert dock.strip.message.text().startswith("⚠ ")
+    assert "nothing" in dock.strip.message.text()
+
+
+def test_log_window_has_the_details(qtbot, dock):
+    dock.submit("no_such_module.step", "Trying", project=None)
+    qtbot.waitUntil(lambda: dock.runner.current is None, timeout=LONG)
+    click(dock.strip.log)
+    from qtpy.QtWidgets import QPlainTextEdit
+
+    view = dock.strip.findChild(QPlainTextEdit)
+    assert "Trying (no_such_module.step): failed" in view.toPlainText()
+    assert "Traceback" in view.toPlainText()
+
+
+def test_closing_the_window_during_a_job(qtbot, dock, viewer, project):
+    opened(qtbot, dock, project)
+    dock.submit("crop.crop", "Finding cells")
+    qtbot.waitUntil(lambda: dock.runner.pid > 0, timeout=LONG)
+    process = dock.runner._process._popen
+    viewer.close()
+    qtbot.waitUntil(lambda: process.poll() is not None, timeout=10_000)
+
+
+def test_closed_and_opened_again_the_dock_shows_the_same_project(qtbot, viewer, dock, project):
+    opened(qtbot, dock, project)
+    viewer.window.remove_dock_widget(dock)
+    qtbot.wait(100)
+    _, again = viewer.window.add_plugin_dock_widget("napari-cellrep", "CellRep")
+    assert again.session is dock.session
+    assert again.cards["images"].status == "3 fields · 2 channels ✓"
+
+
+def test_reference_choices_and_flag_table(project):
+    obs = project.cells.obs
+    choices = reference_choices(obs)
+    assert choices[:2] == ["control=-1", "control=1"]
+    assert "compound=LY294002" in choices
+    assert flag_table(obs).count("<tr>") >= 2
