@@ -266,3 +266,26 @@ def test_bf16_trains_as_well(few, tmp_path):
     assert np.isfinite(result["loss"])
     assert seen[-1].metrics["loss"] < seen[1].metrics["loss"]
     assert all(v.dtype != torch.bfloat16 for v in state(tmp_path).values())
+
+
+def test_after_a_short_run_batch_norm_is_measured_on_the_training_cells(cells, tmp_path):
+    """With momentum 0.01 a few steps leave the running means at their start; settled ones are the cells' own."""
+    def run(settle):
+        torch.manual_seed(0)
+        model = create_model("paired_cell_inpainting", width=0.125)
+        training = Training(batch_size=16, max_steps=3, settle_norm=settle)
+        folder = tmp_path / str(settle)
+        drain(train(model, cells, training, folder, precision="fp32"))
+        return model, folder
+
+    settled, folder = run(True)
+    lagging, _ = run(False)
+    x = settled.preprocess(torch.from_numpy(cells.crops(np.arange(len(cells)))))
+    with torch.no_grad():
+        tapped = torch.relu(settled.conv1_1(x)).mean(dim=(0, 2, 3))
+    far = (lagging.bn_conv1_1.running_mean - tapped).norm() / tapped.norm()
+    near = (settled.bn_conv1_1.running_mean - tapped).norm() / tapped.norm()
+    assert near < 0.2 < 0.8 < far
+    assert torch.equal(settled.conv4_1.weight, lagging.conv4_1.weight)  # the weights are as trained
+    assert settled.bn_conv1_1.momentum == lagging.bn_conv1_1.momentum
+    assert load_model(folder).bn_conv1_1.running_mean.allclose(settled.bn_conv1_1.running_mean)

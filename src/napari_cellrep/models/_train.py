@@ -23,6 +23,8 @@ from napari_cellrep.specs import InputError, digest
 logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
+SETTLED_STEPS = 1000  # after so many steps batch norm's running means (momentum 0.01) have forgotten the start
+SETTLE_CELLS = 512
 CHECKPOINT_EVERY_S = 120.0  # between epochs too, for a process that is killed
 HISTORY = ("epoch", "step", "loss", "cells_per_s", "learning_rate", "seconds")
 
@@ -128,14 +130,17 @@ class _Trainer:
             self.model.parameters(), lr=training.learning_rate, betas=(training.beta1, 0.999), eps=1e-8
         )
 
-    def step(self, rows: dict[str, np.ndarray], key: tuple[int, ...]) -> float:
-        """Train on one batch. `key` (epoch, step) decides the augmentation, together with the seed."""
+    @torch.no_grad()
+    def batch(self, rows: dict[str, np.ndarray], key: tuple[int, ...]) -> dict[str, Tensor]:
+        """Scaled and augmented crops; `key` (epoch, step) decides the augmentation, together with the seed."""
         generator = torch.Generator()
         generator.manual_seed(int(np.random.SeedSequence((self.training.seed, *key)).generate_state(1)[0]))
-        with torch.no_grad():
-            batch = {k: self._load(r) for k, r in rows.items()}
-            batch = self.model.augment(batch, self.training, generator)
-        batch = {k: x.contiguous(memory_format=torch.channels_last) for k, x in batch.items()}
+        batch = self.model.augment({k: self._load(r) for k, r in rows.items()}, self.training, generator)
+        return {k: x.contiguous(memory_format=torch.channels_last) for k, x in batch.items()}
+
+    def step(self, rows: dict[str, np.ndarray], key: tuple[int, ...]) -> float:
+        """Train on one batch."""
+        batch = self.batch(rows, key)
         self.optimizer.zero_grad(set_to_none=True)
         with computing(self.device, self.precision):
             loss = self.model(batch)["loss"]
@@ -302,23 +307,20 @@ def train(
     total = training.epochs * sampler.n_batches
     if training.max_steps:
         total = min(total, training.max_steps)
+    metrics: dict[str, float] = {}
     began = time.perf_counter()
     limit_s = training.max_seconds or float("inf")
     yield Progress(run.step, total, " ".join(notes) or _message(run, training))
     try:
         for n_cells, loss in run.steps(total):
             seconds = time.perf_counter() - began
-            yield Progress(
-                run.step,
-                total,
-                _message(run, training),
-                {
-                    "loss": loss,
-                    "epoch": run.step / sampler.n_batches,
-                    "cells_per_s": n_cells / run.last_step_s,
-                    "learning_rate": training.learning_rate,
-                },
-            )
+            metrics = {
+                "loss": loss,
+                "epoch": run.step / sampler.n_batches,
+                "cells_per_s": n_cells / run.last_step_s,
+                "learning_rate": training.learning_rate,
+            }
+            yield Progress(run.step, total, _message(run, training), metrics)
             if seconds >= limit_s:
                 notes.append(
                     f"Training ended after {run.step:,} steps because its {limit_s:g} seconds were over."
@@ -326,6 +328,12 @@ def train(
                 break
     finally:
         run.save()  # also when the job is closed: no finished step is lost
+    if getattr(training, "settle_norm", False) and run.step < SETTLED_STEPS:
+        for _ in settle_norm(trainer, sampler):
+            yield Progress(run.step, total, "Settling batch norm", metrics)
+        notes.append(
+            f"Batch norm's running means were measured again after these {run.step:,} steps (the paper trains longer)."
+        )
     model.eval()
     result = {
         "step": run.step,
@@ -345,6 +353,34 @@ def train(
     }
     save_model(model, folder, **{**made, **card})
     return result
+
+
+def settle_norm(trainer: _Trainer, sampler: Sampler) -> Iterator[int]:
+    """Measure the running means and variances of every batch norm anew, as plain averages over training cells.
+
+    The weights stay; the checkpoint, written before, keeps the means as training left them.
+
+    Yields
+    ------
+    int
+        Cells seen, once per batch.
+    """
+    norms = [m for m in trainer.model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    momentum = [m.momentum for m in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over the batches that follow
+    trainer.model.train()
+    seen = 0
+    for i, rows in enumerate(sampler.epoch(0)):
+        with torch.no_grad(), computing(trainer.device, trainer.precision):
+            trainer.model(trainer.batch(rows, (0, i)))
+        seen += len(next(iter(rows.values())))
+        yield seen
+        if seen >= SETTLE_CELLS:
+            break
+    for norm, value in zip(norms, momentum, strict=True):
+        norm.momentum = value
 
 
 class _Run:

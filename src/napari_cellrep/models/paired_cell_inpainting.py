@@ -163,6 +163,14 @@ class Training:
             "help": "Smaller groups are left out.",
         },
     ] = 2
+    settle_norm: Annotated[
+        bool,
+        {
+            "label": "Settle batch norm",
+            "help": "Ours, not the paper's: after a run of under 1,000 steps the running means of batch norm still "
+            "remember the start; they are measured again on the training cells.",
+        },
+    ] = True
     max_steps: Annotated[
         int,
         {"min": 0, "max": 10**9, "label": "Steps, at most", "help": "0: no limit; else training ends there."},

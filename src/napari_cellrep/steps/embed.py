@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -50,6 +50,7 @@ def embed(
     project: Project,
     *,
     model: str = "paired_cell_inpainting",
+    config: dict[str, Any] | None = None,
     key: str = "",
     layers: Sequence[str] = (),
     channels: Sequence[str] = (),
@@ -68,6 +69,8 @@ def embed(
     ----------
     model : str
         A model of this project (``models/<name>``), a path to weights, or a model's name (random weights).
+    config : dict, optional
+        Settings of a network with random weights; trained ones bring their own.
     key : str
         What the embedding is called; empty: the model's name. Other layers become ``<key>.<layer>``.
     layers : sequence of str
@@ -93,7 +96,7 @@ def embed(
 
     obs = project.cells.obs
     yield Progress(0, len(obs), "Loading the model")
-    net, trained = find_model(project, model, seed)
+    net, trained = find_model(project, model, seed, config)
     if channels:
         if len(channels) != len(net.roles):
             raise InputError(
@@ -160,19 +163,23 @@ def embed(
     return EmbedResult(keys, n_cells, n_all - n_cells, problems, tuple(notes))
 
 
-def find_model(project: Project, model: str, seed: int = 0) -> tuple[EmbeddingModel, bool]:
+def find_model(
+    project: Project, model: str, seed: int = 0, config: dict[str, Any] | None = None
+) -> tuple[EmbeddingModel, bool]:
     """The model a name or path means for this project, and whether its weights are trained."""
     import torch
 
-    from napari_cellrep.models import list_models, load_model
+    from napari_cellrep.models import create_model, list_models, load_model
 
     own = project.root / "models" / model
+    if config:  # settings are for a network made here
+        own = project.root / "models" / "none"
     if (own / "model.json").is_file():
         return load_model(own), True
     if model in list_models():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return load_model(model), False
+            return create_model(model, **(config or {})), False
     return load_model(Path(model)), True
 
 
