@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from napari.settings import get_settings
 from napari.utils.theme import get_theme
 from qtpy.QtCore import QEvent, QKeyCombination, QPointF, QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QIcon, QKeyEvent, QKeySequence, QPainter, QPen, QPixmap, QPolygonF
@@ -47,6 +48,8 @@ class ExploreWidget(QWidget):
 
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__()
+        # napari 0.9 does not read the manifest's default_dock_area; this is where it keeps the user's own choice.
+        get_settings().application.plugin_widget_positions.setdefault("Explore (napari-cellrep)", "bottom")
         self.viewer = napari_viewer
         self.session = session = session_of(napari_viewer)
         self.canvas = canvas = canvas_of(napari_viewer)
