@@ -34,7 +34,7 @@ def test_an_error_in_the_listener_closes_the_job():
 def test_shards_share_the_work_without_overlap_whatever_the_order():
     keys = [f"A{i:02d}" for i in range(50)]
     parts = [Shard(i, 4).of(keys) for i in range(4)]
-    assert sorted(sum(parts, [])) == keys
+    assert sorted(key for part in parts for key in part) == keys
     assert [Shard(i, 4).of(keys[::-1])[::-1] for i in range(4)] == parts
     assert all(parts)
 
@@ -42,5 +42,5 @@ def test_shards_share_the_work_without_overlap_whatever_the_order():
 def test_shard_is_read_from_text():
     assert Shard.parse("1/4") == Shard(1, 4)
     for text in ("4/4", "x", "1", "-1/3"):
-        with pytest.raises(ValueError, match="shard|Shard"):
+        with pytest.raises(ValueError, match=r"[Ss]hard"):
             Shard.parse(text)

@@ -9,7 +9,9 @@ from napari_cellrep import registry
 
 def test_every_file_of_a_room_is_found_and_private_ones_are_not():
     assert {"measurements", "paired_cell_inpainting"} <= set(registry.names("models"))
-    assert {"nuclei", "cells", "bodies", "centres", "imported", "cellpose"} <= set(registry.names("segmenters"))
+    assert {"nuclei", "cells", "bodies", "centres", "imported", "cellpose"} <= set(
+        registry.names("segmenters")
+    )
     assert not [n for n in registry.names("models") if n.startswith("_")]
 
 

@@ -1,4 +1,4 @@
-"""napari-cellrep: which of my cells look different, and how?
+"""Which of my cells look different, and how? Single-cell image embeddings, with napari and without.
 
 Importing the package loads neither torch nor Qt; the public names below load what they need when called.
 """

@@ -295,7 +295,7 @@ def check_config(config: C) -> C:
     InputError
         Naming the field, what was given and what is allowed.
     """
-    kinds = {"int": int, "float": (int, float), "bool": bool, "str": str, "tuple": tuple}
+    kinds: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool, "str": str, "tuple": tuple}
     for name, rule in field_rules(type(config)).items():
         value, label = getattr(config, name), rule.get("label", name)
         kind = kinds.get(rule["type"])

@@ -270,6 +270,7 @@ def test_bf16_trains_as_well(few, tmp_path):
 
 def test_after_a_short_run_batch_norm_is_measured_on_the_training_cells(cells, tmp_path):
     """With momentum 0.01 a few steps leave the running means at their start; settled ones are the cells' own."""
+
     def run(settle):
         torch.manual_seed(0)
         model = create_model("paired_cell_inpainting", width=0.125)

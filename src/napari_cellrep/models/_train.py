@@ -23,7 +23,9 @@ from napari_cellrep.specs import InputError, digest
 logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
-SETTLED_STEPS = 1000  # after so many steps batch norm's running means (momentum 0.01) have forgotten the start
+SETTLED_STEPS = (
+    1000  # after so many steps batch norm's running means (momentum 0.01) have forgotten the start
+)
 SETTLE_CELLS = 512
 CHECKPOINT_EVERY_S = 120.0  # between epochs too, for a process that is killed
 HISTORY = ("epoch", "step", "loss", "cells_per_s", "learning_rate", "seconds")

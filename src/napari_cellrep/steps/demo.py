@@ -20,7 +20,7 @@ from napari_cellrep.analysis.localisation import nucleus_ring_ratio
 from napari_cellrep.data import Project, open_project
 from napari_cellrep.data.files import write_text
 from napari_cellrep.jobs import Job, Progress
-from napari_cellrep.specs import InputError, find_channel
+from napari_cellrep.specs import InputError, find_channel, make_config, match_channels
 from napari_cellrep.steps.analyze import analyze
 from napari_cellrep.steps.crop import crop
 from napari_cellrep.steps.embed import embed
@@ -127,11 +127,13 @@ def _add_ratio(project: Project) -> None:
     """Add the textbook readout, mean protein in the nucleus over that in a ring around it, as a column."""
     cells = project.cells
     protein = find_channel(project.channels, "protein")
-    values = pd.Series(np.nan, index=cells.obs.index)
-    for field, rows in cells.obs.groupby(cells.obs["field"].astype(str)):
-        ratio = nucleus_ring_ratio(project.read_image(str(field))[protein], project.read_labels(str(field)))
-        values[rows.index] = [ratio[int(label)] for label in rows["label"]]
-    cells.obs[RATIO] = values.to_numpy()
+    fields, labels = cells.obs["field"].astype(str).to_numpy(), cells.obs["label"].to_numpy()
+    values = np.full(cells.n_obs, np.nan)
+    for field in dict.fromkeys(fields):
+        ratio = nucleus_ring_ratio(project.read_image(field)[protein], project.read_labels(field))
+        mine = fields == field
+        values[mine] = [ratio[int(label)] for label in labels[mine]]
+    cells.obs[RATIO] = values
     project.write_cells(cells)
 
 
@@ -140,7 +142,6 @@ def _size_training(project: Project, seed: int, seconds: float) -> Job[tuple[int
     from napari_cellrep.models import create_model
     from napari_cellrep.models._train import time_step
     from napari_cellrep.models.paired_cell_inpainting import Training
-    from napari_cellrep.specs import match_channels
 
     plan = project.root / "models" / "demo-plan.json"
     if plan.is_file():
@@ -150,7 +151,7 @@ def _size_training(project: Project, seed: int, seconds: float) -> Job[tuple[int
     yield Progress(0, 1, "Timing one training step on this machine")
     net = create_model(PCI, **NETWORK)
     cells = ProjectCells(project, net.crop, match_channels(net.roles, project.channels))
-    step_s = time_step(net, cells, Training(**TRAINING, seed=seed))
+    step_s = time_step(net, cells, make_config(Training, {**TRAINING, "seed": seed}))
     steps = int(np.clip(seconds / step_s, MIN_STEPS, MAX_STEPS))
     write_text(plan, json.dumps({"seed": seed, "steps": steps, "step_s": round(step_s, 4)}))
     return steps, round(step_s, 4)
@@ -193,7 +194,8 @@ def _sd(values: pd.Series) -> float:
 
 
 def _by_dose(wells: pd.DataFrame, column: str) -> dict[str, float]:
-    return {str(int(d)): round(float(v), 4) for d, v in wells.groupby("dose")[column].mean().items()}
+    means = wells.groupby("dose")[column].mean()
+    return {str(d): round(float(v), 4) for d, v in zip(means.index, means, strict=True)}
 
 
 def _peak_memory_gib() -> float:

@@ -119,7 +119,8 @@ def embed(
         "config": dataclasses.asdict(net.config), "crop": dataclasses.asdict(net.crop), "crop_digest": net.crop.digest(),
         "channels": [project.channels[i].name for i in planes],
     }  # fmt: skip
-    names = {"features": list(net.feature_names())} if hasattr(net, "feature_names") else {}
+    feature_names: Any = getattr(net, "feature_names", None)  # what each number is, where the model can say
+    names = {"features": list(feature_names())} if feature_names else {}
     for k, tap in zip(keys, taps, strict=True):
         project.start_embedding(k, {**how, "layer": tap}, **names)
 

@@ -75,7 +75,7 @@ def inpaint(
     n_protein = getattr(net.config, "n_protein", n_protein)
     with torch.inference_mode():
         x, y = prepared(source), prepared(target)
-        predicted = net.inpaint(x, y[:, n_protein:])[0, 0].float().numpy()
+        predicted = net.inpaint(x, y[:, n_protein:])[0, 0].float().numpy()  # type: ignore[operator]
     real = y[0, 0].float().numpy()
     row = obs.loc[target]
     side = net.crop.side_px(project.field(str(row["field"])).um_per_px)
