@@ -578,6 +578,7 @@ def _start_napari(root: Path) -> None:
             "-w",
             "napari-cellrep",
             "CellRep",
+            "Explore",
         ]
     )
     if code:
