@@ -139,7 +139,8 @@ def test_bad_input_is_one_sentence_and_code_2(argv, words, tmp_path, images, cap
     told = capsys.readouterr().err
     assert words in told
     assert "Traceback" not in told
-    assert len(told.strip().splitlines()) == 1
+    assert [line.startswith("cellrep: ") for line in told.strip().splitlines()].count(True) == 1
+    assert told.strip().splitlines()[-1].startswith("cellrep: ")  # after the progress, if there was any
     assert main([*argv, "--debug"]) == BAD_INPUT
     assert "Traceback" in capsys.readouterr().err
 

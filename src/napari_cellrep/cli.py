@@ -108,7 +108,8 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     def add(
         name: str, action: Callable[[argparse.Namespace], None], text: str, **kwargs: Any
     ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text, **kwargs)
+        # No abbreviations: a shortened --segmenter would bring the settings of another segmenter.
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False, **kwargs)
         sub.set_defaults(run=action)
         sub.add_argument(
             "--debug", action="store_true", help="on an error, show where in the program it happened"
@@ -121,7 +122,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     )
     demo.add_argument("--view", action="store_true", help="open napari on the result")
     demo.add_argument("--seed", type=int, default=0, help="seed of weights and training (default 0)")
-    demo.add_argument("--seconds", type=float, default=60, help="time for training (default 60)")
+    demo.add_argument("--seconds", type=float, default=90, help="time for training (default 90)")
 
     new = add("new", _new, "Make a project of your images.")
     new.add_argument("project", type=Path, help="the folder to make, NAME.cellrep")
@@ -180,7 +181,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     segment.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     segment.add_argument(
         "--shard",
-        type=Shard.parse,
+        type=_shard,
         default=Shard(),
         metavar="I/N",
         help="only the I-th of N parts of the fields",
@@ -194,6 +195,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     train.add_argument(
         "--restart", action="store_true", help="begin anew instead of going on from the last checkpoint"
     )
+    train.add_argument("--include-flagged", action="store_true", help="train on flagged cells too")
     _channels_argument(train)
     _device_arguments(train)
     chosen = _peek(argv, "train", "--model", "paired_cell_inpainting")
@@ -215,7 +217,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     embed.add_argument("--batch-size", type=int, default=0, help="cells at a time (default: found out)")
     embed.add_argument(
         "--shard",
-        type=Shard.parse,
+        type=_shard,
         default=Shard(),
         metavar="I/N",
         help="only the I-th of N parts of the fields",
@@ -289,8 +291,9 @@ def _config_arguments(
     what = {"Config": f"settings of {name}", "Training": f"how {name} is trained"}[cls]
     group = parser.add_argument_group(what)
     rules = field_rules(getattr(registry.load(kind, name), cls))
+    taken = {option for action in parser._actions for option in action.option_strings}
     for key, rule in rules.items():
-        if key in but:
+        if key in but or f"--{key.replace('_', '-')}" in taken:
             continue
         text = rule.get("help") or rule.get("label", key)
         default = ",".join(rule["default"]) if rule["type"] == "tuple" else rule["default"]
@@ -301,6 +304,13 @@ def _config_arguments(
             metavar={"int": "N", "float": "X", "bool": "yes|no", "tuple": "A,B"}.get(rule["type"], "TEXT"),
         )  # fmt: skip
     return list(rules)
+
+
+def _shard(text: str) -> Shard:
+    try:
+        return Shard.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None  # argparse would leave the sentence out
 
 
 def _config_values(args: argparse.Namespace, cls: str) -> dict[str, Any]:
@@ -439,7 +449,7 @@ def _train(args: argparse.Namespace) -> None:
         train(
             project, model=args.model, name=args.name, config=_config_values(args, "Config"),
             training=_config_values(args, "Training"), channels=_words(args.channels), device=args.device,
-            precision=args.precision, resume=not args.restart,
+            precision=args.precision, resume=not args.restart, include_flagged=args.include_flagged,
         )
     )  # fmt: skip
     print(f"Trained: {folder}. Now: cellrep embed {args.project} --model {folder.name}")

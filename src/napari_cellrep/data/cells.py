@@ -187,7 +187,10 @@ def set_flags(obs: pd.DataFrame, rules: QualityRules) -> pd.DataFrame:
         on["edge"] = obs["q_window_over_edge"].to_numpy(bool)
         # The paper's 5 % is of whole cells. Where the usual mask is smaller (nuclei), half of the usual is the bound.
         least = min(rules.min_area_share, 0.5 * float(np.median(share)))
-        on["area"] = (share < least) | (share > rules.max_area_share)
+        # A label in two far corners fills little of its window, or none: what reaches over two windows is too large.
+        longest = np.maximum(obs["box_y1"] - obs["box_y0"], obs["box_x1"] - obs["box_x0"]).to_numpy(float)
+        too_large = (share > rules.max_area_share) | (longest > 2 * rules.window_px)
+        on["area"] = (share < least) | too_large
         on["debris"] = area < rules.debris_share * np.median(area)
         on["saturated"] = obs["q_saturated_share"].to_numpy(float) > rules.saturated_share
         focus = obs["q_focus"].to_numpy(float)

@@ -61,7 +61,8 @@ def _is_full(error: Exception, path: Path) -> bool:
     if isinstance(error, OSError) and error.errno is None and "requested and" in str(error):
         return True
     with contextlib.suppress(OSError):
-        return isinstance(error, OSError) and shutil.disk_usage(path.parent).free < 4096
+        disk = shutil.disk_usage(path.parent)
+        return isinstance(error, OSError) and disk.total > 0 and disk.free < 4096
     return False
 
 

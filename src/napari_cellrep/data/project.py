@@ -573,6 +573,8 @@ def open_project(path: Path | str) -> Project:
 
 
 def _read_info(root: Path) -> dict[str, Any]:
+    if root.is_file():
+        raise InputError(f"{root} is a file; a project is a folder called <name>.cellrep.")
     if not root.is_dir():
         raise InputError(f"{root} is not there; a project is a folder called <name>.cellrep.")
     try:

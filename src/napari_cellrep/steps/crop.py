@@ -10,6 +10,7 @@ import pandas as pd
 
 from napari_cellrep.data import Project
 from napari_cellrep.data.cells import OBS_COLUMNS, QualityRules, measure_field, set_flags
+from napari_cellrep.data.crops import find_cells, mask_hashes
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import InputError, make_config
 
@@ -59,6 +60,8 @@ def crop(project: Project, *, rules: dict[str, Any] | None = None, fields: Seque
                 frames.append(measure_field(field, image, labels, project.channels, quality.window_px))
             except InputError as error:
                 problems[field.id] = str(error)
+                if old is not None:
+                    frames.append(_still_there(project, old.loc[old["field"] == field.id]))
         yield Progress(i + 1, len(labelled), f"Found cells in {field.id}")
     frames = [f for f in frames if len(f)]
     project.mark(problems)
@@ -77,6 +80,20 @@ def crop(project: Project, *, rules: dict[str, Any] | None = None, fields: Seque
         problems=problems,
     )
     return int(table.n_obs)
+
+
+def _still_there(project: Project, rows: pd.DataFrame) -> pd.DataFrame:
+    """Those rows of a field whose cells are in its labels as they were: its image may be away only for a while."""
+    if not len(rows):
+        return rows
+    try:
+        labels = project.read_labels(str(rows["field"].iloc[0]))
+    except InputError:
+        return rows[:0]
+    cells = find_cells(labels)
+    now = set(zip(cells.label.tolist(), mask_hashes(labels, cells).tolist(), strict=True))
+    before = zip(rows["label"].tolist(), rows["mask_hash"].tolist(), strict=True)
+    return rows[[pair in now for pair in before]]
 
 
 def _plain(frame: pd.DataFrame) -> pd.DataFrame:

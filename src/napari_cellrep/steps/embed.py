@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from napari_cellrep import registry
 from napari_cellrep.data import Project
 from napari_cellrep.data.crops import Boxes, cut_crops
 from napari_cellrep.jobs import Job, Progress, Shard
-from napari_cellrep.specs import CropSpec, InputError, match_channels
+from napari_cellrep.specs import CropSpec, InputError, field_rules, match_channels
 
 if TYPE_CHECKING:
     from napari_cellrep.models import EmbeddingModel
@@ -95,7 +96,12 @@ def embed(
     from napari_cellrep.models._engine import Embedder
 
     obs = project.cells.obs
+    fields = [project.field(f).id for f in fields]
+    if batch_size < 0:
+        raise InputError(f"The batch size is {batch_size}; it has to be a number of cells, or 0 for any.")
     yield Progress(0, len(obs), "Loading the model")
+    if channels and not config and _takes_channels(project, model):
+        config = {"channels": tuple(channels)}
     net, trained = find_model(project, model, seed, config)
     if channels:
         if len(channels) != len(net.roles):
@@ -107,11 +113,9 @@ def embed(
     taps = tuple(net.layers if tuple(layers) == ("all",) else (layers or net.layers[:1]))
     for tap in taps:
         net.check_layer(tap)
+    main = layers[0] if len(taps) == 1 and layers and tuple(layers) != ("all",) else net.layers[0]
     base = key or (model if (project.root / "models" / model).is_dir() else net.spec.name)
-    keys = tuple(
-        base if tap == (layers[0] if len(taps) == 1 and layers else net.layers[0]) else f"{base}.{tap}"
-        for tap in taps
-    )
+    keys = tuple(base if tap == main else f"{base}.{tap}" for tap in taps)
 
     engine = Embedder(net, taps, device=device, precision=precision, batch_size=batch_size)
     how = {
@@ -148,7 +152,9 @@ def embed(
     if shard.world == 1:
         yield Progress(n_done, n_all, "Writing the table")
         project.merge()
-        project.mark(problems)
+        # A field whose pixels were gone and can be read again has no problem any more.
+        worked = {t.field: "" for t in todo if t.missing.any() and project.field(t.field).problem}
+        project.mark({**worked, **problems})
     project.log(
         "embed",
         keys=keys,
@@ -173,15 +179,20 @@ def find_model(
     from napari_cellrep.models import create_model, list_models, load_model
 
     own = project.root / "models" / model
-    if config:  # settings are for a network made here
-        own = project.root / "models" / "none"
-    if (own / "model.json").is_file():
+    if not config and (own / "model.json").is_file():  # settings are for a network made here
         return load_model(own), True
     if model in list_models():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return create_model(model, **(config or {})), False
     return load_model(Path(model)), True
+
+
+def _takes_channels(project: Project, model: str) -> bool:
+    """Whether a model is made for any number of channels, named in its settings (`measurements`)."""
+    if model not in registry.names("models") or (project.root / "models" / model / "model.json").is_file():
+        return False
+    return "channels" in field_rules(registry.load("models", model).Config)
 
 
 def weights_digest(net: EmbeddingModel) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 
@@ -79,13 +81,25 @@ def export(
                         warnings.filterwarnings(
                             "ignore", message=".*storing .* as categorical", category=UserWarning
                         )
-                        cells.write_h5ad(tmp, compression="gzip")
+                        cells.strings_to_categoricals()
+                    tmp.write_bytes(_h5ad(cells))
                 elif format == "csv":
                     flat_table(cells).to_csv(tmp, index_label="cell_id")
                 else:
                     flat_table(cells).to_parquet(tmp)
     yield Progress(1, 1, f"Wrote {out.name}")
     return out
+
+
+def _h5ad(cells: ad.AnnData) -> memoryview:
+    """The bytes of an h5ad file.
+
+    Made in memory: the HDF5 library, writing to a disk that fills, cannot close its file and crashes at exit.
+    """
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as f:
+        ad.io.write_elem(f, "/", cells, dataset_kwargs={"compression": "gzip"})
+    return buffer.getbuffer()
 
 
 def flat_table(cells: ad.AnnData) -> pd.DataFrame:

@@ -551,6 +551,12 @@ def _decide_channels(
     names = looks.most_common(1)[0][0]
     if given:
         if all(len(look) != len(given) for look in looks):
+            colour = [p for p, i in infos.items() if isinstance(i, ImageInfo) and i.colour]
+            if colour and not options.rgb and len(given) == 3:
+                raise InputError(
+                    f"{colour[0].name} is a colour image and there are names for 3 channels; if red, green and blue "
+                    "are these channels, say so: split (--rgb split)."
+                )
             raise InputError(
                 f"There are names for {len(given)} channels ({', '.join(c.name for c in given)}) and the files have "
                 f"{len(names)} ({', '.join(names)})."

@@ -89,6 +89,8 @@ def segment(
         stamp, info = digest(how), project.label_info(field.id)
         if info and not overwrite and (info.get("digest") == stamp or info.get("edited")):
             skipped, n_cells = skipped + 1, n_cells + int(info["n_cells"])
+            if not int(info["n_cells"]):
+                problems[field.id] = _no_cell(field)
         else:
             labels, problem = _segment_one(project, field, module, settings, device)
             if labels is not None:
@@ -140,8 +142,12 @@ def _segment_one(
         text = str(error)
         return None, text if field.id in text else f"Field {field.id}: {text}"
     if labels.max(initial=0) == 0:
-        return labels, f"Field {field.id} holds no cell with these settings."
+        return labels, _no_cell(field)
     return labels, ""
+
+
+def _no_cell(field: Field) -> str:
+    return f"Field {field.id} holds no cell with these settings."
 
 
 def image_stamp(project: Project, field: Field) -> list[list[Any]]:

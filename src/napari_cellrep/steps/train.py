@@ -68,6 +68,8 @@ def train(
     yield Progress(0, 0, "Preparing to train")
     if not hasattr(module, "Training") or not can(module.Model, "train"):
         raise InputError(f"{module.SPEC.title} is not trained; it can only embed.")
+    if name and (name.startswith(".") or "/" in name or "\\" in name):
+        raise InputError(f"A model cannot be called {name!r}: no slash, no dot in front.")
     settings = make_config(module.Training, training)
     network = make_config(module.Config, config)
 
@@ -77,6 +79,10 @@ def train(
         torch.manual_seed(settings.seed)
         net = create_model(model, **dataclasses.asdict(network))
     if channels:
+        if len(channels) != len(net.roles):
+            raise InputError(
+                f"{net.spec.title} wants {len(net.roles)} channels ({', '.join(net.roles)}); got {len(channels)}."
+            )
         net.roles = tuple(channels)
     cells = ProjectCells(
         project, net.crop, match_channels(net.roles, project.channels, net.spec.title), include_flagged
@@ -118,7 +124,7 @@ class ProjectCells:
         if not len(self._obs):
             raise InputError(
                 f"All {len(obs):,} cells are flagged, so there is none to train on; look at the flags, or train with "
-                "flagged cells included."
+                "flagged cells included (--include-flagged)."
             )
         self.planes = tuple(planes)
         self.groups = pd.factorize(self._obs["group"].astype(str))[0]
