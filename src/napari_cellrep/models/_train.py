@@ -201,9 +201,16 @@ def _try_out(
             precision, times = trial_form(run, device, seconds)
         else:
             times = {precision: min(trial_form(lambda _form: run(precision), device, seconds)[1].values())}
-    n_full = min(training.batch_size, len(sampler.rows))
-    n_now = len(next(iter(rows.values())))
-    return precision, times[precision] * (n_full / n_now if device.type == "cpu" else 1.0)
+        n_full = min(training.batch_size, len(sampler.rows))
+        n_now = len(next(iter(rows.values())))
+        step_s = times[precision] * n_full / n_now
+        if n_now < n_full and step_s < 2 * seconds:  # of a narrow network few cells tell little: look at a whole step
+            rows = Sampler(cells.groups, model.batch, n_full, training.min_cells, training.seed).epoch(0)[0]
+            run(precision)
+            start = time.perf_counter()
+            run(precision)
+            step_s = time.perf_counter() - start
+    return precision, step_s
 
 
 class _torch_rng_kept:

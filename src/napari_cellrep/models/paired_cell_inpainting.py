@@ -170,7 +170,7 @@ class Training:
             "help": "Ours, not the paper's: after a run of under 1,000 steps the running means of batch norm still "
             "remember the start; they are measured again on the training cells.",
         },
-    ] = True
+    ] = False
     max_steps: Annotated[
         int,
         {"min": 0, "max": 10**9, "label": "Steps, at most", "help": "0: no limit; else training ends there."},

@@ -36,10 +36,10 @@ RATIO = "nucleus_ring_ratio"
 # minute than the whole network does in five. `cellrep train` without settings is the paper's.
 NETWORK = {"width": 0.25}
 TRAINING = {"batch_size": 32, "learning_rate": 1e-3}
-MIN_STEPS, MAX_STEPS = 40, 200
+MIN_STEPS, MAX_STEPS = 40, 240
 
 
-def demo(out: Path | str, *, seed: int = 0, train_seconds: float = 60) -> Job[dict[str, Any]]:
+def demo(out: Path | str, *, seed: int = 0, train_seconds: float = 90) -> Job[dict[str, Any]]:
     """Run everything on the bundled sample and write project, report, ranking and numbers to `out`.
 
     Run again on the same folder, it goes on where it stopped.
