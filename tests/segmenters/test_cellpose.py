@@ -58,5 +58,5 @@ class TestInstalled:
         models = cellpose._import_cellpose()
         monkeypatch.setattr(models, "MODEL_DIR", tmp_path)
         monkeypatch.setattr(models, "_MODEL_URL", "http://127.0.0.1:9/")
-        with pytest.raises(InputError, match="could not be fetched.*CC-BY-NC"):
+        with pytest.raises(InputError, match=r"could not be fetched.*CC-BY-NC"):
             cellpose.segment(NOISE, DNA, cellpose.Config())

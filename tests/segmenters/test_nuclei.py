@@ -54,7 +54,7 @@ def test_large_nuclei_are_found_at_a_coarser_scale(drawn):
 
 
 def test_size_and_border_rules(drawn):
-    image, truth = drawn
+    image, _ = drawn
     cut = image[1:, 30:]  # the first row loses its upper half
     every = nuclei.segment(cut, DNA, nuclei.Config())
     inner = nuclei.segment(cut, DNA, nuclei.Config(drop_border=True))

@@ -19,19 +19,20 @@ from skimage.segmentation import watershed
 
 from napari_cellrep.specs import Channel, InputError, find_channel
 
+# Found on the manual truth of benchmarks/segmentation.py; one set for all images, none is sharp.
 _WORK_DIAMETER_PX = 26  # objects are outlined at this scale: larger ones are averaged down first
+_ENLARGE_BELOW_PX = 12  # objects smaller than this are outlined at twice their scale
 _LEVEL_STEP = 1.10  # ratio of neighbouring levels: shallower dips than this are texture
-_AREA = 0.65
-_UP = 12
-_NEAR = 0.15
-_P = 70
-_W = 0.75
-_EVERY = 5
-_CLUSTER = 8
-_FILL = 0.98
-_DTS = 0.03
-_MINFILL = 0.8
 _SHARPNESS = 24  # how steeply a shape that is no ellipse loses (two touching discs fill 0.89 of theirs)
+_AREA_POWER = 0.65  # below 1: two summits may lose some area to the level that parts them
+_SPLIT_EVERY = 3  # levels at which nodes are also split by shape
+_CLUSTER = 8  # nodes up to this many times the largest object are split by shape
+_ROUND = 0.98  # what fills its ellipse better than this is not split
+_CUT = 0.12  # what a cut by shape has to gain, as a share of the smaller piece
+_SUMMIT = 0.22  # least distance of two summits of the distance map, in diameters
+_OWN_PERCENTILE = 70  # of an object's pixels: its own height
+_LIGHT_POWER = 0.75  # how much brighter objects count more for the typical one
+_LEAST_FILL = 0.8  # what fills less of its ellipse is no object
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ def find_blobs(plane: np.ndarray, rules: Rules) -> np.ndarray:
         return empty
     factor = max(1, int(diameter / _WORK_DIAMETER_PX))
     small = _shrink(plane, factor)
-    up = 2 if diameter < _UP else 1
+    up = 2 if diameter < _ENLARGE_BELOW_PX else 1
     if up > 1:
         small = ndimage.zoom(small, up, order=1, grid_mode=True, mode="nearest")
     d = diameter * up / factor
@@ -278,7 +279,9 @@ def _component_tree(height: np.ndarray, low: float, least: float, most: float, f
             pixels.append(where)
             at.append(k)
         before = now
-    return _Tree(np.array(parent, int), np.array(area, float), np.array(fill, float), pixels, np.array(at, int))
+    return _Tree(
+        np.array(parent, int), np.array(area, float), np.array(fill, float), pixels, np.array(at, int)
+    )
 
 
 def _fill_holes(steps: np.ndarray, largest: float) -> np.ndarray:
@@ -316,19 +319,19 @@ def _cut_tree(
 
     A node that is no ellipse may also be split by its shape: its pieces then compete with its children.
     """
-    worth = np.where(tree.area <= most, _worth(tree.area**_AREA, tree.fill), 0)
+    worth = np.where(tree.area <= most, _worth(tree.area**_AREA_POWER, tree.fill), 0)
     n = len(worth)
     below = np.zeros(n)
     take = np.zeros(n, bool)
     pieces: dict[int, list[np.ndarray]] = {}
     for i in range(n - 1, -1, -1):  # children come after parents
-        if split and tree.fill[i] < _FILL and tree.level[i] % _EVERY == 0 and tree.area[i] > 2 * least:
+        if split and tree.fill[i] < _ROUND and tree.level[i] % _SPLIT_EVERY == 0 and tree.area[i] > 2 * least:
             parts = _split_pixels(tree.pixels[i], shape[1], d)
             if len(parts) > 1:
                 area = np.array([len(q) for q in parts], float)
                 fill = np.array([_ellipse_fill(np.zeros(len(q), int), q, shape[1], 1)[1][0] for q in parts])
                 good = (area >= least) & (area <= most)
-                value = float(_worth(area**_AREA, fill)[good].sum())
+                value = float(_worth(area**_AREA_POWER, fill)[good].sum())
                 if value > max(worth[i], below[i]):
                     worth[i], pieces[i] = value, [q for q, g in zip(parts, good, strict=True) if g]
         take[i] = worth[i] > 0 and (worth[i] >= below[i] or (not split and tree.parent[i] < 0))
@@ -367,7 +370,7 @@ def _outline(height: np.ndarray, seeds: np.ndarray, low: float, edge: float, fil
     for _ in range(
         2
     ):  # a seed may reach far into its halo: its own brightness is known after the first round
-        own = _percentile_per_label(height, labels, n, _P)
+        own = _percentile_per_label(height, labels, n, _OWN_PERCENTILE)
         labels = np.where(height > edge * own[zones], zones, 0)
     # A zone may fall into several pieces (a dim neighbour without a seed): the one with most of the seed stays.
     labels = _largest_piece(labels)
@@ -441,8 +444,8 @@ def _split_by_shape(labels: np.ndarray, diameter: float) -> np.ndarray:
             continue
         own = np.pad(labels[box] == i, 1)
         flat = np.flatnonzero(own)
-        area, fill = _ellipse_fill(np.zeros(len(flat), int), flat, own.shape[1], 1)
-        if fill[0] > _FILL:
+        _, fill = _ellipse_fill(np.zeros(len(flat), int), flat, own.shape[1], 1)
+        if fill[0] > _ROUND:
             continue
         pieces = split_mask(own, diameter)
         for p in range(2, int(pieces.max()) + 1):
@@ -467,9 +470,9 @@ def split_mask(own: np.ndarray, diameter: float) -> np.ndarray:
         Pieces 1..n.
     """
     distance = ndimage.gaussian_filter(
-        ndimage.distance_transform_edt(own).astype(np.float32), _DTS * diameter
+        ndimage.distance_transform_edt(own).astype(np.float32), 0.06 * diameter
     )
-    near = 2 * max(1, round(_NEAR * diameter)) + 1
+    near = 2 * max(1, round(_SUMMIT * diameter)) + 1
     tops, n = ndimage.label((ndimage.maximum_filter(distance, near) == distance) & own, np.ones((3, 3)))
     if n < 2:
         return own.astype(int)
@@ -486,7 +489,8 @@ def split_mask(own: np.ndarray, diameter: float) -> np.ndarray:
         return float(area * min(area / ellipse, 1.0) ** _SHARPNESS)
 
     def gain(a: int, b: int) -> float:
-        return value(moments[a] + moments[b]) - value(moments[a]) - value(moments[b])
+        apart = value(moments[a]), value(moments[b])
+        return value(moments[a] + moments[b]) - sum(apart) + _CUT * min(moments[a][0], moments[b][0])
 
     name = np.arange(n + 1)
     gains = {pair: gain(*pair) for pair in _touching(pieces)}
@@ -522,12 +526,12 @@ def _keep_objects(
     own = _percentile_per_label(height, labels, n, 50)
     keep = (area >= least) & (area <= most) & (own > rules.noise_sds * noise)
     flat = np.flatnonzero(labels)
-    keep[1:] &= _ellipse_fill(labels.ravel()[flat] - 1, flat, labels.shape[1], n)[1] >= _MINFILL
+    keep[1:] &= _ellipse_fill(labels.ravel()[flat] - 1, flat, labels.shape[1], n)[1] >= _LEAST_FILL
     keep[0] = False
     own[0] = 0
     if keep.any():
         order = np.argsort(own[keep])
-        weight = np.cumsum((area * own**_W)[keep][order])
+        weight = np.cumsum((area * own**_LIGHT_POWER)[keep][order])
         typical = own[keep][order][np.searchsorted(weight, weight[-1] / 2)]
         keep &= own > rules.contrast * typical
     keep[0] = False

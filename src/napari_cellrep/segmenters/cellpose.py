@@ -176,7 +176,7 @@ def _import_torchvision() -> None:
         schemas.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         schemas.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _KEPT.append(schemas)
-        import torchvision  # noqa: F401
+        import torchvision  # type: ignore[import-not-found,unused-ignore] # noqa: F401
 
 
 _KEPT: list[Any] = []  # a schema is gone when its library object is

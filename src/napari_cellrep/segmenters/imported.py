@@ -100,7 +100,7 @@ def find_file(pattern: str, field_id: str) -> Path:
     plain = Path(text.replace("{field}", field_id))
     if plain.is_file():  # a name may itself hold brackets
         return plain
-    found = sorted(glob.glob(text.replace("{field}", glob.escape(field_id)), recursive=True))
+    found = sorted(glob.glob(text.replace("{field}", glob.escape(field_id)), recursive=True))  # noqa: PTH207  (Path.glob takes no absolute pattern)
     if len(found) != 1:
         number = f"{len(found)} files" if found else "no file"
         raise InputError(
