@@ -271,8 +271,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
 def _peek(argv: Sequence[str], command: str, option: str, default: str) -> str:
     """The value of `option` where `command` is being run: its settings become options too. "" for other commands."""
-    words = [a for a in argv if not a.startswith("-")]
-    if not words or words[0] != command:
+    if not _runs(argv, command):
         return ""
     for i, word in enumerate(argv):
         if word == option and i + 1 < len(argv):
@@ -280,6 +279,11 @@ def _peek(argv: Sequence[str], command: str, option: str, default: str) -> str:
         if word.startswith(option + "="):
             return word.split("=", 1)[1]
     return default
+
+
+def _runs(argv: Sequence[str], command: str) -> bool:
+    """Whether `command` is what is being run."""
+    return next((word for word in argv if not word.startswith("-")), "") == command
 
 
 def _config_arguments(
@@ -354,7 +358,7 @@ def _device_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _recipe_help(argv: Sequence[str]) -> str | None:
-    if _peek(argv, "analyze", "--none", "yes") != "yes":
+    if not _runs(argv, "analyze"):  # scikit-learn takes a second to import
         return None
     from napari_cellrep.steps.analyze import RECIPES
 
