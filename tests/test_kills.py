@@ -1,0 +1,193 @@
+"""kill -9 at any moment of segmenting, embedding, training and analysing: the project opens, and the same command
+run again ends where an undisturbed one does.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from safetensors.numpy import load_file
+
+from napari_cellrep.cli import OK, main
+from napari_cellrep.data import Project, open_project
+from napari_cellrep.steps.sample import SAMPLE
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 here"),
+]
+
+WELLS = ("A01", "A05", "A12", "E06", "E12")
+COMMANDS = {
+    "segment": ["segment", "{p}", "--smoothing", "0.06"],
+    "embed": ["embed", "{p}", "--model", "mine", "--key", "k", "--layers", "all", "--precision", "fp32"],
+    "train": ["train", "{p}", "--width", "0.125", "--batch-size", "16", "--epochs", "12", "--precision", "fp32"],
+    "analyze": ["analyze", "{p}", "map", "--embedding", "mine"],
+}  # fmt: skip
+# How each run tells that it has begun to write: kills before that would all fall into the imports.
+SIGNS = {
+    "segment": "labels/.A01*",
+    "embed": "embeddings/k*",
+    "train": "models/paired_cell_inpainting",
+    "analyze": "",
+}
+
+
+def _start(step: str, root: Path) -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "napari_cellrep", *(w.format(p=root) for w in COMMANDS[step])]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of five real corners, segmented, with a small network's vectors."""
+    lab = tmp_path_factory.mktemp("kills")
+    (lab / "images").mkdir()
+    for well in WELLS:
+        image = tifffile.imread(SAMPLE / "wells" / f"{well}.ome.tif")[:, :224, :224]
+        path = lab / "images" / f"{well}.tif"
+        tifffile.imwrite(path, np.ascontiguousarray(image), metadata={"axes": "CYX"}, ome=True)
+    root = str(lab / "p.cellrep")
+    new = [
+        "new",
+        root,
+        str(lab / "images"),
+        "--channels",
+        "GFP:protein,DNA:nucleus",
+        "--pattern",
+        "{well}.tif",
+    ]
+    assert main(new) == OK
+    assert main(["segment", root]) == OK
+    once = ["--width", "0.125", "--batch-size", "16", "--max-steps", "2", "--precision", "fp32"]
+    assert main(["train", root, "--name", "mine", *once]) == OK
+    assert main(["embed", root, "--model", "mine", "--precision", "fp32"]) == OK
+    return lab
+
+
+def _copy(base: Path, to: Path) -> Path:
+    shutil.copytree(base, to)
+    return to / "p.cellrep"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, float]]:
+    """Each command run to its end, once, on a copy of its own: the project and the seconds it took."""
+
+    @cache
+    def run(step: str) -> tuple[Path, float]:
+        root = _copy(base, tmp_path_factory.mktemp(step) / "lab")
+        began = time.monotonic()
+        running = _start(step, root)
+        _, told = running.communicate(timeout=200)
+        assert running.returncode == OK, told
+        return root, time.monotonic() - began
+
+    return run
+
+
+def _kill_once(step: str, root: Path, draw: random.Random, seconds: float) -> bool:
+    """Start the command and kill it some time after it began to write; whether the kill came before its end."""
+    running, began = _start(step, root), time.monotonic()
+    have = set(root.glob(SIGNS[step])) if SIGNS[step] else set()
+    if SIGNS[step]:
+        while running.poll() is None and not set(root.glob(SIGNS[step])) - have:
+            assert time.monotonic() - began < 120
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, max(0.1, seconds - (time.monotonic() - began))))
+    else:
+        time.sleep(seconds * draw.uniform(0.5, 1.0))
+    running.kill()
+    running.communicate()
+    return running.returncode == -signal.SIGKILL
+
+
+def _check_whole(root: Path) -> Project:
+    """The project opens and everything in it that counts can be read to its end."""
+    project = open_project(root)
+    for well in WELLS:
+        labels = project.read_labels(well)
+        assert labels.shape == (224, 224)
+        assert labels.max() > 0
+    assert project.cells.n_obs > 0
+    vectors = np.isfinite(project.cells.obsm["X_mine"])  # a cell with a new mask has none yet
+    assert (vectors.all(axis=1) == vectors.any(axis=1)).all()
+    for key in project.embedding_keys():
+        for path in project.embedding_folder(key).glob("[!.]*.npy"):
+            assert np.isfinite(np.load(path)["x"]).all()
+    for path in (root / "models").glob("*/weights.safetensors"):
+        assert load_file(path)
+    assert len(project.history) >= 4
+    return project
+
+
+def _same(step: str, root: Path, other: Path) -> None:
+    """Whether a project that was killed and went on holds what an undisturbed one does."""
+    ours, theirs = open_project(root), open_project(other)
+    for well in WELLS:
+        np.testing.assert_array_equal(ours.read_labels(well), theirs.read_labels(well))
+    assert list(ours.cells.obs.index) == list(theirs.cells.obs.index)
+    assert ours.cells.obs["good"].tolist() == theirs.cells.obs["good"].tolist()
+    assert ours.embedding_keys() == theirs.embedding_keys()
+    assert set(ours.cells.obsm) == set(theirs.cells.obsm)
+    for key in theirs.embedding_keys():
+        np.testing.assert_array_equal(ours.cells.obsm[f"X_{key}"], theirs.cells.obsm[f"X_{key}"])
+    if step == "analyze":
+        np.testing.assert_allclose(ours.cells.obsm["X_umap_mine"], theirs.cells.obsm["X_umap_mine"])
+    if step == "train":
+        name = Path("models/paired_cell_inpainting/weights.safetensors")
+        one, two = load_file(root / name), load_file(other / name)
+        assert one.keys() == two.keys()
+        assert all(np.array_equal(one[k], two[k]) for k in one)
+
+
+@pytest.mark.parametrize("step", list(COMMANDS))
+def test_killed_three_times_and_run_again(step, base, undisturbed, tmp_path):
+    other, seconds = undisturbed(step)
+    root, draw = _copy(base, tmp_path / "lab"), random.Random(f"kill {step}")
+    hits = 0
+    for _ in range(3):
+        hits += _kill_once(step, root, draw, seconds)
+        _check_whole(root)
+    assert hits, "every run was over before its kill"
+    steps = (root / "models" / "paired_cell_inpainting" / "checkpoint.pt").exists()
+    running = _start(step, root)
+    _, told = running.communicate(timeout=200)
+    assert running.returncode == OK, told
+    _check_whole(root)
+    _same(step, root, other)
+    if step == "train" and steps:
+        first = next(line for line in told.splitlines() if line.startswith("Training"))
+        assert "(0 of" not in first, "it began anew"
+
+
+def test_killed_between_its_files_training_goes_on_from_its_checkpoint(base, undisturbed, tmp_path):
+    """A kill after the first epoch: what follows is the rest of the same training, not a new one."""
+    root = _copy(base, tmp_path / "lab")
+    running, began = _start("train", root), time.monotonic()
+    checkpoint = root / "models" / "paired_cell_inpainting" / "checkpoint.pt"
+    while not checkpoint.exists():
+        assert running.poll() is None
+        assert time.monotonic() - began < 120
+        time.sleep(0.002)
+    running.kill()
+    running.communicate()
+    _check_whole(root)
+    running = _start("train", root)
+    _, told = running.communicate(timeout=200)
+    assert running.returncode == OK, told
+    _same("train", root, undisturbed("train")[0])
