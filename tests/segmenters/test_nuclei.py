@@ -96,3 +96,15 @@ def test_the_diameter_is_estimated_from_touching_discs(diameter):
     disc = (y % step - diameter / 2) ** 2 + (x % step - diameter / 2) ** 2 <= diameter**2 / 4
     plane = np.where(disc, 100, 10) + np.random.default_rng(0).normal(0, 1, disc.shape)
     assert _blobs.estimate_diameter(plane.astype(np.float32)) == pytest.approx(diameter, rel=0.25)
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_area_limits_are_in_the_image_s_own_pixels_at_every_scale(drawn, scale):
+    image, _ = drawn
+    plane = image[1, ::2, ::2] if scale == 2 else np.kron(image[1], np.ones((4, 4)))
+    every = nuclei.segment(plane[None], DNA, nuclei.Config())
+    area = np.bincount(every.ravel())[1:]
+    assert every.max() == 12
+    assert nuclei.segment(plane[None], DNA, nuclei.Config(min_area_px=int(0.7 * area.min()))).max() == 12
+    assert nuclei.segment(plane[None], DNA, nuclei.Config(min_area_px=int(1.4 * area.max()))).max() == 0
+    assert nuclei.segment(plane[None], DNA, nuclei.Config(max_area_px=int(1.4 * area.max()))).max() == 12

@@ -45,7 +45,7 @@ class Config:
         float,
         {"min": 0.05, "max": 0.95, "step": 0.05, "label": "Outline at",
          "help": "The outline is where a cell falls to this share of its own brightness; lower is wider."},
-    ] = 0.45  # fmt: skip
+    ] = 0.25  # fmt: skip
     contrast: Annotated[
         float,
         {"min": 0.0, "max": 1.0, "step": 0.05, "label": "Least contrast",
