@@ -186,6 +186,20 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         metavar="I/N",
         help="only the I-th of N parts of the fields",
     )
+    segment.add_argument(
+        "--window-px",
+        type=int,
+        default=0,
+        help="side of the window cut about each cell, for its flags and later for the models (default 64, "
+        "or as the last time); take about three times a nucleus",
+    )
+    segment.add_argument(
+        "--rule",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="when a cell is flagged, for example debris_share=0.2; may be given several times",
+    )
     _config_arguments(segment, "segmenters", _peek(argv, "segment", "--segmenter", "nuclei"), "Config")
 
     train = add("train", _train, "Train a model on the project's own cells.")
@@ -197,6 +211,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     )
     train.add_argument("--include-flagged", action="store_true", help="train on flagged cells too")
     _channels_argument(train)
+    _crop_arguments(train)
     _device_arguments(train)
     chosen = _peek(argv, "train", "--model", "paired_cell_inpainting")
     taken = _config_arguments(train, "models", chosen, "Training")
@@ -223,6 +238,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         help="only the I-th of N parts of the fields",
     )
     _channels_argument(embed)
+    _crop_arguments(embed)
     _device_arguments(embed)
 
     analyze = add(
@@ -345,6 +361,28 @@ def _channels_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _crop_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "the window cut about each cell (default: the model's own, or the project's)"
+    )
+    group.add_argument("--window-px", dest="crop.window_px", metavar="N", help="its side in image pixels")
+    group.add_argument(
+        "--masked", dest="crop.masked", metavar="yes|no", help="black out what is not the cell itself"
+    )
+    group.add_argument(
+        "--crop-mode",
+        dest="crop.mode",
+        metavar="window|box",
+        help="one size for all, or as large as each cell asks",
+    )
+
+
+def _crop_values(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        k.removeprefix("crop."): v for k, v in vars(args).items() if k.startswith("crop.") and v is not None
+    }
+
+
 def _device_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda or mps (default: the fastest there is)"
@@ -438,7 +476,10 @@ def _segment(args: argparse.Namespace) -> None:
     print(f"{result.n_cells:,} cells in {result.done + result.skipped:,} fields{skipped}.")
     _print_problems(result.problems, "need a look")
     if args.shard.world == 1:
-        run(crop(project))
+        rules = _settings(args.rule)
+        if args.window_px:
+            rules["window_px"] = args.window_px
+        run(crop(project, rules=rules))
         good = int(project.cells.obs["good"].sum())
         print(
             f"{good:,} cells are good, {project.cells.n_obs - good:,} carry a flag (kept, but left out of rankings)."
@@ -452,7 +493,8 @@ def _train(args: argparse.Namespace) -> None:
     folder = run(
         train(
             project, model=args.model, name=args.name, config=_config_values(args, "Config"),
-            training=_config_values(args, "Training"), channels=_words(args.channels), device=args.device,
+            training=_config_values(args, "Training"), channels=_words(args.channels), crop=_crop_values(args),
+            device=args.device,
             precision=args.precision, resume=not args.restart, include_flagged=args.include_flagged,
         )
     )  # fmt: skip
@@ -465,7 +507,8 @@ def _embed(args: argparse.Namespace) -> None:
     project = _open(args.project)
     result = run(
         embed(
-            project, model=args.model, key=args.key, layers=_words(args.layers), channels=_words(args.channels),
+            project, model=args.model, key=args.key, layers=_words(args.layers),
+            channels=_words(args.channels), crop=_crop_values(args),
             fields=_words(args.fields), device=args.device, precision=args.precision, batch_size=args.batch_size,
             shard=args.shard,
         )
@@ -480,12 +523,7 @@ def _embed(args: argparse.Namespace) -> None:
 def _analyze(args: argparse.Namespace) -> None:
     from napari_cellrep.steps.analyze import analyze
 
-    settings = {}
-    for text in args.set:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise InputError(f"A setting is written NAME=VALUE; got {text!r}.")
-        settings[name.strip().replace("-", "_")] = _literal(value.strip())
+    settings = {name.replace("-", "_"): value for name, value in _settings(args.set).items()}
     project = _open(args.project)
     result = run(
         analyze(
@@ -497,6 +535,17 @@ def _analyze(args: argparse.Namespace) -> None:
         )
     )
     print(getattr(result, "summary", result))
+
+
+def _settings(texts: Sequence[str]) -> dict[str, Any]:
+    """Read NAME=VALUE texts."""
+    settings = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"A setting is written NAME=VALUE; got {text!r}.")
+        settings[name.strip()] = _literal(value.strip())
+    return settings
 
 
 def _literal(text: str) -> Any:

@@ -4,24 +4,13 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from noise import add_noise_embedding
 
 from napari_cellrep.data import Project, open_project
 from napari_cellrep.data.cells import provenance
 from napari_cellrep.jobs import drain
 from napari_cellrep.specs import InputError
 from napari_cellrep.steps.analyze import RECIPES, analyze, ranking
-
-
-def second_embedding(project: Project, key: str, fill: float | None = None) -> None:
-    """Add vectors that say nothing: noise, or the same everywhere."""
-    rng = np.random.default_rng(0)
-    project.start_embedding(key, {"model": key})
-    for field, own in project.cells.obs.groupby(project.cells.obs["field"].astype(str)):
-        x = rng.normal(size=(len(own), 5)) if fill is None else np.full((len(own), 5), fill)
-        project.write_rows(
-            key, str(field), own["label"].to_numpy(), own["mask_hash"].to_numpy(), x.astype(np.float32)
-        )
-    project.merge()
 
 
 def test_every_recipe_says_what_it_does_in_one_line():
@@ -120,7 +109,7 @@ def test_ranking_holds_metadata_counts_and_both_spreads(simple_project: Project)
 
 
 def test_rankings_of_two_embeddings_and_two_groupings_live_side_by_side(simple_project: Project):
-    second_embedding(simple_project, "noise")
+    add_noise_embedding(simple_project, "noise")
     for key in ("simple", "noise"):
         drain(analyze(simple_project, recipe="score", embedding=key))
         drain(analyze(simple_project, recipe="variability", embedding=key))
@@ -208,13 +197,13 @@ def test_bad_input_is_one_sentence(simple_project: Project, options: dict, sente
 
 
 def test_several_embeddings_have_to_be_told_apart(simple_project: Project):
-    second_embedding(simple_project, "noise")
+    add_noise_embedding(simple_project, "noise")
     with pytest.raises(InputError, match=r"several embeddings.*noise and simple"):
         drain(analyze(simple_project, recipe="score"))
 
 
 def test_vectors_that_are_all_alike_have_no_score(simple_project: Project):
-    second_embedding(simple_project, "flat", fill=0.5)
+    add_noise_embedding(simple_project, "flat", fill=0.5)
     with pytest.raises(InputError, match="same mean features"):
         drain(analyze(simple_project, recipe="score", embedding="flat"))
 

@@ -104,7 +104,13 @@ def test_random_weights_are_said_and_depend_on_the_seed_only(tiny):
     def run(key, seed):
         result = drain(
             embed(
-                tiny, model="paired_cell_inpainting", key=key, layers=("conv1_1",), seed=seed, fields=["A01"]
+                tiny,
+                model="paired_cell_inpainting",
+                key=key,
+                layers=("conv1_1",),
+                seed=seed,
+                precision="fp32",
+                fields=["A01"],
             )
         )
         assert "random weights" in result.notes[0]
@@ -144,3 +150,30 @@ def test_wrong_words_get_sentences(tiny, kwargs, match):
 def test_channels_can_be_swapped_by_name(tiny):
     drain(embed(tiny, model="tiny", key="swapped", channels=("DNA", "FKHR-GFP"), fields=["A01"]))
     assert tiny.embedding_info("swapped")["channels"] == ["DNA", "FKHR-GFP"]
+
+
+def test_the_projects_window_is_the_models_unless_it_brings_its_own(tiny):
+    drain(crop(tiny, rules={"window_px": 96}))
+    drain(embed(tiny, model="measurements", fields=["A01"]))
+    assert tiny.embedding_info("measurements")["crop"]["window_px"] == 96
+    assert tiny.embedding_info("measurements")["crop"]["size_px"] == 96  # at the field's own sampling
+    drain(embed(tiny, model="paired_cell_inpainting", config={"width": 0.125}, key="fresh", fields=["A01"]))
+    made = tiny.embedding_info("fresh")["crop"]
+    assert (made["window_px"], made["size_px"]) == (96, 64)
+    drain(embed(tiny, model="tiny", fields=["A01"]))  # trained with 64
+    assert tiny.embedding_info("tiny")["crop"]["window_px"] == 64
+    drain(crop(tiny))  # rules are as the last time
+    assert tiny.last("crop")["rules"]["window_px"] == 96
+
+
+def test_a_crop_can_be_asked_for(tiny):
+    drain(embed(tiny, model="tiny", key="masked", crop={"masked": "yes", "window_px": "48"}, fields=["A01"]))
+    made = tiny.embedding_info("masked")["crop"]
+    assert made["masked"] is True
+    assert made["window_px"] == 48
+    drain(embed(tiny, model="tiny", fields=["A01"]))
+    mine = (tiny.cells.obs["field"] == "A01").to_numpy()
+    assert not np.allclose(tiny.cells.obsm["X_masked"][mine], tiny.cells.obsm["X_tiny"][mine])
+    for asked, match in [({"window": 3}, "settings are mode"), ({"mode": "circle"}, '"window" or "box"')]:
+        with pytest.raises(InputError, match=match):
+            drain(embed(tiny, model="tiny", crop=asked))

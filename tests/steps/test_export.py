@@ -7,6 +7,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from noise import add_noise_embedding
 
 from napari_cellrep.data import Project
 from napari_cellrep.jobs import drain
@@ -59,9 +60,7 @@ def test_ranking_starts_with_the_well(project: Project, tmp_path: Path):
 
 
 def test_only_one_embedding(project: Project, tmp_path: Path):
-    from test_analyze import second_embedding
-
-    second_embedding(project, "noise")
+    add_noise_embedding(project, "noise")
     drain(analyze(project, recipe="score", embedding="noise"))
     table = ad.read_h5ad(drain(export(project, tmp_path / "one.h5ad", embedding="simple")))
     assert list(table.obsm) == ["X_simple"]

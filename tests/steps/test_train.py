@@ -21,7 +21,8 @@ def test_training_on_real_cells_leaves_a_model_with_its_card_and_history(small):
     assert card["model"] == "paired_cell_inpainting"
     assert card["channels"] == ["FKHR-GFP", "DNA"]
     assert card["n_cells"] == int(small.cells.obs["good"].sum())
-    rows = list(csv.DictReader((folder / "history.csv").open()))
+    with (folder / "history.csv").open() as f:
+        rows = list(csv.DictReader(f))
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
     assert all("loss" in p.metrics for p in seen if p.done)
     assert load_model(folder).config.width == TINY["width"]

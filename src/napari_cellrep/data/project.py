@@ -77,6 +77,10 @@ class Project:
         """Every step that was run: what, with what, when, where, how long."""
         return list(self._info["history"])
 
+    def last(self, step: str) -> dict[str, Any]:
+        """The newest line of the history about a step; empty when it was never run."""
+        return next((line for line in reversed(self.history) if line.get("step") == step), {})
+
     def set_channels(self, channels: Sequence[Channel]) -> None:
         """Rename channels or change their roles; the planes stay."""
         if len(channels) != len(self.channels):

@@ -24,7 +24,8 @@ def crop(project: Project, *, rules: dict[str, Any] | None = None, fields: Seque
     Parameters
     ----------
     rules : dict, optional
-        Settings of `QualityRules`.
+        Settings of `QualityRules`; unnamed ones are as they were the last time. ``window_px`` is also the window
+        of the project's crops, unless a model brings its own.
     fields : sequence of str
         Measure only these again (after an edit); the rows of the others are kept. Empty: all.
 
@@ -38,7 +39,7 @@ def crop(project: Project, *, rules: dict[str, Any] | None = None, fields: Seque
     InputError
         If no field is segmented, or a field of `fields` is unknown.
     """
-    quality = make_config(QualityRules, rules)
+    quality = make_config(QualityRules, {**project.last("crop").get("rules", {}), **(rules or {})})
     labelled = [f for f in project.fields if project.has_labels(f.id)]
     if not labelled:
         raise InputError(

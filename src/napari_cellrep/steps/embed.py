@@ -18,7 +18,7 @@ from napari_cellrep import registry
 from napari_cellrep.data import Project
 from napari_cellrep.data.crops import Boxes, cut_crops
 from napari_cellrep.jobs import Job, Progress, Shard
-from napari_cellrep.specs import CropSpec, InputError, field_rules, match_channels
+from napari_cellrep.specs import CropSpec, InputError, field_rules, make_config, match_channels
 
 if TYPE_CHECKING:
     from napari_cellrep.models import EmbeddingModel
@@ -55,6 +55,7 @@ def embed(
     key: str = "",
     layers: Sequence[str] = (),
     channels: Sequence[str] = (),
+    crop: dict[str, Any] | None = None,
     fields: Sequence[str] = (),
     device: str = "auto",
     precision: str = "auto",
@@ -78,6 +79,8 @@ def embed(
         Tap points, all in one pass; empty: the model's default; "all": every one.
     channels : sequence of str
         Names or roles of the project's channels, in the order the model wants; empty: by the model's roles.
+    crop : dict, optional
+        Settings of `CropSpec` to use instead of the model's: ``window_px``, ``masked``, ``mode``, …
     batch_size : int
         Cells per forward pass; 0: chosen for the device.
     seed : int
@@ -109,6 +112,7 @@ def embed(
                 f"{net.spec.title} wants {len(net.roles)} channels ({', '.join(net.roles)}); got {len(channels)}."
             )
         net.roles = tuple(channels)
+    set_crop(net, project, crop, trained)
     planes = match_channels(net.roles, project.channels, net.spec.title)
     taps = tuple(net.layers if tuple(layers) == ("all",) else (layers or net.layers[:1]))
     for tap in taps:
@@ -186,6 +190,18 @@ def find_model(
             torch.manual_seed(seed)
             return create_model(model, **(config or {})), False
     return load_model(Path(model)), True
+
+
+def set_crop(net: EmbeddingModel, project: Project, crop: dict[str, Any] | None, trained: bool) -> None:
+    """Set the crop a network gets: what was asked for, else the trained network's, else the project's window."""
+    asked = dict(crop or {})
+    rules = project.last("crop").get("rules", {})
+    if not trained and "window_px" not in asked and rules.get("window_px", 64) != 64:
+        asked["window_px"] = rules["window_px"]
+    if "window_px" in asked and not net.on_device:
+        asked.setdefault("size_px", asked["window_px"])  # texture is measured at the field's own sampling
+    if asked:
+        net.crop = make_config(CropSpec, {**dataclasses.asdict(net.crop), **asked})
 
 
 def _takes_channels(project: Project, model: str) -> bool:

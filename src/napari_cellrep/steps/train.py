@@ -16,7 +16,7 @@ from napari_cellrep.data import Project
 from napari_cellrep.data.crops import cut_crops
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import CropSpec, InputError, digest, make_config, match_channels
-from napari_cellrep.steps.embed import boxes_of
+from napari_cellrep.steps.embed import boxes_of, set_crop
 
 
 def train(
@@ -27,6 +27,7 @@ def train(
     config: dict[str, Any] | None = None,
     training: dict[str, Any] | None = None,
     channels: Sequence[str] = (),
+    crop: dict[str, Any] | None = None,
     device: str = "auto",
     precision: str = "auto",
     resume: bool = True,
@@ -47,6 +48,8 @@ def train(
         Settings of the network and of its training; unnamed ones keep their defaults.
     channels : sequence of str
         Names or roles, in the order the network wants; empty: by role.
+    crop : dict, optional
+        Settings of `CropSpec` to use instead of the network's; they stay with the trained model.
 
     Yields
     ------
@@ -84,6 +87,7 @@ def train(
                 f"{net.spec.title} wants {len(net.roles)} channels ({', '.join(net.roles)}); got {len(channels)}."
             )
         net.roles = tuple(channels)
+    set_crop(net, project, crop, trained=False)
     cells = ProjectCells(
         project, net.crop, match_channels(net.roles, project.channels, net.spec.title), include_flagged
     )
