@@ -10,8 +10,9 @@ TP / (TP + FP + FN), again micro and per image; an image without objects on both
 Peer in the same run: a global Otsu threshold, holes filled, connected components (4-neighbours) of at least 20 px.
 One default configuration for all images, but nothing is held out: the constants of `_blobs` were chosen on these two
 datasets, and for `bodies` the height of the outline (0.25) and the rule that one or two specks give no size on these
-two yeast fields. Read the values as fits, not as predictions for other images. `bodies` is compared with the authors' automatic labels of a yeast field
-(agreement, not truth: they count many mother–bud pairs as one object and leave faint cells out).
+two yeast fields. Read the values as fits, not as predictions for other images. `bodies` is compared with the
+authors' automatic labels of a yeast field (agreement, not truth: they count many mother–bud pairs as one object and
+leave faint cells out).
 """
 
 from __future__ import annotations
