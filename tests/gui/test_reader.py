@@ -9,7 +9,13 @@ from napari_cellrep.gui._state import session_of
 def test_only_project_folders_are_claimed(tmp_path, sample_project):
     assert get_reader(str(sample_project.root)) is not None
     (tmp_path / "empty.cellrep").mkdir()
-    for path in (str(tmp_path / "empty.cellrep"), str(tmp_path), "a.tif", [str(sample_project.root)], "gone.cellrep"):
+    for path in (
+        str(tmp_path / "empty.cellrep"),
+        str(tmp_path),
+        "a.tif",
+        [str(sample_project.root)],
+        "gone.cellrep",
+    ):
         assert get_reader(path) is None
 
 

@@ -11,7 +11,11 @@ NO_LAYER = [(None,)]  # napari's way to say that reading worked and adds no laye
 
 def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[tuple[Any, ...]]] | None:
     """The reader for a project folder; None for anything else. Cheap, and never raises."""
-    if isinstance(path, str) and path.rstrip("/\\").endswith(".cellrep") and (Path(path) / "project.json").is_file():
+    if (
+        isinstance(path, str)
+        and path.rstrip("/\\").endswith(".cellrep")
+        and (Path(path) / "project.json").is_file()
+    ):
         return open_folder
     return None
 

@@ -204,7 +204,9 @@ def _try_out(
         n_full = min(training.batch_size, len(sampler.rows))
         n_now = len(next(iter(rows.values())))
         step_s = times[precision] * n_full / n_now
-        if n_now < n_full and step_s < 2 * seconds:  # of a narrow network few cells tell little: look at a whole step
+        if (
+            n_now < n_full and step_s < 2 * seconds
+        ):  # of a narrow network few cells tell little: look at a whole step
             rows = Sampler(cells.groups, model.batch, n_full, training.min_cells, training.seed).epoch(0)[0]
             run(precision)
             start = time.perf_counter()
