@@ -188,7 +188,8 @@ def set_flags(obs: pd.DataFrame, rules: QualityRules) -> pd.DataFrame:
         # The paper's 5 % is of whole cells. Where the usual mask is smaller (nuclei), half of the usual is the bound.
         least = min(rules.min_area_share, 0.5 * float(np.median(share)))
         # A label in two far corners fills little of its window, or none: what reaches over two windows is too large.
-        longest = np.maximum(obs["box_y1"] - obs["box_y0"], obs["box_x1"] - obs["box_x0"]).to_numpy(float)
+        box = obs[["box_y0", "box_x0", "box_y1", "box_x1"]].to_numpy(float)
+        longest = (box[:, 2:] - box[:, :2]).max(axis=1)
         too_large = (share > rules.max_area_share) | (longest > 2 * rules.window_px)
         on["area"] = (share < least) | too_large
         on["debris"] = area < rules.debris_share * np.median(area)
