@@ -180,7 +180,7 @@ def test_sample_layers_lead_to_the_whole_sample(qtbot, dock, viewer):
     viewer.open_sample("napari-cellrep", "bbbc013")
     qtbot.wait(50)
     images = card(dock, "images")
-    assert "a well of the sample" in images.hint.text()
+    assert "one well of the sample" in images.hint.text()
     run(qtbot, dock, images.layers)
     assert len(dock.session.project.fields) == 24
 

@@ -290,6 +290,7 @@ class ImagesCard(Card):
             self.set_status("nothing open yet", "ready")
             self._show_layers(images)
             return
+        self._set_primary(None)  # the next step is in card 2
         fields, bad = project.fields, [f for f in project.fields if f.problem]
         roles = [c.role for c in project.channels]
         groups = len({f.group for f in fields})
@@ -319,13 +320,15 @@ class ImagesCard(Card):
 
     def _show_layers(self, images: list[Any]) -> None:
         self.hint.setToolTip("")
+        of_sample = any(_is_sample(layer) for layer in images)
+        self._set_primary(self.layers if images and not of_sample else self.sample)
         if not images:
             self.hint.setText(
                 "Open images to begin: the bundled sample, a project, files, or layers you drag into the viewer."
             )
-        elif any(_is_sample(layer) for layer in images):
+        elif of_sample:
             self.hint.setText(
-                "These layers are a well of the sample; go on with all 24 wells, or with your own."
+                "These layers are one well of the sample; <b>Open the sample</b> opens all 24 wells."
             )
         else:
             self.hint.setText(
@@ -346,6 +349,12 @@ class ImagesCard(Card):
             for column, widget in enumerate((name, box, use)):
                 self.channel_grid.addWidget(widget, i, column)
             self._layer_rows.append((layer, use, name, box))
+
+    def _set_primary(self, primary: QPushButton | None) -> None:
+        for made in (self.sample, self.layers):
+            font = made.font()
+            font.setBold(made is primary)
+            made.setFont(font)
 
     def _clear_grid(self, key: Any) -> None:
         self._shown, self._layer_rows = key, []
@@ -378,6 +387,8 @@ class ImagesCard(Card):
 
     def open_sample(self) -> None:
         """Open the bundled sample, made once in the user's data folder."""
+        for layer in [la for la in self.dock.viewer.layers if _is_sample(la)]:
+            self.dock.viewer.layers.remove(layer)  # the project shows the same pixels
         root = projects_folder() / "bbbc013.cellrep"
         if (root / "project.json").is_file():
             self.dock.open_project(root)
@@ -403,8 +414,6 @@ class ImagesCard(Card):
             return
         rows = [row for row in self._layer_rows if row[1].isChecked()]
         if any(_is_sample(layer) for layer, *_ in rows):
-            for layer, *_ in rows:
-                self.dock.viewer.layers.remove(layer)
             self.open_sample()
             return
         with self.dock.told():
@@ -693,7 +702,7 @@ class SegmentCard(Card):
             scale=channel.scale,
             units=channel.units,
         )
-        layer.contour = 2
+        layer.contour = 2  # bold: these are not the cells that are kept
         n = len(np.unique(labels[labels > 0]))
         self.dock.strip.say(f"✓ {n:,} cells in field {field} with these settings; nothing is written yet.")
 
@@ -795,7 +804,7 @@ def flag_table(obs: Any) -> str:
         f"<tr><td align='right'><b>{n:,}</b>&nbsp;&nbsp;</td><td>{FLAGS.get(flag, flag)}</td></tr>"
         for flag, n in counts.most_common()
     )
-    return f"<table>{rows}</table><p>A cell can carry several flags.</p>"
+    return f"<p>Flagged cells, and why (a cell can carry several flags):</p><table>{rows}</table>"
 
 
 # ---- 4 Model -------------------------------------------------------------------------------------
@@ -906,12 +915,7 @@ class ModelCard(Card):
 
     def _chosen(self) -> None:
         self._show_model()
-        n, project = self.session.n_cells, self.project
-        good = (
-            int(np.count_nonzero(self.session.cells.obs["good"]))
-            if n and "good" in self.session.cells.obs
-            else n
-        )
+        n, project, good = self.session.n_cells, self.project, self._n_good()
         model, network = self.choice()
         problem = self.problem()
         can = bool(n and model and not problem)
@@ -922,10 +926,10 @@ class ModelCard(Card):
         self.train.setText(
             f"Train on {good:,} cells{self._limit()}"
             if not self.trained
-            else f"Train on, {good:,} cells{self._limit()}"
+            else f"Train further on {good:,} cells{self._limit()}"
         )
         fresh = self.trains and not self.trained
-        self.embed.setText(f"Embed {n:,} cells" + (" untrained" if fresh else ""))
+        self.embed.setText(f"Embed {n:,} cells" + (" without training" if fresh else ""))
         for made, primary in ((self.train, fresh), (self.embed, not fresh)):
             font = made.font()
             font.setBold(primary)
@@ -953,6 +957,11 @@ class ModelCard(Card):
                 self.set_status(self._found[network]["spec"].get("title", network), "ready")
         self.hint.setVisible(bool(self.hint.text()))
         self.loss.setVisible(bool(self.loss.text()) and self.trains)
+
+    def _n_good(self) -> int:
+        n = self.session.n_cells
+        good = n and "good" in self.session.cells.obs
+        return int(np.count_nonzero(self.session.cells.obs["good"])) if good else n
 
     def title_of(self, embedding: str) -> str:
         """An embedding's name for people."""
@@ -1053,10 +1062,11 @@ class ModelCard(Card):
         model, network = self.choice()
         self.loss.setText("")
         handle = self.dock.submit(
-            "train.train", f"Training on {self.session.n_cells:,} cells", then=self._trained, model=network,
+            "train.train", f"Training on {self._n_good():,} cells", then=self._trained, model=network,
             name=self.name.text().strip() or model, training=self.training.value() if self.training else None,
             channels=self.channels(), device=self.dock.device(),
         )  # fmt: skip
+        handle.limit_s = self.training.value().get("max_seconds", 0) if self.training else 0
         handle.progressed.connect(self._show_loss)
         handle.ended.connect(self.refresh)
 

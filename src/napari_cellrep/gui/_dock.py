@@ -103,10 +103,13 @@ class JobStrip(QWidget):
     def _on_progressed(self, handle: Handle, progress: Progress) -> None:
         if handle is not self.handle:
             return
-        if not self._begin:
+        if progress.total and not self._begin:  # preparing has no length and does not count
             self._begin, self._from = monotonic(), progress.done
-        self.bar.setRange(0, progress.total)
-        self.bar.setValue(progress.done)
+        share = progress.done / progress.total if progress.total else 0
+        if handle.limit_s and self._begin:  # whichever end comes first
+            share = max(share, min(1, (monotonic() - self._begin) / handle.limit_s))
+        self.bar.setRange(0, 1000 if progress.total else 0)
+        self.bar.setValue(round(1000 * share))
         self.say(self._words(handle, progress))
 
     def _words(self, handle: Handle, progress: Progress) -> str:
@@ -114,10 +117,16 @@ class JobStrip(QWidget):
             return "Stopping; what was finished is kept…"
         words = [f"{handle.title}…"]
         if progress.total:
-            words.append(f"{progress.done:,} of {progress.total:,}")
+            what = (
+                "step " if handle.step.startswith("train") else ""
+            )  # else fields or cells, as the title says
+            words.append(f"{what}{progress.done:,} of {progress.total:,}")
             done, spent = progress.done - self._from, monotonic() - self._begin
             if done > 0 and spent > 3 and progress.done < progress.total:
-                words.append(f"about {duration(spent / done * (progress.total - progress.done))} left")
+                left = spent / done * (progress.total - progress.done)
+                if handle.limit_s:
+                    left = min(left, max(1, handle.limit_s - spent))
+                words.append(f"about {duration(left)} left")
         elif progress.message:
             words.append(progress.message)
         if self.runner.queued:

@@ -71,7 +71,9 @@ class ExploreWidget(QWidget):
         self.colour.currentIndexChanged.connect(self._on_colour_chosen)
         for combo in (self.embedding, self.colour):
             combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-            combo.setMinimumContentsLength(18)
+            combo.setMinimumContentsLength(11)
+            combo.setMaximumWidth(320)
+            combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
 
         self.tools: dict[str, QToolButton] = {}
         group = QButtonGroup(self)
@@ -107,7 +109,7 @@ class ExploreWidget(QWidget):
         bar.setContentsMargins(6, 2, 6, 2)
         bar.setSpacing(4)
         for item in (QLabel("Map"), self.embedding, QLabel("colour"), self.colour, *self.tools.values()):
-            bar.addWidget(item)
+            bar.addWidget(item, 2 if isinstance(item, QComboBox) else 0)
         bar.addSpacing(8)
         bar.addWidget(self.count, 1)
         for item in (self.flagged, self.undo, self.redo, self.invert, self.clear, self.save):
@@ -156,6 +158,10 @@ class ExploreWidget(QWidget):
         self._on_theme_changed()
         self._on_table_changed()
         self._on_visible_changed()
+
+    def sizeHint(self) -> QSize:
+        # Without it the panel opens at its least height, and the map is a stamp.
+        return QSize(super().sizeHint().width(), 340)
 
     # ---- what the session says -------------------------------------------------------------------
 

@@ -33,6 +33,8 @@ PAINT_SLICE_S = 0.03  # the overlay is painted in slices of this length, so that
 # Values of the overlay. Each mark lies inside its cell's own mask: painting and wiping a cell touch no other.
 FILL, RING, EDGE, FOCUS, HOVER = 1, 2, 3, 4, 5
 _ORANGE = np.array(SELECTED) / 255
+# One colour for all: of napari's random ones some cannot be seen on a green or blue cell.
+OUTLINE_COLOURS = {None: (0.9, 0.9, 0.9, 1.0), 0: (0.0, 0.0, 0.0, 0.0)}
 OVERLAY_COLOURS = {
     None: (0.0, 0.0, 0.0, 0.0),
     0: (0.0, 0.0, 0.0, 0.0),
@@ -257,7 +259,8 @@ class Canvas:
             _set_geometry(la, geometry)
             return
         if kind == "cells":
-            la = Labels(data, name="cells", opacity=0.6, metadata=note, **geometry)
+            outline = DirectLabelColormap(color_dict=OUTLINE_COLOURS)
+            la = Labels(data, name="cells", opacity=0.6, colormap=outline, metadata=note, **geometry)
             la.contour = 1
             la.events.paint.connect(self._on_user_paint)
         else:
@@ -486,9 +489,7 @@ class Canvas:
     def start_prediction(self, source_id: str) -> None:
         """Wait for the cell in which the pattern of `source_id` is to be predicted: the next one clicked."""
         self.source_id = source_id
-        show_info(
-            f"Click the cell in which to predict the pattern of {source_id}, on the map or in the image."
-        )
+        show_info(f"Now click the target cell (pattern of {source_id}).")
 
     def predict(self, source_id: str, target_id: str = "") -> None:
         """Ask for a prediction; its layers appear when it is there. Without a target: a random cell of the group."""

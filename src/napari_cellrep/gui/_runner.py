@@ -195,6 +195,8 @@ class Handle(QObject):
     ----------
     state : str
         "queued", "running", "stopping", "finished", "failed" or "stopped".
+    limit_s : float
+        The job ends by itself after this many seconds; 0: when its work is done.
     """
 
     started = Signal()
@@ -207,6 +209,7 @@ class Handle(QObject):
     def __init__(self, step: str, root: str | None, kwargs: dict[str, Any], title: str):
         super().__init__()
         self.step, self.title, self.state = step, title, "queued"
+        self.limit_s = 0.0
         self.progress = Progress(0, 0, title)
         self.result: Any = None
         self.log = LogEntry(title, step)

@@ -8,6 +8,7 @@ from typing import Any
 import platformdirs
 import tifffile
 
+from napari_cellrep.gui._pictures import contrast_of
 from napari_cellrep.steps.sample import SAMPLE
 
 WELL = "A06"  # half way between the plateaus, where cells differ most
@@ -22,8 +23,18 @@ def open_sample() -> list[tuple[Any, dict[str, Any], str]]:
     gfp, dna = tifffile.imread(SAMPLE / "wells" / f"{WELL}.ome.tif")
     tag = {TAG: {"sample": True, "field": WELL}}
     return [
-        (dna, {"name": "DNA", "colormap": "bop blue", "blending": "additive", "metadata": tag}, "image"),
-        (gfp, {"name": "FKHR-GFP", "colormap": "green", "blending": "additive", "metadata": tag}, "image"),
+        (
+            plane,
+            {
+                "name": name,
+                "colormap": colormap,
+                "contrast_limits": contrast_of(plane),  # as the project shows it
+                "blending": "additive",
+                "metadata": tag,
+            },
+            "image",
+        )
+        for plane, name, colormap in ((dna, "DNA", "bop blue"), (gfp, "FKHR-GFP", "green"))
     ]
 
 

@@ -1,0 +1,299 @@
+"""Take the pictures in docs/images by real clicks: from the sample to a map, then a finished project.
+
+python docs/make_images.py PROJECT.cellrep [docs/images] [walk|job|explore]
+
+PROJECT is a project of the sample with a trained network, as `cellrep demo` makes it. The first half of the pictures
+("walk") is taken of a person who begins with nothing, so it segments and measures the sample again (minutes). Needs
+a screen; Xvfb will do.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+FRESH = Path(tempfile.mkdtemp())  # nobody's own settings, projects or caches
+os.environ["NAPARI_CONFIG"] = str(FRESH / "napari.yaml")
+os.environ["XDG_DATA_HOME"], os.environ["XDG_CACHE_HOME"] = str(FRESH / "data"), str(FRESH / "cache")
+
+import napari
+import numpy as np
+from PIL import Image
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QApplication, QWidget
+
+from napari_cellrep.gui._image import OURS, canvas_of, show_field
+from napari_cellrep.gui._runner import runner_of
+from napari_cellrep.gui._state import session_of
+
+LEFT, RIGHT, PLAIN = Qt.MouseButton.LeftButton, Qt.MouseButton.RightButton, Qt.KeyboardModifier.NoModifier
+LARGEST_BYTES = 300_000
+
+
+def until(done: Callable[[], Any], seconds: int = 30) -> None:
+    """Let the window work until something has happened."""
+    for _ in range(seconds * 20):
+        if done():
+            QTest.qWait(300)
+            return
+        QTest.qWait(50)
+    raise TimeoutError
+
+
+def click(widget: QWidget, at: QPoint | None = None) -> None:
+    """Press a button as a person does: only one that can be seen and pressed."""
+    if not (widget.isEnabled() and widget.isVisible()):
+        raise RuntimeError(f"{widget.accessibleName() or widget.objectName() or widget} cannot be pressed")
+    QTest.mouseClick(widget, LEFT, PLAIN, at or QPoint(10, widget.height() // 2))
+
+
+class Window:
+    """A napari window and the pictures taken of it."""
+
+    def __init__(self, out: Path, width: int, height: int) -> None:
+        self.out = out
+        self.viewer = napari.Viewer()
+        self.viewer.window.resize(width, height)
+        self.session, self.canvas, self.runner = (f(self.viewer) for f in (session_of, canvas_of, runner_of))
+
+    def dock(self, name: str) -> Any:
+        """Open one of our docks as the Plugins menu does."""
+        _, widget = self.viewer.window.add_plugin_dock_widget("napari-cellrep", name)
+        QTest.qWait(800)
+        return widget
+
+    def press(self, widget: QWidget, seconds: int = 600) -> None:
+        """Press a button and wait for the jobs it starts."""
+        click(widget)
+        self.wait(seconds)
+
+    def wait(self, seconds: int = 600) -> None:
+        """Wait until no job runs or waits."""
+        until(lambda: self.runner.current is None and not self.runner.queued, seconds)
+
+    def click_image(self, cell_id: str, button: Qt.MouseButton = LEFT) -> None:
+        """Click a cell in the image."""
+        row = self.session.row_of_id(cell_id)
+        _, y, x = self.session.place(row)
+        camera, native = self.viewer.scene.camera, self.viewer.window._qt_viewer.canvas.native
+        place = np.asarray(self.canvas.layer("channel").data_to_world((y, x)))
+        dy, dx = (place - np.asarray(camera.center)[-2:]) * camera.zoom
+        at = QPoint(round(native.width() / 2 + dx), round(native.height() / 2 + dy))
+        QTest.mouseMove(native, at)
+        QTest.mouseClick(native, button, PLAIN, at)
+        QTest.qWait(400)
+
+    def shot(self, name: str, card: QWidget | None = None) -> None:
+        """Save the window, true colours (a palette would falsify legends); a floating card is painted over it."""
+        QTest.qWait(400)
+        picture = Image.fromarray(self.viewer.screenshot(canvas_only=False, flash=False)[..., :3])
+        if card is not None:
+            inside = card.pos() - self.viewer.window._qt_window.pos()
+            shown = card.grab().toImage()
+            shown = shown.convertToFormat(shown.Format.Format_RGB888)
+            data = np.frombuffer(shown.constBits().asstring(shown.sizeInBytes()), np.uint8)
+            data = data.reshape(shown.height(), shown.bytesPerLine())[:, : 3 * shown.width()]
+            picture.paste(Image.fromarray(data.reshape(shown.height(), -1, 3)), (inside.x(), inside.y()))
+        path = self.out / f"{name}.png"
+        picture.save(path, optimize=True)
+        size = path.stat().st_size
+        print(
+            f"{path.name}: {picture.width} × {picture.height} px, {size:,} bytes"
+            + " TOO LARGE" * (size > LARGEST_BYTES)
+        )
+
+    def close(self) -> None:
+        """End the worker and the window."""
+        self.runner.close()
+        self.canvas.close()
+        self.viewer.close()
+        QApplication.processEvents()
+
+
+def walk(out: Path) -> None:
+    """From an empty window to a map of the sample, one card after the other."""
+    window = Window(out, 1240, 760)
+    viewer = window.viewer
+    viewer.open_sample("napari-cellrep", "bbbc013")
+    dock = window.dock("CellRep")
+    cards = dock.cards
+    until(lambda: cards["segment"].method.count() and cards["model"].model.count(), 120)
+    viewer.scene.camera.zoom *= 2
+    window.shot("window-start")
+
+    window.press(cards["images"].sample)
+    until(lambda: window.canvas.field and cards["segment"].body.isVisible())
+    cards["images"].field.setCurrentIndex(cards["images"].field.findData("A06"))
+    cards["images"].field.activated.emit(cards["images"].field.currentIndex())
+    until(lambda: window.canvas.field == "A06")
+    click(cards["images"].header)
+    viewer.reset_view()
+    viewer.scene.camera.zoom *= 2  # cells, not dots
+    window.shot("window-images")
+
+    click(cards["segment"].header)
+    window.press(cards["segment"].one)
+    window.shot("window-preview")
+    window.press(cards["segment"].all)
+    until(lambda: cards["cells"].body.isVisible() and window.session.n_cells)
+    click(cards["segment"].header)
+    window.shot("window-segment")
+    click(cards["cells"].header)
+    window.shot("window-cells")
+
+    click(cards["model"].header)
+    window.shot("window-model")
+    window.close()
+
+
+def losses(model: Any) -> list[float]:
+    """The loss now and at the beginning, as the card says them."""
+    return [float(number) for number in re.findall(r"[0-9.]+[0-9]", model.loss.text())]
+
+
+def job(root: Path, out: Path) -> None:
+    """A job runs and is stopped; two others make a map: on a copy of the project without its trained network."""
+    copy = FRESH / root.name
+    shutil.copytree(root, copy)
+    shutil.rmtree(copy / "models", ignore_errors=True)
+    window = Window(out, 1240, 760)
+    dock = window.dock("CellRep")
+    cards, model = dock.cards, dock.cards["model"]
+    dock.open_project(copy)
+    until(lambda: window.canvas.field and model.model.count(), 120)
+    cards["images"].field.setCurrentIndex(cards["images"].field.findData("A06"))
+    cards["images"].field.activated.emit(cards["images"].field.currentIndex())
+    until(lambda: window.canvas.field == "A06")
+    window.viewer.reset_view()
+    window.viewer.scene.camera.zoom *= 2
+    click(model.header)
+    click(model.train)
+    until(lambda: model.loss.text() and "left" in dock.strip.message.text(), 300)
+    until(lambda: "left" in dock.strip.message.text() and losses(model)[0] < 0.95 * losses(model)[1], 300)
+    window.shot("window-training")
+    click(dock.strip.stop)
+    window.wait()
+
+    names = [model.model.itemData(i)[1] for i in range(model.model.count())]
+    model.model.setCurrentIndex(names.index("measurements"))
+    window.press(model.embed)
+    until(lambda: cards["explore"].body.isVisible())
+    window.press(cards["explore"].make)
+    until(lambda: window.session.map_coordinates() is not None)
+    window.close()
+
+
+def explore(root: Path, out: Path) -> None:
+    """What the map and the image do for each other."""
+    window = Window(out, 1280, 760)
+    viewer, session, canvas = window.viewer, window.session, window.canvas
+    session.open(root)
+    session.embedding = "paired_cell_inpainting"
+    panel = window.dock("Explore")
+    panel.setMinimumHeight(300)
+    view = panel.map
+
+    show_field(viewer, session, "A07")
+    until(lambda: canvas.field == "A07")
+    viewer.reset_view()
+    viewer.scene.camera.zoom *= 2.6  # cells, not dots
+    view.fit()
+    window.shot("explore-map")
+
+    at = view.view.to_px(session.map_coordinates())
+    obs = session.cells.obs
+    high = session.visible & np.isfinite(at).all(axis=1) & (obs["dose_rank"].to_numpy() >= 9)
+    middle, turn = np.median(at[high], axis=0), np.linspace(0, 2 * np.pi, 60)
+    path = [QPoint(int(x), int(y)) for x, y in middle + np.c_[60 * np.cos(turn), 40 * np.sin(turn)]]
+    QTest.mousePress(view, LEFT, PLAIN, path[0])
+    for p in path[1:]:
+        QTest.mouseMove(view, p)
+    QTest.mouseRelease(view, LEFT, PLAIN, path[-1])
+    until(lambda: not canvas._todo)
+    window.shot("explore-lasso")
+
+    row = int(np.flatnonzero(session.selected & (obs["field"] == "E11").to_numpy())[0])
+    point = view._screen(row).toPoint()
+    QTest.mouseMove(view, point + QPoint(1, 0))
+    QTest.mouseMove(view, point)
+    until(view.card.isVisible)
+    QTest.qWait(600)
+    window.shot("explore-hover", view.card)
+    QTest.mouseClick(view, LEFT, PLAIN, point)  # a cell of a field that is not open
+    until(lambda: session.focus >= 0 and canvas.field == session.value(session.focus, "field"))
+    QTest.qWait(900)
+    window.shot("explore-point")
+
+    show_field(viewer, session, "A07")
+    until(lambda: canvas.field == "A07")
+    viewer.reset_view()
+    viewer.scene.camera.zoom *= 2.6
+    QTest.qWait(300)
+    in_image = [int(r) for r in session.rows_of_field("A07") if session.visible[r]]
+    size = np.array(viewer.layers[0].data.shape)
+    middle_row = min(in_image, key=lambda r: float(np.abs(np.array(session.place(r)[1:]) - size / 2).sum()))
+    session.clear()
+    window.click_image(session.cell_id(middle_row))
+    until(lambda: session.focus == middle_row)
+    window.shot("explore-cell")
+
+    session.clear()
+    scores = [c for c in session.colour_choices if c.startswith("score_paired")]
+    session.colour_by = scores[0] if scores else "group"
+    viewer.theme = "light"
+    window.shot("explore-light")
+    viewer.theme = "dark"
+
+    good = obs.index[session.visible]
+    source = next(c for c in good[5:] if obs.loc[c, "dose_rank"] == 10)
+    target = [c for c in good if obs.loc[c, "field"] == "A01"][12]
+    show_field(viewer, session, obs.loc[target, "field"])
+    until(lambda: canvas.field == obs.loc[target, "field"])
+    canvas.start_prediction(source)
+    canvas.go_to(session.row_of_id(target), frame=True)
+    QTest.qWait(400)
+    window.click_image(target)
+    until(lambda: len(canvas.layers("inpainting")) == 3, 120)
+    for widget in QApplication.allWidgets():  # the notice would hide a part of the picture
+        if type(widget).__name__ == "NapariQtNotification":
+            widget.close()
+    panel.parentWidget().hide()  # so that the list of layers has room
+    canvas.go_to(session.row_of_id(target), frame=True)
+    QTest.qWait(1000)
+    viewer.window._qt_viewer.layers.scrollToTop()
+    window.shot("explore-prediction")
+    layers = {la.metadata[OURS]["part"]: la for la in canvas.layers("inpainting")}
+    parts = []
+    for part in ("real", "prediction", "error"):
+        for name, layer in layers.items():
+            layer.visible = name == part
+        QTest.qWait(300)
+        shown = viewer.screenshot(canvas_only=True, flash=False)[..., :3]
+        side = shown.shape[0]
+        left = (shown.shape[1] - side) // 2
+        parts += [shown[:, left : left + side], np.full((side, 8, 3), 255, np.uint8)]
+    Image.fromarray(np.hstack(parts[:-1])).save(window.out / "explore-inpainting.png", optimize=True)
+    window.close()
+
+
+def main() -> None:
+    """Take them all, or one half."""
+    root, out = Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else "docs/images")
+    part = sys.argv[3] if len(sys.argv) > 3 else ""
+    if part in ("", "explore"):
+        explore(root, out)
+    if part in ("", "walk"):
+        walk(out)
+    if part in ("", "job"):
+        job(root, out)
+
+
+if __name__ == "__main__":
+    main()
