@@ -801,7 +801,7 @@ def flag_table(obs: Any) -> str:
         for flag in filter(None, str(flags).split(";")):
             counts[flag] += int(n)
     rows = "".join(
-        f"<tr><td align='right'><b>{n:,}</b>&nbsp;&nbsp;</td><td>{FLAGS.get(flag, flag)}</td></tr>"
+        f"<tr><td align='right'><b>{n:,}</b>&nbsp;&nbsp;</td><td>{flag.replace('_', ' ')}: {FLAGS.get(flag, flag)}</td></tr>"
         for flag, n in counts.most_common()
     )
     return f"<p>Flagged cells, and why (a cell can carry several flags):</p><table>{rows}</table>"
@@ -952,7 +952,7 @@ class ModelCard(Card):
             if self.running("train", "embed"):
                 self.set_status("running", "running")
             elif done:
-                self.set_status(self.title_of(done[-1]), "done")
+                self.set_status(self.title_of(self.session.embedding or done[-1]), "done")
             else:
                 self.set_status(self._found[network]["spec"].get("title", network), "ready")
         self.hint.setVisible(bool(self.hint.text()))
