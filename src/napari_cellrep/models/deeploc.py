@@ -371,7 +371,7 @@ _MARKS = {  # variables that tell the networks' files from all others
 _MOMENTS = {
     "running_mean": "mean|Squeeze",
     "running_var": "variance|Squeeze_1",
-}  # before, from TensorFlow 1.2
+}  # up to TensorFlow 1.1, and since
 
 
 def recognise(path: Path) -> bool:
