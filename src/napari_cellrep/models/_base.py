@@ -230,6 +230,8 @@ def load_model(path_or_name: str | Path, model: str | None = None) -> EmbeddingM
         If there is nothing there, the file is broken, of no known kind, or its weights are not finite.
     """
     path = Path(path_or_name).expanduser()
+    if not path.exists() and path.with_name(f"{path.name}.index").is_file():
+        path = path.with_name(f"{path.name}.index")  # a TensorFlow checkpoint is called by its prefix
     if not path.exists():
         if str(path_or_name) in list_models():
             return create_model(str(path_or_name))
