@@ -143,7 +143,8 @@ class CropSpec:
         Mode "window": sampling the network was made for, in µm per crop pixel. When this and the field's own
         pixel size are known (> 0), the side cut is ``size_px * um_per_px`` µm and `window_px` is not used.
     box_scale : float
-        Mode "box": half side of the box as a multiple of the cell's longer side, at most ``size_px / 2``.
+        Mode "box": half side of the box as a multiple of the cell's longer side, at most ``size_px / 2``; 0: the
+        cell's bounding box itself, without its last row and column as the authors have it.
     masked : bool
         Whether pixels outside the cell's own mask are set to zero.
     padding : str

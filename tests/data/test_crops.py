@@ -167,11 +167,50 @@ def test_box_crops(seed, size, scale):
             continue
         part = crop[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         cy, cx = (y0 + y1 - 1) // 2, (x0 + x1 - 1) // 2
-        half = min(max(y1 - y0, x1 - x0) * scale, size / 2)
+        half = min(max(y1 - y0 - 1, x1 - x0 - 1) * scale, size / 2)
         ya, xa = max(int(cy - half), 0), max(int(cx - half), 0)
         assert np.array_equal(part[:2], image[:, ya : ya + part.shape[1], xa : xa + part.shape[2]])
         assert np.array_equal(part[2], labels[ya : ya + part.shape[1], xa : xa + part.shape[2]] == label)
         assert abs((rows[0] + rows[-1]) - (size - 1)) <= 1  # centred
+
+
+@pytest.mark.parametrize(
+    ("name", "spec"),
+    [
+        ("ratio2", {"box_scale": 2.0}),
+        ("ratio1", {"box_scale": 1.0}),
+        ("to_sta", {"box_scale": 1e6}),  # every box is the full 224 px
+        ("mask", {"box_scale": 0.0, "masked": True}),
+    ],
+)
+def test_golden_boxes_of_microsnoop(shared, name, spec):
+    """The authors' crops, but that two cells at the top edge, which they skip, have one here."""
+    with np.load(shared / "golden" / "microsnoop_tiny_golden.npz") as z:
+        image, labels = z["C/image"].transpose(2, 0, 1), z["C/labels"]
+        sums, boxes = z[f"C/{name}/crop_sums"], z[f"C/{name}/bbox"]
+        first = z[f"C/{name}/first_crop_sub"] if name != "mask" else None
+    cells = find_cells(labels)
+    crops = cut_crops(image, labels, cells, CropSpec(mode="box", size_px=224, **spec))
+    kept = (cells.box[:, :2] > 0).all(axis=1)
+    assert cells.label[~kept].tolist() == [3, 7]
+    assert crops.shape == (7, 2, 224, 224)
+    assert crops.dtype == np.uint16
+    # Their sums are float32, added up one after the other: good to less than a pixel of the largest crop.
+    np.testing.assert_allclose(crops[kept].sum(axis=(2, 3), dtype=np.int64), sums, rtol=3e-7)
+    if first is not None:
+        np.testing.assert_array_equal(crops[0, :, ::4, ::4].transpose(1, 2, 0), first)
+        for crop, (y0, x0, y1, x1) in zip(crops[kept], boxes, strict=True):
+            top, left = (224 - (y1 - y0)) // 2, (224 - (x1 - x0)) // 2
+            inside = crop[:, top : top + y1 - y0, left : left + x1 - x0]
+            np.testing.assert_array_equal(inside, image[:, y0:y1, x0:x1])
+
+
+def test_a_tight_box_of_a_cell_too_large_is_its_middle():
+    labels = np.ones((40, 9), int)
+    image = np.arange(360, dtype=np.uint16).reshape(1, 40, 9)
+    crop = cut_crops(image, labels, find_cells(labels), CropSpec(mode="box", size_px=16, box_scale=0.0))
+    np.testing.assert_array_equal(crop[0, 0, :, 4:12], image[0, 11:27, :8])
+    assert not crop[0, 0, :, :4].any()
 
 
 def test_crops_without_cells_and_without_labels():

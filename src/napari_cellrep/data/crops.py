@@ -143,15 +143,24 @@ def _masks(labels: np.ndarray, ids: np.ndarray, corners: np.ndarray, side: int) 
 
 
 def _boxes(image: np.ndarray, labels: np.ndarray | None, cells: Boxes, spec: CropSpec) -> np.ndarray:
-    """Mode "box": a square about the box's middle, clipped to the image, zero-padded and centred."""
+    """Mode "box": a square about the box's middle, clipped to the image, zero-padded and centred.
+
+    As the authors count (models.md §4.4), a cell's side is its last row less its first, one less than its rows, and
+    the last row and column of the square are left out. Every cell has its crop here: the authors drop those that
+    touch the top or left edge of the image, which the project's own rules flag.
+    """
     size, (h, w) = spec.size_px, image.shape[1:]
     n_planes = len(image) + spec.mask_plane
     out = np.zeros((len(cells), n_planes, size, size), image.dtype)
     for i, (y0, x0, y1, x1) in enumerate(cells.box):
         cy, cx = y0 + (y1 - 1 - y0) // 2, x0 + (x1 - 1 - x0) // 2
-        half = min(max(y1 - y0, x1 - x0) * spec.box_scale, size / 2)
-        ya, yb = max(int(cy - half), 0), min(int(cy + half), h)
-        xa, xb = max(int(cx - half), 0), min(int(cx + half), w)
+        if spec.box_scale:
+            half = min(max(y1 - y0 - 1, x1 - x0 - 1) * spec.box_scale, size / 2)
+            ya, yb = max(int(cy - half), 0), min(int(cy + half), h)
+            xa, xb = max(int(cx - half), 0), min(int(cx + half), w)
+        else:  # of a cell that does not fit, its middle
+            ya, yb = max(y0, cy - size // 2), min(y1 - 1, cy + size // 2)
+            xa, xb = max(x0, cx - size // 2), min(x1 - 1, cx + size // 2)
         part = image[:, ya:yb, xa:xb]
         if spec.masked or spec.mask_plane:
             assert labels is not None

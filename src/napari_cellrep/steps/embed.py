@@ -106,6 +106,9 @@ def embed(
     if channels and not config and _takes_channels(project, model):
         config = {"channels": tuple(channels)}
     net, trained = find_model(project, model, seed, config)
+    set_channels: Any = getattr(net, "set_channels", None)  # weights that serve any channels (`microsnoop`)
+    if channels and set_channels:
+        set_channels(channels)
     if channels:
         if len(channels) != len(net.roles):
             raise InputError(

@@ -1,0 +1,529 @@
+"""Microsnoop: a generalist embedding of microscopy images, learned by filling in masked patches.
+
+Paper: Xun et al., "Microsnoop: a generalist tool for microscopy image representation", The Innovation
+(2023), doi:10.1016/j.xinn.2023.100541. Network and scaling after the paper and the authors' repository
+(cellimnet/microsnoop-publish), written anew; their published PyTorch weights can be read. The weights are free for
+academic use only and the method is subject to a patent application: see the licence of each checkpoint.
+Every channel is an image of its own, so one network serves any channels, and a cell's vector joins its channels'.
+Differs: a feature map of zeros gives zeros instead of NaN; cells at the top or left edge are not dropped (flagged
+cells can be left out by the project's own rules); the image is not zoomed before padding (``rsc_to_diam`` is 1 in
+all the authors' scripts); a crop larger than the network is refused instead of silently cut into tiles, for which
+there is `Model.embed_field`.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from napari_cellrep.models._base import EmbeddingModel, _set_state
+from napari_cellrep.specs import CropSpec, InputError, ModelSpec, Weights, make_config
+
+SIDE_PX = 224  # what the network was made for
+PATCH_PX = 16
+WIDTHS = (32, 64, 128, 256)  # published, one per level
+LEVELS = ("level3", "level2", "level1", "level0")
+
+# Fractions of the padded image's pixels below the values that become 0 and 1 (models.md §4.3).
+_LOW, _HIGH = 0.01, 0.99
+# Images in one pass of the encoder: bounds the memory, which grows with channels and not with the crops' own size.
+_IMAGES_AT_ONCE = 64
+_FIRST = "encoder.downsample.down.res_down_0."
+
+_LICENCE = (
+    "Non-commercial. The repository has a BSD 3-Clause file, but its README restricts code and weights: free for "
+    "academic use; use by a business needs the authors' authorisation. The method is covered by patent application "
+    "CNIPA 202310155113.8 (Zhejiang University). The weights are downloaded from the authors' repository, not "
+    "distributed with this package."
+)
+
+SPEC = ModelSpec(
+    name="microsnoop",
+    title="Microsnoop",
+    roles=("protein",),
+    crop=CropSpec(mode="box", size_px=SIDE_PX, box_scale=2.0, channels=("protein",)),
+    paper="Xun et al. 2023, The Innovation, doi:10.1016/j.xinn.2023.100541",
+    licence=_LICENCE,
+    when=(
+        "Any channels and any kind of microscope without training of your own: published weights from fluorescence, "
+        "phase contrast and histology images. Every channel is seen by itself. Academic use only."
+    ),
+    layers=LEVELS,
+    weights=(
+        Weights(
+            "microsnoop",
+            "https://raw.githubusercontent.com/cellimnet/microsnoop-publish/3f0b0ce83963a4c62942d30aba7b16f23e047cc1/"
+            "output/models/Microsnoop_cnn_trData-microsnoop_trMode-mae_batchSize-16_inputSize-224_inChans-1_"
+            "embedDim-256_maskRatio-0.25_epoch-999.pth",
+            _LICENCE,
+            "git:7fcd210fff7e4e825c6bd2c6063dfb34c46ffde1",
+            {},
+            "10,458 images: Cellpose fluorescence, LIVECell phase contrast, TissueNet, MoNuSeg, MoNuSAC and NuCLS "
+            "histology in grey; one channel of 224 px.",
+        ),
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the network is, and what it is shown.
+
+    Parameters
+    ----------
+    channels : tuple of str
+        Channel names or roles, in the order of the crop's planes. The weights do not depend on them.
+    channel_mode : str
+        How a cell's unit vectors, one per channel, become one: "concat", "mean" or "sum".
+    scaling : str
+        "pad": crops keep their size and are zero-padded to 224 px. "rescale": they are made square with zeros and
+        enlarged or shrunk to 224 px.
+    width : float
+        Width of every level as a multiple of the paper's.
+    """
+
+    channels: Annotated[
+        tuple[str, ...], {"label": "Channels", "help": "Names or roles; each is embedded by itself."}
+    ] = ("protein",)
+    channel_mode: Annotated[
+        str,
+        {
+            "choices": ("concat", "mean", "sum"),
+            "label": "Join channels",
+            "help": "concat: one vector after the other, as in the paper.",
+        },
+    ] = "concat"
+    scaling: Annotated[
+        str,
+        {
+            "choices": ("pad", "rescale"),
+            "label": "Fit to 224 px",
+            "help": "pad: cells keep their size; rescale: the crop is enlarged to 224 px.",
+        },
+    ] = "pad"
+    width: Annotated[
+        float, {"min": 0.03, "max": 4, "step": 0.125, "label": "Width", "help": "1 is the paper's network."}
+    ] = 1.0
+
+
+TINY = Config(width=0.125)
+
+
+def widths(width: float) -> tuple[int, ...]:
+    """Channels of the four levels, for a width as a multiple of the paper's."""
+    return tuple(max(1, round(n * width)) for n in WIDTHS)
+
+
+# ---- the network: module names are those of the published state (models.md §4.1) ---------------------
+
+
+def _norm_relu_conv(n_in: int, n_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.BatchNorm2d(n_in), nn.ReLU(), nn.Conv2d(n_in, n_out, 3, padding=1))
+
+
+def _projection(n_in: int, n_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.BatchNorm2d(n_in), nn.Conv2d(n_in, n_out, 1))
+
+
+class _Down(nn.Module):
+    """Two residual pairs: (N, n_in, H, W) → (N, n_out, H, W)."""
+
+    def __init__(self, n_in: int, n_out: int):
+        super().__init__()
+        self.conv = nn.ModuleDict(
+            {f"conv_{i}": _norm_relu_conv(n_out if i else n_in, n_out) for i in range(4)}
+        )
+        self.proj = _projection(n_in, n_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.proj(x) + self.conv["conv_1"](self.conv["conv_0"](x))
+        return x + self.conv["conv_3"](self.conv["conv_2"](x))  # type: ignore[no-any-return]
+
+
+class _Styled(nn.Module):
+    """A convolution that is told the image's style."""
+
+    def __init__(self, n_style: int, n: int):
+        super().__init__()
+        self.conv = _norm_relu_conv(n, n)
+        self.full = nn.Linear(n_style, n)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        return self.conv(x + self.full(style)[:, :, None, None])  # type: ignore[no-any-return]
+
+
+class _Up(nn.Module):
+    """Two residual pairs with the skip added: (N, n_in, H, W) and (N, n_out, H, W) → (N, n_out, H, W)."""
+
+    def __init__(self, n_in: int, n_out: int, n_style: int):
+        super().__init__()
+        self.conv = nn.ModuleDict({"conv_0": _norm_relu_conv(n_in, n_out)})
+        self.conv.update({f"conv_{i}": _Styled(n_style, n_out) for i in (1, 2, 3)})
+        self.proj = _projection(n_in, n_out)
+
+    def forward(self, x: Tensor, skip: Tensor, style: Tensor) -> Tensor:
+        conv = self.conv
+        x = self.proj(x) + conv["conv_1"](conv["conv_0"](x) + skip, style)
+        return x + conv["conv_3"](conv["conv_2"](x, style), style)  # type: ignore[no-any-return]
+
+
+class _Encoder(nn.Module):
+    def __init__(self, n: Sequence[int]):
+        super().__init__()
+        ins = (1, *n)
+        blocks = nn.ModuleDict({f"res_down_{i}": _Down(ins[i], ins[i + 1]) for i in range(len(n))})
+        self.downsample = nn.ModuleDict({"down": blocks})
+
+    def forward(self, images: Tensor, n_levels: int = 4) -> list[Tensor]:
+        """Feature maps of the first `n_levels` levels of images (N, 1, H, W); each is half as wide as the last."""
+        maps: list[Tensor] = []
+        for i in range(n_levels):
+            block = self.get_submodule(f"downsample.down.res_down_{i}")
+            maps.append(block(F.max_pool2d(maps[-1], 2) if maps else images))
+        return maps
+
+
+class _Decoder(nn.Module):
+    def __init__(self, n: Sequence[int]):
+        super().__init__()
+        ins = (*n[1:], n[-1])  # the top block keeps its width
+        blocks = nn.ModuleDict({f"res_up_{i}": _Up(ins[i], n[i], n[-1]) for i in range(len(n))})
+        self.upsample = nn.ModuleDict({"up": blocks})
+        self.base_bn = nn.BatchNorm2d(n[0])
+        self.base_conv = nn.Conv2d(n[0], 1, 1)
+
+    def forward(self, maps: Sequence[Tensor], style: Tensor) -> Tensor:
+        """Images (N, 1, H, W) from all levels' maps and the style (N, n_style)."""
+        x = maps[-1]
+        for i in reversed(range(len(maps))):
+            if i < len(maps) - 1:
+                x = F.interpolate(x, scale_factor=2, mode="nearest")
+            x = self.get_submodule(f"upsample.up.res_up_{i}")(x, maps[i], style)
+        return self.base_conv(F.relu(self.base_bn(x)))  # type: ignore[no-any-return]
+
+
+class Model(EmbeddingModel):
+    """Residual U-Net with a style vector, one channel at a time.
+
+    Parameters
+    ----------
+    config : Config
+
+    References
+    ----------
+    .. [1] Xun et al. 2023, doi:10.1016/j.xinn.2023.100541; layout and constants in models.md §4.
+    """
+
+    spec = SPEC
+    config: Config
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        if config.scaling == "rescale":  # a box is already padded to 224 px and would not be enlarged
+            self.crop = CropSpec(size_px=64, window_px=64)
+        self.set_channels(config.channels)
+        self.widths = widths(config.width)
+        self.encoder = _Encoder(self.widths)
+        self.decoder = _Decoder(self.widths)
+
+    def set_channels(self, channels: Sequence[str]) -> None:
+        """Take other channels, in any number: the weights stay as they are.
+
+        Parameters
+        ----------
+        channels : sequence of str
+            Names or roles, in the order of the crop's planes.
+        """
+        if not channels:
+            raise InputError("Microsnoop needs at least one channel.")
+        self.config = replace(self.config, channels=tuple(channels))
+        self.roles = self.config.channels
+        self.crop = replace(self.crop, channels=self.roles)
+
+    def dim(self, layer: str | None = None) -> int:
+        """Channels of the level, times the crop's channels if these are concatenated."""
+        n = self.widths[int(self.check_layer(layer)[-1])]
+        return n * len(self.roles) if self.config.channel_mode == "concat" else n
+
+    def preprocess(self, crops: Tensor) -> Tensor:
+        """Bring raw crops to 224 px, then scale each channel from its 1st to its 99th percentile (models.md §4.3).
+
+        The percentiles are those of the image *with* its zero padding, and nothing is clipped.
+
+        Parameters
+        ----------
+        crops : Tensor of shape (B, C, H, W)
+            In any dtype.
+
+        Returns
+        -------
+        Tensor of shape (B, C, 224, 224), float32
+            A channel of one value stays as it is.
+
+        Raises
+        ------
+        InputError
+            If crops that are not to be rescaled are larger than 224 px.
+        """
+        self.check_crops(crops)
+        x = crops.to(torch.float32)
+        h, w = x.shape[-2:]
+        if not h or not w:
+            raise InputError(f"These crops are empty: {h} × {w} px.")
+        if self.config.scaling == "rescale":
+            x = _pad(x, max(h, w))
+            if max(h, w) != SIDE_PX:
+                x = F.interpolate(x, (SIDE_PX, SIDE_PX), mode="bilinear", align_corners=False)
+                if not crops.is_floating_point():
+                    x = x.round()  # the authors resize in the image's own type
+        elif max(h, w) > SIDE_PX:
+            raise InputError(
+                f"{SPEC.title} takes crops of at most {SIDE_PX} px and these are {h} × {w} px; cut smaller ones, set "
+                "scaling to rescale, or embed whole fields by tiles."
+            )
+        return _scale_percentiles(_pad(x, SIDE_PX))
+
+    def embed_layers(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """Mean of each level's map over its pixels, divided by its L2 norm, channel after channel.
+
+        Parameters
+        ----------
+        x : Tensor of shape (B, C, H, W)
+            Preprocessed crops, H and W multiples of 8.
+        layers : sequence of str
+            Of `layers`; "level3" is the paper's embedding.
+        """
+        levels = {layer: int(self.check_layer(layer)[-1]) for layer in layers}
+        images = self._images(x)
+        found: dict[str, list[Tensor]] = {layer: [] for layer in levels}
+        for part in images.split(_IMAGES_AT_ONCE):
+            maps = self.encoder(part, max(levels.values()) + 1)
+            for layer, level in levels.items():
+                found[layer].append(_style(maps[level]))
+        # concat of (B·C, n) gives (B, C, n)
+        return {k: self._join(torch.cat(v).unflatten(0, tuple(x.shape[:2]))) for k, v in found.items()}
+
+    def reconstruct(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Predict the whole image from what is visible of it, each channel by itself.
+
+        Parameters
+        ----------
+        x : Tensor of shape (B, C, H, W)
+            Preprocessed crops, H and W multiples of 8.
+        mask : Tensor, optional
+            True where the network may look, of a shape that fits `x`; see `mask_patches`.
+
+        Returns
+        -------
+        Tensor of shape (B, C, H, W), float32
+            On the scale of `x`.
+        """
+        images = self._images(x)
+        if mask is not None:
+            try:
+                mask = mask.expand(x.shape).to(x.device)
+            except RuntimeError:
+                raise InputError(
+                    f"The mask has shape {tuple(mask.shape)}; it has to fit the crops' {tuple(x.shape)}."
+                ) from None
+            images = images * mask.reshape(images.shape)
+        maps = self.encoder(images)
+        return self.decoder(maps, _style(maps[-1]).to(maps[-1].dtype)).float().reshape(x.shape)  # type: ignore[no-any-return]
+
+    def embed_field(
+        self, image: np.ndarray, layer: str | None = None, tile_rate: float = 1.0, seed: int = 0
+    ) -> np.ndarray:
+        """Embed a whole field: the mean over overlapping tiles of 224 px, each scaled by itself (models.md §4.3).
+
+        Parameters
+        ----------
+        image : ndarray of shape (C, H, W)
+            Raw pixels, channels in the order of `roles`.
+        layer : str, optional
+            Of `layers`.
+        tile_rate : float
+            Fraction of the tiles to use, drawn at random; at least one is.
+        seed : int
+            Of that draw.
+
+        Returns
+        -------
+        ndarray of shape (dim,), float32
+        """
+        from napari_cellrep.models._engine import to_tensor
+
+        if not 0 < tile_rate <= 1:
+            raise InputError(f"The fraction of tiles is {tile_rate}; it has to be above 0 and at most 1.")
+        tiles = cut_tiles(image)
+        if tile_rate < 1:
+            n = max(1, int(len(tiles) * tile_rate))
+            tiles = tiles[np.sort(np.random.default_rng(seed).permutation(len(tiles))[:n])]
+        device = next(self.parameters()).device
+        with torch.inference_mode():
+            found = [
+                self.embed(self.preprocess(to_tensor(part).to(device)), layer)
+                for part in np.array_split(tiles, math.ceil(len(tiles) / 8))
+            ]
+        return torch.cat(found).mean(dim=0).cpu().numpy()  # type: ignore[no-any-return]
+
+    def _images(self, x: Tensor) -> Tensor:
+        """Preprocessed crops (B, C, H, W) as images (B · C, 1, H, W)."""
+        self.check_crops(x)
+        h, w = x.shape[-2:]
+        if not h or not w or h % 8 or w % 8:
+            raise InputError(
+                f"{SPEC.title} wants preprocessed crops whose sides are multiples of 8 px; these are {h} × {w} px."
+            )
+        return x.reshape(-1, 1, h, w)
+
+    def _join(self, vectors: Tensor) -> Tensor:
+        """(B, C, n) → (B, dim)."""
+        if self.config.channel_mode == "concat":
+            return vectors.flatten(1)
+        return vectors.mean(dim=1) if self.config.channel_mode == "mean" else vectors.sum(dim=1)
+
+
+def _style(maps: Tensor) -> Tensor:
+    """Mean over pixels divided by its L2 norm: (N, n, H, W) → (N, n) float32; zeros stay zeros."""
+    return F.normalize(maps.float().mean(dim=(2, 3)), dim=1, eps=1e-30)
+
+
+def _pad(x: Tensor, side: int) -> Tensor:
+    """Zero-pad to a square, centred; an odd pixel goes to the end."""
+    h, w = x.shape[-2:]
+    top, left = (side - h) // 2, (side - w) // 2
+    return F.pad(x, (left, side - w - left, top, side - h - top))
+
+
+def _scale_percentiles(x: Tensor) -> Tensor:
+    """(x − p1) / (p99 − p1) of every image (B, C, H, W); 1e-6 where the two are equal, as the authors have it."""
+    flat = x.flatten(2)
+    last = flat.shape[-1] - 1
+    low = _rank(flat, _LOW * last, largest=False)
+    high = _rank(flat, last - _HIGH * last, largest=True)
+    span = torch.where(high == low, torch.full_like(high, 1e-6), high - low)
+    constant = flat.amin(dim=2, keepdim=True) == flat.amax(dim=2, keepdim=True)
+    return torch.where(constant, flat, (flat - low) / span).reshape(x.shape)
+
+
+def _rank(flat: Tensor, rank: float, *, largest: bool) -> Tensor:
+    """Value of the last axis at a rank that may lie between two, counted from one end: (…, n) → (…, 1).
+
+    Not ``torch.quantile``, whose ranks are float32 and so off by 0.002 in 50,000; and only the ends are sorted.
+    """
+    below = int(rank)
+    ends = flat.topk(below + 2, dim=-1, largest=largest).values
+    a, b = ends[..., below : below + 1], ends[..., below + 1 :]
+    return a + (b - a) * (rank - below)
+
+
+def mask_patches(x: Tensor, ratio: float = 0.25, generator: torch.Generator | None = None) -> Tensor:
+    """Draw which 16×16 patches the network may see, for every image and channel by itself (models.md §4.5).
+
+    Parameters
+    ----------
+    x : Tensor of shape (B, C, H, W)
+        H and W multiples of 16.
+    ratio : float
+        Fraction to hide: of 196 patches ``int(196 * (1 - ratio))`` stay visible.
+    generator : torch.Generator, optional
+        On the CPU, so that a seed gives the same masks on every device.
+
+    Returns
+    -------
+    Tensor of shape (B, C, H, W), bool
+        True where visible; ``x * mask`` is what the network gets.
+    """
+    if not 0 <= ratio <= 1:
+        raise InputError(f"The fraction of patches to hide is {ratio}; it has to lie between 0 and 1.")
+    b, c, h, w = x.shape
+    if h % PATCH_PX or w % PATCH_PX:
+        raise InputError(f"Masks are made of {PATCH_PX} px patches; the image is {h} × {w} px.")
+    rows, columns = h // PATCH_PX, w // PATCH_PX
+    n_keep = int(rows * columns * (1 - ratio))
+    order = torch.rand((b, c, rows * columns), generator=generator).argsort(dim=-1)
+    keep = torch.zeros(order.shape, dtype=torch.bool).scatter_(2, order[..., :n_keep], True)
+    keep = keep.reshape(b, c, rows, columns)
+    return keep.repeat_interleave(PATCH_PX, 2).repeat_interleave(PATCH_PX, 3).to(x.device)
+
+
+def cut_tiles(image: np.ndarray, overlap: float = 0.1) -> np.ndarray:
+    """Cut a field into overlapping tiles that cover it evenly.
+
+    Parameters
+    ----------
+    image : ndarray of shape (C, H, W)
+    overlap : float
+        Part of a tile's side that it shares with each neighbour, at least.
+
+    Returns
+    -------
+    ndarray of shape (n, C, min(H, 224), min(W, 224))
+        In the image's dtype, row after row.
+    """
+    if image.ndim != 3 or not image.size:
+        raise InputError(f"A field is an image (C, H, W); got shape {image.shape}.")
+    h, w = (min(n, SIDE_PX) for n in image.shape[1:])
+    starts = []
+    for n in image.shape[1:]:
+        count = 1 if n <= SIDE_PX else math.ceil((1 + 2 * overlap) * n / SIDE_PX)
+        starts.append(np.linspace(0, max(n - SIDE_PX, 0), count).astype(int))
+    return np.stack([image[:, y : y + h, x : x + w] for y in starts[0] for x in starts[1]])
+
+
+# ---- the authors' files -----------------------------------------------------------------------------
+
+
+def recognise(path: Path) -> bool:
+    """Whether a file is a PyTorch file with this network's weights: looks for its names, reads no objects."""
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(2**20)  # the names come first in both of PyTorch's formats
+    except OSError:
+        return False
+    return head[:2] in (b"PK", b"\x80\x02") and _FIRST.encode() in head
+
+
+def read_checkpoint(path: Path) -> Model:
+    """Read the authors' ``.pth``, with and without ``module.`` before the names; the width comes from the tensors.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged, holds other objects than tensors and plain values, or is of another network.
+    """
+    try:
+        with warnings.catch_warnings():  # torch warns of pickles that it then refuses
+            warnings.simplefilter("ignore")
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} was not opened: it is damaged, or holds Python objects that could run code when they are read. "
+            'If you trust it, save its weights alone: torch.save({"model": torch.load(file, weights_only=False)'
+            '["model"]}, new_file).'
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not a whole PyTorch file; download it again.") from error
+    state = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
+        raise InputError(f"{path} is not a Microsnoop file: it has no weights under the name model.")
+    inside = {k.removeprefix("module."): v for k, v in state.items() if k.startswith("module.")}
+    state = {k: v.float() if v.is_floating_point() else v for k, v in (inside or state).items()}
+    first = state.get(f"{_FIRST}proj.1.weight")
+    if first is None or first.ndim != 4:
+        raise InputError(f"{path} is not a Microsnoop file: {_FIRST}proj.1.weight is missing.")
+    model = Model(make_config(Config, {"width": first.shape[0] / WIDTHS[0]}))
+    _set_state(model, state, path)
+    return model.eval()
