@@ -36,7 +36,7 @@ RATIO = "nucleus_ring_ratio"
 # minute than the whole network does in five. `cellrep train` without settings is the paper's.
 NETWORK = {"width": 0.25}
 TRAINING = {"batch_size": 32, "learning_rate": 1e-3}
-MIN_STEPS, MAX_STEPS = 40, 400
+MIN_STEPS, MAX_STEPS = 40, 240
 
 
 def demo(out: Path | str, *, seed: int = 0, train_seconds: float = 90) -> Job[dict[str, Any]]:
