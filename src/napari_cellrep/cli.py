@@ -237,6 +237,15 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         metavar="I/N",
         help="only the I-th of N parts of the fields",
     )
+    embed.add_argument(
+        "--whole-fields",
+        nargs="?",
+        const="auto",
+        default="",
+        choices=("auto", "tile", "rescale"),
+        help="describe whole fields instead of cells: by the model's own tiles, or the field shrunk to its input "
+        "(default: tiles where the model has them)",
+    )
     _channels_argument(embed)
     _crop_arguments(embed)
     _device_arguments(embed)
@@ -505,6 +514,9 @@ def _embed(args: argparse.Namespace) -> None:
     from napari_cellrep.steps.embed import embed
 
     project = _open(args.project)
+    if args.whole_fields:
+        _embed_fields(args, project)
+        return
     result = run(
         embed(
             project, model=args.model, key=args.key, layers=_words(args.layers),
@@ -515,6 +527,27 @@ def _embed(args: argparse.Namespace) -> None:
     )  # fmt: skip
     skipped = f", {result.n_skipped:,} were up to date" if result.n_skipped else ""
     print(f"{result.n_cells:,} cells embedded as {join_words(result.keys)}{skipped}.")
+    for note in result.notes:
+        print(f"  {note}")
+    _print_problems(result.problems, "were left out")
+
+
+def _embed_fields(args: argparse.Namespace, project: Any) -> None:
+    from napari_cellrep.steps.embed_fields import embed_fields
+
+    if _crop_values(args) or args.layers or args.shard.world > 1:
+        raise InputError(
+            "Whole fields have no crops, layers or shards to choose: leave out --crop-mode, --window-px, --masked, "
+            "--layers and --shard."
+        )
+    result = run(
+        embed_fields(
+            project, model=args.model, key=args.key, mode=args.whole_fields, channels=_words(args.channels),
+            fields=_words(args.fields), device=args.device, precision=args.precision,
+        )
+    )  # fmt: skip
+    skipped = f", {result.n_skipped:,} were up to date" if result.n_skipped else ""
+    print(f"{result.n_fields:,} fields embedded as {result.key}{skipped}; they are in fields.zarr.")
     for note in result.notes:
         print(f"  {note}")
     _print_problems(result.problems, "were left out")
