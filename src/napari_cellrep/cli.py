@@ -384,6 +384,12 @@ def _crop_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="window|box",
         help="one size for all, or as large as each cell asks",
     )
+    group.add_argument(
+        "--shrink-large",
+        dest="crop.box_shrink",
+        metavar="yes|no",
+        help="with the mode box: shrink what is larger than the network's input instead of cutting it off",
+    )
 
 
 def _crop_values(args: argparse.Namespace) -> dict[str, Any]:
