@@ -259,27 +259,30 @@ def attention_rows(project: Any, clock: Clock) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def step_row(project: Any, device: str) -> dict[str, Any]:
+def step_row(project: Any, device: str, turns: int) -> dict[str, Any]:
     """The whole step against the slower of its parts, in wall seconds with all cores."""
     torch.set_num_threads(os.cpu_count() or 1)
     net = make("paired_cell_inpainting", {})
     planes = match_channels(net.roles, project.channels, net.spec.title)
     obs = project.cells.obs
     fields = list(dict.fromkeys(obs["field"].astype(str)))
-    start = time.perf_counter()
-    crops = [cut_cells(project, f, obs[obs["field"].astype(str) == f], net.crop, planes) for f in fields]
-    decode = len(obs) / (time.perf_counter() - start)
     engine = Embedder(net, device=device)
-    engine.run(crops[0][:16])
-    start = time.perf_counter()
-    for c in crops:
-        engine.run(c)
-    network = len(obs) / (time.perf_counter() - start)
-    start = time.perf_counter()
-    drain(
-        embed(project, model="paired_cell_inpainting", key="bench", device=device, precision=engine.precision)
-    )
-    whole = len(obs) / (time.perf_counter() - start)
+    decode = network = whole = 0.0
+    for turn in range(turns):  # in turn, so that what else the machine does meets all three
+        start = time.perf_counter()
+        crops = [cut_cells(project, f, obs[obs["field"].astype(str) == f], net.crop, planes) for f in fields]
+        decode = max(decode, len(obs) / (time.perf_counter() - start))
+        if not turn:
+            engine.run(crops[0][:16])  # chooses the precision
+        start = time.perf_counter()
+        for c in crops:
+            engine.run(c)
+        network = max(network, len(obs) / (time.perf_counter() - start))
+        start = time.perf_counter()
+        drain(
+            embed(project, model=net.spec.name, key=f"bench{turn}", device=device, precision=engine.precision)
+        )
+        whole = max(whole, len(obs) / (time.perf_counter() - start))
     slower = min(decode, network)
     return row("embed, paired_cell_inpainting: the whole step", whole, "cells/s", goal=0.85 * slower, limit=slower,
                decode_and_cut_cells_per_s=round(decode, 1), network_cells_per_s=round(network, 1), n_cells=len(obs),
@@ -366,7 +369,7 @@ def main() -> None:
         rows += network_rows(project, clock, limits, not (args.quick or args.no_compile), weights, args.quick)
         rows.append(one_pass_row(project, clock, args.quick))
         rows += attention_rows(project, clock)
-        rows.append(step_row(project, args.device))
+        rows.append(step_row(project, args.device, 1 if args.quick else 3))
     rows.append(memory_row(args.quick))
     report(rows, environment("torch", "scikit-learn"), args.json)
 
