@@ -70,11 +70,13 @@ def embed(
     Parameters
     ----------
     model : str
-        A model of this project (``models/<name>``), a path to weights, or a model's name (random weights).
+        A model of this project (``models/<name>``), a path to weights, a published checkpoint's name ("pci-yeast",
+        once fetched), or a model's name (random weights).
     config : dict, optional
         Settings of a network with random weights; trained ones bring their own.
     key : str
-        What the embedding is called; empty: the model's name. Other layers become ``<key>.<layer>``.
+        What the embedding is called; empty: the model's, or the published checkpoint's name. Other layers become
+        ``<key>.<layer>``.
     layers : sequence of str
         Tap points, all in one pass; empty: the model's default; "all": every one.
     channels : sequence of str
@@ -121,7 +123,9 @@ def embed(
     for tap in taps:
         net.check_layer(tap)
     main = layers[0] if len(taps) == 1 and layers and tuple(layers) != ("all",) else net.layers[0]
-    base = key or (model if (project.root / "models" / model).is_dir() else net.spec.name)
+    own = (project.root / "models" / model).is_dir()
+    published = model if net.card.get("published") == model and not own else ""
+    base = key or (model if own else published or net.spec.name)
     keys = tuple(base if tap == main else f"{base}.{tap}" for tap in taps)
 
     engine = Embedder(net, taps, device=device, precision=precision, batch_size=batch_size)
@@ -129,6 +133,7 @@ def embed(
         "model": net.spec.name, "weights": weights_digest(net), "trained": trained,
         "config": dataclasses.asdict(net.config), "crop": dataclasses.asdict(net.crop), "crop_digest": net.crop.digest(),
         "channels": [project.channels[i].name for i in planes],
+        **({"published": published} if published else {}),
     }  # fmt: skip
     feature_names: Any = getattr(net, "feature_names", None)  # what each number is, where the model can say
     names = {"features": list(feature_names())} if feature_names else {}
