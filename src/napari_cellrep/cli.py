@@ -670,21 +670,24 @@ def _fetch(args: argparse.Namespace) -> None:
     from napari_cellrep.steps.fetch import describe_published, fetch
 
     spec, weights = describe_published(args.name)
-    if not args.yes and find_fetched(args.name) is None:
+    if find_fetched(args.name) is None:
         print(f"{weights.name}: weights of {spec.title}\n  {weights.note}\n  from {args.source or weights.url}\n"
               f"  Licence: {weights.licence}", flush=True)  # fmt: skip
-        if not sys.stdin.isatty():
-            raise InputError(
-                f"There is no terminal to ask at whether you accept the licence of {weights.name}; read it (above) "
-                "and say so with --yes."
-            )
-        if input("Do you accept these terms, and fetch the weights? [y/N] ").strip().lower() not in (
-            "y",
-            "yes",
-        ):
-            raise InputError(f"{weights.name} was not fetched, as its licence was not accepted.")
+        if not args.yes:
+            _ask(weights.name)
     path = run(fetch(args.name, accept_licence=True, source=args.source))
     print(f"{weights.name} is in {path.parent}. Now: cellrep embed PROJECT --weights {weights.name}")
+
+
+def _ask(name: str) -> None:
+    if not sys.stdin.isatty():
+        raise InputError(
+            f"There is no terminal to ask at whether you accept the licence of {name}; read it (above) and say so "
+            "with --yes."
+        )
+    answer = input("Do you accept these terms, and fetch the weights? [y/N] ")
+    if answer.strip().lower() not in ("y", "yes"):
+        raise InputError(f"{name} was not fetched, as its licence was not accepted.")
 
 
 def _recommend(args: argparse.Namespace) -> None:

@@ -94,12 +94,19 @@ def find_channel(channels: Sequence[Channel], key: str) -> int:
     raise InputError(f"There is no channel with the name or role {key!r}; the channels are: {have}.")
 
 
+EMPTY = -1  # in place of a channel's index: no channel, a black plane
+
+
 def match_channels(
-    wanted: Sequence[str], channels: Sequence[Channel], model: str = "This model"
+    wanted: Sequence[str],
+    channels: Sequence[Channel],
+    model: str = "This model",
+    may_lack: Sequence[str] = (),
 ) -> tuple[int, ...]:
     """Indices of the channels a model gets, one for each name or role in `wanted`, in that order.
 
-    No channel is used twice: ("structure", "structure") takes two different ones.
+    No channel is used twice: ("structure", "structure") takes two different ones. One of `may_lack` may be missing
+    (networks were trained with one dropped, not more): its index is then `EMPTY`.
 
     Raises
     ------
@@ -112,6 +119,9 @@ def match_channels(
         try:
             i = left[find_channel([channels[j] for j in left], key)]
         except InputError:
+            if key in may_lack and EMPTY not in found:
+                found.append(EMPTY)
+                continue
             have = ", ".join(f"{c.name} ({c.role})" for c in channels) or "none"
             raise InputError(
                 f"{model} wants the channels {', '.join(wanted)} in this order; there is no {key} among: {have}. "
@@ -222,6 +232,8 @@ class Weights:
         Side of the crop it was made for; 0: the model's.
     um_per_px : float
         Sampling it was trained at, µm per pixel of the crop as the network gets it, its source in the note; 0: unknown.
+    may_lack : tuple of str
+        Roles of which one may be missing, because it was trained with one of them dropped now and then.
     """
 
     name: str
@@ -235,6 +247,7 @@ class Weights:
     roles: tuple[str, ...] = ()
     size_px: int = 0
     um_per_px: float = 0.0
+    may_lack: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,9 @@ from napari_cellrep import load_model, registry
 from napari_cellrep.cli import BAD_INPUT, OK, main
 from napari_cellrep.jobs import drain
 from napari_cellrep.models._published import find_fetched, list_published
-from napari_cellrep.specs import InputError, Weights
+from napari_cellrep.specs import Channel, InputError, Weights
 from napari_cellrep.steps import fetch as room
+from napari_cellrep.steps.embed import embed
 from napari_cellrep.steps.fetch import fetch
 
 NAME = "tiny"
@@ -538,7 +539,9 @@ def test_fetch_list_and_embed_by_name(host, publish, small, capsys, monkeypatch)
     assert "Only on Sundays; patent pending." in told.out
     assert "--yes" in told.err
     assert main(["models", "fetch", NAME, "--yes"]) == OK
-    assert "cellrep embed PROJECT --weights tiny" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "Only on Sundays" in told  # shown, even where nobody is asked
+    assert "cellrep embed PROJECT --weights tiny" in told
     assert main(["models"]) == OK
     assert "weights: tiny (fetched)" in capsys.readouterr().out
     assert main(["embed", str(small.root), "--weights", NAME, "--channels", "DNA"]) == OK
@@ -594,3 +597,84 @@ def test_every_published_checkpoint_can_be_asked_for():
             or "ImageNet" in weights.note
             or "As " in weights.note
         )
+
+
+# ---- sampling and channels, as the checkpoint says ---------------------------------------------------
+
+
+@pytest.fixture
+def yeast(publish, shared, tmp_path):
+    """A small Paired Cell Inpainting network in the authors' format, fetched; trained at 0.5 µm/px, as it says."""
+
+    def put(**more):
+        lab = tmp_path / "stick"
+        lab.mkdir(exist_ok=True)
+        shutil.copy(shared / "golden" / "pci_yeast_tiny_keras.h5", lab)
+        url = "http://no-such-host.invalid/pci_yeast_tiny_keras.h5"
+        publish(url, model="paired_cell_inpainting", **more)
+        get(source=lab)
+
+    return put
+
+
+def with_pixel_size(project, um_per_px: float):
+    project.write_fields([dataclasses.replace(f, um_per_px=um_per_px) for f in project.fields])
+    return project
+
+
+def test_the_window_is_cut_at_the_sampling_of_the_weights(yeast, small):
+    yeast(um_per_px=0.5)
+    with_pixel_size(small, 0.4)
+    result = drain(embed(small, precision="fp32", model=NAME))
+    assert any("0.5 µm per px: 80 px of the image, seen at 64 px" in note for note in result.notes)
+    made = small.embedding_info(NAME)
+    assert made["sides_px"] == [80]
+    assert made["crop"]["um_per_px"] == 0.5
+    at_sampling = small.cells.obsm[f"X_{NAME}"].copy()
+    by_hand = drain(embed(small, precision="fp32", model=NAME, key="hand", crop={"window_px": 80}))
+    assert not any("µm per px" in note for note in by_hand.notes)
+    np.testing.assert_allclose(small.cells.obsm["X_hand"], at_sampling, rtol=1e-5, atol=1e-6)
+    drain(
+        embed(small, precision="fp32", model=NAME, key="native", crop={"window_px": 64})
+    )  # what is asked for goes first
+    assert np.abs(small.cells.obsm["X_native"] - at_sampling).max() > 1e-3
+    with_pixel_size(small, 0.5)  # corrected later: the old rows do not count any more
+    assert drain(embed(small, precision="fp32", model=NAME)).n_skipped == 0
+    np.testing.assert_allclose(
+        small.cells.obsm[f"X_{NAME}"], small.cells.obsm["X_native"], rtol=1e-5, atol=1e-6
+    )  # fmt: skip
+
+
+def test_an_unknown_sampling_is_said(yeast, small):
+    yeast()
+    with_pixel_size(small, 0.4)
+    result = drain(embed(small, model=NAME))
+    assert any("not known; it gets 64 px" in note for note in result.notes)
+    assert "sides_px" not in small.embedding_info(NAME)
+
+
+def test_one_channel_the_recipe_dropped_may_be_missing(yeast, small):
+    yeast(may_lack=("structure",))
+    small.set_channels([Channel("FKHR-GFP", "protein"), Channel("DNA", "other")])
+    result = drain(embed(small, model=NAME))
+    assert any("There is no structure channel" in note for note in result.notes)
+    assert small.embedding_info(NAME)["channels"] == ["FKHR-GFP", ""]
+    assert np.isfinite(small.cells.obsm[f"X_{NAME}"]).all()
+    small.set_channels([Channel("FKHR-GFP", "other"), Channel("DNA", "nucleus")])
+    with pytest.raises(InputError, match="there is no protein among"):
+        drain(embed(small, model=NAME))
+
+
+def test_weights_for_any_channels_take_those_that_are_named(host, publish, small):
+    module = registry.load("models", "dino")
+    torch.manual_seed(0)
+    net = module.Model(dataclasses.replace(module.TINY, as_rgb=True, channels=("protein",)))
+    file = io.BytesIO()
+    torch.save(net.state_dict(), file)
+    host.files["/w.pth"] = file.getvalue()
+    publish(f"{host.url}/w.pth", model="dino", roles=("protein",))
+    get()
+    model = load_model(NAME)
+    assert model.roles == model.crop.channels == ("protein",)
+    drain(embed(small, model=NAME, channels=("FKHR-GFP", "DNA"), key="both"))
+    assert small.cells.obsm["X_both"].shape[1] == 2 * model.dim()

@@ -61,6 +61,8 @@ class EmbeddingModel(nn.Module):
         The crop this instance wants; its ``channels`` are `roles`.
     layers : tuple of str
         Tap points; the first is the default of `embed`.
+    may_lack : tuple of str
+        Roles of which one may be missing (a black plane is fed in its place).
     batch : tuple of str
         What a training batch holds: ("source", "target") for pairs of one group, ("x",) for single cells.
     on_device : bool
@@ -77,6 +79,7 @@ class EmbeddingModel(nn.Module):
         self.roles: tuple[str, ...] = self.spec.roles
         self.crop: CropSpec = dataclasses.replace(self.spec.crop, channels=self.roles)
         self.layers: tuple[str, ...] = self.spec.layers
+        self.may_lack: tuple[str, ...] = ()
         self.card: dict[str, Any] = {}  # what model.json says beside spec and config
 
     @property
@@ -258,6 +261,7 @@ def _load_by_name(name: str, model: str | None) -> EmbeddingModel:
     set_channels: Any = getattr(loaded, "set_channels", None)  # weights that serve any channels
     if set_channels and weights.roles and len(weights.roles) != len(loaded.roles):
         set_channels(weights.roles)
+    loaded.may_lack = weights.may_lack
     loaded.card = {**loaded.card, "published": name, "licence": weights.licence}
     if weights.um_per_px > 0:
         loaded.crop = dataclasses.replace(loaded.crop, um_per_px=weights.um_per_px)

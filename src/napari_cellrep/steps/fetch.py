@@ -408,7 +408,7 @@ def _open(url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
     """Ask for `url`; whatever goes wrong before the answer is said in a sentence."""
     host = urllib.parse.urlsplit(url).netloc
     asked = {"User-Agent": f"napari-cellrep/{__version__}", "Accept-Encoding": "identity", **headers}
-    elsewhere = "or bring the files from another machine: cellrep models fetch NAME --from FOLDER"
+    elsewhere = "or bring the files from another machine and add --from FOLDER"
     try:
         return urllib.request.urlopen(urllib.request.Request(url, headers=asked), timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:

@@ -126,7 +126,7 @@ def recommend(facts: Facts) -> list[str]:
 def _inpainting(facts: Facts, specs: dict[str, ModelSpec]) -> str:
     """Paired Cell Inpainting: a protein, something structural, and groups with several cells."""
     spec = specs.get("paired_cell_inpainting")
-    if spec is None or _missing(spec.roles, facts.channels, spec.title):
+    if spec is None or _missing(spec.roles, facts.channels):
         return ""
     structure = join_words(c.name for c in facts.channels if c.role in STRUCTURE_ROLES)
     per_group = facts.n_cells / max(facts.n_groups, 1)
@@ -169,7 +169,7 @@ def _published(facts: Facts, specs: dict[str, ModelSpec]) -> list[str]:
     """Published weights whose channels are all there, one sentence for each model."""
     said = []
     for spec in specs.values():
-        fit = [w for w in spec.weights if not _missing(w.roles or spec.roles, facts.channels, w.name)]
+        fit = [w for w in spec.weights if not _missing(w.roles or spec.roles, facts.channels, w)]
         # One channel at a time: `microsnoop` serves any channels, whatever the role it names.
         any_channel = spec.name == "microsnoop" and bool(spec.weights) and bool(facts.channels)
         if not fit and not any_channel:
@@ -203,9 +203,9 @@ def _sampling(facts: Facts, weights: Sequence[Weights]) -> str:
     return ", in size on the image too" if not any(w.um_per_px for w in weights) else ""
 
 
-def _missing(roles: Sequence[str], channels: Sequence[Channel], what: str) -> bool:
+def _missing(roles: Sequence[str], channels: Sequence[Channel], weights: Weights | None = None) -> bool:
     try:
-        match_channels(roles, channels, what)
+        match_channels(roles, channels, may_lack=weights.may_lack if weights else ())
     except InputError:
         return True
     return False
