@@ -47,6 +47,7 @@ class Host(ThreadingHTTPServer):
         self.tags = True  # whether it sends ETag
         self.break_after: list[int] = []  # of the next answers: bytes after which the connection ends
         self.wait_s = 0.0  # between pieces of 64 kB
+        self.shift = 0  # by how much it sends another part than was asked for
         self.status = 0  # answer everything with this
         self.asked: list[tuple[str, str, str]] = []  # path, Range, If-Range
 
@@ -71,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         tag = f'"{hashlib.md5(body).hexdigest()}"'
         if host.ranges and wanted and condition in ("", tag):
-            begin = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            begin = int(wanted.removeprefix("bytes=").removesuffix("-")) + host.shift
             if begin >= len(body):
                 self.send_response(416)
                 self.send_header("Content-Range", f"bytes */{len(body)}")
@@ -218,6 +219,13 @@ def test_a_server_without_ranges_sends_it_from_the_start(host, publish):
     publish(f"{host.url}/w.pth", git(BODY))
     assert get().read_bytes() == BODY
     assert len(host.asked) == 2
+
+
+def test_a_server_that_sends_another_part_is_asked_for_all_of_it(host, publish):
+    host.files["/w.pth"], host.break_after, host.shift = BODY, [300_000], -10
+    publish(f"{host.url}/w.pth", git(BODY))
+    assert get().read_bytes() == BODY
+    assert [a[1] for a in host.asked] == ["", "bytes=300000-", ""]
 
 
 def test_all_bytes_were_there_but_not_yet_named(host, publish, folder):

@@ -371,7 +371,11 @@ def _request(item: _Source, part: Path, checked: bool) -> Job[bool]:
         have = 0
         response = _open(item.url, {})
     with response:
-        start, total = _range_of(response, have)
+        try:
+            start, total = _range_of(response, have)
+        except _BrokenOff:
+            _forget(part)  # the next attempt asks for all of it
+            raise
         # A weak ETag promises no equal bytes and must not be sent with If-Range (RFC 9110 §13.1.5).
         tag = response.headers.get("ETag", "")
         validator = response.headers.get("Last-Modified", "") if tag.startswith("W/") or not tag else tag
