@@ -4,6 +4,7 @@ from typing import Annotated
 import pytest
 
 from napari_cellrep.specs import (
+    EMPTY,
     Channel,
     CropSpec,
     InputError,
@@ -116,3 +117,15 @@ def test_lists_are_written_as_sentences():
     assert join_words(["a"]) == "a"
     assert join_words(["a", "b", "c"]) == "a, b and c"
     assert join_words(map(str, range(1007)), most=2) == "0, 1 and 1,005 more"
+
+
+def test_one_channel_of_those_that_may_be_missing_is_left_empty():
+    wanted, dropped = ("microtubules", "protein", "nucleus"), ("microtubules", "nucleus")
+    protein, nucleus = Channel("a", "protein"), Channel("b", "nucleus")
+    assert match_channels(wanted, (nucleus, protein), may_lack=dropped) == (EMPTY, 1, 0)
+    for channels in (
+        (protein,),
+        (nucleus, Channel("c", "microtubules")),
+    ):  # two are too many; the protein is needed
+        with pytest.raises(InputError, match=r"there is no (nucleus|protein)"):
+            match_channels(wanted, channels, may_lack=dropped)

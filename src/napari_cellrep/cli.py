@@ -222,8 +222,14 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     _fields_argument(embed)
     embed.add_argument(
         "--model",
-        default="paired_cell_inpainting",
+        default="",
         help="a model trained in this project, a path to weights, or a model's name (default: paired_cell_inpainting)",
+    )
+    embed.add_argument(
+        "--weights",
+        default="",
+        metavar="NAME",
+        help="published weights that were fetched, by their name (`cellrep models` lists them)",
     )
     embed.add_argument("--key", default="", help="what the embedding is called (default: as the model)")
     embed.add_argument(
@@ -287,7 +293,31 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     info = add("info", _info, "Tell what a project (or a trained model) holds and how it was made.")
     info.add_argument("path", type=Path, help="a project folder, or a model folder")
 
-    add("models", _models, "List the models, what each wants and its licence.")
+    models = add("models", _models, "List the models and published weights, what each wants and its licence.")
+    actions = models.add_subparsers(title="more", metavar="ACTION")
+    fetch = actions.add_parser(
+        "fetch", help="download published weights", allow_abbrev=False,
+        description="Download published weights from their authors' host, after showing their licence. They are kept "
+        "in $CELLREP_WEIGHTS (default: in torch's cache) and then used by name: cellrep embed PROJECT --weights NAME.",
+    )  # fmt: skip
+    fetch.add_argument("name", help="as `cellrep models` lists it, for example pci-yeast")
+    fetch.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="FOLDER",
+        help="take the files from a folder, without a network",
+    )
+    fetch.add_argument("--yes", action="store_true", help="accept the licence without being asked")
+    fetch.set_defaults(run=_fetch)
+    recommend = actions.add_parser(
+        "recommend", help="say which model suits a project", allow_abbrev=False,
+        description="Say in words which model suits a project's channels, groups and number of cells.",
+    )  # fmt: skip
+    _project_argument(recommend)
+    recommend.set_defaults(run=_recommend)
+    for action in (fetch, recommend):
+        action.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
 
     view = add("view", _view, "Open napari on a project.")
     _project_argument(view)
@@ -519,13 +549,21 @@ def _train(args: argparse.Namespace) -> None:
 def _embed(args: argparse.Namespace) -> None:
     from napari_cellrep.steps.embed import embed
 
+    model = args.model or "paired_cell_inpainting"
+    if args.weights:
+        from napari_cellrep.steps.fetch import describe_published
+
+        spec, weights = describe_published(args.weights)
+        if args.model not in ("", spec.name):
+            raise InputError(f"The weights {args.weights} are of the model {spec.name}, not of {args.model}.")
+        model = weights.name
     project = _open(args.project)
     if args.whole_fields:
         _embed_fields(args, project)
         return
     result = run(
         embed(
-            project, model=args.model, key=args.key, layers=_words(args.layers),
+            project, model=model, key=args.key, layers=_words(args.layers),
             channels=_words(args.channels), crop=_crop_values(args),
             fields=_words(args.fields), device=args.device, precision=args.precision, batch_size=args.batch_size,
             shard=args.shard,
@@ -647,6 +685,8 @@ def _info(args: argparse.Namespace) -> None:
 
 
 def _models(args: argparse.Namespace) -> None:
+    from napari_cellrep.models._published import find_fetched, weights_folder
+
     for name in registry.names("models"):
         spec = registry.load("models", name).SPEC
         print(f"{name}\n  {spec.title}. Wants: {', '.join(spec.roles)}; {spec.crop.size_px} px crops."
@@ -655,7 +695,45 @@ def _models(args: argparse.Namespace) -> None:
             if text:
                 print(f"  {label}: {text}")
         for weights in spec.weights:
-            print(f"  weights: {weights.name} ({weights.note}; {weights.licence})\n    {weights.url}")
+            sampling = f", {weights.um_per_px:g} µm/px" if weights.um_per_px else ""
+            print(f"  weights: {weights.name}{' (fetched)' if find_fetched(weights.name) else ''}\n"
+                  f"    {weights.note}\n"
+                  f"    wants: {', '.join(weights.roles or spec.roles)}; "
+                  f"{weights.size_px or spec.crop.size_px} px crops{sampling}\n"
+                  f"    licence: {weights.licence}\n    from: {weights.url}")  # fmt: skip
+    print(f"\nWeights are fetched with: cellrep models fetch NAME. They are kept in {weights_folder()}.")
+
+
+def _fetch(args: argparse.Namespace) -> None:
+    from napari_cellrep.models._published import find_fetched
+    from napari_cellrep.steps.fetch import describe_published, fetch
+
+    spec, weights = describe_published(args.name)
+    if find_fetched(args.name) is None:
+        print(f"{weights.name}: weights of {spec.title}\n  {weights.note}\n  from {args.source or weights.url}\n"
+              f"  Licence: {weights.licence}", flush=True)  # fmt: skip
+        if not args.yes:
+            _ask(weights.name)
+    path = run(fetch(args.name, accept_licence=True, source=args.source))
+    print(f"{weights.name} is in {path.parent}. Now: cellrep embed PROJECT --weights {weights.name}")
+
+
+def _ask(name: str) -> None:
+    if not sys.stdin.isatty():
+        raise InputError(
+            f"There is no terminal to ask at whether you accept the licence of {name}; read it (above) and say so "
+            "with --yes."
+        )
+    answer = input("Do you accept these terms, and fetch the weights? [y/N] ")
+    if answer.strip().lower() not in ("y", "yes"):
+        raise InputError(f"{name} was not fetched, as its licence was not accepted.")
+
+
+def _recommend(args: argparse.Namespace) -> None:
+    from napari_cellrep.steps.recommend import facts_of, recommend
+
+    for sentence in recommend(facts_of(_open(args.project))):
+        print(f"- {sentence}")
 
 
 def _view(args: argparse.Namespace) -> None:

@@ -94,12 +94,19 @@ def find_channel(channels: Sequence[Channel], key: str) -> int:
     raise InputError(f"There is no channel with the name or role {key!r}; the channels are: {have}.")
 
 
+EMPTY = -1  # in place of a channel's index: no channel, a black plane
+
+
 def match_channels(
-    wanted: Sequence[str], channels: Sequence[Channel], model: str = "This model"
+    wanted: Sequence[str],
+    channels: Sequence[Channel],
+    model: str = "This model",
+    may_lack: Sequence[str] = (),
 ) -> tuple[int, ...]:
     """Indices of the channels a model gets, one for each name or role in `wanted`, in that order.
 
-    No channel is used twice: ("structure", "structure") takes two different ones.
+    No channel is used twice: ("structure", "structure") takes two different ones. One of `may_lack` may be missing
+    (networks were trained with one dropped, not more): its index is then `EMPTY`.
 
     Raises
     ------
@@ -112,6 +119,9 @@ def match_channels(
         try:
             i = left[find_channel([channels[j] for j in left], key)]
         except InputError:
+            if key in may_lack and EMPTY not in found:
+                found.append(EMPTY)
+                continue
             have = ", ".join(f"{c.name} ({c.role})" for c in channels) or "none"
             raise InputError(
                 f"{model} wants the channels {', '.join(wanted)} in this order; there is no {key} among: {have}. "
@@ -201,18 +211,32 @@ class Weights:
     Parameters
     ----------
     name : str
-        What the user types: "pci-yeast".
+        What the user types: "pci-yeast". Never a model's name, which stands for the untrained network.
     url : str
-        The authors' own host.
+        The authors' own host: the file itself, a zip with the checkpoint in it, or the page of a Zenodo record
+        (``…/records/<number>``), whose files and MD5 sums are asked for when it is fetched.
     licence : str
         Shown before the download, in words, restrictions included.
     check : str
-        "md5:…", "sha256:…", "git:<blob id>", or "" when the authors publish none (then the first download's
-        sha256 is recorded).
+        "md5:…", "sha256:…", "git:<blob id>" of what is at `url`, or "" when the authors publish none (then the first
+        download's sha256 is recorded).
     config : dict
         The model configuration it needs, as keyword arguments.
     note : str
         What it was trained on, channels and sampling included.
+    more : tuple of (url, check)
+        Further files that belong beside the first, where a checkpoint is several.
+    inside : str
+        Path of the checkpoint in the zip or the Zenodo record; files that are called so with something added after
+        a dot (TensorFlow's ``.index`` and ``.data-…``) belong to it. "": what is at `url` is the checkpoint.
+    roles : tuple of str
+        Channels it wants, in order; empty: the model's.
+    size_px : int
+        Side of the crop it was made for; 0: the model's.
+    um_per_px : float
+        Sampling it was trained at, µm per pixel of the crop as the network gets it, its source in the note; 0: unknown.
+    may_lack : tuple of str
+        Roles of which one may be missing, because it was trained with one of them dropped now and then.
     """
 
     name: str
@@ -221,6 +245,12 @@ class Weights:
     check: str = ""
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     note: str = ""
+    more: tuple[tuple[str, str], ...] = ()
+    inside: str = ""
+    roles: tuple[str, ...] = ()
+    size_px: int = 0
+    um_per_px: float = 0.0
+    may_lack: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

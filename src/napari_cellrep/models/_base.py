@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from napari_cellrep import registry
+from napari_cellrep.models import _published
 from napari_cellrep.specs import CropSpec, InputError, ModelSpec, make_config
 
 # Capability → the method that gives it. A model has those whose method it defines.
@@ -60,6 +61,8 @@ class EmbeddingModel(nn.Module):
         The crop this instance wants; its ``channels`` are `roles`.
     layers : tuple of str
         Tap points; the first is the default of `embed`.
+    may_lack : tuple of str
+        Roles of which one may be missing (a black plane is fed in its place).
     batch : tuple of str
         What a training batch holds: ("source", "target") for pairs of one group, ("x",) for single cells.
     on_device : bool
@@ -76,6 +79,7 @@ class EmbeddingModel(nn.Module):
         self.roles: tuple[str, ...] = self.spec.roles
         self.crop: CropSpec = dataclasses.replace(self.spec.crop, channels=self.roles)
         self.layers: tuple[str, ...] = self.spec.layers
+        self.may_lack: tuple[str, ...] = ()
         self.card: dict[str, Any] = {}  # what model.json says beside spec and config
 
     @property
@@ -213,21 +217,22 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def load_model(path_or_name: str | Path, model: str | None = None) -> EmbeddingModel:
-    """Load a model: a folder or file written by `save_model`, a published checkpoint, or a model's name.
+    """Load a model: a folder or file written by `save_model`, a published checkpoint, or a name.
 
-    A bare name gives the untrained network.
+    A model's name gives the untrained network, a published checkpoint's ("pci-yeast") its weights, once fetched.
 
     Parameters
     ----------
     path_or_name : str or Path
-        Where the weights are, or one of `list_models`.
+        Where the weights are, one of `list_models`, or a published checkpoint's name.
     model : str, optional
         Which model the file is for, when it cannot be told from the file.
 
     Raises
     ------
     InputError
-        If there is nothing there, the file is broken, of no known kind, or its weights are not finite.
+        If there is nothing there, the file is broken, of no known kind, its weights are not finite, or the named
+        checkpoint has not been fetched.
     """
     path = Path(path_or_name).expanduser()
     if not path.exists() and path.with_name(f"{path.name}.index").is_file():
@@ -235,18 +240,41 @@ def load_model(path_or_name: str | Path, model: str | None = None) -> EmbeddingM
     if not path.exists():
         if str(path_or_name) in list_models():
             return create_model(str(path_or_name))
+        if str(path_or_name) in (published := _published.list_published()):
+            return _load_by_name(str(path_or_name), model)
         raise InputError(
-            f"{path_or_name} is neither a file nor a model's name; models are {', '.join(list_models())}."
+            f"{path_or_name} is neither a file nor a model's name; models are {', '.join(list_models())}; "
+            f"published weights are {', '.join(published)}."
         )
     if path.is_file() and path.name == "weights.safetensors":
         path = path.parent
     loaded = _load_folder(path) if path.is_dir() else _load_published(path, model)
-    bad = [k for k, v in loaded.state_dict().items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    return _check_finite(loaded, path).eval()
+
+
+def _load_by_name(name: str, model: str | None) -> EmbeddingModel:
+    """A fetched checkpoint, with its name, licence and sampling."""
+    spec, weights, path = _published.find_published(name)
+    if model not in (None, spec.name):
+        raise InputError(f"The weights {name} are of the model {spec.name}, not of {model}.")
+    loaded = _check_finite(registry.load("models", spec.name).read_checkpoint(path), path)
+    set_channels: Any = getattr(loaded, "set_channels", None)  # weights that serve any channels
+    if set_channels and weights.roles and len(weights.roles) != len(loaded.roles):
+        set_channels(weights.roles)
+    loaded.may_lack = weights.may_lack
+    loaded.card = {**loaded.card, "published": name, "licence": weights.licence}
+    if weights.um_per_px > 0:
+        loaded.crop = dataclasses.replace(loaded.crop, um_per_px=weights.um_per_px)
+    return loaded.eval()
+
+
+def _check_finite(model: EmbeddingModel, path: Path) -> EmbeddingModel:
+    bad = [k for k, v in model.state_dict().items() if v.is_floating_point() and not torch.isfinite(v).all()]
     if bad:
         raise InputError(
             f"The weights in {path} hold NaN or infinite values ({bad[0]}); the file is not usable."
         )
-    return loaded.eval()
+    return model
 
 
 def _load_folder(folder: Path) -> EmbeddingModel:

@@ -109,16 +109,20 @@ SPEC = ModelSpec(
             "The authors' code is BSD-3-Clause; they state no licence for the weights. They are downloaded from the "
             "authors' host, not distributed with this package.",
             "", {"network": "deeploc2017", "channels": 2, "n_classes": 19},
-            "Budding yeast, GFP-tagged protein and RFP cytosol marker, 19 classes; in the zip, "
-            "pretrained_DeepLoc/pretrained_models/model.ckpt-5000. Pixel size unknown.",
+            "Budding yeast, GFP-tagged protein and RFP cytosol marker, 19 classes. Sampling not stated.",
+            inside="pretrained_DeepLoc/pretrained_models/model.ckpt-5000",
         ),
         Weights(
             "pifia", f"{_PIFIA}/pifia_weights_i0.index",
             "MIT, as the authors' repository. They are downloaded from there, not distributed with this package.",
             "git:505ab99f7bc6a7995863eea544c2044023b5d055",
             {"network": "representation", "channels": 1, "n_classes": 4049, "d1": 128, "d2": 64},
-            "Budding yeast, GFP-tagged protein alone; told 4,049 proteins apart. The two data files "
-            "pifia_weights_i0.data-00000-of-00002 and -00001-of-00002 belong beside it. Pixel size unknown.",
+            "Budding yeast, GFP-tagged protein alone; told 4,049 proteins apart. Sampling not stated.",
+            more=(
+                (f"{_PIFIA}/pifia_weights_i0.data-00000-of-00002", "git:f95f94e73b93151ad5de08fbdcff4af73ea4cdc7"),
+                (f"{_PIFIA}/pifia_weights_i0.data-00001-of-00002", "git:3a919644d4eb9a76586bb19a646d7c4e753c6185"),
+            ),
+            roles=("protein",),
         ),
     ),
 )  # fmt: skip

@@ -34,6 +34,11 @@ SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}  # 
 HPA = ("microtubules", "protein", "nucleus", "er")
 CELL_PAINTING = ("nucleus", "rna", "er", "agp", "mito")
 WTC11 = ("nucleus", "membrane", "structure")
+_HPA_DROPPED = (
+    "microtubules",
+    "nucleus",
+    "er",
+)  # one of them was blacked out in a fifth of the views (models.md §3.5)
 
 _ZENODO = (
     "DINO4Cells' code has no licence; the licence of the weights is shown on the Zenodo record page, read it there. "
@@ -58,33 +63,39 @@ SPEC = ModelSpec(
         Weights(
             "dino-hpa-fov", "https://zenodo.org/records/8061392", _ZENODO, "",
             {"size": "base", "patch_px": 8, "channels": HPA},
-            "HPA_FOV_data/DINO_FOV_checkpoint.pth. Whole HPA fields; microtubules, protein, nucleus, ER.",
+            "Whole fields of the Human Protein Atlas; microtubules, protein, nucleus, ER. Sampling not stated.",
+            inside="HPA_FOV_data/DINO_FOV_checkpoint.pth", may_lack=_HPA_DROPPED,
         ),
         Weights(
             "dino-hpa-cell", "https://zenodo.org/records/8061426", _ZENODO, "",
             {"size": "base", "patch_px": 16, "channels": HPA},
-            "HPA_single_cells_data/DINO_single_cell_checkpoint.pth. Masked HPA cells in 512 px; same channels.",
+            "Masked cells of the Human Protein Atlas in 512 px; microtubules, protein, nucleus, ER. Sampling not stated.",
+            inside="HPA_single_cells_data/DINO_single_cell_checkpoint.pth", size_px=512, may_lack=_HPA_DROPPED,
         ),
         Weights(
             "dino-wtc11", "https://zenodo.org/records/8061424", _ZENODO, "",
             {"size": "base", "patch_px": 8, "channels": WTC11},
-            "WTC11_data/DINO_checkpoint.pth. WTC-11 cells; DNA, membrane, structure.",
+            "WTC-11 cells, maximum projections; DNA, membrane, structure. Sampling not stated.",
+            inside="WTC11_data/DINO_checkpoint.pth", roles=WTC11,
         ),
         Weights(
             "dino-cell-painting-base", "https://zenodo.org/records/8061428", _ZENODO, "",
             {"size": "base", "patch_px": 16, "image_px": 128, "resize_px": 224, "channels": CELL_PAINTING},
-            "Cell_Painting_data/DINO_cell_painting_base_checkpoint.pth. 160 px cells; DNA, RNA, ER, AGP, Mito.",
+            "Cell Painting, 160 px cells; DNA, RNA, ER, AGP, Mito. Sampling not stated.",
+            inside="Cell_Painting_data/DINO_cell_painting_base_checkpoint.pth", roles=CELL_PAINTING, size_px=160,
         ),
         Weights(
             "dino-cell-painting-small", "https://zenodo.org/records/8061428", _ZENODO, "",
             {"size": "small", "patch_px": 16, "image_px": 128, "resize_px": 224, "channels": CELL_PAINTING},
-            "Cell_Painting_data/DINO_cell_painting_small_checkpoint.pth. 160 px cells; DNA, RNA, ER, AGP, Mito.",
+            "Cell Painting, 160 px cells; DNA, RNA, ER, AGP, Mito. Sampling not stated.",
+            inside="Cell_Painting_data/DINO_cell_painting_small_checkpoint.pth", roles=CELL_PAINTING, size_px=160,
         ),
         *(
             Weights(
                 f"dino-imagenet-{size}{patch}", f"{_FACEBOOK}/{file}/{file}.pth", _APACHE, "",
                 {"size": size, "patch_px": patch, "as_rgb": True},
                 "ImageNet photographs; each channel is shown as a grey picture, any number of channels.",
+                roles=("protein",),
             )
             for size, patch, file in (
                 ("small", 16, "dino_deitsmall16_pretrain"), ("small", 8, "dino_deitsmall8_pretrain"),
@@ -271,6 +282,13 @@ class Model(EmbeddingModel):
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
+
+    def set_channels(self, channels: Sequence[str]) -> None:
+        """Take other channels, in any number with `Config.as_rgb`: the weights stay as they are."""
+        if self.config.as_rgb and channels:
+            self.config = replace(self.config, channels=tuple(channels))
+            self.roles = self.config.channels
+            self.crop = replace(self.crop, channels=self.roles)
 
     def dim(self, layer: str | None = None) -> int:
         """Width of the network; times the number of channels if each is shown as RGB."""

@@ -61,7 +61,7 @@ SPEC = ModelSpec(
     layers=LEVELS,
     weights=(
         Weights(
-            "microsnoop",
+            "microsnoop-published",
             "https://raw.githubusercontent.com/cellimnet/microsnoop-publish/3f0b0ce83963a4c62942d30aba7b16f23e047cc1/"
             "output/models/Microsnoop_cnn_trData-microsnoop_trMode-mae_batchSize-16_inputSize-224_inChans-1_"
             "embedDim-256_maskRatio-0.25_epoch-999.pth",
@@ -69,7 +69,7 @@ SPEC = ModelSpec(
             "git:7fcd210fff7e4e825c6bd2c6063dfb34c46ffde1",
             {},
             "10,458 images: Cellpose fluorescence, LIVECell phase contrast, TissueNet, MoNuSeg, MoNuSAC and NuCLS "
-            "histology in grey; one channel of 224 px.",
+            "histology in grey; one channel of 224 px. Sampling not stated: of many microscopes.",
         ),
     ),
 )  # fmt: skip

@@ -68,17 +68,20 @@ SPEC = ModelSpec(
         Weights(
             "pci-yeast", f"{_REPO}/yeast_model/pretrained_weights/model_weights.h5", _LICENCE,
             "git:21029d9a1187f7199b0a89df95093f9656c01240", {"n_protein": 1, "n_structure": 1, "recipe": "yeast"},
-            "Yeast WT2 collection: GFP-tagged protein, RFP cytosol marker; 64 px crops.",
+            "Yeast WT2 collection: GFP-tagged protein, RFP cytosol marker; 64 px crops. Sampling not stated.",
         ),
         Weights(
             "pci-human", f"{_REPO}/human_model/pretrained_weights/model_weights.h5", _LICENCE,
             "git:6bcdc197d56ed36d491e12430dc91f88d1bcc91e", {"n_protein": 1, "n_structure": 2, "recipe": "human"},
-            "Human Protein Atlas v18: antibody, nucleus, microtubules; 512 px of the original image seen at 64 px.",
+            "Human Protein Atlas v18: antibody, nucleus, microtubules; 512 px of the original image seen at 64 px. "
+            "Sampling not stated.",
+            roles=("protein", "nucleus", "microtubules"),
         ),
         Weights(
             "pci-human-filtered", f"{_REPO}/human_model/pretrained_weights/filtered_model_weights.h5", _LICENCE,
             "git:0d3bf36baf7708f4ac0ba290108cc79dda696503", {"n_protein": 1, "n_structure": 2, "recipe": "human"},
             "As pci-human, trained without variable proteins; better features according to the authors.",
+            roles=("protein", "nucleus", "microtubules"),
         ),
     ),
 )  # fmt: skip

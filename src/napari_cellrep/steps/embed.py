@@ -18,7 +18,15 @@ from napari_cellrep import registry
 from napari_cellrep.data import Project
 from napari_cellrep.data.crops import Boxes, cut_crops
 from napari_cellrep.jobs import Job, Progress, Shard
-from napari_cellrep.specs import CropSpec, InputError, field_rules, make_config, match_channels
+from napari_cellrep.specs import (
+    EMPTY,
+    CropSpec,
+    InputError,
+    field_rules,
+    join_words,
+    make_config,
+    match_channels,
+)
 
 if TYPE_CHECKING:
     from napari_cellrep.models import EmbeddingModel
@@ -70,11 +78,13 @@ def embed(
     Parameters
     ----------
     model : str
-        A model of this project (``models/<name>``), a path to weights, or a model's name (random weights).
+        A model of this project (``models/<name>``), a path to weights, a published checkpoint's name ("pci-yeast",
+        once fetched), or a model's name (random weights).
     config : dict, optional
         Settings of a network with random weights; trained ones bring their own.
     key : str
-        What the embedding is called; empty: the model's name. Other layers become ``<key>.<layer>``.
+        What the embedding is called; empty: the model's, or the published checkpoint's name. Other layers become
+        ``<key>.<layer>``.
     layers : sequence of str
         Tap points, all in one pass; empty: the model's default; "all": every one.
     channels : sequence of str
@@ -116,19 +126,23 @@ def embed(
             )
         net.roles = tuple(channels)
     set_crop(net, project, crop, trained)
-    planes = match_channels(net.roles, project.channels, net.spec.title)
+    planes = match_channels(net.roles, project.channels, net.spec.title, net.may_lack)
     taps = tuple(net.layers if tuple(layers) == ("all",) else (layers or net.layers[:1]))
     for tap in taps:
         net.check_layer(tap)
     main = layers[0] if len(taps) == 1 and layers and tuple(layers) != ("all",) else net.layers[0]
-    base = key or (model if (project.root / "models" / model).is_dir() else net.spec.name)
+    own = (project.root / "models" / model).is_dir()
+    published = model if net.card.get("published") == model and not own else ""
+    base = key or (model if own else published or net.spec.name)
     keys = tuple(base if tap == main else f"{base}.{tap}" for tap in taps)
 
     engine = Embedder(net, taps, device=device, precision=precision, batch_size=batch_size)
     how = {
         "model": net.spec.name, "weights": weights_digest(net), "trained": trained,
         "config": dataclasses.asdict(net.config), "crop": dataclasses.asdict(net.crop), "crop_digest": net.crop.digest(),
-        "channels": [project.channels[i].name for i in planes],
+        "channels": ["" if i == EMPTY else project.channels[i].name for i in planes],
+        **({"published": published} if published else {}),
+        **_sides(net.crop, project),
     }  # fmt: skip
     feature_names: Any = getattr(net, "feature_names", None)  # what each number is, where the model can say
     names = {"features": list(feature_names())} if feature_names else {}
@@ -150,7 +164,7 @@ def embed(
             n_cells += len(item.crops)
         rate = n_cells / max(perf_counter() - start, 1e-9)
         yield Progress(n_done, n_all, f"Embedded {item.todo.field}", {"cells_per_s": rate})
-    notes = list(engine.notes)
+    notes = [*_fit_notes(net, project, planes, published), *engine.notes]
     if not trained and any(True for _ in net.parameters()):
         notes.insert(
             0,
@@ -203,8 +217,42 @@ def set_crop(net: EmbeddingModel, project: Project, crop: dict[str, Any] | None,
         asked["window_px"] = rules["window_px"]
     if "window_px" in asked and not net.on_device:
         asked.setdefault("size_px", asked["window_px"])  # texture is measured at the field's own sampling
+    if "window_px" in asked:
+        asked.setdefault("um_per_px", 0.0)  # what is asked for goes before the sampling of the weights
     if asked:
         net.crop = make_config(CropSpec, {**dataclasses.asdict(net.crop), **asked})
+
+
+def _sides(crop: CropSpec, project: Project) -> dict[str, list[int]]:
+    """Sides of the windows in field pixels, where they depend on the fields' pixel size."""
+    if crop.mode != "window" or crop.um_per_px <= 0:
+        return {}
+    return {"sides_px": sorted({crop.side_px(f.um_per_px) for f in project.fields})}
+
+
+def _fit_notes(net: EmbeddingModel, project: Project, planes: Sequence[int], published: str) -> list[str]:
+    """What to know of how far the images are like those that the weights were trained on."""
+    notes, crop = [], net.crop
+    lacking = [role for role, i in zip(net.roles, planes, strict=True) if i == EMPTY]
+    if lacking:
+        notes.append(
+            f"There is no {lacking[0]} channel: {net.spec.title} got a black one in its place, as it did now and then in "
+            "training. Vectors of images with and without it should not be compared."
+        )
+    sides = _sides(crop, project)
+    if sides:
+        unknown = sum(f.um_per_px <= 0 for f in project.fields)
+        notes.append(
+            f"The window is cut at the sampling of the weights, {crop.um_per_px:g} µm per px: "
+            f"{join_words(map(str, sides['sides_px']))} px of the image, seen at {crop.size_px} px"
+            + (f"; {unknown:,} fields of unknown pixel size: {crop.window_px} px." if unknown else ".")
+        )
+    elif published and crop.mode == "window" and crop.um_per_px <= 0:
+        notes.append(
+            f"At which sampling {published} was trained is not known; it gets {crop.window_px} px of the image about each "
+            "cell. Where your cells fill that less or more than its own did, set --window-px."
+        )
+    return notes
 
 
 def _takes_channels(project: Project, model: str) -> bool:
@@ -285,7 +333,8 @@ def cut_cells(
     project: Project, field: str, rows: pd.DataFrame, spec: CropSpec, planes: Sequence[int]
 ) -> np.ndarray:
     """Crops (n, C, S, S) of some cells of one field, channels in the order of `planes`."""
-    image = project.read_image(field)[list(planes)]
+    image = project.read_image(field)
+    image = np.stack([np.zeros_like(image[0]) if i == EMPTY else image[i] for i in planes])
     labels = project.read_labels(field) if spec.masked or spec.mask_plane else None
     return cut_crops(image, labels, boxes_of(rows), spec, project.field(field).um_per_px)
 
