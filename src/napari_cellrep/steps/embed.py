@@ -116,24 +116,14 @@ def embed(
     if channels and not config and _takes_channels(project, model):
         config = {"channels": tuple(channels)}
     net, trained = find_model(project, model, seed, config)
-    set_channels: Any = getattr(net, "set_channels", None)  # weights that serve any channels (`microsnoop`)
-    if channels and set_channels:
-        set_channels(channels)
-    if channels:
-        if len(channels) != len(net.roles):
-            raise InputError(
-                f"{net.spec.title} wants {len(net.roles)} channels ({', '.join(net.roles)}); got {len(channels)}."
-            )
-        net.roles = tuple(channels)
+    take_channels(net, channels)
     set_crop(net, project, crop, trained)
     planes = match_channels(net.roles, project.channels, net.spec.title, net.may_lack)
     taps = tuple(net.layers if tuple(layers) == ("all",) else (layers or net.layers[:1]))
     for tap in taps:
         net.check_layer(tap)
     main = layers[0] if len(taps) == 1 and layers and tuple(layers) != ("all",) else net.layers[0]
-    own = (project.root / "models" / model).is_dir()
-    published = model if net.card.get("published") == model and not own else ""
-    base = key or (model if own else published or net.spec.name)
+    base, published = base_name(project, net, model, key)
     keys = tuple(base if tap == main else f"{base}.{tap}" for tap in taps)
 
     engine = Embedder(net, taps, device=device, precision=precision, batch_size=batch_size)
@@ -207,6 +197,32 @@ def find_model(
             torch.manual_seed(seed)
             return create_model(model, **(config or {})), False
     return load_model(Path(model)), True
+
+
+def take_channels(net: EmbeddingModel, channels: Sequence[str]) -> None:
+    """Make a network read the channels a person named, in their order; none named: by its own roles."""
+    if not channels:
+        return
+    set_channels: Any = getattr(net, "set_channels", None)  # weights that serve any channels (`microsnoop`)
+    if set_channels:
+        set_channels(channels)
+    if len(channels) != len(net.roles):
+        raise InputError(
+            f"{net.spec.title} wants {len(net.roles)} channels ({', '.join(net.roles)}); got {len(channels)}."
+        )
+    net.roles = tuple(channels)
+
+
+def base_name(project: Project, net: EmbeddingModel, model: str, key: str = "") -> tuple[str, str]:
+    """What an embedding is called, and the name of the published weights it came from ("" for others)."""
+    own = (project.root / "models" / model).is_dir()
+    published = model if net.card.get("published") == model and not own else ""
+    return key or (model if own else published or net.spec.name), published
+
+
+def pick_planes(image: np.ndarray, planes: Sequence[int]) -> np.ndarray:
+    """Planes of (C, H, W) in the order a network wants; a black one for a channel that is not there."""
+    return np.stack([np.zeros_like(image[0]) if i == EMPTY else image[i] for i in planes])
 
 
 def set_crop(net: EmbeddingModel, project: Project, crop: dict[str, Any] | None, trained: bool) -> None:
@@ -334,7 +350,7 @@ def cut_cells(
 ) -> np.ndarray:
     """Crops (n, C, S, S) of some cells of one field, channels in the order of `planes`."""
     image = project.read_image(field)
-    image = np.stack([np.zeros_like(image[0]) if i == EMPTY else image[i] for i in planes])
+    image = pick_planes(image, planes)
     labels = project.read_labels(field) if spec.masked or spec.mask_plane else None
     return cut_crops(image, labels, boxes_of(rows), spec, project.field(field).um_per_px)
 

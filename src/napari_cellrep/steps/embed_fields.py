@@ -17,8 +17,8 @@ import pandas as pd
 from napari_cellrep.data import Project
 from napari_cellrep.data.crops import Boxes, cut_crops
 from napari_cellrep.jobs import Job, Progress
-from napari_cellrep.specs import CropSpec, InputError, digest, match_channels
-from napari_cellrep.steps.embed import find_model, weights_digest
+from napari_cellrep.specs import EMPTY, CropSpec, InputError, digest, match_channels
+from napari_cellrep.steps.embed import base_name, find_model, pick_planes, take_channels, weights_digest
 
 if TYPE_CHECKING:
     from napari_cellrep.models import EmbeddingModel
@@ -102,17 +102,18 @@ def embed_fields(
     net, trained = find_model(project, model, seed, config)
     if not net.on_device:
         raise InputError(f"{net.spec.title} measures cells; to describe whole fields choose a network.")
-    _take_channels(net, channels)
+    take_channels(net, channels)
     tiles = hasattr(net, "embed_field")
     if mode == "tile" and not tiles:
         raise InputError(f"{net.spec.title} has no tiles of its own; embed fields with the mode rescale.")
     mode = ("tile" if tiles else "rescale") if mode == "auto" else mode
-    planes = match_channels(net.roles, project.channels, net.spec.title)
-    base = key or (model if (project.root / "models" / model).is_dir() else net.spec.name)
+    planes = match_channels(net.roles, project.channels, net.spec.title, net.may_lack)
+    base, published = base_name(project, net, model, key)
     how = {
         "model": net.spec.name, "weights": weights_digest(net), "trained": trained, "mode": mode,
         "config": dataclasses.asdict(net.config), "size_px": net.crop.size_px,
-        "channels": [project.channels[i].name for i in planes],
+        "channels": ["" if i == EMPTY else project.channels[i].name for i in planes],
+        **({"published": published} if published else {}),
     }  # fmt: skip
     stamps = {f.id: digest({**how, "image": project.image_stamp(f.id)}) for f in todo}
 
@@ -147,19 +148,6 @@ def embed_fields(
     return EmbedFieldsResult(base, n_new, n_skipped, problems, tuple(notes))
 
 
-def _take_channels(net: EmbeddingModel, channels: Sequence[str]) -> None:
-    if not channels:
-        return
-    set_channels: Any = getattr(net, "set_channels", None)  # weights that serve any channels (`microsnoop`)
-    if set_channels:
-        set_channels(channels)
-    if len(channels) != len(net.roles):
-        raise InputError(
-            f"{net.spec.title} wants {len(net.roles)} channels ({', '.join(net.roles)}); got {len(channels)}."
-        )
-    net.roles = tuple(channels)
-
-
 def _vectors(
     project: Project,
     net: EmbeddingModel,
@@ -176,7 +164,7 @@ def _vectors(
 
     def read(field: str) -> np.ndarray | InputError:
         try:
-            image = project.read_image(field)[list(planes)]
+            image = pick_planes(project.read_image(field), planes)
         except InputError as error:
             return error
         return image if mode == "tile" else _whole(image, net.crop)
