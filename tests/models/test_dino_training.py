@@ -13,8 +13,8 @@ from array_cells import ArrayCells
 from torch.nn import functional as F
 
 from napari_cellrep.jobs import drain
-from napari_cellrep.models import create_model, load_model
 from napari_cellrep.models import _augment as augment
+from napari_cellrep.models import create_model, load_model
 from napari_cellrep.models._dino_training import (
     RECIPES,
     DinoLearner,
@@ -242,7 +242,7 @@ def test_the_recipes_are_those_of_the_settings_and_of_the_paper():
 
 
 TRAINING = Training(
-    epochs=8, batch_size=16, learning_rate=8e-3, warmup_epochs=1, n_local=4, momentum=0.95, local_px=16,
+    epochs=2, batch_size=16, learning_rate=4e-3, warmup_epochs=1, n_local=4, momentum=0.95, local_px=16,
     seed=3, hidden_dim=64, bottleneck_dim=32, out_dim=128,
 )  # fmt: skip
 
@@ -368,3 +368,105 @@ def test_settings_that_contradict_one_another_get_sentences(training, network, m
 def test_the_bare_network_has_no_loss(few):
     with pytest.raises(InputError, match="teacher"):
         make()({"x": torch.zeros(1, 2, 32, 32)})
+
+
+# ---- whole runs ---------------------------------------------------------------------------------------
+
+
+def state(folder):
+    return load_model(folder).state_dict()
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        assert torch.equal(a[key], b[key]), key
+
+
+def test_it_learns_on_real_cells_and_does_not_collapse(cells, tmp_path):
+    """A quick center and a sharp teacher, so that what is seen in 72 steps is learning, not the center's settling in
+    the first few, which raises the loss."""
+    training = Training(
+        epochs=24, batch_size=32, learning_rate=1e-3, warmup_epochs=2, n_local=2, local_px=16, local_scale_min=0.2,
+        momentum=0.99, center_momentum=0.5, teacher_temperature=0.02, warmup_teacher_temperature=0.02, seed=3,
+        hidden_dim=128, bottleneck_dim=64, out_dim=256,
+    )  # fmt: skip
+    model, seen = make(), []
+    raw = torch.from_numpy(cells.array)
+    x = model.preprocess(raw)
+    with torch.inference_mode():
+        untrained = model.embed(x)
+    drain(train(model, cells, training, tmp_path, **FP32), seen.append)
+    losses = np.array([p.metrics["loss"] for p in seen if p.metrics])
+    assert len(losses) == 72
+    assert np.isfinite(losses).all()
+    assert losses[-12:].mean() < 0.92 * losses[6:12].mean()  # 0.85 here, 1.01 at a rate of 1e-7
+    rates = [p.metrics["learning_rate"] for p in seen if p.metrics]
+    assert rates[0] == 0
+    assert max(rates) == pytest.approx(1e-3 * 32 / 256)
+    assert rates[-1] < 0.01 * max(rates)
+
+    kept = torch.load(tmp_path / CHECKPOINT, weights_only=True)["model"]
+    saved = state(tmp_path)
+    for key, value in saved.items():  # the teacher is what is saved, and it is not the student
+        assert torch.equal(value, kept[f"teacher.backbone.{key}"]), key
+    assert not torch.equal(saved["pos_embed"], kept["student.backbone.pos_embed"])
+
+    learner = make_learner(make(), training, 3)
+    learner.module.load_state_dict(kept)
+    with torch.inference_mode():
+        vectors = load_model(tmp_path).embed(x)
+        logits = learner.teacher["head"](vectors) - learner.center
+        share = (logits / 0.02).softmax(-1)
+    assert vectors.std(dim=0).mean() > 0.1  # untrained 0.175, here 0.216; 0.009 where a rate of 0.1 collapses
+    assert not torch.allclose(vectors, untrained, atol=0.1)
+
+    def entropy(p):
+        return -(p * p.clamp(min=1e-12).log()).sum(-1) / math.log(p.shape[-1])
+
+    assert entropy(share.mean(dim=0)) > 0.5  # the cells do not share one prototype,
+    assert entropy(share).mean() < 0.97  # nor does each have all of them
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 4])
+def test_a_stopped_run_goes_on_to_exactly_the_same_weights(few, tmp_path, stop_after):
+    """Stopped at the first step, at the end of an epoch, and in the middle of the second."""
+    drain(train(make(), few, TRAINING, tmp_path / "whole", **FP32))
+    job = train(make(), few, TRAINING, tmp_path / "parts", **FP32)
+    for _ in range(stop_after + 1):
+        next(job)
+    job.close()
+    torch.rand(5)  # what else was drawn in between does not matter
+    seen = []
+    drain(train(make(seed=99), few, TRAINING, tmp_path / "parts", **FP32), seen.append)
+    assert seen[0].done == stop_after
+    assert_same(state(tmp_path / "parts"), state(tmp_path / "whole"))
+    whole, parts = (
+        torch.load(tmp_path / name / CHECKPOINT, weights_only=True) for name in ("whole", "parts")
+    )
+    assert_same(parts["model"], whole["model"])  # student, teacher, heads and center
+    assert parts["history"][-1][2] == whole["history"][-1][2]
+
+
+def test_the_seed_decides_everything(few, tmp_path):
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        torch.rand(7)
+        model = make()
+        drain(train(model, few, dataclasses.replace(TRAINING, seed=seed), tmp_path / name, **FP32))
+    assert_same(state(tmp_path / "a"), state(tmp_path / "b"))
+    assert not torch.equal(state(tmp_path / "a")["pos_embed"], state(tmp_path / "c")["pos_embed"])
+
+
+def test_bf16_and_auto_train_too(few, tmp_path):
+    for precision in ("bf16", "auto"):
+        result = drain(train(make(), few, TRAINING, tmp_path / precision, device="cpu", precision=precision))
+        assert np.isfinite(result["loss"])
+        assert all(v.dtype == torch.float32 for v in state(tmp_path / precision).values())
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_every_recipe_trains_on_four_channels(masked_cells, tmp_path, recipe):
+    four = ArrayCells(masked_cells.array[:16, [1, 0, 1, 0]].astype(np.uint16) * 9, masked_cells.groups[:16])
+    model = create_model("dino", patch_px=8, image_px=32, dim=48, depth=2, heads=3)
+    training = dataclasses.replace(TRAINING, recipe=recipe, max_steps=1)
+    assert np.isfinite(drain(train(model, four, training, tmp_path, **FP32))["loss"])
