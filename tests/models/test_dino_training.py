@@ -18,6 +18,7 @@ from napari_cellrep.models import create_model, load_model
 from napari_cellrep.models._dino_training import (
     RECIPES,
     DinoLearner,
+    Head,
     clip_each,
     cosine_schedule,
     distillation_loss,
@@ -213,6 +214,16 @@ def test_channels_are_removed_and_rescaled_as_often_as_said():
     assert (rescaled[:, [0, 2, 3, 4]] == 0.5).all()
 
 
+def test_flips_are_left_right_and_up_down_only_where_asked_for():
+    x = torch.arange(4.0).reshape(1, 1, 2, 2).expand(400, -1, -1, -1)
+    both = augment.random_flips(x, torch.Generator().manual_seed(0)).flatten(1)
+    one = augment.random_flips(x, torch.Generator().manual_seed(0), vertical=False).flatten(1)
+    kinds, counts = torch.unique(both, dim=0, return_counts=True)
+    assert kinds.tolist() == [[0, 1, 2, 3], [1, 0, 3, 2], [2, 3, 0, 1], [3, 2, 1, 0]]
+    assert counts.min() > 70
+    assert torch.unique(one, dim=0).tolist() == [[0, 1, 2, 3], [1, 0, 3, 2]]
+
+
 def test_a_dark_image_stays_dark():
     dark = torch.zeros(3, 4, 16, 16)
     for recipe in RECIPES.values():
@@ -236,6 +247,14 @@ def test_the_recipes_are_those_of_the_settings_and_of_the_paper():
     )
     learner = painting_net.learner(Training(recipe="cell_painting", **SMALL_HEAD), 3)
     assert (learner.global_px, learner.local_px, learner.protein) == (128, 64, 1)
+
+
+def test_the_published_head_has_as_many_weights_as_theirs():
+    """models.md §3.1: 22.35 M for the small network, 23.14 M for the base one."""
+    t = Training()
+    for width, millions in ((384, 22.35), (768, 23.14)):
+        head = Head(width, t.hidden_dim, t.bottleneck_dim, t.out_dim, t.norm_last_layer)
+        assert round(sum(p.numel() for p in head.parameters()) / 1e6, 2) == millions
 
 
 # ---- one step -----------------------------------------------------------------------------------------
@@ -446,6 +465,16 @@ def test_a_stopped_run_goes_on_to_exactly_the_same_weights(few, tmp_path, stop_a
     )
     assert_same(parts["model"], whole["model"])  # student, teacher, heads and center
     assert parts["history"][-1][2] == whole["history"][-1][2]
+
+
+def test_more_epochs_go_on_with_the_schedules_of_the_new_length(few, tmp_path):
+    drain(train(make(), few, TRAINING, tmp_path, **FP32))
+    seen = []
+    drain(train(make(), few, dataclasses.replace(TRAINING, epochs=4), tmp_path, **FP32), seen.append)
+    assert seen[0].done == 6
+    rates = [p.metrics["learning_rate"] for p in seen if p.metrics]
+    peak = TRAINING.learning_rate * TRAINING.batch_size / 256
+    np.testing.assert_allclose(rates, cosine_schedule(peak, 1e-6, 4, 3, 1)[6:], rtol=1e-12)
 
 
 def test_the_seed_decides_everything(few, tmp_path):
