@@ -11,6 +11,7 @@ import torch
 from napari_cellrep import registry
 from napari_cellrep.models import EmbeddingModel, can, create_model, list_models, load_model, save_model
 from napari_cellrep.models._engine import Embedder
+from napari_cellrep.models._train import make_learner
 from napari_cellrep.specs import InputError, make_config
 
 
@@ -165,11 +166,11 @@ def test_losses_come_from_a_batch(name, model, crops):
         with pytest.raises(InputError, match="not trained"):
             model({})
         return
-    training = registry.load("models", name).Training()
-    x = model.preprocess(torch.from_numpy(crops))
-    batch = model.augment(dict.fromkeys(model.batch, x), training, torch.Generator().manual_seed(0))
-    losses = model(batch)
+    learner = make_learner(model, registry.load("models", name).Training(), 10)
+    x = torch.from_numpy(crops)
+    batch = learner.prepare(dict.fromkeys(model.batch, x), torch.Generator().manual_seed(0))
+    losses = learner.losses(batch)
     assert losses["loss"].ndim == 0
     assert torch.isfinite(losses["loss"])
     losses["loss"].backward()
-    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in learner.module.parameters())

@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 
+from napari_cellrep.data import open_project
 from napari_cellrep.jobs import drain
 from napari_cellrep.models import load_model
 from napari_cellrep.specs import CropSpec, InputError
@@ -92,3 +93,26 @@ def test_all_cells_flagged_is_said(small):
     small.write_cells(cells)
     with pytest.raises(InputError, match="flagged"):
         drain(train(small, config=TINY, training=SHORT))
+
+
+def test_a_student_and_a_teacher_from_the_command_line(small):
+    """DINO is made for the channels it is given; what is left embeds with the teacher."""
+    from napari_cellrep.cli import main
+
+    options = (
+        "--channels FKHR-GFP,DNA --image-px 32 --patch-px 8 --dim 48 --depth 2 --heads 3 --epochs 2 --batch-size 16 "
+        "--warmup-epochs 1 --n-local 2 --local-px 16 --out-dim 64 --hidden-dim 32 --bottleneck-dim 16 --device cpu"
+    ).split()
+    assert not main(["train", str(small.root), "--model", "dino", "--name", "own", *options])
+    card = json.loads((small.root / "models" / "own" / "model.json").read_text())
+    assert card["channels"] == card["roles"] == ["FKHR-GFP", "DNA"]
+    assert card["trained"]["epoch"] == 2
+    with (small.root / "models" / "own" / "history.csv").open() as f:
+        assert [float(row["learning_rate"]) > 0 for row in csv.DictReader(f)] == [True, True]
+    assert not main(["embed", str(small.root), "--model", "own", "--device", "cpu"])
+    cells = open_project(small.root).cells
+    vectors, good = cells.obsm["X_own"], cells.obs["has_own"].to_numpy(bool)
+    assert vectors.shape[1] == 48
+    assert good.any()
+    assert np.isfinite(vectors[good]).all()
+    assert vectors[good].std(axis=0).mean() > 0.05

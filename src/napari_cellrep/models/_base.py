@@ -8,7 +8,9 @@ A model file (``models/<name>.py``) holds, at module level:
 - ``Model``: an `EmbeddingModel` built as ``Model(config)``;
 - ``TINY``: a small ``Config`` that a test can afford;
 - ``Training``: a frozen dataclass, how it is trained, if it trains; `_train` wants the fields epochs, batch_size,
-  learning_rate, beta1, seed, min_cells, max_steps and max_seconds, and hands the whole to ``Model.augment``;
+  learning_rate, beta1, seed, min_cells, max_steps and max_seconds, and hands the whole to ``Model.augment``. A model
+  whose training is more than Adam on its ``losses`` has the method ``learner`` instead (`_train.Learner`, the one
+  hook); beta1 and, where batches are single cells, min_cells are then not wanted;
 - ``read_checkpoint(path) -> Model`` for published files in the authors' format, and
   ``recognise(path) -> bool`` that says whether a file is one, if there are any.
 """
@@ -33,14 +35,14 @@ from napari_cellrep import registry
 from napari_cellrep.models import _published
 from napari_cellrep.specs import CropSpec, InputError, ModelSpec, make_config
 
-# Capability → the method that gives it. A model has those whose method it defines.
+# Capability → the methods that give it. A model has those of which it defines a method.
 CAPABILITIES = {
-    "train": "losses",
-    "inpaint": "inpaint",
-    "reconstruct": "reconstruct",
-    "attention": "attention",
-    "patch_tokens": "patch_tokens",
-    "classify": "classify",
+    "train": ("losses", "learner"),
+    "inpaint": ("inpaint",),
+    "reconstruct": ("reconstruct",),
+    "attention": ("attention",),
+    "patch_tokens": ("patch_tokens",),
+    "classify": ("classify",),
 }
 
 
@@ -115,8 +117,9 @@ class EmbeddingModel(nn.Module):
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Losses of a batch, so that data-parallel wrappers need no special case."""
-        if not can(self, "train"):
-            raise InputError(f"{self.spec.title} is not trained; it can only embed.")
+        if not hasattr(self, "losses"):
+            other = "learns with a teacher; call its learner" if can(self, "train") else "is not trained"
+            raise InputError(f"{self.spec.title} {other}; by itself it can only embed.")
         return self.losses(batch)  # type: ignore[no-any-return,operator]
 
     def check_crops(self, crops: Tensor | np.ndarray) -> None:
@@ -140,7 +143,7 @@ class EmbeddingModel(nn.Module):
 
 def can(model: EmbeddingModel | type[EmbeddingModel], capability: str) -> bool:
     """Whether a model has a capability of `CAPABILITIES`."""
-    return hasattr(model, CAPABILITIES[capability])
+    return any(hasattr(model, method) for method in CAPABILITIES[capability])
 
 
 def list_models() -> tuple[str, ...]:

@@ -117,42 +117,126 @@ class Sampler:
         return self._by_group[self._start[rows] + (self._place[rows] + shift) % count]  # type: ignore[no-any-return]
 
 
+def _sampler(model: EmbeddingModel, cells: Cells, training: Any, batch_size: int) -> Sampler:
+    least = getattr(training, "min_cells", 0)  # wanted of models that learn from pairs
+    return Sampler(cells.groups, model.batch, batch_size, least, training.seed)
+
+
 # ---- one step --------------------------------------------------------------------------------------
 
 
+class Learner:
+    """How a model learns; here: its own ``losses`` by Adam, after ``preprocess`` and ``augment``.
+
+    This is the loop's one hook. A model that wants more (a teacher, schedules of every step, clipping) has a method
+    ``learner(training, steps_per_epoch) -> Learner`` that gives a subclass with what differs overridden; the loop
+    calls, per step, `prepare`, `before_step`, `losses`, backward, `before_update`, the optimizer, `after_update`.
+    Whatever changes in training is a parameter or a buffer of `module`, or the optimizer's, because these two and
+    torch's own random state are what a checkpoint holds; all else follows from the settings and the step's number.
+
+    Parameters
+    ----------
+    model : EmbeddingModel
+        What is saved when training ends, with the weights that it has then.
+    training : dataclass
+        The model's ``Training``.
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+        Moved to the device; its state goes into the checkpoint.
+    """
+
+    def __init__(self, model: EmbeddingModel, training: Any):
+        self.model, self.training = model, training
+        self.module: torch.nn.Module = model
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """Called once, when `module` is on its device."""
+        return torch.optim.Adam(
+            self.module.parameters(),
+            lr=self.training.learning_rate,
+            betas=(self.training.beta1, 0.999),
+            eps=1e-8,
+        )
+
+    def prepare(self, crops: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Make a batch (images, B × C × H × W) of raw crops on the device; draws come from `generator` alone."""
+        batch = {k: self.model.preprocess(x) for k, x in crops.items()}
+        return self.model.augment(batch, self.training, generator)
+
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``{"loss"}`` of a batch; computed in the run's precision."""
+        return self.model(batch)  # type: ignore[no-any-return]
+
+    def before_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """Before the losses of step 0, 1, …: set what is scheduled."""
+
+    def before_update(self, step: int) -> None:
+        """Between the gradients and the optimizer's step: clip, freeze."""
+
+    def after_update(self, step: int) -> None:
+        """After the optimizer's step: what follows the weights."""
+
+
+def make_learner(model: EmbeddingModel, training: Any, steps_per_epoch: int) -> Learner:
+    """The model's own learner, or the plain one; what is drawn for it comes from the training's seed."""
+    own = getattr(model, "learner", None)
+    if own is None:
+        return Learner(model, training)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        learner: Learner = own(training, steps_per_epoch)
+    return learner
+
+
 class _Trainer:
-    """Model, optimizer and device: what one step needs."""
+    """Learner, optimizer and device: what one step needs."""
 
     def __init__(
-        self, model: EmbeddingModel, cells: Cells, training: Any, device: torch.device, precision: str
+        self,
+        model: EmbeddingModel,
+        cells: Cells,
+        training: Any,
+        device: torch.device,
+        precision: str,
+        n_batches: int,
     ):
-        self.model = model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.model, self.n_batches = model, n_batches
+        self.learner = make_learner(model, training, n_batches)
+        self.learner.module.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.cells, self.training, self.device, self.precision = cells, training, device, precision
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=training.learning_rate, betas=(training.beta1, 0.999), eps=1e-8
-        )
+        self.optimizer = self.learner.make_optimizer()
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the last step."""
+        return float(self.optimizer.param_groups[0]["lr"])
 
     @torch.no_grad()
     def batch(self, rows: dict[str, np.ndarray], key: tuple[int, ...]) -> dict[str, Tensor]:
         """Scaled and augmented crops; `key` (epoch, step) decides the augmentation, together with the seed."""
         generator = torch.Generator()
         generator.manual_seed(int(np.random.SeedSequence((self.training.seed, *key)).generate_state(1)[0]))
-        batch = self.model.augment({k: self._load(r) for k, r in rows.items()}, self.training, generator)
+        batch = self.learner.prepare({k: self._load(r) for k, r in rows.items()}, generator)
         return {k: x.contiguous(memory_format=torch.channels_last) for k, x in batch.items()}
 
     def step(self, rows: dict[str, np.ndarray], key: tuple[int, ...]) -> float:
         """Train on one batch."""
+        step = key[0] * self.n_batches + key[1]
         batch = self.batch(rows, key)
+        self.learner.before_step(step, self.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
         with computing(self.device, self.precision):
-            loss = self.model(batch)["loss"]
+            loss = self.learner.losses(batch)["loss"]
         loss.backward()
+        self.learner.before_update(step)
         self.optimizer.step()
+        self.learner.after_update(step)
         return float(loss.detach())
 
     def _load(self, rows: np.ndarray) -> Tensor:
-        crops = to_tensor(self.cells.crops(rows))
-        return self.model.preprocess(crops.to(self.device))
+        return to_tensor(self.cells.crops(rows)).to(self.device)
 
 
 def time_step(
@@ -188,9 +272,9 @@ def _try_out(
     """Precision to use, and seconds per step: timed on few cells on a CPU, where cost grows with the batch."""
     n = 4 if device.type == "cpu" else training.batch_size
     n = min(n, training.batch_size)
-    sampler = Sampler(cells.groups, model.batch, n, training.min_cells, training.seed)
+    sampler = _sampler(model, cells, training, n)
     rows = sampler.epoch(0)[0]
-    trainer = _Trainer(copy.deepcopy(model), cells, training, device, "fp32")
+    trainer = _Trainer(copy.deepcopy(model), cells, training, device, "fp32", sampler.n_batches)
 
     def run(form: str) -> None:
         trainer.precision = form
@@ -207,7 +291,7 @@ def _try_out(
         if (
             n_now < n_full and step_s < 2 * seconds
         ):  # of a narrow network few cells tell little: look at a whole step
-            rows = Sampler(cells.groups, model.batch, n_full, training.min_cells, training.seed).epoch(0)[0]
+            rows = _sampler(model, cells, training, n_full).epoch(0)[0]
             run(precision)
             start = time.perf_counter()
             run(precision)
@@ -298,7 +382,7 @@ def train(
         raise InputError(f"{model.spec.title} is not trained; it can only embed.")
     folder, card = Path(folder), dict(card or {})
     where = choose_device(device)
-    sampler = Sampler(cells.groups, model.batch, training.batch_size, training.min_cells, training.seed)
+    sampler = _sampler(model, cells, training, training.batch_size)
     made_of = _made_of(model, cells, training, card)
     notes = [sampler.note] if sampler.note else []
     state = _read_checkpoint(folder / CHECKPOINT) if resume else None
@@ -310,7 +394,7 @@ def train(
         precision = state["precision"]  # decided once per run: what goes on stays the same
     if check_precision(precision) == "auto":
         precision, _ = _try_out(model, cells, training, where, precision, 1.0)
-    trainer = _Trainer(model, cells, training, where, precision)
+    trainer = _Trainer(model, cells, training, where, precision, sampler.n_batches)
     run = _Run(trainer, sampler, folder, made_of, notes)
     if state is not None:
         run.restore(state)
@@ -329,7 +413,7 @@ def train(
                 "loss": loss,
                 "epoch": run.step / sampler.n_batches,
                 "cells_per_s": n_cells / run.last_step_s,
-                "learning_rate": training.learning_rate,
+                "learning_rate": trainer.learning_rate,
             }
             yield Progress(run.step, total, _message(run, training), metrics)
             if seconds >= limit_s:
@@ -385,7 +469,7 @@ def settle_norm(trainer: _Trainer, sampler: Sampler) -> Iterator[int]:
     seen = 0
     for i, rows in enumerate(sampler.epoch(0)):
         with torch.no_grad(), computing(trainer.device, trainer.precision):
-            trainer.model(trainer.batch(rows, (0, i)))
+            trainer.learner.losses(trainer.batch(rows, (0, i)))
         seen += len(next(iter(rows.values())))
         yield seen
         if seen >= SETTLE_CELLS:
@@ -448,7 +532,7 @@ class _Run:
     def _end_epoch(self, epoch: int) -> None:
         rate = len(self.sampler.rows) / max(self._epoch_s, 1e-9)
         mean = float(np.mean(self.losses))
-        lr = self.trainer.training.learning_rate
+        lr = self.trainer.learning_rate
         self.history.append([epoch + 1, self.step, mean, round(rate, 2), lr, round(self.seconds, 3)])
         self.losses, self._epoch_s = [], 0.0
 
@@ -472,7 +556,7 @@ class _Run:
             "history": self.history,
             "precision": self.trainer.precision,
             "device_type": self.trainer.device.type,
-            "model": self.trainer.model.state_dict(),
+            "model": self.trainer.learner.module.state_dict(),
             "optimizer": self.trainer.optimizer.state_dict(),
             "rng": _rng_state(),
         }
@@ -487,7 +571,7 @@ class _Run:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
-        self.trainer.model.load_state_dict(state["model"])
+        self.trainer.learner.module.load_state_dict(state["model"])
         self.trainer.optimizer.load_state_dict(state["optimizer"])
         _set_rng_state(state["rng"])
         self.step, self.seconds, self._epoch_s = state["step"], state["seconds"], state["epoch_s"]

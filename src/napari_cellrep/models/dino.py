@@ -4,7 +4,7 @@ Papers: Doron et al., "Unbiased single-cell morphology with self-supervised visi
 doi:10.1101/2023.06.16.545359; Caron et al., "Emerging properties in self-supervised vision transformers"
 (ICCV 2021), arXiv:2104.14294. Network after the papers and models.md §3, written anew; the authors' checkpoints
 and Facebook's ImageNet backbones can be read. DINO4Cells' code has no licence; Facebook's DINO is Apache-2.0.
-Differs: a constant channel of any value becomes 0, not only a black one.
+Differs: a constant channel of any value becomes 0, not only a black one; of training, what `_dino_training` says.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from napari_cellrep.models._base import EmbeddingModel
+from napari_cellrep.models._dino_training import RECIPES, DinoLearner
 from napari_cellrep.specs import CropSpec, InputError, ModelSpec, Weights, make_config
 
 SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}  # dim, depth, heads
@@ -59,6 +60,7 @@ SPEC = ModelSpec(
         "ImageNet weights, any channels. Gives attention maps and a vector for every patch. Wants a GPU for many cells."
     ),
     layers=("cls", "patch_mean"),
+    trains=True,
     weights=(
         Weights(
             "dino-hpa-fov", "https://zenodo.org/records/8061392", _ZENODO, "",
@@ -158,6 +160,169 @@ class Config:
 
 
 TINY = Config(patch_px=8, image_px=32, dim=48, depth=2, heads=3)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How it is trained: a student follows its own running mean, the teacher (models.md §3.5).
+
+    The teacher's backbone is what is saved and embeds. Schedules are those of `epochs`, however early a limit ends
+    training; a run that goes on with other `epochs` takes up the schedules of the new length where it is.
+
+    Parameters
+    ----------
+    epochs : int
+        Passes over all cells.
+    batch_size : int
+        Cells per step, at most.
+    learning_rate : float
+        For 256 cells per step; the peak is this times ``batch_size / 256``, after `warmup_epochs`.
+    recipe : str
+        How views differ. "hpa_effective": what the authors' released settings do on the Human Protein Atlas;
+        "hpa_intended": what their paper describes; "cell_painting": theirs for Cell Painting.
+    n_local : int
+        Small views per cell beside the two large ones.
+    global_px, local_px : int
+        Sides of large and small views; 0: the network's `image_px`, and 96 of 224 of it (64 of 128 for
+        Cell Painting) in whole patches.
+    scale_split, local_scale_min : float
+        Large views show from `scale_split` to all of the crop's area, small ones from `local_scale_min` to
+        `scale_split`.
+    out_dim, hidden_dim, bottleneck_dim : int
+        Widths of the projection head.
+    norm_last_layer : bool
+        Whether the head's prototypes keep the length 1.
+    freeze_last_layer_epochs : int
+        Epochs in which the head's last layer stays as it is.
+    warmup_epochs : int
+    final_learning_rate : float
+        At the end; not scaled by the batch.
+    weight_decay, final_weight_decay : float
+        At the beginning and at the end, by half a cosine; biases and norms have none.
+    momentum : float
+        Of the teacher; rises to 1 by half a cosine.
+    student_temperature, teacher_temperature : float
+    warmup_teacher_temperature : float
+        The teacher's at the beginning of `warmup_teacher_epochs`.
+    warmup_teacher_epochs : int
+    center_momentum : float
+    clip_norm : float
+        The gradient of each tensor by itself is clipped to this norm; 0: not.
+    drop_path : float
+        How often the last block's branches are left out in the student; less in the blocks before.
+    seed : int
+    max_steps, max_seconds
+        Limits; 0: none.
+    """
+
+    epochs: Annotated[
+        int,
+        {
+            "min": 1,
+            "max": 10_000,
+            "label": "Epochs",
+            "help": "Passes over all cells; the paper has 100 or more.",
+        },
+    ] = 100
+    batch_size: Annotated[
+        int,
+        {
+            "min": 1,
+            "max": 4096,
+            "label": "Batch size",
+            "help": "Cells per step; the authors have 24 to 512 per GPU. Less needs less memory.",
+        },
+    ] = 64
+    learning_rate: Annotated[
+        float,
+        {"min": 1e-7, "max": 1.0, "step": 1e-5, "label": "Learning rate", "help": "For 256 cells per step."},
+    ] = 5e-4
+    recipe: Annotated[
+        str,
+        {
+            "choices": tuple(RECIPES),
+            "label": "Views",
+            "help": "As the authors' settings, as their paper, or as they do for Cell Painting.",
+        },
+    ] = "hpa_effective"
+    n_local: Annotated[int, {"min": 0, "max": 64, "label": "Small views"}] = 8
+    global_px: Annotated[
+        int, {"min": 0, "max": 2048, "label": "Large view (px)", "help": "0: as the network's image."}
+    ] = 0
+    local_px: Annotated[
+        int, {"min": 0, "max": 2048, "label": "Small view (px)", "help": "0: 96 of 224 of the large one."}
+    ] = 0
+    scale_split: Annotated[
+        float,
+        {
+            "min": 0.01,
+            "max": 0.99,
+            "step": 0.05,
+            "label": "Area of views",
+            "help": "Large views show more than this part of the crop, small ones less.",
+        },
+    ] = 0.4
+    local_scale_min: Annotated[
+        float, {"min": 0.001, "max": 0.99, "step": 0.05, "label": "Least area of a small view"}
+    ] = 0.05
+    out_dim: Annotated[
+        int, {"min": 2, "max": 262_144, "label": "Prototypes", "help": "Less needs less memory."}
+    ] = 65_536
+    hidden_dim: Annotated[int, {"min": 1, "max": 16_384, "label": "Head, hidden width"}] = 2048
+    bottleneck_dim: Annotated[int, {"min": 1, "max": 4096, "label": "Head, bottleneck"}] = 256
+    norm_last_layer: Annotated[
+        bool, {"label": "Prototypes of length 1", "help": "Steadier; without it, sometimes better."}
+    ] = True
+    freeze_last_layer_epochs: Annotated[
+        int, {"min": 0, "max": 10_000, "label": "Freeze last layer (epochs)"}
+    ] = 1
+    warmup_epochs: Annotated[
+        int, {"min": 0, "max": 10_000, "label": "Warm-up (epochs)", "help": "Not more than epochs."}
+    ] = 10
+    final_learning_rate: Annotated[
+        float, {"min": 0.0, "max": 1.0, "step": 1e-6, "label": "Learning rate, at the end"}
+    ] = 1e-6
+    weight_decay: Annotated[float, {"min": 0.0, "max": 1.0, "step": 0.01, "label": "Weight decay"}] = 0.04
+    final_weight_decay: Annotated[
+        float, {"min": 0.0, "max": 1.0, "step": 0.01, "label": "Weight decay, at the end"}
+    ] = 0.4
+    momentum: Annotated[
+        float,
+        {
+            "min": 0.0,
+            "max": 1.0,
+            "step": 0.001,
+            "label": "Teacher momentum",
+            "help": "Rises to 1; small data and batches want it nearer to 1.",
+        },
+    ] = 0.996
+    student_temperature: Annotated[
+        float, {"min": 0.001, "max": 10.0, "step": 0.01, "label": "Student temperature"}
+    ] = 0.1
+    teacher_temperature: Annotated[
+        float, {"min": 0.001, "max": 10.0, "step": 0.01, "label": "Teacher temperature"}
+    ] = 0.04
+    warmup_teacher_temperature: Annotated[
+        float, {"min": 0.001, "max": 10.0, "step": 0.01, "label": "Teacher temperature, at first"}
+    ] = 0.04
+    warmup_teacher_epochs: Annotated[
+        int, {"min": 0, "max": 10_000, "label": "Teacher temperature warm-up (epochs)"}
+    ] = 0
+    center_momentum: Annotated[float, {"min": 0.0, "max": 1.0, "step": 0.01, "label": "Center momentum"}] = (
+        0.9
+    )
+    clip_norm: Annotated[
+        float, {"min": 0.0, "max": 1e6, "step": 0.5, "label": "Clip gradients", "help": "0: not."}
+    ] = 3.0
+    drop_path: Annotated[float, {"min": 0.0, "max": 0.9, "step": 0.05, "label": "Drop path"}] = 0.1
+    seed: Annotated[int, {"min": 0, "max": 2**31 - 1, "label": "Seed"}] = 0
+    max_steps: Annotated[
+        int,
+        {"min": 0, "max": 10**9, "label": "Steps, at most", "help": "0: no limit; else training ends there."},
+    ] = 0
+    max_seconds: Annotated[
+        float, {"min": 0, "max": 1e9, "step": 10, "label": "Seconds, at most", "help": "0: no limit."}
+    ] = 0.0
 
 
 class _Attention(nn.Module):
@@ -309,14 +474,40 @@ class Model(EmbeddingModel):
             A constant channel is 0.
         """
         self.check_crops(crops)
+        if crops.dtype == torch.uint8 or self.config.eight_bit:
+            return self.standardise(self.to_unit(crops))
+        x = crops.to(torch.float32)
+        if self.config.resize_px:
+            x = resize_corners(x, self.config.resize_px)
+        return self.standardise(x)
+
+    def to_unit(self, crops: Tensor) -> Tensor:
+        """Images from 0 to 1 of raw crops, for training: 8-bit pixels by 255, others by each channel's range.
+
+        Parameters
+        ----------
+        crops : Tensor of shape (B, C, H, W)
+            Any dtype.
+
+        Returns
+        -------
+        Tensor of shape (B, C, H, W), float32
+            A constant channel is 0 where pixels are not 8-bit.
+        """
+        self.check_crops(crops)
         if crops.dtype == torch.uint8:
             x = crops.to(torch.float32) / 255
         elif self.config.eight_bit:
             x = _eight_bit(crops).to(crops.device) / 255
         else:
             x = crops.to(torch.float32)
-        if self.config.resize_px:
-            x = resize_corners(x, self.config.resize_px)
+            low = x.amin(dim=(2, 3), keepdim=True)
+            span = x.amax(dim=(2, 3), keepdim=True) - low
+            x = (x - low) / torch.where(span == 0, 1.0, span)
+        return resize_corners(x, self.config.resize_px) if self.config.resize_px else x
+
+    def standardise(self, x: Tensor) -> Tensor:
+        """Each channel of each image with mean 0 and standard deviation 1; a constant one is 0."""
         flat = x.amax(dim=(2, 3), keepdim=True) == x.amin(dim=(2, 3), keepdim=True)
         sd, mean = torch.std_mean(x, dim=(2, 3), correction=0, keepdim=True)
         # Rounding leaves a constant channel a little off its mean, and 1e-7 would make that large.
@@ -455,6 +646,10 @@ class Model(EmbeddingModel):
                 f"Positions cannot be interpolated from {side} × {side} to {h} × {w} patches; use another crop size."
             )
         return torch.cat([self.pos_embed[:, :1], table.flatten(2).transpose(1, 2)], dim=1)
+
+    def learner(self, training: Training, steps_per_epoch: int) -> DinoLearner:
+        """Make this network the teacher of a student that starts as its copy."""
+        return DinoLearner(self, training, steps_per_epoch)
 
     def _tokens_in(self, x: Tensor, stride: int = 0) -> tuple[Tensor, tuple[int, int]]:
         """Tokens (B, 1 + h·w, D) before the first block, and the grid (h, w)."""

@@ -15,7 +15,7 @@ from napari_cellrep import registry
 from napari_cellrep.data import Project
 from napari_cellrep.data.crops import cut_crops
 from napari_cellrep.jobs import Job, Progress
-from napari_cellrep.specs import CropSpec, InputError, digest, make_config, match_channels
+from napari_cellrep.specs import CropSpec, InputError, digest, field_rules, make_config, match_channels
 from napari_cellrep.steps.embed import boxes_of, set_crop
 
 
@@ -47,7 +47,7 @@ def train(
     config, training : dict, optional
         Settings of the network and of its training; unnamed ones keep their defaults.
     channels : sequence of str
-        Names or roles, in the order the network wants; empty: by role.
+        Names or roles, in the order the network wants; empty: by role. A network for any channels is made for them.
     crop : dict, optional
         Settings of `CropSpec` to use instead of the network's; they stay with the trained model.
 
@@ -74,6 +74,9 @@ def train(
     if name and (name.startswith(".") or "/" in name or "\\" in name):
         raise InputError(f"A model cannot be called {name!r}: no slash, no dot in front.")
     settings = make_config(module.Training, training)
+    config = dict(config or {})
+    if channels and "channels" in field_rules(module.Config):  # made for the channels it is given (`dino`)
+        config.setdefault("channels", tuple(channels))
     network = make_config(module.Config, config)
 
     import torch

@@ -1,0 +1,390 @@
+"""DINO's student and teacher: views of a cell, projection head, loss with centering, schedules (models.md §3.5).
+
+After Caron et al. 2021 (arXiv:2104.14294) and Doron et al. 2023 (doi:10.1101/2023.06.16.545359), written anew.
+Differs: every draw comes from the seed and the step's number, so a run that was stopped goes on exactly; a channel
+dropped in one view does not stay dropped in the later ones; where pixels are not 8-bit, each channel of each crop is
+scaled from its minimum to its maximum, because the changes of brightness want 0 … 1; no cells are dropped at the end
+of an epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from napari_cellrep.models import _augment
+from napari_cellrep.models._train import Learner
+from napari_cellrep.specs import InputError
+
+DROP_P = 0.2  # of a channel removed, of the protein rescaled
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What happens to the views before they are cut, and after.
+
+    Parameters
+    ----------
+    first, second, local : tuple of str
+        Of "warp", "remove" and "rescale", in order, for the first and second global view and the local ones.
+    vertical : bool
+        Whether views are flipped up-down as well as left-right.
+    jitter_sd : float
+        Standard deviation of the factors of brightness and contrast.
+    local_share : float
+        Side of a local view as a part of a global one's.
+    """
+
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+    local: tuple[str, ...]
+    vertical: bool
+    jitter_sd: float
+    local_share: float
+
+
+_ALL = ("warp", "remove", "rescale")
+_CHANNELS = ("remove", "rescale")
+RECIPES = {
+    # The released settings file has its keys twice, and the last ones win; the first ones match the paper's text.
+    "hpa_effective": Recipe(("warp",), ("remove",), ("remove",), True, 0.5, 96 / 224),
+    "hpa_intended": Recipe(_ALL, _ALL, _ALL, True, 0.5, 96 / 224),
+    "cell_painting": Recipe(_CHANNELS, _CHANNELS, _CHANNELS, False, 0.8, 64 / 128),
+}
+
+
+# ---- schedules --------------------------------------------------------------------------------------
+
+
+def cosine_schedule(
+    start: float, end: float, epochs: int, steps_per_epoch: int, warmup_epochs: int = 0
+) -> np.ndarray:
+    """Values of every step: from 0 to `start` in a straight line, then to `end` by half a cosine.
+
+    Parameters
+    ----------
+    start, end : float
+    epochs, steps_per_epoch : int
+    warmup_epochs : int
+        Length of the straight line, whose last value is `start`.
+
+    Returns
+    -------
+    ndarray of float64, (epochs * steps_per_epoch,)
+    """
+    warm = warmup_epochs * steps_per_epoch
+    left = epochs * steps_per_epoch - warm
+    falling = end + 0.5 * (start - end) * (1 + np.cos(np.pi * np.arange(left) / max(left, 1)))
+    return np.concatenate([np.linspace(0, start, warm), falling])
+
+
+def temperature_schedule(start: float, end: float, epochs: int, warmup_epochs: int) -> np.ndarray:
+    """The teacher's temperature in every epoch: a straight line from `start` to `end`, then `end`; float64."""
+    warm = min(warmup_epochs, epochs)
+    return np.concatenate([np.linspace(start, end, warmup_epochs)[:warm], np.full(epochs - warm, end)])
+
+
+# ---- head and loss ----------------------------------------------------------------------------------
+
+
+class _UnitRows(nn.Module):
+    """Linear layer without bias whose rows have the length `weight_g`; names as the authors' files have them."""
+
+    def __init__(self, n_in: int, n_out: int, fixed: bool):
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.ones(n_out, 1), requires_grad=not fixed)
+        self.weight_v = nn.Parameter(torch.empty(n_out, n_in))
+        bound = n_in**-0.5
+        nn.init.uniform_(self.weight_v, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        v = self.weight_v
+        return F.linear(x, v * (self.weight_g / v.norm(dim=1, keepdim=True)))
+
+
+class Head(nn.Module):
+    """Three layers, the unit sphere, and as many prototypes as there are outputs (models.md §3.1).
+
+    Parameters
+    ----------
+    n_in, hidden, bottleneck, n_out : int
+        Widths: of the class token, the two hidden layers, the sphere and the outputs.
+    norm_last : bool
+        Whether the prototypes keep the length 1.
+    """
+
+    def __init__(self, n_in: int, hidden: int, bottleneck: int, n_out: int, norm_last: bool):
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(n_in, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, bottleneck),
+        )
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        self.last_layer = _UnitRows(bottleneck, n_out, norm_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs (B, n_out) of class tokens (B, n_in)."""
+        return self.last_layer(F.normalize(self.mlp(x), dim=-1))  # type: ignore[no-any-return]
+
+
+def distillation_loss(
+    student: Tensor,
+    teacher: Tensor,
+    center: Tensor,
+    teacher_temperature: float,
+    student_temperature: float = 0.1,
+) -> Tensor:
+    """Cross-entropy of the student's views with the teacher's centred ones, the same view left out.
+
+    Parameters
+    ----------
+    student : Tensor of shape (V * B, K)
+        Outputs of all views, view by view, the global ones first.
+    teacher : Tensor of shape (2 * B, K)
+        Outputs of the two global views.
+    center : Tensor of shape (1, K)
+    teacher_temperature, student_temperature : float
+
+    Returns
+    -------
+    Tensor of shape (), float32
+        Mean over cells and over the 2 · (V - 1) pairs of views.
+    """
+    n = len(teacher) // 2
+    views = (student.float() / student_temperature).log_softmax(-1).unflatten(0, (-1, n))  # (V, B, K)
+    truth = ((teacher.detach().float() - center) / teacher_temperature).softmax(-1).unflatten(0, (2, n))
+    others = views.sum(dim=0) - views[:2]  # (2, B, K): the loss is linear in the student's views
+    return -(truth * others).sum(-1).mean(dim=1).sum() / (2 * (len(views) - 1))
+
+
+def moved_center(center: Tensor, teacher: Tensor, momentum: float) -> Tensor:
+    """The center (1, K) after a batch of the teacher's outputs (2 * B, K)."""
+    return center * momentum + teacher.detach().float().mean(dim=0, keepdim=True) * (1 - momentum)
+
+
+def clip_each(parameters: Sequence[nn.Parameter], norm: float) -> None:
+    """Scale the gradient of each tensor by itself to at most a norm."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    factors = [(norm / (n + 1e-6)).clamp(max=1.0) for n in torch._foreach_norm(grads)]
+    torch._foreach_mul_(grads, factors)
+
+
+# ---- views ------------------------------------------------------------------------------------------
+
+
+def make_view(
+    x: Tensor,
+    does: Sequence[str],
+    recipe: Recipe,
+    side_px: int,
+    scale: tuple[float, float],
+    protein: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """One random view of each cell.
+
+    Parameters
+    ----------
+    x : Tensor of shape (B, C, H, W)
+        Images from 0 to 1.
+    does : sequence of str
+        What is done before the view is cut: "warp", "remove", "rescale".
+    recipe : Recipe
+    side_px : int
+        Of the view.
+    scale : tuple of float
+        Least and largest area, as parts of the image's.
+    protein : int
+        The channel that is rescaled and never removed.
+    generator : torch.Generator
+
+    Returns
+    -------
+    Tensor of shape (B, C, side, side)
+        From 0 to 1 where nothing was rescaled, not yet standardised.
+    """
+    removable = tuple(c for c in range(4) if c != protein)
+    for step in does:
+        if step == "warp":
+            x = _augment.random_warp(x, generator)
+        elif step == "remove" and x.shape[1] >= 4:
+            x = _augment.random_removal(x, DROP_P, removable, generator)
+        elif step == "rescale" and x.shape[1] > protein:
+            x = _augment.random_rescale(x, DROP_P, protein, generator)
+    boxes = _augment.draw_boxes(len(x), x.shape[2], x.shape[3], scale, generator)
+    x = _augment.crop_resized(x, boxes, side_px)
+    x = _augment.random_flips(x, generator, vertical=recipe.vertical)
+    return _augment.random_jitter(x, recipe.jitter_sd, generator)
+
+
+# ---- the learner ------------------------------------------------------------------------------------
+
+
+class DinoLearner(Learner):
+    """Student and teacher; the teacher's backbone is the model that is saved.
+
+    Parameters
+    ----------
+    model : napari_cellrep.models.dino.Model
+        Becomes the teacher; the student starts as its copy.
+    training : napari_cellrep.models.dino.Training
+    steps_per_epoch : int
+
+    Raises
+    ------
+    InputError
+        If the settings contradict one another.
+    """
+
+    def __init__(self, model: Any, training: Any, steps_per_epoch: int):
+        super().__init__(model, training)
+        self.net = model
+        t, config = training, model.config
+        if config.as_rgb:
+            raise InputError(
+                "A network that sees each channel as a photograph is not trained here; set as_rgb to false."
+            )
+        if t.warmup_epochs > t.epochs:
+            raise InputError(
+                f"The learning rate would still be warming up ({t.warmup_epochs} epochs) when training ends "
+                f"({t.epochs}); set warmup_epochs to at most that."
+            )
+        if t.local_scale_min >= t.scale_split:
+            raise InputError(
+                f"The smallest local view ({t.local_scale_min:g}) has to be smaller than the largest "
+                f"({t.scale_split:g}); lower local_scale_min."
+            )
+        self.recipe = RECIPES[t.recipe]
+        patch = config.patch_px
+        self.global_px = t.global_px or config.image_px
+        self.local_px = t.local_px or patch * max(1, round(self.recipe.local_share * self.global_px / patch))
+        if min(self.global_px, self.local_px) < patch:
+            raise InputError(
+                f"Views of {min(self.global_px, self.local_px)} px are smaller than a patch of {patch} px; "
+                "make global_px and local_px larger."
+            )
+        # The authors' number 1 is the protein of the Human Protein Atlas; elsewhere the protein has another place.
+        self.protein = model.roles.index("protein") if "protein" in model.roles else 1
+
+        def head() -> Head:
+            return Head(model.width, t.hidden_dim, t.bottleneck_dim, t.out_dim, t.norm_last_layer)
+
+        backbone = type(model)(config)
+        backbone.load_state_dict(model.state_dict())
+        self.student: Any = nn.ModuleDict({"backbone": backbone, "head": head()})
+        self.teacher: Any = nn.ModuleDict({"backbone": model, "head": head()})
+        self.teacher["head"].load_state_dict(self.student["head"].state_dict())
+        self.module = nn.ModuleDict({"student": self.student, "teacher": self.teacher})
+        self.module.register_buffer("center", torch.zeros(1, t.out_dim))
+
+        self.steps_per_epoch = steps_per_epoch
+        n, warm = steps_per_epoch, t.warmup_epochs
+        peak = t.learning_rate * t.batch_size / 256
+        self.learning_rates = cosine_schedule(peak, t.final_learning_rate, t.epochs, n, warm)
+        self.weight_decays = cosine_schedule(t.weight_decay, t.final_weight_decay, t.epochs, n)
+        self.momenta = cosine_schedule(t.momentum, 1.0, t.epochs, n)
+        self.temperatures = temperature_schedule(
+            t.warmup_teacher_temperature, t.teacher_temperature, t.epochs, t.warmup_teacher_epochs
+        )
+        self._step = 0
+
+    @property
+    def center(self) -> Tensor:
+        """What is taken off the teacher's outputs: (1, K)."""
+        return self.module.get_buffer("center")
+
+    def groups(self) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+        """The student's parameters by name, with weight decay and without (biases and all of one dimension)."""
+        named = {k: p for k, p in self.student.named_parameters() if p.requires_grad}
+        free = {k: p for k, p in named.items() if p.ndim == 1 or k.endswith(".bias")}
+        return {k: p for k, p in named.items() if k not in free}, free
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        decayed, free = self.groups()
+        both: list[dict[str, Any]] = [
+            {"params": list(decayed.values())},
+            {"params": list(free.values()), "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(both, lr=self.training.learning_rate)
+
+    def prepare(self, crops: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Global views (2 · B, C, …) and local ones, view by view; the keys' order is that of the drawing."""
+        t, recipe = self.training, self.recipe
+        x = self.net.to_unit(crops["x"])
+        whole, part = (t.scale_split, 1.0), (t.local_scale_min, t.scale_split)
+        plan = [(recipe.first, self.global_px, whole), (recipe.second, self.global_px, whole)]
+        plan += [(recipe.local, self.local_px, part)] * t.n_local
+        views = [
+            self.net.standardise(make_view(x, does, recipe, side, scale, self.protein, generator))
+            for does, side, scale in plan
+        ]
+        batch = {"global": torch.cat(views[:2])}
+        if t.n_local:
+            batch["local"] = torch.cat(views[2:])
+        return batch
+
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``{"loss"}``; the center moves on once it is computed."""
+        t = self.training
+        generator = torch.Generator()
+        generator.manual_seed(int(np.random.SeedSequence((t.seed, self._step, 1)).generate_state(1)[0]))
+        tokens = [self._student_tokens(x, generator) for x in batch.values()]
+        student = self.student["head"](torch.cat(tokens))
+        with torch.no_grad():
+            teacher = self.teacher["head"](self.teacher["backbone"].embed(batch["global"], "cls"))
+        temperature = self.temperatures[min(self._step // self.steps_per_epoch, t.epochs - 1)]
+        loss = distillation_loss(student, teacher, self.center, float(temperature), t.student_temperature)
+        self.center.copy_(moved_center(self.center, teacher, t.center_momentum))
+        return {"loss": loss}
+
+    def before_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        self._step = step
+        at = min(step, len(self.learning_rates) - 1)
+        for group in optimizer.param_groups:
+            group["lr"] = float(self.learning_rates[at])
+        optimizer.param_groups[0]["weight_decay"] = float(self.weight_decays[at])
+
+    def before_update(self, step: int) -> None:
+        if self.training.clip_norm:
+            clip_each(list(self.student.parameters()), self.training.clip_norm)
+        if step < self.training.freeze_last_layer_epochs * self.steps_per_epoch:
+            for p in self.student["head"].last_layer.parameters():
+                p.grad = None  # so that weight decay does not touch it either
+
+    @torch.no_grad()
+    def after_update(self, step: int) -> None:
+        momentum = float(self.momenta[min(step, len(self.momenta) - 1)])
+        teacher: list[Tensor] = list(self.teacher.parameters())
+        student: list[Tensor] = list(self.student.parameters())
+        torch._foreach_mul_(teacher, momentum)
+        torch._foreach_add_(teacher, student, alpha=1 - momentum)
+
+    def _student_tokens(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Class tokens (B, D) of the student, whose blocks' branches are left out at random."""
+        net: Any = self.student["backbone"]
+        y, _ = net._tokens_in(x)
+        depth = len(net.blocks)
+        kept = torch.ones(depth, 2, len(x))
+        if self.student.training:
+            keep = 1 - torch.linspace(0, self.training.drop_path, depth)[:, None, None]
+            kept = (torch.rand(depth, 2, len(x), generator=generator) + keep).floor() / keep
+        kept = kept.to(x.device)[..., None, None]  # (depth, 2, B, 1, 1)
+        for i, block in enumerate(net.blocks):
+            rows = (
+                slice(0, 1) if i + 1 == depth else slice(None)
+            )  # of the last block only the class token is used
+            y = y[:, rows] + kept[i, 0] * block.attn(block.norm1(y), rows)
+            y = y + kept[i, 1] * block.mlp(block.norm2(y))
+        return net.norm(y)[:, 0]  # type: ignore[no-any-return]
