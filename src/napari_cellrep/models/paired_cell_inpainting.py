@@ -248,7 +248,7 @@ class EncoderDecoder(EmbeddingModel):
         self.check_crops(crops)
         x = crops.to(torch.float32)
         if self.config.recipe == "yeast":
-            return _min_max(x)
+            return min_max(x)
         if x.shape[-1] == x.shape[-2] == 128:
             x = F.avg_pool2d(x, 2)  # equals the authors' resize
         full = self.config.full_scale
@@ -266,7 +266,7 @@ class EncoderDecoder(EmbeddingModel):
                 )
         n = self.config.n_protein
         structure = ((x[:, n:] / full).clamp(0.05, 1.0) - 0.05) / 0.95
-        return torch.cat([_min_max(x[:, :n]), structure], dim=1)
+        return torch.cat([min_max(x[:, :n]), structure], dim=1)
 
     def embed_layers(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """Spatial maximum of each layer after its ReLU and before its batch norm; stops at the deepest one asked for.
@@ -374,7 +374,8 @@ class Model(EncoderDecoder):
         return {"loss": F.mse_loss(predicted, batch["target"][:, :n].float())}
 
 
-def _min_max(x: Tensor) -> Tensor:
+def min_max(x: Tensor) -> Tensor:
+    """Scale each channel of float crops (B, C, H, W) from its own minimum to its maximum; a constant one is 0."""
     low = x.amin(dim=(2, 3), keepdim=True)
     span = x.amax(dim=(2, 3), keepdim=True) - low
     return torch.where(span == 0, torch.zeros_like(x), (x - low) / torch.where(span == 0, 1.0, span))
