@@ -197,3 +197,22 @@ def test_ctrl_c_ends_with_130_and_keeps_what_is_done(tmp_path, images):
     assert "What was finished is kept" in told
     assert "Traceback" not in told
     assert (folder / "checkpoint.pt").exists()
+
+
+def test_whole_fields_need_no_cells(tmp_path, images, capsys):
+    from napari_cellrep.models import create_model, save_model
+
+    project = str(tmp_path / "p.cellrep")
+    assert new(tmp_path, images) == OK
+    net = create_model(
+        "dino", channels=("protein", "nucleus"), dim=48, depth=2, heads=3, image_px=64, patch_px=16
+    )
+    save_model(net, tmp_path / "vit")
+    command = ["embed", project, "--model", str(tmp_path / "vit"), "--key", "vit", "--whole-fields"]
+    assert main(command) == OK
+    assert "2 fields embedded as vit" in capsys.readouterr().out
+    table = open_project(project).field_table
+    assert table is not None
+    assert np.isfinite(table.obsm["X_vit"]).all()
+    assert main([*command, "--layers", "cls"]) == BAD_INPUT
+    assert "leave out" in capsys.readouterr().err

@@ -45,3 +45,23 @@ def test_importing_the_package_loads_neither_torch_nor_qt():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_a_broken_extension_of_another_package_does_not_hide_the_others(tmp_path, monkeypatch, caplog):
+    (tmp_path / "their_segmenter.py").write_text("import a_package_that_is_not_there\n")
+    info = tmp_path / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[napari_cellrep.segmenters]\ntheirs = their_segmenter\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry._entry_points.cache_clear()
+    try:
+        assert "theirs" in registry.names("segmenters")
+        found = registry.describe("segmenters")
+        assert "theirs" not in found
+        assert "nuclei" in found
+        assert "a_package_that_is_not_there" in caplog.text
+        with pytest.raises(ModuleNotFoundError):
+            registry.load("segmenters", "theirs")
+    finally:
+        registry._entry_points.cache_clear()

@@ -260,6 +260,15 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         metavar="I/N",
         help="only the I-th of N parts of the fields",
     )
+    embed.add_argument(
+        "--whole-fields",
+        nargs="?",
+        const="auto",
+        default="",
+        choices=("auto", "tile", "rescale"),
+        help="describe whole fields instead of cells: by the model's own tiles, or the field shrunk to its input "
+        "(default: tiles where the model has them)",
+    )
     _channels_argument(embed)
     _crop_arguments(embed)
     _device_arguments(embed)
@@ -398,6 +407,12 @@ def _crop_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="window|box",
         help="one size for all, or as large as each cell asks",
     )
+    group.add_argument(
+        "--shrink-large",
+        dest="crop.box_shrink",
+        metavar="yes|no",
+        help="with the mode box: shrink what is larger than the network's input instead of cutting it off",
+    )
 
 
 def _crop_values(args: argparse.Namespace) -> dict[str, Any]:
@@ -532,10 +547,14 @@ def _embed(args: argparse.Namespace) -> None:
         return
     if args.on or args.columns:
         raise InputError("--on and --columns are about a table of features; name it with --features TABLE.")
+    args.model = args.model or "paired_cell_inpainting"
     project = _open(args.project)
+    if args.whole_fields:
+        _embed_fields(args, project)
+        return
     result = run(
         embed(
-            project, model=args.model or "paired_cell_inpainting", key=args.key, layers=_words(args.layers),
+            project, model=args.model, key=args.key, layers=_words(args.layers),
             channels=_words(args.channels), crop=_crop_values(args),
             fields=_words(args.fields), device=args.device, precision=args.precision, batch_size=args.batch_size,
             shard=args.shard,
@@ -556,12 +575,13 @@ def _embed_features(args: argparse.Namespace) -> None:
         or args.layers
         or args.channels
         or args.fields
+        or args.whole_fields
         or args.shard.world > 1
         or _crop_values(args)
     ):
         raise InputError(
-            "--features takes the numbers from a table: --model, --layers, --channels, --fields, --shard and the window do "
-            "not apply."
+            "--features takes the numbers from a table: --model, --layers, --channels, --fields, --whole-fields, --shard "
+            "and the window do not apply."
         )
     on = read_on(args.on) if args.on else {}
     project = _open(args.project)
@@ -572,6 +592,27 @@ def _embed_features(args: argparse.Namespace) -> None:
     print(f"{result.n_cells:,} cells have {dims:,} numbers each as {key}.")
     for note in result.notes:
         print(f"  {note}")
+
+
+def _embed_fields(args: argparse.Namespace, project: Any) -> None:
+    from napari_cellrep.steps.embed_fields import embed_fields
+
+    if _crop_values(args) or args.layers or args.shard.world > 1:
+        raise InputError(
+            "Whole fields have no crops, layers or shards to choose: leave out --crop-mode, --window-px, --masked, "
+            "--layers and --shard."
+        )
+    result = run(
+        embed_fields(
+            project, model=args.model, key=args.key, mode=args.whole_fields, channels=_words(args.channels),
+            fields=_words(args.fields), device=args.device, precision=args.precision,
+        )
+    )  # fmt: skip
+    skipped = f", {result.n_skipped:,} were up to date" if result.n_skipped else ""
+    print(f"{result.n_fields:,} fields embedded as {result.key}{skipped}; they are in fields.zarr.")
+    for note in result.notes:
+        print(f"  {note}")
+    _print_problems(result.problems, "were left out")
 
 
 def _analyze(args: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import logging
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -16,6 +17,8 @@ from types import ModuleType
 from typing import Any
 
 from napari_cellrep.specs import field_rules
+
+logger = logging.getLogger(__name__)
 
 KINDS = ("models", "segmenters")
 
@@ -61,11 +64,18 @@ def describe(kind: str) -> dict[str, dict[str, Any]]:
     -------
     dict
         name → {"spec": …, "config": {field: {type, default, label, …}}, "training": … or None,
-        "doc": first line of the module's docstring}.
+        "doc": first line of the module's docstring}. An extension of another package that cannot be imported is
+        left out, with a line in the log: the window opens without it.
     """
     found = {}
     for name in names(kind):
-        module = load(kind, name)
+        try:
+            module = load(kind, name)
+        except Exception as error:
+            if name not in _entry_points(kind):
+                raise  # one of our own: a fault to be seen
+            logger.warning("The %s %r cannot be imported and is left out: %s", kind[:-1], name, error)
+            continue
         spec = getattr(module, "SPEC", None)
         found[name] = {
             "spec": spec.to_json() if spec is not None else {"name": name},

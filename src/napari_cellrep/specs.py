@@ -145,6 +145,8 @@ class CropSpec:
     box_scale : float
         Mode "box": half side of the box as a multiple of the cell's longer side, at most ``size_px / 2``; 0: the
         cell's bounding box itself, without its last row and column as the authors have it.
+    box_shrink : bool
+        Mode "box": boxes may be larger than `size_px` and are then shrunk to it, instead of cut off there.
     masked : bool
         Whether pixels outside the cell's own mask are set to zero.
     padding : str
@@ -160,6 +162,7 @@ class CropSpec:
     window_px: int = 64
     um_per_px: float = 0.0
     box_scale: float = 2.0
+    box_shrink: bool = False
     masked: bool = False
     padding: str = "zero"
     channels: tuple[str, ...] = ()

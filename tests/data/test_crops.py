@@ -181,6 +181,7 @@ def test_box_crops(seed, size, scale):
         ("ratio1", {"box_scale": 1.0}),
         ("to_sta", {"box_scale": 1e6}),  # every box is the full 224 px
         ("mask", {"box_scale": 0.0, "masked": True}),
+        ("oversize", {"box_scale": 2.0, "box_shrink": True}),
     ],
 )
 def test_golden_boxes_of_microsnoop(shared, name, spec):
@@ -200,9 +201,24 @@ def test_golden_boxes_of_microsnoop(shared, name, spec):
     if first is not None:
         np.testing.assert_array_equal(crops[0, :, ::4, ::4].transpose(1, 2, 0), first)
         for crop, (y0, x0, y1, x1) in zip(crops[kept], boxes, strict=True):
+            if max(y1 - y0, x1 - x0) > 224:
+                assert name == "oversize"  # its pixels are new ones; their sum is compared above
+                continue
             top, left = (224 - (y1 - y0)) // 2, (224 - (x1 - x0)) // 2
             inside = crop[:, top : top + y1 - y0, left : left + x1 - x0]
             np.testing.assert_array_equal(inside, image[:, y0:y1, x0:x1])
+
+
+def test_a_box_too_large_is_shrunk_as_a_whole_with_its_mask():
+    labels = np.zeros((60, 90), int)
+    labels[10:50, 5:85] = 1
+    image = np.full((1, 60, 90), 700, np.uint16)
+    spec = CropSpec(mode="box", size_px=32, box_scale=0.0, box_shrink=True, mask_plane=True)
+    crop, mask = cut_crops(image, labels, find_cells(labels), spec)[0]
+    rows, columns = np.nonzero(crop.any(axis=1))[0], np.nonzero(crop.any(axis=0))[0]
+    assert (len(rows), len(columns)) == (16, 32)  # 39 x 79 px, one scale for both sides
+    assert set(np.unique(crop)) == {0, 700}
+    assert np.array_equal(mask, (crop > 0).astype(np.uint16))
 
 
 def test_a_tight_box_of_a_cell_too_large_is_its_middle():

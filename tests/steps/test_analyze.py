@@ -211,3 +211,34 @@ def test_vectors_that_are_all_alike_have_no_score(simple_project: Project):
 def test_nothing_embedded(sample_project: Project):
     with pytest.raises(InputError, match="no vectors yet"):
         drain(analyze(sample_project, recipe="map"))
+
+
+def test_a_profile_is_the_average_of_the_group_s_good_cells_and_stays_beside_the_ranking(
+    simple_project: Project,
+):
+    drain(analyze(simple_project, recipe="variability"))
+    result = drain(analyze(simple_project, recipe="profile", average="median"))
+    assert "obsm/X_simple" in result.written
+    drain(analyze(simple_project, recipe="profile", by="compound"))
+    drain(analyze(simple_project, recipe="variability"))  # writes the table once more
+    groups, cells = open_project(simple_project.root).groups, simple_project.cells
+    assert groups is not None
+    x, good = cells.obsm["X_simple"], cells.obs["good"].to_numpy(bool)
+    for row, (name, by) in enumerate(zip(groups.obs["name"], groups.obs["by"], strict=True)):
+        own = good & (cells.obs[str(by)].astype(str) == str(name)).to_numpy()
+        average = np.median if by == "group" else np.mean
+        np.testing.assert_allclose(
+            groups.obsm["X_simple"][row], average(x[own].astype(float), axis=0), rtol=1e-5
+        )
+    assert set(groups.obs["by"].astype(str)) == {"group", "compound"}
+    assert groups.obs["heterogeneity_simple"].notna().sum() > 0
+    assert drain(analyze(simple_project, recipe="profile", by="compound")).skipped
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [({"average": "mode"}, "mean or the median"), ({"min_cells": 1_000_000}, "nothing to average")],
+)
+def test_a_profile_says_what_it_can_not_average(simple_project: Project, options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        drain(analyze(simple_project, recipe="profile", **options))

@@ -155,9 +155,12 @@ def _boxes(image: np.ndarray, labels: np.ndarray | None, cells: Boxes, spec: Cro
     for i, (y0, x0, y1, x1) in enumerate(cells.box):
         cy, cx = y0 + (y1 - 1 - y0) // 2, x0 + (x1 - 1 - x0) // 2
         if spec.box_scale:
-            half = min(max(y1 - y0 - 1, x1 - x0 - 1) * spec.box_scale, size / 2)
+            half = max(y1 - y0 - 1, x1 - x0 - 1) * spec.box_scale
+            half = half if spec.box_shrink else min(half, size / 2)
             ya, yb = max(int(cy - half), 0), min(int(cy + half), h)
             xa, xb = max(int(cx - half), 0), min(int(cx + half), w)
+        elif spec.box_shrink:
+            ya, yb, xa, xb = y0, y1 - 1, x0, x1 - 1
         else:  # of a cell that does not fit, its middle
             ya, yb = max(y0, cy - size // 2), min(y1 - 1, cy + size // 2)
             xa, xb = max(x0, cx - size // 2), min(x1 - 1, cx + size // 2)
@@ -169,6 +172,8 @@ def _boxes(image: np.ndarray, labels: np.ndarray | None, cells: Boxes, spec: Cro
                 part = part * own
             if spec.mask_plane:
                 part = np.concatenate([part, own[None].astype(part.dtype)])
+        if max(part.shape[1:]) > size:
+            part = _shrink(part, size, spec.mask_plane)
         ty, tx = (size - part.shape[1]) // 2, (size - part.shape[2]) // 2
         out[i, :, ty : ty + part.shape[1], tx : tx + part.shape[2]] = part
     return out
@@ -181,6 +186,25 @@ def resize(crops: np.ndarray, size_px: int) -> np.ndarray:
     """
     weights = _resize_weights(crops.shape[-1], size_px)
     return np.matmul(np.matmul(weights, crops.astype(np.float32)), weights.T)  # type: ignore[no-any-return]
+
+
+def _shrink(part: np.ndarray, size_px: int, has_mask: bool) -> np.ndarray:
+    """Shrink (C, h, w) until its longer side is `size_px`: plain bilinear, rounded, as the authors have it."""
+    h, w = part.shape[1:]
+    to = [max(1, round(n * size_px / max(h, w))) for n in (h, w)]
+    y, x = (_bilinear_weights(n, m) for n, m in zip((h, w), to, strict=True))
+    out = np.matmul(np.matmul(y, part.astype(np.float32)), x.T)
+    if part.dtype.kind in "ui":
+        out = np.rint(out)
+    if has_mask:
+        out[-1] = out[-1] >= 0.5
+    return out.astype(part.dtype)  # type: ignore[no-any-return]
+
+
+def _bilinear_weights(n_in: int, n_out: int) -> np.ndarray:
+    """Matrix (n_out, n_in) that samples one axis at the pixels' centres, between two neighbours each."""
+    centres = np.clip((np.arange(n_out) + 0.5) * n_in / n_out - 0.5, 0, n_in - 1)
+    return np.maximum(0, 1 - np.abs(np.arange(n_in)[None] - centres[:, None])).astype(np.float32)  # type: ignore[no-any-return]
 
 
 def _resize_weights(n_in: int, n_out: int) -> np.ndarray:

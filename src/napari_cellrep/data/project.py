@@ -40,7 +40,8 @@ class Project:
         labels/           <field>.ome.tif; how they were made is in the file's description
         embeddings/       <key>/<field>.npy: structured rows (label, mask_hash, x), and <key>/key.json
         cells.zarr        AnnData, one row per cell
-        groups.zarr       AnnData, one row per group
+        fields.zarr       AnnData, one row per field: whole-image embeddings
+        groups.zarr       AnnData, one row per group: rankings and profiles
         models/           <name>/weights.safetensors, model.json, history.csv, checkpoint
     """
 
@@ -167,6 +168,14 @@ class Project:
             self.write_fields(
                 [dataclasses.replace(f, problem=problems.get(f.id, f.problem)) for f in self.fields]
             )
+
+    def image_stamp(self, field_id: str) -> str:
+        """Short text that changes when a field's files do: their sizes and times. "" if one is gone."""
+        try:
+            stats = [f.stat() for plane in self.field(field_id).planes for f in plane.files(self.root)]
+        except OSError:
+            return ""
+        return digest([[s.st_size, s.st_mtime_ns] for s in stats])
 
     def read_image(self, field_id: str) -> np.ndarray:
         """Pixels of a field, (C, H, W) in the project's channel order.
@@ -357,6 +366,17 @@ class Project:
     def groups(self) -> ad.AnnData | None:
         """The group table, or None before the first analysis."""
         path = self._recovered("groups.zarr")
+        return read_table(path) if path.exists() else None
+
+    def write_field_table(self, table: ad.AnnData) -> None:
+        """Replace the table of whole-field embeddings, by rename."""
+        with self.lock():
+            write_table(self.root / "fields.zarr", table)
+
+    @property
+    def field_table(self) -> ad.AnnData | None:
+        """The table of whole-field embeddings, or None before the first."""
+        path = self._recovered("fields.zarr")
         return read_table(path) if path.exists() else None
 
     def reload(self) -> None:

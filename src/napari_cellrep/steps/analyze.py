@@ -39,7 +39,7 @@ class AnalyzeResult:
     numbers : dict
         Numbers worth keeping, plain JSON types.
     table : DataFrame or None
-        "variability": one row per group, most variable first.
+        "variability": one row per group, most variable first. "profile": one row per group.
     """
 
     recipe: str
@@ -62,6 +62,7 @@ class Found:
     uns: dict[str, Any] = field(default_factory=dict)
     numbers: dict[str, Any] = field(default_factory=dict)
     table: pd.DataFrame | None = None  # rows are groups
+    vectors: np.ndarray | None = None  # of the same groups
 
 
 @dataclass(frozen=True)
@@ -252,6 +253,30 @@ def rank_groups(
     )
 
 
+def profile_groups(work: Work, *, by: str = "group", average: str = "mean", min_cells: int = 1) -> Job[Found]:
+    """Describe every group (well, protein, treatment) by the average of its cells."""
+    _within("min_cells", min_cells, 1, 1_000_000)
+    if average not in ("mean", "median"):
+        raise InputError(f"A profile is the mean or the median of its cells; got average={average!r}.")
+    yield Progress(0, 1, f"Profile of every {by}")
+    everyone = _text(work.all_obs[by]) if by in work.all_obs else _text(work.column(by))
+    names = np.array(sorted({str(v) for v in everyone if v != ""}), dtype=object)
+    of = pd.Index(names).get_indexer(_text(work.column(by)))
+    middle = np.mean if average == "mean" else np.median
+    vectors = np.full((len(names), work.x.shape[1]), np.nan, np.float32)
+    rows = [np.flatnonzero(of == i) for i in range(len(names))]
+    few = [str(name) for name, r in zip(names, rows, strict=True) if len(r) < min_cells]
+    if len(few) == len(names):
+        raise InputError(f"No {by} has {min_cells} usable cells, so there is nothing to average.")
+    for i, r in enumerate(rows):
+        if len(r) >= min_cells:
+            vectors[i] = middle(work.x[r].astype(np.float64), axis=0)
+    table = pd.DataFrame({"n_profiled": [len(r) for r in rows]}, index=pd.Index(names, name=by, dtype=object))
+    summary = f"Averaged the cells of {len(names) - len(few)} groups ({by}, {average})"
+    summary += f"; {len(few)} with fewer than {min_cells} cells left out." if few else "."
+    return Found(summary=summary, table=table, vectors=vectors, numbers={"by": by, "left_out": few})
+
+
 def find_outliers(work: Work, *, k: int = 10, within: str = "group", scale: bool = True) -> Job[Found]:
     """Measure how unusual each cell is: its mean distance to the nearest cells of its own group."""
     _within("k", k, 1, 1000)
@@ -279,8 +304,10 @@ RECIPES: dict[str, Callable[..., Job[Found]]] = {
     "neighbours": neighbour_graph,
     "score": score,
     "variability": rank_groups,
+    "profile": profile_groups,
     "outliers": find_outliers,
 }
+OF_GROUPS = ("variability", "profile")  # their results go to the group table
 
 
 # ---- the step ------------------------------------------------------------------------------------
@@ -325,7 +352,7 @@ def analyze(
         {"recipe": recipe, "options": options, "inputs": _fingerprint(work, recipe, options), "version": 1}
     )
     name = f"{recipe}_{key}"
-    if recipe == "variability":
+    if recipe in OF_GROUPS:
         name += "" if options["by"] == "group" else f"_by_{options['by']}"
         target = project.groups
     else:
@@ -346,8 +373,10 @@ def analyze(
         "made": datetime.datetime.now().astimezone().isoformat(timespec="milliseconds"), "versions": library_versions(),
     }  # fmt: skip
     if found.table is not None:
-        written = _put_groups(project, found.table, key, str(options["by"]), work.all_obs, name, made)
-        table = ranking(project, embedding=key, by=str(options["by"]))
+        written = _put_groups(project, found, key, str(options["by"]), work.all_obs, name, made)
+        table = (
+            ranking(project, embedding=key, by=str(options["by"])) if recipe == "variability" else found.table
+        )
     else:
         written, table = _put_cells(project, found, work.obs.index, name, made), None
     project.log(
@@ -485,6 +514,7 @@ def _fingerprint(work: Work, recipe: str, options: Mapping[str, Any]) -> str:
             "compound",
         ],
         "variability": [options.get("by"), f"score_{work.embedding}", "field", *_users_columns(work.all_obs)],
+        "profile": [options.get("by"), "field", *_users_columns(work.all_obs)],
         "outliers": [options.get("within")],
     }[recipe]
     h = hashlib.sha256(work.x.tobytes())
@@ -537,14 +567,20 @@ def _put_cells(
 
 def _put_groups(
     project: Project,
-    table: pd.DataFrame,
+    found: Found,
     key: str,
     by: str,
     obs: pd.DataFrame,
     name: str,
     made: dict[str, Any],
 ) -> tuple[str, ...]:
-    """Put a ranking into the group table: its rows (index: name, or ``<by>=<name>``), its columns with the embedding's name."""
+    """Put what was found of groups into their table.
+
+    Its rows (index: name, or ``<by>=<name>``), its columns with the embedding's name, its vectors as
+    ``obsm["X_<embedding>"]``.
+    """
+    table = found.table
+    assert table is not None  # the caller has looked
     new = pd.concat(
         [_shared_metadata(obs, by, table.index), table.rename(columns=lambda c: f"{c}_{key}")], axis=1
     )
@@ -569,15 +605,32 @@ def _put_groups(
     whole.index = pd.Index(list(rows), name="group_id", dtype=object)
     groups = ad.AnnData(obs=whole, uns=dict(old.uns) if old is not None else {})
     written = [f"obs/{c}" for c in columns]
+    if old is not None:
+        for place, x in old.obsm.items():
+            groups.obsm[place] = _moved(np.asarray(x), old.obs.index, groups.obs.index)
+    if found.vectors is not None:
+        place = f"X_{key}"
+        x = _moved(found.vectors, new.index, groups.obs.index)
+        if place in groups.obsm and groups.obsm[place].shape[1] == x.shape[1]:
+            others = (groups.obs["by"].astype(str) != by).to_numpy()[:, None]
+            x = np.where(others, groups.obsm[place], x)  # the profiles of another grouping stay
+        groups.obsm[place] = x
+        written.append(f"obsm/{place}")
     _note(groups, name, {**made, "written": written, "columns": columns})
     project.write_groups(groups)
     return tuple(written)
 
 
+def _moved(x: np.ndarray, rows: pd.Index, to: pd.Index) -> np.ndarray:
+    """Vectors of `rows` at the places of `to`; NaN where there is none."""
+    at = rows.get_indexer(to)
+    return np.where((at >= 0)[:, None], x[at], np.nan).astype(np.float32)
+
+
 def _typed(column: str, values: list[Any]) -> Any:
     """A column of the group table: whole numbers, numbers or categories; every kind may have gaps."""
     empty = [v is None or pd.isna(v) for v in values]
-    if column.startswith(("n_cells_", "n_left_out_", "rank_")):
+    if column.startswith(("n_cells_", "n_left_out_", "n_profiled_", "rank_")):
         return pd.array([None if e else int(v) for v, e in zip(values, empty, strict=True)], dtype="Int64")
     kept = [v for v, e in zip(values, empty, strict=True) if not e]
     if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in kept):
