@@ -427,3 +427,22 @@ def test_pictures_are_as_the_viewer_shows_them(viewer, session, canvas, qtbot) -
     assert got[0][..., 1].max() == 255
     canvas.ask_picture(row, got.append)
     assert got[1] is got[0]  # the second time from memory
+
+
+def test_hidden_cells_are_outlined_darker_until_they_are_shown(viewer, session, canvas, qtbot) -> None:
+    open_field(viewer, qtbot, "A01")
+    layer = canvas.layer("cells")
+    rows = session.rows_of_field("A01")
+    hidden = [int(r) for r in rows if not session.visible[r]]
+    shown = [int(r) for r in rows if session.visible[r]]
+    assert hidden
+    assert shown
+
+    def colour(row: int) -> np.ndarray:
+        return np.asarray(layer.get_color(int(session.value(row, "label"))))
+
+    assert colour(hidden[0]).sum() < 0.8 * colour(shown[0]).sum()
+    session.hide_flagged = False
+    np.testing.assert_allclose(colour(hidden[0]), colour(shown[0]))
+    session.hide_flagged = True
+    assert colour(hidden[0]).sum() < 0.8 * colour(shown[0]).sum()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import html as html_module
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -9,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from napari_cellrep import registry
 from napari_cellrep.data import Project, open_project
 from napari_cellrep.jobs import drain
 from napari_cellrep.specs import InputError
@@ -131,3 +134,15 @@ def test_lost_images_and_missing_metadata_cost_their_pictures_only(analysed: Pro
 def test_a_folder_is_not_a_page(analysed: Project, tmp_path: Path):
     with pytest.raises(InputError, match="is a folder"):
         drain(write_report(analysed, tmp_path))
+
+
+def test_every_model_that_was_used_is_cited_with_its_paper(analysed: Project, tmp_path: Path):
+    cells = analysed.cells
+    for name in registry.names("models"):
+        cells.uns["cellrep"] = {**cells.uns["cellrep"], name: json.dumps({"model": name})}
+    analysed.write_cells(cells)
+    text = html_module.unescape(
+        drain(write_report(analysed, tmp_path / "r.html")).read_text(encoding="utf-8")
+    )
+    for name in registry.names("models"):
+        assert registry.load("models", name).SPEC.paper in text, name

@@ -35,6 +35,7 @@ FILL, RING, EDGE, FOCUS, HOVER = 1, 2, 3, 4, 5
 _ORANGE = np.array(SELECTED) / 255
 # One colour for all: of napari's random ones some cannot be seen on a green or blue cell.
 OUTLINE_COLOURS = {None: (0.9, 0.9, 0.9, 1.0), 0: (0.0, 0.0, 0.0, 0.0)}
+HIDDEN_OUTLINE = (0.45, 0.45, 0.45, 0.55)  # flagged cells that take no part: seen, but behind the others
 OVERLAY_COLOURS = {
     None: (0.0, 0.0, 0.0, 0.0),
     0: (0.0, 0.0, 0.0, 0.0),
@@ -122,6 +123,7 @@ class Canvas:
         session.cells_changed.connect(self._on_cells_changed)
         session.selection_changed.connect(self._mark)
         session.visible_changed.connect(self._mark)
+        session.visible_changed.connect(self._tone_outlines)
         session.hover_changed.connect(self._on_hover)
         session.focus_changed.connect(self._on_focus)
         app = QApplication.instance()
@@ -231,6 +233,7 @@ class Canvas:
         self._place_labels("selection", blank, {OURS: {"kind": "selection", **mark}}, geometry)
         self.field, self.edited, self._marked, self._todo = field.id, False, {}, []
         self._set_features()
+        self._tone_outlines()
         for la in self.layers("inpainting"):
             note = la.metadata[OURS]
             note["here"] = False  # hidden because of the field, not by the user
@@ -268,6 +271,16 @@ class Canvas:
             la = Labels(data, name="cell selection", opacity=1.0, colormap=colours, metadata=note, **geometry)
             la.editable = False
         self.viewer.add_layer(la)
+
+    def _tone_outlines(self) -> None:
+        """Draw the outlines of cells that are hidden (flagged) darker than those that count."""
+        layer = self.layer("cells") if self.viewer is not None else None
+        if layer is None or self.session.cells is None or not self.field:
+            return
+        rows = self.session.rows_of_field(self.field)
+        hidden = self.session.cells.obs["label"].to_numpy()[rows[~self.session.visible[rows]]]
+        colours = {**OUTLINE_COLOURS, **dict.fromkeys(hidden.tolist(), HIDDEN_OUTLINE)}
+        layer.colormap = DirectLabelColormap(color_dict=colours)
 
     def _set_features(self) -> None:
         """Row i is label i (row 0 the background), and a column `index`: both conventions of napari hold."""

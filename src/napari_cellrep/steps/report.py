@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from napari_cellrep import registry
 from napari_cellrep.data import Project
 from napari_cellrep.data.cells import FLAGS, embedding_names, provenance
 from napari_cellrep.data.crops import Boxes, cut_crops
@@ -33,10 +34,6 @@ COLOURS = {
 }  # fmt: skip
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
 CITATIONS = {
-    "paired_cell_inpainting": "Paired Cell Inpainting: Lu, Kraus, Cooper, Moses. Learning unsupervised feature "
-    "representations for single cell microscopy images with paired cell inpainting. PLoS Comput Biol 2019.",
-    "measurements": "Haralick features: Haralick, Shanmugam, Dinstein. Textural features for image classification. "
-    "IEEE Trans Syst Man Cybern 1973.",
     "umap": "UMAP: McInnes, Healy, Melville. UMAP: Uniform manifold approximation and projection for dimension "
     "reduction. arXiv:1802.03426, 2018.",
     "score": "Log-ratio score: Lu, Kraus, Cooper, Moses, PLoS Comput Biol 2019.",
@@ -699,8 +696,8 @@ def _words(about: _Subject, numbers: Mapping[str, Any] | None) -> dict[str, Any]
     if dims:
         tiles.append({"value": f"{dims:,}", "label": f"numbers per cell ({about.embedding})"})
     credit = [str(line["credit"]) for line in project.history if line.get("credit")]
-    used = {m.get("model") for m in about.made.values()}
-    citations = [CITATIONS[str(m)] for m in sorted(str(u) for u in used) if m in CITATIONS]
+    used = sorted({str(m["model"]) for m in about.made.values() if m.get("model")})
+    citations = [told for told in map(_model_citation, used) if told]
     recipes = {m.get("recipe") for m in about.made.values()}
     cited = {"map": "umap", "score": "score", "variability": "heterogeneity"}
     citations += [CITATIONS[key] for recipe, key in cited.items() if recipe in recipes]
@@ -716,6 +713,14 @@ def _words(about: _Subject, numbers: Mapping[str, Any] | None) -> dict[str, Any]
         "citations": [*citations, CITATIONS["napari"]],
         "provenance": json.dumps(_shortened(about.made), indent=1, ensure_ascii=False, default=str), "numbers": wide,
     }  # fmt: skip
+
+
+def _model_citation(name: str) -> str:
+    """Title and paper of a model, from its own file; "" for one that is not installed here."""
+    if name not in registry.names("models"):
+        return ""
+    spec = registry.load("models", name).SPEC
+    return f"{spec.title}: {spec.paper}." if spec.paper else ""
 
 
 def _findings(about: _Subject, group_word: str) -> list[str]:
