@@ -236,6 +236,29 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "--layers", default="", metavar="A,B", help='layers to read out, or "all" (default: the model\'s own)'
     )
     embed.add_argument("--batch-size", type=int, default=0, help="cells at a time (default: found out)")
+    table = embed.add_argument_group(
+        "instead of a model, numbers from elsewhere (CellProfiler, published features)"
+    )
+    table.add_argument(
+        "--features",
+        default="",
+        metavar="TABLE",
+        help="CSV or parquet with one row per cell; becomes an embedding",
+    )
+    table.add_argument(
+        "--on",
+        default="",
+        metavar="A=B,…",
+        help="columns that say which cell a row is of, table's=project's, for example "
+        "Metadata_Well=well,ObjectNumber=label (default: cell_id, else field and label; field_number is the place of a "
+        "field in the project, from 1)",
+    )
+    table.add_argument(
+        "--columns",
+        default="",
+        metavar="A,B*",
+        help="columns that are features (default: all numbers but those that count or place cells)",
+    )
     embed.add_argument(
         "--shard",
         type=_shard,
@@ -549,6 +572,11 @@ def _train(args: argparse.Namespace) -> None:
 def _embed(args: argparse.Namespace) -> None:
     from napari_cellrep.steps.embed import embed
 
+    if args.features:
+        _embed_features(args)
+        return
+    if args.on or args.columns:
+        raise InputError("--on and --columns are about a table of features; name it with --features TABLE.")
     model = args.model or "paired_cell_inpainting"
     if args.weights:
         from napari_cellrep.steps.fetch import describe_published
@@ -559,7 +587,7 @@ def _embed(args: argparse.Namespace) -> None:
         model = weights.name
     project = _open(args.project)
     if args.whole_fields:
-        _embed_fields(args, project)
+        _embed_fields(args, project, model)
         return
     result = run(
         embed(
@@ -576,7 +604,35 @@ def _embed(args: argparse.Namespace) -> None:
     _print_problems(result.problems, "were left out")
 
 
-def _embed_fields(args: argparse.Namespace, project: Any) -> None:
+def _embed_features(args: argparse.Namespace) -> None:
+    from napari_cellrep.steps.import_features import import_features, read_on
+
+    if (
+        args.model
+        or args.weights
+        or args.layers
+        or args.channels
+        or args.fields
+        or args.whole_fields
+        or args.shard.world > 1
+        or _crop_values(args)
+    ):
+        raise InputError(
+            "--features takes the numbers from a table: --model, --weights, --layers, --channels, --fields, --whole-fields, --shard "
+            "and the window do not apply."
+        )
+    on = read_on(args.on) if args.on else {}
+    project = _open(args.project)
+    job = import_features(project, args.features, key=args.key, columns=_words(args.columns), on=on)
+    result = run(job)
+    key = result.keys[0]
+    dims = project.cells.obsm[f"X_{key}"].shape[1]
+    print(f"{result.n_cells:,} cells have {dims:,} numbers each as {key}.")
+    for note in result.notes:
+        print(f"  {note}")
+
+
+def _embed_fields(args: argparse.Namespace, project: Any, model: str) -> None:
     from napari_cellrep.steps.embed_fields import embed_fields
 
     if _crop_values(args) or args.layers or args.shard.world > 1:
@@ -586,7 +642,7 @@ def _embed_fields(args: argparse.Namespace, project: Any) -> None:
         )
     result = run(
         embed_fields(
-            project, model=args.model, key=args.key, mode=args.whole_fields, channels=_words(args.channels),
+            project, model=model, key=args.key, mode=args.whole_fields, channels=_words(args.channels),
             fields=_words(args.fields), device=args.device, precision=args.precision,
         )
     )  # fmt: skip
@@ -669,7 +725,8 @@ def _info(args: argparse.Namespace) -> None:
         for name in project.embedding_keys():
             made, has = project.embedding_info(name), obs.get(f"has_{name}")
             count = int(has.sum()) if has is not None else 0
-            print(f"  embedding   {name}: {count:,} cells, {made.get('model')} layer {made.get('layer')}"
+            layer = f" layer {made['layer']}" if made.get("layer") else ""
+            print(f"  embedding   {name}: {count:,} cells, {made.get('model')}{layer}"
                   f"{'' if made.get('trained', True) else ', random weights'}")  # fmt: skip
     print("  history")
     for line in project.history:

@@ -121,6 +121,19 @@ def test_random_weights_are_said_and_depend_on_the_seed_only(tiny):
     assert not np.allclose(run("three", 1), first)
 
 
+def test_an_imagenet_network_takes_any_channels_and_says_when_its_weights_are_random(small):
+    settings = {"model": "imagenet", "config": {"width": 0.125}, "fields": ["A01"]}
+    result = drain(embed(small, **settings))
+    assert "ImageNet VGG16 ran with random weights" in result.notes[0]
+    assert small.embedding_info("imagenet")["trained"] is False
+    mine = (small.cells.obs["field"] == "A01").to_numpy()
+    assert small.cells.obsm["X_imagenet"][mine].shape[1] == 64
+    both = {"width": 0.125, "channels": ("FKHR-GFP", "DNA")}
+    drain(embed(small, **{**settings, "config": both}, key="both"))
+    assert np.isfinite(small.cells.obsm["X_both"][mine]).all()
+    assert small.cells.obsm["X_both"].shape[1] == 128
+
+
 def test_a_field_that_went_away_is_told_and_the_others_go_on(tiny):
     path = tiny.root / tiny.field("A06").planes[0].path
     path.unlink()

@@ -8,6 +8,7 @@ from napari_cellrep.data import open_project
 from napari_cellrep.jobs import drain
 from napari_cellrep.models import load_model
 from napari_cellrep.specs import CropSpec, InputError
+from napari_cellrep.steps.embed import embed
 from napari_cellrep.steps.train import ProjectCells, train
 
 TINY = {"width": 0.125}
@@ -41,6 +42,23 @@ def test_stopped_and_resumed_training_ends_where_an_uninterrupted_one_does(small
     parts = load_model(drain(train(small, name="parts", config=TINY, training=SHORT, precision="fp32")))
     for (name, a), (_, b) in zip(whole.state_dict().items(), parts.state_dict().items(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_the_autoencoder_is_trained_and_embedded_the_same_way_and_needs_no_groups(small):
+    cells = small.cells
+    cells.obs["group"] = [f"g{i}" for i in range(cells.n_obs)]
+    small.write_cells(cells)
+    settings = {"model": "autoencoder", "config": TINY, "training": SHORT}
+    folder = drain(train(small, **settings))
+    card = json.loads((folder / "model.json").read_text())
+    assert card["model"] == "autoencoder"
+    assert card["n_cells"] == int(small.cells.obs["good"].sum())
+    assert card["trained"]["step"] > 0
+    result = drain(embed(small, model="autoencoder"))
+    assert result.keys == ("autoencoder",)
+    assert small.cells.obsm["X_autoencoder"].shape == (small.cells.n_obs, 48)
+    assert small.cells.obs["has_autoencoder"].all()
+    assert small.embedding_info("autoencoder")["trained"]
 
 
 def test_crops_for_training_are_those_of_embedding(small):

@@ -189,20 +189,20 @@ def widths(width: float) -> dict[str, int]:
     return {name: max(1, round(n * width)) for name, n in full.items()}
 
 
-class Model(EmbeddingModel):
-    """Source encoder, target-marker encoder and decoder.
+class EncoderDecoder(EmbeddingModel):
+    """Source encoder and decoder, scaling and tap points: what the `autoencoder` shares.
 
     Parameters
     ----------
     config : Config
 
-    References
+    Attributes
     ----------
-    .. [1] Lu et al. 2019, doi:10.1371/journal.pcbi.1007348; layout and constants in models.md §1.1.
+    branches : tuple
+        The stacks of convolutions that are made, in this order.
     """
 
-    spec = SPEC
-    batch: ClassVar[tuple[str, ...]] = ("source", "target")
+    branches: ClassVar[tuple[Mapping[str, Any], ...]] = (_SOURCE, _DECODER)
     config: Config
 
     def __init__(self, config: Config):
@@ -211,14 +211,14 @@ class Model(EmbeddingModel):
         self.roles = ("protein",) * config.n_protein + ("structure",) * config.n_structure
         # Human crops are halved in `preprocess`, where the pixels still have the file's type and so its full scale.
         side = 128 if human else 64
-        self.crop = replace(SPEC.crop, size_px=side, window_px=side, channels=self.roles)
+        self.crop = replace(self.spec.crop, size_px=side, window_px=side, channels=self.roles)
         best = "conv3_1" if human else "conv4_1"  # models.md §1.4
-        self.layers = (best, *(name for name in SPEC.layers if name != best))
+        self.layers = (best, *(name for name in self.spec.layers if name != best))
 
         self.widths = widths(config.width)
         ins = {"conv1_1": config.n_protein + config.n_structure, "rfpconv1_1": config.n_structure}
-        ins["conv6_1"] = self.widths["conv5_1"] + self.widths["rfpconv3_1"]
-        for branch in (_SOURCE, _MARKER, _DECODER):
+        ins["conv6_1"] = self.widths["conv5_1"] + self.widths["rfpconv3_1"] * (_MARKER in self.branches)
+        for branch in self.branches:
             before = 0
             for name in branch:
                 n_in, before = ins.get(name, before), self.widths[name]
@@ -251,7 +251,7 @@ class Model(EmbeddingModel):
         self.check_crops(crops)
         x = crops.to(torch.float32)
         if self.config.recipe == "yeast":
-            return _min_max(x)
+            return min_max(x)
         if x.shape[-1] == x.shape[-2] == 128:
             x = F.avg_pool2d(x, 2)  # equals the authors' resize
         full = self.config.full_scale
@@ -269,7 +269,7 @@ class Model(EmbeddingModel):
                 )
         n = self.config.n_protein
         structure = ((x[:, n:] / full).clamp(0.05, 1.0) - 0.05) / 0.95
-        return torch.cat([_min_max(x[:, :n]), structure], dim=1)
+        return torch.cat([min_max(x[:, :n]), structure], dim=1)
 
     def embed_layers(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """Spatial maximum of each layer after its ReLU and before its batch norm; stops at the deepest one asked for.
@@ -294,6 +294,54 @@ class Model(EmbeddingModel):
             x = F.max_pool2d(x, 2) if pooled else x
         return {layer: found[layer] for layer in layers}
 
+    def augment(
+        self, batch: Mapping[str, Tensor], training: Any, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Mirror cells, sources and targets each by themselves (models.md §1.6)."""
+        return {k: random_flips(x, generator) if training.flips else x for k, x in batch.items()}
+
+    def encode(self, x: Tensor, branch: Mapping[str, tuple[int, bool]] = _SOURCE) -> Tensor:
+        """Code (B, ·, H/4, W/4) of preprocessed crops (B, C, H, W), of the source encoder unless another is named."""
+        self._check_size(x, 4, 4)
+        for name, (_, pooled) in branch.items():
+            x = self.get_submodule(f"bn_{name}")(F.relu(self.get_submodule(name)(x)))
+            x = F.max_pool2d(x, 2) if pooled else x
+        return x
+
+    def decode(self, code: Tensor) -> Tensor:
+        """Protein (B, n_protein, H, W), float32, from a code (B, ·, H/4, W/4)."""
+        x = code
+        for name in _DECODER:
+            if name in _UPSAMPLED:
+                x = F.interpolate(x, scale_factor=2, mode="nearest")
+            x = F.relu(self.get_submodule(name)(x))
+        return self.y_gfp(x).float()  # type: ignore[no-any-return]
+
+    def _check_size(self, x: Tensor, least: int, multiple: int) -> None:
+        h, w = x.shape[-2:]
+        if min(h, w) < least or h % multiple or w % multiple:
+            raise InputError(
+                f"{self.spec.title} wants crops of at least {least} px"
+                f"{f', a multiple of {multiple}' if multiple > 1 else ''}; these are {h} × {w} px."
+            )
+
+
+class Model(EncoderDecoder):
+    """Source encoder, target-marker encoder and decoder.
+
+    Parameters
+    ----------
+    config : Config
+
+    References
+    ----------
+    .. [1] Lu et al. 2019, doi:10.1371/journal.pcbi.1007348; layout and constants in models.md §1.1.
+    """
+
+    spec = SPEC
+    batch: ClassVar[tuple[str, ...]] = ("source", "target")
+    branches = (_SOURCE, _MARKER, _DECODER)
+
     def inpaint(self, source: Tensor, target_structural: Tensor) -> Tensor:
         """Predict the protein of target cells.
 
@@ -314,13 +362,7 @@ class Model(EmbeddingModel):
                 f"The target is given by its {self.config.n_structure} structure channel(s), (B, "
                 f"{self.config.n_structure}, H, W); got shape {tuple(target_structural.shape)}."
             )
-        self._check_size(source, 4, 4)
-        x = torch.cat([self._encode(source, _SOURCE), self._encode(target_structural, _MARKER)], dim=1)
-        for name in _DECODER:  # (B, ·, H/4, W/4) → (B, ·, H, W)
-            if name in _UPSAMPLED:
-                x = F.interpolate(x, scale_factor=2, mode="nearest")
-            x = F.relu(self.get_submodule(name)(x))
-        return self.y_gfp(x).float()  # type: ignore[no-any-return]
+        return self.decode(torch.cat([self.encode(source), self.encode(target_structural, _MARKER)], dim=1))
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Mean squared error of the predicted protein: ``{"loss"}``.
@@ -334,28 +376,9 @@ class Model(EmbeddingModel):
         predicted = self.inpaint(batch["source"], batch["target"][:, n:])
         return {"loss": F.mse_loss(predicted, batch["target"][:, :n].float())}
 
-    def augment(
-        self, batch: Mapping[str, Tensor], training: Any, generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        """Mirror source and target cells, each by itself (models.md §1.6)."""
-        return {k: random_flips(x, generator) if training.flips else x for k, x in batch.items()}
 
-    def _encode(self, x: Tensor, branch: Mapping[str, tuple[int, bool]]) -> Tensor:
-        for name, (_, pooled) in branch.items():
-            x = self.get_submodule(f"bn_{name}")(F.relu(self.get_submodule(name)(x)))
-            x = F.max_pool2d(x, 2) if pooled else x
-        return x
-
-    def _check_size(self, x: Tensor, least: int, multiple: int) -> None:
-        h, w = x.shape[-2:]
-        if min(h, w) < least or h % multiple or w % multiple:
-            raise InputError(
-                f"{SPEC.title} wants crops of at least {least} px"
-                f"{f', a multiple of {multiple}' if multiple > 1 else ''}; these are {h} × {w} px."
-            )
-
-
-def _min_max(x: Tensor) -> Tensor:
+def min_max(x: Tensor) -> Tensor:
+    """Scale each channel of float crops (B, C, H, W) from its own minimum to its maximum; a constant one is 0."""
     low = x.amin(dim=(2, 3), keepdim=True)
     span = x.amax(dim=(2, 3), keepdim=True) - low
     return torch.where(span == 0, torch.zeros_like(x), (x - low) / torch.where(span == 0, 1.0, span))

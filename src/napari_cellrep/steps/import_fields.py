@@ -887,7 +887,7 @@ def _join_table(
     rows: dict[tuple[str, ...], dict[str, Any]] = {}
     several = []
     for record in table.to_dict("records"):
-        key = tuple(_key(c, record[c]) for c in columns)
+        key = tuple(join_key(c, record[c]) for c in columns)
         values = {
             str(k): v for k, v in record.items() if k not in ("field", "file") and v == v and v is not None
         }
@@ -945,11 +945,15 @@ def _field_keys(field: Field, files: Sequence[Path], columns: Sequence[str]) -> 
     """The keys under which a field may be found: more than one where several files make it up."""
     options = {""}
     if "file" in columns:
-        options = {_key("file", p.name) for p in files} | {_key("file", _stem(p)) for p in files}
+        options = {join_key("file", p.name) for p in files} | {join_key("file", _stem(p)) for p in files}
     keys = []
     for file in sorted(options):
         values = [
-            file if c == "file" else _key(c, field.id) if c == "field" else _key(c, field.metadata.get(c))
+            file
+            if c == "file"
+            else join_key(c, field.id)
+            if c == "field"
+            else join_key(c, field.metadata.get(c))
             for c in columns
         ]
         if all(values):
@@ -957,7 +961,7 @@ def _field_keys(field: Field, files: Sequence[Path], columns: Sequence[str]) -> 
     return keys
 
 
-def _key(column: str, value: Any) -> str:
+def join_key(column: str, value: Any) -> str:
     """A value as it is compared: wells canonical, "s1" = "01" = site 1, files without folders."""
     if value is None or value != value or str(value).strip() == "":
         return ""
