@@ -618,8 +618,8 @@ def _embed_features(args: argparse.Namespace) -> None:
         or _crop_values(args)
     ):
         raise InputError(
-            "--features takes the numbers from a table: --model, --weights, --layers, --channels, --fields, --whole-fields, --shard "
-            "and the window do not apply."
+            "--features takes the numbers from a table: --model, --weights, --layers, --channels, --fields, "
+            "--whole-fields, --shard and the window do not apply."
         )
     on = read_on(args.on) if args.on else {}
     project = _open(args.project)
