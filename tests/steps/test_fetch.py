@@ -594,7 +594,7 @@ def test_every_published_checkpoint_can_be_asked_for():
     for _, weights in list_published().values():
         assert weights.url.startswith(("https://", "http://spidey.ccbr.utoronto.ca/"))
         assert all(
-            re.fullmatch(r"(git:[0-9a-f]{40})?", check)
+            re.fullmatch(r"(git:[0-9a-f]{40}|sha256:[0-9a-f]{64})?", check)
             for check in (weights.check, *dict(weights.more).values())
         )
         record = "/records/" in weights.url

@@ -65,13 +65,13 @@ SPEC = ModelSpec(
         Weights(
             "imagenet-vgg16", f"{_URL}/vgg16-397923af.pth", _LICENCE,
             "sha256:397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0", {"scaling": "torchvision"},
-            "torchvision's IMAGENET1K_V1: 1.2 million photographs of 224 px in colour; 528 MB.",
+            "torchvision's IMAGENET1K_V1, trained on ImageNet: 1.2 million colour photographs of 224 px; 528 MB.",
         ),
         Weights(
             "imagenet-vgg16-original", f"{_URL}/vgg16_features-amdegroot-88682ab5.pth", _LICENCE,
             "", {"scaling": "caffe"},
-            "torchvision's IMAGENET1K_FEATURES: weights with the original paper's normalisation, as Keras's are, ported "
-            "from amdegroot/ssd.pytorch; 528 MB.",
+            "torchvision's IMAGENET1K_FEATURES, trained on ImageNet with the original paper's normalisation, as Keras's "
+            "are; ported from amdegroot/ssd.pytorch; 528 MB.",
         ),
     ),
 )  # fmt: skip

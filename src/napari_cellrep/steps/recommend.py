@@ -170,8 +170,8 @@ def _published(facts: Facts, specs: dict[str, ModelSpec]) -> list[str]:
     said = []
     for spec in specs.values():
         fit = [w for w in spec.weights if not _missing(w.roles or spec.roles, facts.channels, w)]
-        # One channel at a time: `microsnoop` serves any channels, whatever the role it names.
-        any_channel = spec.name == "microsnoop" and bool(spec.weights) and bool(facts.channels)
+        # One channel at a time: these serve any channels, whatever the role they name.
+        any_channel = spec.name in ("imagenet", "microsnoop") and bool(spec.weights) and bool(facts.channels)
         if not fit and not any_channel:
             continue
         fit = fit or list(spec.weights)
