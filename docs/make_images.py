@@ -155,7 +155,7 @@ def walk(out: Path) -> None:
 
 def losses(model: Any) -> list[float]:
     """The loss now and at the beginning, as the card says them."""
-    return [float(number) for number in re.findall(r"[0-9.]+[0-9]", model.loss.text())]
+    return [float(number) for number in re.findall(r"[0-9.]+[0-9]", model.training.loss.text())]
 
 
 def job(root: Path, out: Path) -> None:
@@ -174,8 +174,8 @@ def job(root: Path, out: Path) -> None:
     window.viewer.reset_view()
     window.viewer.scene.camera.zoom *= 2
     click(model.header)
-    click(model.train)
-    until(lambda: model.loss.text() and "left" in dock.strip.message.text(), 300)
+    click(model.training.train)
+    until(lambda: model.training.loss.text() and "left" in dock.strip.message.text(), 300)
     until(lambda: "left" in dock.strip.message.text() and losses(model)[0] < 0.95 * losses(model)[1], 300)
     window.shot("window-training")
     click(dock.strip.stop)

@@ -11,15 +11,11 @@ from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 
 from napari_cellrep.data import open_project
-from napari_cellrep.gui._cards import (
-    duration,
-    flag_table,
-    guess_roles,
-    images_of,
-    reference_choices,
-    um_per_px,
-)
 from napari_cellrep.gui._runner import Runner
+from napari_cellrep.gui.cards._parts import duration
+from napari_cellrep.gui.cards.cells import flag_table
+from napari_cellrep.gui.cards.explore import reference_choices
+from napari_cellrep.gui.cards.images import guess_roles, images_of, um_per_px
 from napari_cellrep.specs import Channel, InputError
 from napari_cellrep.steps.sample import SAMPLE
 
@@ -311,11 +307,11 @@ def test_train_and_embed(qtbot, dock, project):
     opened(qtbot, dock, project)
     model = card(dock, "model")
     model.model.setCurrentText("Paired Cell Inpainting")
-    assert model.train.text().startswith("Train on")
-    model.training.set_value({"batch_size": 8, "epochs": 1, "max_steps": 2})
-    run(qtbot, dock, model.train, timeout=200_000)
+    assert model.training.train.text().startswith("Train on")
+    model.training.form.set_value({"batch_size": 8, "epochs": 1, "max_steps": 2})
+    run(qtbot, dock, model.training.train, timeout=200_000)
     assert dock.runner.log[-1].end == "finished", dock.runner.log[-1].details
-    assert "Loss" in model.loss.text()
+    assert "Loss" in model.training.loss.text()
     assert model.trained
     assert model.choice() == ("paired_cell_inpainting", "paired_cell_inpainting")
     run(qtbot, dock, model.embed, timeout=200_000)

@@ -23,19 +23,15 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_cellrep.gui._cards import (
-    Card,
-    CellsCard,
-    ExploreCard,
-    ImagesCard,
-    ModelCard,
-    SegmentCard,
-    duration,
-    text,
-)
 from napari_cellrep.gui._image import OURS, canvas_of
 from napari_cellrep.gui._runner import Handle, LogEntry, Runner, runner_of
 from napari_cellrep.gui._state import session_of
+from napari_cellrep.gui.cards._parts import Card, duration, text
+from napari_cellrep.gui.cards.cells import CellsCard
+from napari_cellrep.gui.cards.explore import ExploreCard
+from napari_cellrep.gui.cards.images import ImagesCard
+from napari_cellrep.gui.cards.model import ModelCard
+from napari_cellrep.gui.cards.segment import SegmentCard
 from napari_cellrep.jobs import Progress
 from napari_cellrep.specs import InputError
 

@@ -1,0 +1,1 @@
+"""The five cards of the CellRep dock, one file each (ui.md)."""

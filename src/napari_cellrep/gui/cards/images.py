@@ -1,0 +1,421 @@
+"""Card 1: where the images come from, and what their channels show."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QDialog,
+    QDialogButtonBox,
+    QFileDialog,
+    QFormLayout,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QWidget,
+)
+
+from napari_cellrep.gui._image import OURS
+from napari_cellrep.gui._sample import TAG, projects_folder
+from napari_cellrep.gui.cards._parts import Card, button, combo, refill, text
+from napari_cellrep.specs import ROLES, Channel, InputError
+
+if TYPE_CHECKING:
+    from napari_cellrep.gui._dock import CellRepDock
+
+# Words in a layer's name → the role it probably has; the first that fits counts.
+_ROLE_WORDS = (
+    ("nucleus", r"dapi|hoechst|dna|nucl|draq|h2b|histone"),
+    ("brightfield", r"bright|\bbf\b|\bdic\b|phase|trans"),
+    ("microtubules", r"tubul|\bmt\b"),
+    ("mito", r"mito|tomm?20"),
+    ("actin", r"actin|phalloidin"),
+    ("agp", r"\bagp\b"),
+    ("er", r"\ber\b|calnexin|conca|endoplasm"),
+    ("rna", r"\brna\b|syto"),
+    ("membrane", r"membrane|wga|cellmask"),
+    ("structure", r"rfp|mcherry|cytosol|marker|tdtomato"),
+    ("protein", r"gfp|protein|yfp|venus|neon|fitc|antibody|488"),
+)
+
+
+def guess_roles(names: Sequence[str]) -> list[str]:
+    """Roles that channel names suggest; the first without one is taken for the protein if none is."""
+    roles = [
+        next((role for role, words in _ROLE_WORDS if re.search(words, name.replace("_", " "), re.I)), "other")
+        for name in names
+    ]
+    if "protein" not in roles and "other" in roles:
+        roles[roles.index("other")] = "protein"
+    return roles
+
+
+class ImagesCard(Card):
+    """Where the images come from, and what their channels show."""
+
+    def __init__(self, dock: CellRepDock):
+        super().__init__(dock, 1, "Images")
+        self.hint = text()
+        self.sample = button(
+            "Open the sample",
+            self.open_sample,
+            "24 wells of BBBC013: a drug moves a protein into the nucleus",
+        )
+        self.open = button("Open a project…", self.choose_project, "A folder called <name>.cellrep")
+        self.layers = button(
+            "Use these layers", self.use_layers, "The viewer's image layers become the channels of one field"
+        )
+        self.files = button(
+            "Open files…",
+            self.choose_files,
+            "A new project of many images, several channels and a plate table",
+        )
+        self.save = button(
+            "Save the project as…", self.save_as, "Moves it from the unsaved projects to your place"
+        )
+        self.field = combo("The field that is shown; only what you look at is read")
+        self.field.activated.connect(lambda _: dock.show_field(self.field.currentData()))
+        self.channels = QWidget()
+        self.channel_grid = QGridLayout(self.channels)
+        self.channel_grid.setContentsMargins(0, 0, 0, 0)
+        self.channel_grid.setColumnStretch(0, 1)
+        self.channel_grid.setColumnStretch(1, 1)
+        row = QHBoxLayout()
+        row.addWidget(QLabel("Show field"))
+        row.addWidget(self.field, 1)
+        self.field_row = QWidget()
+        self.field_row.setLayout(row)
+        row.setContentsMargins(0, 0, 0, 0)
+        sources = QGridLayout()
+        for i, made in enumerate((self.sample, self.open, self.layers, self.files)):
+            sources.addWidget(made, i // 2, i % 2)
+        for item in (self.hint, self.channels, self.field_row):
+            self.layout_.addWidget(item)
+        self.layout_.addLayout(sources)
+        self.layout_.addWidget(self.save)
+        self._layer_rows: list[tuple[Any, QCheckBox, QLineEdit, QComboBox]] = []
+        self._shown: Any = None
+
+    def refresh(self) -> None:
+        """Show the project as it is now."""
+        project, images = self.project, self.image_layers()
+        self.layers.setEnabled(bool(images))
+        self.field_row.setVisible(project is not None)
+        self.save.setVisible(project is not None and project.root.is_relative_to(projects_folder()))
+        if project is None:
+            self.set_status("nothing open yet", "ready")
+            self._show_layers(images)
+            return
+        self._set_primary(None)  # the next step is in card 2
+        fields, bad = project.fields, [f for f in project.fields if f.problem]
+        roles = [c.role for c in project.channels]
+        groups = len({f.group for f in fields})
+        n = f"{len(fields):,} field{'s' * (len(fields) != 1)}"
+        unknown = all(role == "other" for role in roles)
+        mark = "needs" if unknown else "done"
+        self.set_status(f"{n} · {len(roles)} channel{'s' * (len(roles) != 1)}", mark)
+        words = [f"<b>{project.name}</b>: {n} in {groups:,} group{'s' * (groups != 1)}."]
+        if unknown:
+            words.append("⚠ Say what the channels show: models and segmenters ask for them by role.")
+        if bad:
+            words.append(f"⚠ {len(bad):,} left out. {bad[0].problem}")
+        self.hint.setText("<br>".join(words))
+        self.hint.setToolTip(str(project.root))
+        refill(self.field, [(_field_words(f), f.id) for f in fields], keep=self.dock.shown_field() or None)
+        self._show_roles(project)
+
+    # ---- no project: which layers ----
+
+    def image_layers(self) -> list[Any]:
+        """Image layers that could become channels: grey, in 2-D or a stack of images, not shown by us."""
+        return [
+            layer
+            for layer in self.dock.viewer.layers
+            if isinstance(layer, Image) and not layer.rgb and layer.ndim in (2, 3) and not _is_ours(layer)
+        ]
+
+    def _show_layers(self, images: list[Any]) -> None:
+        self.hint.setToolTip("")
+        of_sample = any(_is_sample(layer) for layer in images)
+        self._set_primary(self.layers if images and not of_sample else self.sample)
+        if not images:
+            self.hint.setText(
+                "Open images to begin: the bundled sample, a project, files, or layers you drag into the viewer."
+            )
+        elif of_sample:
+            self.hint.setText(
+                "These layers are one well of the sample; <b>Open the sample</b> opens all 24 wells."
+            )
+        else:
+            self.hint.setText(
+                "Say what each layer shows. <b>Use these layers</b> makes them the channels of one field "
+                "(a stack: one field per plane)."
+            )
+        key = ("layers", tuple((id(layer), layer.name) for layer in images))
+        if key == self._shown:
+            return
+        self._clear_grid(key)
+        for i, (layer, role) in enumerate(
+            zip(images, guess_roles([layer.name for layer in images]), strict=True)
+        ):
+            use, name, box = QCheckBox(), QLineEdit(layer.name), combo("What this channel shows")
+            use.setChecked(layer.visible)
+            use.setToolTip("Use this layer")
+            refill(box, [(r, r) for r in ROLES if r != "mask"], keep=role)
+            for column, widget in enumerate((name, box, use)):
+                self.channel_grid.addWidget(widget, i, column)
+            self._layer_rows.append((layer, use, name, box))
+
+    def _set_primary(self, primary: QPushButton | None) -> None:
+        for made in (self.sample, self.layers):
+            font = made.font()
+            font.setBold(made is primary)
+            made.setFont(font)
+
+    def _clear_grid(self, key: Any) -> None:
+        self._shown, self._layer_rows = key, []
+        while (item := self.channel_grid.takeAt(0)) is not None:
+            item.widget().hide()
+            item.widget().deleteLater()
+
+    # ---- a project: what its channels show ----
+
+    def _show_roles(self, project: Any) -> None:
+        key = ("project", project.root, project.channels)
+        if key == self._shown:
+            return
+        self._clear_grid(key)
+        for i, channel in enumerate(project.channels):
+            box = combo("What this channel shows; models ask for channels by role")
+            refill(box, [(r, r) for r in ROLES if r != "mask"], keep=channel.role)
+            box.activated.connect(lambda _, i=i, box=box: self._set_role(i, box.currentData()))
+            self.channel_grid.addWidget(text(channel.name, least_px=60), i, 0)
+            self.channel_grid.addWidget(box, i, 1)
+
+    def _set_role(self, index: int, role: str) -> None:
+        channels = list(self.project.channels)
+        channels[index] = dataclasses.replace(channels[index], role=role)
+        with self.dock.told():
+            self.project.set_channels(channels)
+        self.dock.refresh()
+
+    # ---- actions ----
+
+    def open_sample(self) -> None:
+        """Open the bundled sample, made once in the user's data folder."""
+        for layer in [la for la in self.dock.viewer.layers if _is_sample(la)]:
+            self.dock.viewer.layers.remove(layer)  # the project shows the same pixels
+        root = projects_folder() / "bbbc013.cellrep"
+        if (root / "project.json").is_file():
+            self.dock.open_project(root)
+        else:
+            self.dock.submit(
+                "sample.open_sample",
+                "Opening the sample",
+                then=self.dock.open_project,
+                project=None,
+                path=str(root),
+            )
+
+    def choose_project(self) -> None:
+        """Ask for a project folder and open it."""
+        folder = QFileDialog.getExistingDirectory(self, "Open a project (a folder called <name>.cellrep)")
+        if folder:
+            self.dock.open_project(folder)
+
+    def use_layers(self) -> None:
+        """Make a project of the ticked layers, in the user's data folder."""
+        if self.project is not None:  # show the layers' table first, so that the roles can be checked
+            self.dock.close_project()
+            return
+        rows = [row for row in self._layer_rows if row[1].isChecked()]
+        if any(_is_sample(layer) for layer, *_ in rows):
+            self.open_sample()
+            return
+        with self.dock.told():
+            if not rows:
+                raise InputError("No layer is ticked; tick those that are channels of your images.")
+            channels = [Channel(name.text().strip(), box.currentData()) for _, _, name, box in rows]
+            layers = [layer for layer, *_ in rows]
+            images = images_of(layers)
+            root = _free(projects_folder() / f"{_file_name(layers[0].name)}.cellrep")
+            self.dock.submit(
+                "import_fields.import_arrays", "Taking over the layers", then=self._took_layers, project=None,
+                path=str(root), images=images, channels=channels, um_per_px=um_per_px(layers[0]),
+            )  # fmt: skip
+
+    def _took_layers(self, root: str) -> None:
+        for layer in [row[0] for row in self._layer_rows]:
+            if layer in self.dock.viewer.layers:
+                layer.visible = False  # the project's own layers show the same pixels
+        self.dock.open_project(root)
+
+    def choose_files(self) -> None:
+        """Ask for files, channels and a plate table, and make a project of them."""
+        dialog = FilesDialog(self)
+        dialog.accepted.connect(lambda: self._import(dialog.value()))
+        dialog.open()
+
+    def _import(self, values: dict[str, Any]) -> None:
+        self.dock.submit(
+            "import_fields.import_fields",
+            "Importing images",
+            then=self.dock.open_project,
+            project=None,
+            **values,
+        )
+
+    def save_as(self) -> None:
+        """Move an unsaved project to where the user wants it."""
+        place, _ = QFileDialog.getSaveFileName(
+            self, "Save the project as", str(Path.home() / self.project.root.name)
+        )
+        if place:
+            target = Path(place).with_suffix(".cellrep")
+            with self.dock.told():
+                if target.exists():
+                    raise InputError(f"{target.name} exists already; choose another name.")
+                self.dock.submit(
+                    "shutil:move", "Saving the project", then=self.dock.open_project, project=None,
+                    src=str(self.project.root), dst=str(target),
+                )  # fmt: skip
+
+
+def _field_words(field: Any) -> str:
+    known = [
+        str(v)
+        for k, v in field.metadata.items()
+        if k in ("compound", "treatment", "protein", "dose_rank", "dose")
+    ]
+    return " · ".join([field.id, *known]) + (" ⚠" if field.problem else "")
+
+
+def _is_ours(layer: Any) -> bool:
+    return OURS in layer.metadata
+
+
+def _is_sample(layer: Any) -> bool:
+    tag = layer.metadata.get(TAG)
+    return isinstance(tag, Mapping) and bool(tag.get("sample"))
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w-]+", "_", name).strip("_") or "layers"
+
+
+def _free(path: Path) -> Path:
+    """`path`, or the first of `path-2`, `path-3`, … that is not taken."""
+    i, free = 2, path
+    while free.exists():
+        free, i = path.with_name(f"{path.stem}-{i}{path.suffix}"), i + 1
+    return free
+
+
+def images_of(layers: Sequence[Any]) -> dict[str, Any]:
+    """Field id → (C, H, W) of layers that are the channels of one field, or of a stack of fields.
+
+    Raises
+    ------
+    InputError
+        If the layers differ in size.
+    """
+    planes = [layer.data[0] if layer.multiscale else layer.data for layer in layers]
+    for layer, plane in zip(layers, planes, strict=True):
+        if plane.shape != planes[0].shape:
+            raise InputError(
+                f"Layer {layer.name} is {' × '.join(map(str, plane.shape))} px, {layers[0].name} is "
+                f"{' × '.join(map(str, planes[0].shape))} px; channels of one image are of one size."
+            )
+    name = _file_name(layers[0].name)
+    if planes[0].ndim == 2:
+        return {name: np.stack(planes)}
+    return {f"{name}_{i + 1:03d}": np.stack([plane[i] for plane in planes]) for i in range(len(planes[0]))}
+
+
+def um_per_px(layer: Any) -> float:
+    """A layer's pixel size in µm; 0 when its units are pixels."""
+    try:
+        return float(1 * layer.units[-1] / _micrometre(layer)) * float(layer.scale[-1])
+    except Exception:  # noqa: BLE001  (pint: pixels are no length)
+        return 0.0
+
+
+def _micrometre(layer: Any) -> Any:
+    return type(layer.units[-1])("micrometer")
+
+
+class FilesDialog(QDialog):
+    """Which files, which channels, which table, and where the project goes."""
+
+    def __init__(self, parent: QWidget):
+        super().__init__(parent)
+        self.setWindowTitle("New project from files")
+        self.images, self.channels, self.pattern = QLineEdit(), QLineEdit(), QLineEdit()
+        self.table, self.place = QLineEdit(), QLineEdit()
+        self.images.setPlaceholderText("a folder, files, or plate1/*.tif; several with ; between")
+        self.channels.setPlaceholderText("FKHR-GFP:protein, DNA:nucleus (in plane order)")
+        self.pattern.setPlaceholderText("{well}_{site}_{channel}.tif (may stay empty)")
+        self.table.setPlaceholderText("CSV with a row per well or file (may stay empty)")
+        layout = QFormLayout(self)
+        for words, edit, pick in (
+            ("Images", self.images, self._pick_images),
+            ("Channels", self.channels, None),
+            ("File names", self.pattern, None),
+            ("Plate table", self.table, self._pick_table),
+            ("Project", self.place, self._pick_place),
+        ):
+            row = QHBoxLayout()
+            row.addWidget(edit)
+            edit.setMinimumWidth(340)
+            if pick:
+                row.addWidget(button("…", pick))
+                row.itemAt(1).widget().setFixedWidth(30)
+            layout.addRow(words, row)
+        self.buttons = QDialogButtonBox(
+            QDialogButtonBox.StandardButton.Ok | QDialogButtonBox.StandardButton.Cancel
+        )
+        self.buttons.button(QDialogButtonBox.StandardButton.Ok).setText("Import")
+        self.buttons.accepted.connect(self.accept)
+        self.buttons.rejected.connect(self.reject)
+        layout.addRow(self.buttons)
+        for edit in (self.images, self.place):
+            edit.textChanged.connect(self._check)
+        self._check()
+
+    def _check(self) -> None:
+        ready = bool(self.images.text().strip() and self.place.text().strip())
+        self.buttons.button(QDialogButtonBox.StandardButton.Ok).setEnabled(ready)
+
+    def _pick_images(self) -> None:
+        if folder := QFileDialog.getExistingDirectory(self, "Folder with the images"):
+            self.images.setText(folder)
+            if not self.place.text():
+                self.place.setText(str(Path(folder).with_suffix(".cellrep")))
+
+    def _pick_table(self) -> None:
+        if path := QFileDialog.getOpenFileName(self, "Plate table", filter="Tables (*.csv *.tsv *.txt)")[0]:
+            self.table.setText(path)
+
+    def _pick_place(self) -> None:
+        if path := QFileDialog.getSaveFileName(self, "Project folder", self.place.text())[0]:
+            self.place.setText(path)
+
+    def value(self) -> dict[str, Any]:
+        """Arguments of `steps.import_fields.import_fields`."""
+        return {
+            "path": self.place.text().strip(),
+            "images": [p.strip() for p in self.images.text().split(";") if p.strip()],
+            "channels": [c.strip() for c in self.channels.text().split(",") if c.strip()],
+            "pattern": self.pattern.text().strip(),
+            "metadata": self.table.text().strip(),
+        }
