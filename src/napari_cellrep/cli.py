@@ -223,7 +223,9 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     embed.add_argument(
         "--model",
         default="",
-        help="a model trained in this project, a path to weights, or a model's name (default: paired_cell_inpainting)",
+        metavar="A,B",
+        help="a model trained in this project, a path to weights, or a model's name (default: paired_cell_inpainting); "
+        "several read each field once",
     )
     embed.add_argument(
         "--weights",
@@ -589,9 +591,10 @@ def _embed(args: argparse.Namespace) -> None:
     if args.whole_fields:
         _embed_fields(args, project, model)
         return
+    several = () if Path(model).exists() else _words(model)  # a path may have a comma in it
     result = run(
         embed(
-            project, model=model, key=args.key, layers=_words(args.layers),
+            project, model=several if len(several) > 1 else model, key=args.key, layers=_words(args.layers),
             channels=_words(args.channels), crop=_crop_values(args),
             fields=_words(args.fields), device=args.device, precision=args.precision, batch_size=args.batch_size,
             shard=args.shard,

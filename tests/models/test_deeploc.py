@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from make_deeploc_v1 import shapes, values
 
 from napari_cellrep.models import _tensorflow, create_model, load_model, save_model
 from napari_cellrep.models.deeploc import CLASSES_2017, TINY, Config, Model, read_checkpoint, recognise
@@ -249,6 +250,35 @@ def test_files_of_something_else_are_not_recognised(tmp_path):
     assert not recognise(tmp_path / "model.ckpt-5000")
     with pytest.raises(InputError, match="format V1"):
         load_model(tmp_path / "model.ckpt-5000", "deeploc")
+
+
+def test_the_old_format_in_one_file(tmp_path):
+    """A file that TensorFlow wrote in format V1, with values that follow from the variables' names."""
+    path = Path(__file__).with_name("deeploc_v1.ckpt")
+    assert recognise(path)
+    model = load_model(path)
+    assert model.config.network == "deeploc2017"
+    assert model.n_classes == 19
+    mine = tensorflow_variables(model, old=True)
+    for name, shape in shapes().items():
+        if "Adam" not in name and name in mine and mine[name].shape == shape:
+            np.testing.assert_array_equal(mine[name], values(name, shape), err_msg=name)
+    compared = [name for name in shapes() if name in mine and name.split("/")[0] != "beta1_power"]
+    assert len(compared) == 11 * 6 + 1  # all of every layer, and Adam's slot that is not read
+    good = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for at in rng.integers(0, len(good) - 48, 40):  # damaged anywhere: the same numbers, or a sentence
+        bad = tmp_path / "bad.ckpt"
+        bad.write_bytes(good[:at] + bytes([good[at] ^ 0xFF]) + good[at + 1 :])
+        try:
+            again = load_model(bad, "deeploc")
+        except InputError:
+            continue
+        for key, value in model.state_dict().items():
+            torch.testing.assert_close(again.state_dict()[key], value, rtol=0, atol=0)
+    bad.write_bytes(good[: len(good) // 2])
+    with pytest.raises(InputError, match=r"no file of format V1"):
+        load_model(bad, "deeploc")
 
 
 def test_a_damaged_index_is_refused_and_never_raises_otherwise(random_model, tmp_path):

@@ -190,3 +190,30 @@ def test_a_crop_can_be_asked_for(tiny):
     for asked, match in [({"window": 3}, "settings are mode"), ({"mode": "circle"}, '"window" or "box"')]:
         with pytest.raises(InputError, match=match):
             drain(embed(tiny, model="tiny", crop=asked))
+
+
+def test_several_models_share_one_reading_of_each_field(tiny, monkeypatch):
+    """The vectors are those of one model at a time; each field's pixels are read once for both."""
+    alone = {}
+    for model in ("tiny", "measurements"):
+        drain(embed(tiny, model=model, key=f"{model}_alone", precision="fp32"))
+        alone[model] = tiny.cells.obsm[f"X_{model}_alone"]
+    read, read_image = [], tiny.read_image
+    monkeypatch.setattr(tiny, "read_image", lambda field: read.append(field) or read_image(field))
+    result = drain(embed(tiny, model=("tiny", "measurements"), precision="fp32"))
+    assert result.keys == ("tiny", "measurements")
+    assert result.n_cells == tiny.cells.n_obs
+    assert sorted(read) == sorted(f.id for f in tiny.usable_fields)
+    for model, expected in alone.items():
+        np.testing.assert_array_equal(tiny.cells.obsm[f"X_{model}"], expected)
+    # One of them is new: only that one works, and what was there stays.
+    result = drain(
+        embed(tiny, model=("tiny", "paired_cell_inpainting"), precision="fp32", layers=("conv4_1",))
+    )
+    assert result.n_skipped == 0
+    assert tiny.embedding_info("paired_cell_inpainting")["trained"] is False
+    np.testing.assert_array_equal(tiny.cells.obsm["X_tiny"], alone["tiny"])
+    with pytest.raises(InputError, match="both write tiny"):
+        drain(embed(tiny, model=("tiny", "tiny")))
+    with pytest.raises(InputError, match="one model"):
+        drain(embed(tiny, model=("tiny", "measurements"), key="both"))

@@ -263,23 +263,38 @@ class Embedder:
 
     def _forward(self, batch: Tensor, precision: str) -> dict[str, Tensor]:
         with torch.inference_mode():
-            x = self.model.preprocess(batch.to(self.device)).contiguous(memory_format=torch.channels_last)
+            there = batch.to(self.device, non_blocking=True)
+            x = self.model.preprocess(there).contiguous(memory_format=torch.channels_last)
             with computing(self.device, precision):
                 return self.model.embed_layers(x, self.layers)
 
     def _run_batches(self, crops: np.ndarray, out: dict[str, np.ndarray]) -> None:
-        done = 0
+        """Batch after batch; on a GPU a batch is fetched only when the next is under way, so that neither waits."""
+        done, waiting = 0, None
         while done < len(crops):
-            part = to_tensor(crops[done : done + self.batch_size])
-            n = len(part)
-            full = n if n == self.batch_size else min(self.batch_size, max(4, 1 << (n - 1).bit_length()))
-            if full > n:
-                part = torch.cat([part, torch.zeros((full - n, *part.shape[1:]), dtype=part.dtype)])
+            batch = self._batch(crops[done : done + self.batch_size])
             with self._smaller_if_full():
-                found = self._forward(part, self.precision)
-                for layer, vectors in found.items():
-                    out[layer][done : done + n] = vectors[:n].float().cpu().numpy()
+                found = self._forward(batch, self.precision)
+                n = min(self.batch_size, len(crops) - done)
+                if self.device.type != "cuda":  # nothing runs behind our back: let the memory go
+                    _fetch(out, done, n, found)
+                else:
+                    if waiting is not None:
+                        _fetch(out, *waiting)
+                    waiting = (done, n, found)
                 done += n
+        if waiting is not None:
+            _fetch(out, *waiting)
+
+    def _batch(self, crops: np.ndarray) -> Tensor:
+        """Crops as a tensor, filled up to the batch size, or the last batch to a power of two."""
+        n = len(crops)
+        full = n if n == self.batch_size else min(self.batch_size, max(4, 1 << (n - 1).bit_length()))
+        batch = to_tensor(crops)
+        if full > n:
+            batch = torch.cat([batch, torch.zeros((full - n, *batch.shape[1:]), dtype=batch.dtype)])
+        # Pinned memory is copied while the GPU computes; other memory makes the copy wait.
+        return batch.pin_memory() if self.device.type == "cuda" else batch
 
     @contextlib.contextmanager
     def _smaller_if_full(self) -> Iterator[None]:
@@ -315,6 +330,12 @@ class Embedder:
                 f"{bad.sum():,} of {len(bad):,} cells have no finite vector (NaN or infinite pixels, an empty mask, "
                 "or weights that overflow); their rows are NaN."
             )
+
+
+def _fetch(out: dict[str, np.ndarray], start: int, n: int, found: dict[str, Tensor]) -> None:
+    """Put a batch's vectors into their rows; waits for the device."""
+    for layer, vectors in found.items():
+        out[layer][start : start + n] = vectors[:n].float().cpu().numpy()
 
 
 def vectors_agree(a: np.ndarray, b: np.ndarray) -> bool:

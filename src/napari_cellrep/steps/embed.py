@@ -30,6 +30,7 @@ from napari_cellrep.specs import (
 
 if TYPE_CHECKING:
     from napari_cellrep.models import EmbeddingModel
+    from napari_cellrep.models._engine import Embedder
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class EmbedResult:
 def embed(
     project: Project,
     *,
-    model: str = "paired_cell_inpainting",
+    model: str | Sequence[str] = "paired_cell_inpainting",
     config: dict[str, Any] | None = None,
     key: str = "",
     layers: Sequence[str] = (),
@@ -77,9 +78,9 @@ def embed(
 
     Parameters
     ----------
-    model : str
+    model : str or sequence of str
         A model of this project (``models/<name>``), a path to weights, a published checkpoint's name ("pci-yeast",
-        once fetched), or a model's name (random weights).
+        once fetched), or a model's name (random weights). Several: each field is decoded once for all of them.
     config : dict, optional
         Settings of a network with random weights; trained ones bring their own.
     key : str
@@ -104,15 +105,103 @@ def embed(
     Raises
     ------
     InputError
-        If there are no cells, the model is not there, or the project lacks a channel it wants.
+        If there are no cells, a model is not there, the project lacks a channel it wants, or two of several models
+        would write the same embedding.
     """
-    from napari_cellrep.models._engine import Embedder
-
     obs = project.cells.obs
     fields = [project.field(f).id for f in fields]
     if batch_size < 0:
         raise InputError(f"The batch size is {batch_size}; it has to be a number of cells, or 0 for any.")
-    yield Progress(0, len(obs), "Loading the model")
+    models = (model,) if isinstance(model, str) else tuple(model)
+    if len(models) > 1 and (key or config):
+        raise InputError("A key and settings are for one model; embed with one at a time to give them.")
+    runs: list[_Run] = []
+    for name in models:
+        yield Progress(0, len(obs), f"Loading {name}" if len(models) > 1 else "Loading the model")
+        run = _prepare(
+            project, name, config=config, key=key, layers=layers, channels=channels, crop=crop, device=device,
+            precision=precision, batch_size=batch_size, seed=seed,
+        )  # fmt: skip
+        if twice := {k for other in runs for k in other.keys} & set(run.keys):
+            raise InputError(
+                f"Two of the models would both write {min(twice)}; embed with one at a time, and a key."
+            )
+        runs.append(run)
+    for run in runs:  # only now: until here nothing was written
+        for k, tap in zip(run.keys, run.taps, strict=True):
+            project.start_embedding(k, {**run.how, "layer": tap}, **run.names)
+
+    todo = _todo(project, obs, runs, shard.of(fields or dict.fromkeys(obs["field"].astype(str))))
+    n_all, n_done, n_cells = sum(len(t.rows) for t in todo), 0, 0
+    problems: dict[str, str] = {}
+    start = perf_counter()
+    for item in _prefetch(project, todo, runs):
+        n_done += len(item.rows)
+        worked = False
+        for run, missing, crops in zip(runs, item.missing, item.crops, strict=True):
+            if isinstance(crops, InputError):
+                problems.setdefault(item.field, str(crops))
+            elif len(crops):
+                vectors = run.engine.run(crops)
+                for k, tap in zip(run.keys, run.taps, strict=True):
+                    _write(project, k, item.field, item.rows, missing, vectors[tap])
+                run.n_cells += len(crops)
+                worked = True
+        n_cells += int(item.any_missing.sum()) if worked else 0
+        rate = n_cells / max(perf_counter() - start, 1e-9)
+        yield Progress(n_done, n_all, f"Embedded {item.field}", {"cells_per_s": rate})
+    if shard.world == 1:
+        yield Progress(n_done, n_all, "Writing the table")
+        project.merge()
+        # A field whose pixels were gone and can be read again has no problem any more.
+        again = {t.field: "" for t in todo if t.any_missing.any() and project.field(t.field).problem}
+        project.mark({**again, **problems})
+    for run in runs:
+        run.notes += [*_fit_notes(run.net, project, run.planes, run.published), *run.engine.notes]
+        project.log(
+            "embed", keys=run.keys, **run.how, cells=run.n_cells, skipped=n_all - run.n_cells, problems=problems,
+            engine=run.engine.describe(), notes=run.notes,
+        )  # fmt: skip
+    if problems and not n_cells and n_all:
+        raise InputError(f"No cell could be embedded. The first reason: {next(iter(problems.values()))}")
+    keys = tuple(k for run in runs for k in run.keys)
+    notes = tuple(dict.fromkeys(note for run in runs for note in run.notes))
+    return EmbedResult(keys, n_cells, n_all - n_cells, problems, notes)
+
+
+@dataclass
+class _Run:
+    """One network of an embedding pass: what it gets, what it writes, and how it went."""
+
+    net: EmbeddingModel
+    engine: Embedder
+    planes: tuple[int, ...]
+    keys: tuple[str, ...]
+    taps: tuple[str, ...]  # as many as keys
+    how: dict[str, Any]
+    names: dict[str, Any]
+    published: str
+    notes: list[str]
+    n_cells: int = 0
+
+
+def _prepare(
+    project: Project,
+    model: str,
+    *,
+    config: dict[str, Any] | None,
+    key: str,
+    layers: Sequence[str],
+    channels: Sequence[str],
+    crop: dict[str, Any] | None,
+    device: str,
+    precision: str,
+    batch_size: int,
+    seed: int,
+) -> _Run:
+    """Load a network and settle what it gets and what its embeddings are called; writes nothing."""
+    from napari_cellrep.models._engine import Embedder
+
     if channels and not config and _takes_channels(project, model):
         config = {"channels": tuple(channels)}
     net, trained = find_model(project, model, seed, config)
@@ -125,7 +214,6 @@ def embed(
     main = layers[0] if len(taps) == 1 and layers and tuple(layers) != ("all",) else net.layers[0]
     base, published = base_name(project, net, model, key)
     keys = tuple(base if tap == main else f"{base}.{tap}" for tap in taps)
-
     engine = Embedder(net, taps, device=device, precision=precision, batch_size=batch_size)
     how = {
         "model": net.spec.name, "weights": weights_digest(net), "trained": trained,
@@ -136,49 +224,12 @@ def embed(
     }  # fmt: skip
     feature_names: Any = getattr(net, "feature_names", None)  # what each number is, where the model can say
     names = {"features": list(feature_names())} if feature_names else {}
-    for k, tap in zip(keys, taps, strict=True):
-        project.start_embedding(k, {**how, "layer": tap}, **names)
-
-    todo = _todo(project, obs, keys, shard.of(fields or dict.fromkeys(obs["field"].astype(str))))
-    n_all, n_done, n_cells = sum(len(t.rows) for t in todo), 0, 0
-    problems: dict[str, str] = {}
-    start = perf_counter()
-    for item in _prefetch(project, todo, net.crop, planes):
-        n_done += len(item.todo.rows)
-        if isinstance(item.crops, InputError):
-            problems[item.todo.field] = str(item.crops)
-        elif len(item.crops):
-            vectors = engine.run(item.crops)
-            for k, tap in zip(keys, taps, strict=True):
-                _write(project, k, item.todo, vectors[tap])
-            n_cells += len(item.crops)
-        rate = n_cells / max(perf_counter() - start, 1e-9)
-        yield Progress(n_done, n_all, f"Embedded {item.todo.field}", {"cells_per_s": rate})
-    notes = [*_fit_notes(net, project, planes, published), *engine.notes]
+    notes = []
     if not trained and any(True for _ in net.parameters()):
-        notes.insert(
-            0,
-            f"{net.spec.title} ran with random weights (seed {seed}); train it, or give it trained weights.",
+        notes.append(
+            f"{net.spec.title} ran with random weights (seed {seed}); train it, or give it trained weights."
         )
-    if shard.world == 1:
-        yield Progress(n_done, n_all, "Writing the table")
-        project.merge()
-        # A field whose pixels were gone and can be read again has no problem any more.
-        worked = {t.field: "" for t in todo if t.missing.any() and project.field(t.field).problem}
-        project.mark({**worked, **problems})
-    project.log(
-        "embed",
-        keys=keys,
-        **how,
-        cells=n_cells,
-        skipped=n_all - n_cells,
-        problems=problems,
-        engine=engine.describe(),
-        notes=notes,
-    )
-    if problems and not n_cells and n_all:
-        raise InputError(f"No cell could be embedded. The first reason: {next(iter(problems.values()))}")
-    return EmbedResult(keys, n_cells, n_all - n_cells, problems, tuple(notes))
+    return _Run(net, engine, tuple(planes), keys, taps, how, names, published, notes)
 
 
 def find_model(
@@ -288,30 +339,37 @@ def weights_digest(net: EmbeddingModel) -> str:
 
 @dataclass(frozen=True)
 class _Todo:
-    """One field: all its rows, and which of them have no valid vector yet."""
+    """One field: all its rows, and for each network which of them have no valid vector yet."""
 
     field: str
     rows: pd.DataFrame
-    missing: np.ndarray  # bool (n,)
+    missing: tuple[np.ndarray, ...]  # bool (n,), one per network
+
+    @property
+    def any_missing(self) -> np.ndarray:
+        """Which rows any network has to do."""
+        return np.logical_or.reduce(self.missing)
 
 
 @dataclass(frozen=True)
-class _Cut:
-    todo: _Todo
-    crops: np.ndarray | InputError
+class _Cut(_Todo):
+    """A field whose cells are cut, for each network in its own way."""
+
+    crops: tuple[np.ndarray | InputError, ...]
 
 
-def _todo(project: Project, obs: pd.DataFrame, keys: Sequence[str], fields: Sequence[str]) -> list[_Todo]:
+def _todo(project: Project, obs: pd.DataFrame, runs: Sequence[_Run], fields: Sequence[str]) -> list[_Todo]:
     by_field = dict(tuple(obs.groupby(obs["field"].astype(str), sort=False)))
     out = []
     for field in fields:
         if field not in by_field:
             continue
         rows = by_field[field]
-        missing = np.zeros(len(rows), bool)
-        for key in keys:
-            missing |= ~_up_to_date(project.read_rows(key, field), rows)
-        out.append(_Todo(field, rows, missing))
+        missing = []
+        for run in runs:
+            done = [_up_to_date(project.read_rows(key, field), rows) for key in run.keys]
+            missing.append(~np.logical_and.reduce(done))
+        out.append(_Todo(field, rows, tuple(missing)))
     return out
 
 
@@ -324,18 +382,28 @@ def _up_to_date(stored: np.ndarray | None, rows: pd.DataFrame) -> np.ndarray:
     )
 
 
-def _prefetch(
-    project: Project, todo: Sequence[_Todo], spec: CropSpec, planes: Sequence[int]
-) -> Iterator[_Cut]:
-    """Crops of one field after the other; the next field is decoded while the network has this one."""
+def _prefetch(project: Project, todo: Sequence[_Todo], runs: Sequence[_Run]) -> Iterator[_Cut]:
+    """Crops of one field after the other; the next field is decoded while the networks have this one."""
+    nothing = np.empty((0, 0, 0, 0))
 
     def cut(item: _Todo) -> _Cut:
-        if not item.missing.any():
-            return _Cut(item, np.empty((0, 0, 0, 0)))
+        if not item.any_missing.any():
+            return _Cut(item.field, item.rows, item.missing, (nothing,) * len(runs))
         try:
-            return _Cut(item, cut_cells(project, item.field, item.rows[item.missing], spec, planes))
+            image, labels = _read(project, item.field, [run.net.crop for run in runs])
         except InputError as error:
-            return _Cut(item, error)
+            return _Cut(item.field, item.rows, item.missing, (error,) * len(runs))
+        crops: list[np.ndarray | InputError] = []
+        for run, missing in zip(runs, item.missing, strict=True):
+            try:
+                crops.append(
+                    _cut(project, item.field, item.rows[missing], run.net.crop, run.planes, image, labels)
+                    if missing.any()
+                    else nothing
+                )
+            except InputError as error:
+                crops.append(error)
+        return _Cut(item.field, item.rows, item.missing, tuple(crops))
 
     with ThreadPoolExecutor(1) as pool:
         following = None
@@ -349,10 +417,22 @@ def cut_cells(
     project: Project, field: str, rows: pd.DataFrame, spec: CropSpec, planes: Sequence[int]
 ) -> np.ndarray:
     """Crops (n, C, S, S) of some cells of one field, channels in the order of `planes`."""
+    return _cut(project, field, rows, spec, planes, *_read(project, field, [spec]))
+
+
+def _read(project: Project, field: str, specs: Sequence[CropSpec]) -> tuple[np.ndarray, np.ndarray | None]:
+    """A field's pixels, and its labels if any of the crops wants masks."""
     image = project.read_image(field)
-    image = pick_planes(image, planes)
-    labels = project.read_labels(field) if spec.masked or spec.mask_plane else None
-    return cut_crops(image, labels, boxes_of(rows), spec, project.field(field).um_per_px)
+    masks = any(spec.masked or spec.mask_plane for spec in specs)
+    return image, project.read_labels(field) if masks else None
+
+
+def _cut(
+    project: Project, field: str, rows: pd.DataFrame, spec: CropSpec, planes: Sequence[int],
+    image: np.ndarray, labels: np.ndarray | None,
+) -> np.ndarray:  # fmt: skip
+    labels = labels if spec.masked or spec.mask_plane else None
+    return cut_crops(pick_planes(image, planes), labels, boxes_of(rows), spec, project.field(field).um_per_px)
 
 
 def boxes_of(rows: pd.DataFrame) -> Boxes:
@@ -365,15 +445,16 @@ def boxes_of(rows: pd.DataFrame) -> Boxes:
     )
 
 
-def _write(project: Project, key: str, todo: _Todo, vectors: np.ndarray) -> None:
+def _write(
+    project: Project, key: str, field: str, rows: pd.DataFrame, missing: np.ndarray, vectors: np.ndarray
+) -> None:
     """Write a field's rows: the new vectors, and those from before that are still valid."""
-    x = np.full((len(todo.rows), vectors.shape[1]), np.nan, np.float32)
-    x[todo.missing] = vectors
-    if not todo.missing.all():
-        stored = project.read_rows(key, todo.field)
+    x = np.full((len(rows), vectors.shape[1]), np.nan, np.float32)
+    x[missing] = vectors
+    if not missing.all():
+        stored = project.read_rows(key, field)
         assert stored is not None  # rows are only not missing when they were read
         at = {int(label): i for i, label in enumerate(stored["label"])}
-        keep = ~todo.missing
-        x[keep] = stored["x"][[at[int(label)] for label in todo.rows["label"][keep]]]
-    labels, hashes = todo.rows["label"].to_numpy(np.int64), todo.rows["mask_hash"].to_numpy(np.uint64)
-    project.write_rows(key, todo.field, labels, hashes, x)
+        x[~missing] = stored["x"][[at[int(label)] for label in rows["label"][~missing]]]
+    labels, hashes = rows["label"].to_numpy(np.int64), rows["mask_hash"].to_numpy(np.uint64)
+    project.write_rows(key, field, labels, hashes, x)
