@@ -216,3 +216,15 @@ def test_whole_fields_need_no_cells(tmp_path, images, capsys):
     assert np.isfinite(table.obsm["X_vit"]).all()
     assert main([*command, "--layers", "cls"]) == BAD_INPUT
     assert "leave out" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_enough_ends_it_quietly():
+    """``cellrep models | head -1``."""
+    command = subprocess.Popen(
+        [sys.executable, "-m", "napari_cellrep", "models"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    command.stdout.read(1)
+    command.stdout.close()
+    said = command.stderr.read().decode()
+    command.stderr.close()
+    assert (command.wait(60), said) == (0, "")

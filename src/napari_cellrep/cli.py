@@ -30,6 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = _parser(argv).parse_args(argv)
         args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+        return OK
     except KeyboardInterrupt:
         print("cellrep: stopped. What was finished is kept; run the same command to go on.", file=sys.stderr)
         return STOPPED
