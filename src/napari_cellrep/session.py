@@ -8,9 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 from psygnal import Signal
@@ -19,6 +18,9 @@ from napari_cellrep.data.cells import embedding_names
 from napari_cellrep.data.files import write_text
 from napari_cellrep.data.project import Project, open_project
 from napari_cellrep.specs import InputError
+
+if TYPE_CHECKING:
+    import anndata as ad
 
 MODES = ("replace", "add", "subtract", "intersect")
 UNDO_STEPS = 100
@@ -102,14 +104,24 @@ class Session:
         self.project_changed.emit()
         self._announce_table()
 
-    def reload(self) -> None:
-        """Read the project again after a step wrote it; selection, focus and undo follow their cells."""
-        if self.project is None:
+    def reload(self, read: Project | None = None) -> None:
+        """Take over what a step wrote; selection, focus and undo follow their cells.
+
+        Parameters
+        ----------
+        read : Project, optional
+            The same project as `read_project` gives it: reading takes time, and a window must not wait for it. Without
+            it the project is read here. One of another project is left alone: the user went on meanwhile.
+        """
+        if self.project is None or (read is not None and read.root != self.project.root):
             return
         before, focus = self.cells, self.cell_id(self.focus)
         selected, undo, redo = self.selected, self._undo, self._redo
         n_before = self.n_cells
-        self.project.reload()
+        if read is None:
+            self.project.reload()
+        else:
+            self.project = read
         self._read_table()
         new = self.cells.obs_names if self.cells is not None else pd.Index([])
         old = before.obs_names if before is not None else pd.Index([])
@@ -400,6 +412,21 @@ class Session:
                     raise InputError(
                         f"{path} is damaged ({error}); rename it to open the project."
                     ) from error
+
+
+def read_project(path: Path | str) -> Project:
+    """Open a project and read its fields and its cells: what takes time, for another thread than the window's.
+
+    Raises
+    ------
+    InputError
+        If there is no such project, or it cannot be read.
+    """
+    project = open_project(path)
+    _ = project.fields
+    if project.has_cells:
+        _ = project.cells
+    return project
 
 
 def _unpacked(bits: np.ndarray, n: int) -> np.ndarray:

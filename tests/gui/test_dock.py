@@ -58,7 +58,14 @@ def card(dock, name):
 def run(qtbot, dock, widget, timeout=LONG):
     """Click a button and wait until its jobs have ended; returns what the strip says then."""
     click(widget)
-    qtbot.waitUntil(lambda: dock.runner.current is None and not dock.runner.queued, timeout=timeout)
+    return rested(qtbot, dock, timeout)
+
+
+def rested(qtbot, dock, timeout=LONG):
+    """Wait until nothing runs and nothing is being read; returns what the strip says then."""
+    qtbot.waitUntil(
+        lambda: dock.runner.current is None and not dock.runner.queued and not dock.opening, timeout=timeout
+    )
     qtbot.wait(50)
     return dock.strip.message.text()
 
@@ -94,7 +101,7 @@ def test_one_card_is_open_at_a_time(dock):
 
 def test_open_the_sample(qtbot, dock, viewer):
     said = run(qtbot, dock, card(dock, "images").sample)
-    assert "Opening the sample: done" in said
+    assert said == "✓ bbbc013: 24 fields."
     assert dock.cards["images"].status == "24 fields · 2 channels ✓"
     assert dock.cards["segment"].status == "24 fields to do ○"
     assert dock.cards["segment"].body.isVisible()
@@ -102,8 +109,8 @@ def test_open_the_sample(qtbot, dock, viewer):
     assert "No cells yet" in dock.cards["model"].hint.text()
     # A second time it is there already: no job.
     dock.close_project()
-    click(card(dock, "images").sample)
-    assert dock.runner.current is None
+    run(qtbot, dock, card(dock, "images").sample)
+    assert len(dock.runner.log) == 1
     assert dock.session.project.name == "bbbc013"
 
 
@@ -149,8 +156,9 @@ def test_channels_without_roles_need_the_user(qtbot, dock, project):
     assert images.status.endswith("✓")
 
 
-def test_folder_that_is_no_project_is_said_in_words(dock, tmp_path):
+def test_folder_that_is_no_project_is_said_in_words(qtbot, dock, tmp_path):
     dock.open_project(tmp_path)
+    rested(qtbot, dock)
     assert "is not a project" in dock.strip.message.text()
 
 

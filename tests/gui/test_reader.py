@@ -23,6 +23,6 @@ def test_napari_opens_a_project_and_shows_a_field(make_napari_viewer_proxy, qtbo
     viewer = make_napari_viewer_proxy()
     viewer.open(str(sample_project.root), plugin="napari-cellrep")
     session = session_of(viewer)
-    assert session.project.root == sample_project.root
     qtbot.waitUntil(lambda: "cells" in viewer.layers, timeout=20_000)
+    assert session.project.root == sample_project.root
     assert {"FKHR-GFP", "DNA"} <= {layer.name for layer in viewer.layers}

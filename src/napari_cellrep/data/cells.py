@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 from scipy import ndimage
@@ -14,6 +13,9 @@ from scipy import ndimage
 from napari_cellrep.data.crops import Boxes, find_cells, mask_hashes
 from napari_cellrep.data.fields import Field
 from napari_cellrep.specs import Channel
+
+if TYPE_CHECKING:
+    import anndata as ad
 
 # Flag → what it means, in the words the window and the report use.
 FLAGS = {
@@ -210,6 +212,8 @@ def set_flags(obs: pd.DataFrame, rules: QualityRules) -> pd.DataFrame:
 
 def make_table(obs: pd.DataFrame) -> ad.AnnData:
     """AnnData with one row per cell and nothing computed yet."""
+    import anndata as ad  # takes a second: not before there is a table
+
     return ad.AnnData(obs=obs, uns={"cellrep": {}})
 
 

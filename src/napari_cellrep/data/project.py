@@ -12,10 +12,9 @@ import platform
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-import anndata as ad
 import numpy as np
 import tifffile
 from filelock import FileLock, Timeout
@@ -24,6 +23,9 @@ from napari_cellrep.data.cells import make_table, provenance
 from napari_cellrep.data.fields import Field, read_fields, write_fields
 from napari_cellrep.data.files import recover, replacing, sweep, write_text
 from napari_cellrep.specs import Channel, InputError, digest, find_channel
+
+if TYPE_CHECKING:
+    import anndata as ad
 
 FORMAT = 1  # of the folder; a newer one is refused with a sentence, older ones stay readable
 
@@ -477,7 +479,8 @@ def _carry_over(before: ad.AnnData, after: ad.AnnData, leave: set[str]) -> None:
         for key, graph in before.obsp.items():
             after.obsp[key] = graph
     for key, value in before.uns.items():
-        if key != "cellrep":
+        graph = value.get("connectivities_key") if isinstance(value, Mapping) else None  # scanpy's neighbours
+        if key != "cellrep" and (graph is None or graph in after.obsp):
             after.uns[key] = value
 
 
@@ -503,6 +506,8 @@ def whole_numbers(labels: np.ndarray, name: str) -> np.ndarray:
 
 def read_table(path: Path) -> ad.AnnData:
     """Read an AnnData-zarr folder."""
+    import anndata as ad  # takes a second: not before there is a table
+
     try:
         return ad.read_zarr(path)
     except Exception as error:
@@ -511,6 +516,8 @@ def read_table(path: Path) -> ad.AnnData:
 
 def write_table(path: Path, table: ad.AnnData) -> None:
     """Write AnnData as zarr v3, by rename. Rows per chunk are many, so that files are few."""
+    import anndata as ad
+
     with (
         replacing(path) as tmp,
         ad.settings.override(zarr_write_format=3, auto_shard_zarr_v3=False),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
@@ -33,6 +34,7 @@ from napari_cellrep.gui.cards.images import ImagesCard
 from napari_cellrep.gui.cards.model import ModelCard
 from napari_cellrep.gui.cards.segment import SegmentCard
 from napari_cellrep.jobs import Progress
+from napari_cellrep.session import read_project
 from napari_cellrep.specs import InputError
 
 _HERE = "the session's project"  # default of `submit`: not None, which means no project
@@ -193,6 +195,7 @@ class CellRepDock(QWidget):
         self.runner = runner_of(napari_viewer)
         self.canvas = canvas_of(napari_viewer)
         self.strip = JobStrip(self.runner)
+        self.opening = False  # a project is being read
         self.cards: dict[str, Card] = {}
         for name, make in (
             ("images", ImagesCard), ("segment", SegmentCard), ("cells", CellsCard), ("model", ModelCard),
@@ -251,6 +254,8 @@ class CellRepDock(QWidget):
         self.runner.describe("segmenters", self._set_methods, self._complain)
         self.runner.describe("models", self._set_models, self._complain)
         self.runner.warm()
+        # What reads tables takes a second to load; the first project should not wait for it.
+        self.canvas.background.run(lambda: importlib.import_module("anndata"), lambda _: None)
 
     def _set_methods(self, found: dict[str, Any]) -> None:
         with contextlib.suppress(RuntimeError):  # the dock was closed meanwhile
@@ -304,11 +309,11 @@ class CellRepDock(QWidget):
         session = self.session
         if project == _HERE:
             project = str(session.project.root)
-        handle = self.runner.submit(step, project, job_title=title, **kwargs)
-        if project is not None and reload:
-            handle.finished.connect(functools.partial(_reload, session, project))
-            handle.failed.connect(functools.partial(_reload, session, project))
-            handle.stopped.connect(functools.partial(_reload, session, project))
+        again = functools.partial(_read_again, project) if project is not None and reload else None
+        handle = self.runner.submit(step, project, job_title=title, job_reads=again, **kwargs)
+        if again is not None:
+            for end in (handle.finished, handle.failed, handle.stopped):
+                end.connect(functools.partial(_reload, session, project, handle))
         if then is not None:
             handle.finished.connect(functools.partial(self._go_on, then, project))
         return handle
@@ -332,10 +337,19 @@ class CellRepDock(QWidget):
     # ---- project and field -----------------------------------------------------------------------
 
     def open_project(self, root: Path | str) -> None:
-        """Open a project folder, show a field of it, and the card that comes next."""
+        """Open a project folder, show a field of it, and the card that comes next. Reads in the background."""
+        self.opening = True
+        self.strip.say(f"Opening {Path(root).name}…")
+        self.canvas.background.run(lambda: read_project(root), self._opened, "open")
+
+    def _opened(self, read: Any) -> None:
+        self.opening = False
         with self.told():
-            self.session.open(root)
-            fields = self.session.project.usable_fields
+            if isinstance(read, Exception):
+                raise read
+            self.session.open(read)
+            fields = read.usable_fields
+            self.strip.say(f"✓ {read.name}: {len(fields):,} field{'s' * (len(fields) != 1)}.")
             if fields:
                 self.show_field(fields[0].id)
             self.open_card(self._next_card())
@@ -388,10 +402,14 @@ class CellRepDock(QWidget):
         self.viewer.window.add_plugin_dock_widget("napari-cellrep", "Explore")
 
 
-def _reload(session: Any, root: str, *_: Any) -> None:
-    """Read the project again if it is still the one a job worked on."""
+def _read_again(root: str, _: Any) -> Any:
+    return read_project(root)
+
+
+def _reload(session: Any, root: str, handle: Handle, *_: Any) -> None:
+    """Take over what a job wrote if its project is still the one that is open."""
     if session.project is not None and str(session.project.root) == root:
-        session.reload()
+        session.reload(handle.read)
 
 
 def _disconnected(signals: Any) -> Callable[..., None]:

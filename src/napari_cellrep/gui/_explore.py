@@ -28,6 +28,7 @@ from qtpy.QtWidgets import (
 from napari_cellrep.gui._image import canvas_of
 from napari_cellrep.gui._state import session_of
 from napari_cellrep.gui.views.map import TOOLS, MapView
+from napari_cellrep.session import read_project
 from napari_cellrep.specs import InputError
 
 REDO = QKeyCombination(Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier, Qt.Key.Key_Z)
@@ -286,16 +287,17 @@ class ExploreWidget(QWidget):
     def _on_map_it(self) -> None:
         from napari_cellrep.gui._runner import runner_of
 
-        session = self.session
+        session, root = self.session, self.session.project.root
         self.map_it.setEnabled(False)
         handle = runner_of(self.viewer).submit(
             "analyze.analyze",
-            session.project.root,
+            root,
             job_title=f"Mapping {session.n_cells:,} cells",
+            job_reads=lambda _: read_project(root),
             recipe="map",
             embedding=session.embedding,
         )
-        handle.finished.connect(lambda _: session.reload())
+        handle.finished.connect(lambda _: session.reload(handle.read))
         handle.failed.connect(self._on_map_failed)
         handle.stopped.connect(lambda: self.map_it.setEnabled(True))
 

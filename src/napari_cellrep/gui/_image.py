@@ -24,7 +24,7 @@ from napari_cellrep.data.cells import reconcile_labels
 from napari_cellrep.gui._pictures import ROLE_COLOURS, Background, Look, contrast_of
 from napari_cellrep.gui._state import session_of
 from napari_cellrep.gui.views._raster import SELECTED
-from napari_cellrep.session import Session
+from napari_cellrep.session import Session, read_project
 
 OURS = "cellrep"
 CLICK_PX = 4
@@ -601,14 +601,15 @@ class Canvas:
     def _rebuild_table(self, field_id: str, then: Callable[[], None] | None) -> None:
         from napari_cellrep.gui._runner import runner_of
 
+        root = self.session.project.root
         handle = runner_of(self.viewer).submit(
-            "crop.crop", self.session.project.root, job_title=f"Finding the edited cells of {field_id}",
-            fields=[field_id],
+            "crop.crop", root, job_title=f"Finding the edited cells of {field_id}",
+            job_reads=lambda _: read_project(root), fields=[field_id],
         )  # fmt: skip
 
         def rebuilt(*_: Any) -> None:
             self.background.forget()
-            self.session.reload()
+            self.session.reload(handle.read)
             if then is not None:
                 then()
 

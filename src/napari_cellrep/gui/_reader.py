@@ -26,14 +26,20 @@ def open_folder(path: str) -> list[tuple[Any, ...]]:
     The CellRep dock, if it is open or is opened later, goes on from there.
     """
     import napari
+    from napari.utils.notifications import show_error
 
-    from napari_cellrep.gui._image import show_field
-    from napari_cellrep.gui._state import session_of
+    from napari_cellrep.gui._image import canvas_of
+    from napari_cellrep.session import read_project
 
-    viewer = napari.current_viewer()
-    session = session_of(viewer)
-    session.open(path)
-    fields = session.project.usable_fields
-    if fields:
-        show_field(viewer, session, fields[0].id)
+    canvas = canvas_of(napari.current_viewer())
+
+    def opened(read: Any) -> None:
+        if isinstance(read, Exception):
+            show_error(str(read))
+            return
+        canvas.session.open(read)
+        if fields := read.usable_fields:
+            canvas.show(fields[0].id)
+
+    canvas.background.run(lambda: read_project(path), opened, "open")
     return NO_LAYER

@@ -197,6 +197,8 @@ class Handle(QObject):
         "queued", "running", "stopping", "finished", "failed" or "stopped".
     limit_s : float
         The job ends by itself after this many seconds; 0: when its work is done.
+    read : object
+        What `job_reads` of `Runner.submit` gave, once the job has ended.
     """
 
     started = Signal()
@@ -214,6 +216,8 @@ class Handle(QObject):
         self.result: Any = None
         self.log = LogEntry(title, step)
         self._root, self._kwargs = root, kwargs
+        self.read: Any = None
+        self._reads: Callable[[Any], Any] | None = None
         self._stop = threading.Event()
         self._cancel: Callable[[Handle], None] | None = None  # set by the runner while queued
 
@@ -287,7 +291,13 @@ class Runner(QObject):
     # ---- long jobs -------------------------------------------------------------------------------
 
     def submit(
-        self, step: str, project_root: Path | str | None = None, *, job_title: str = "", **kwargs: Any
+        self,
+        step: str,
+        project_root: Path | str | None = None,
+        *,
+        job_title: str = "",
+        job_reads: Callable[[Any], Any] | None = None,
+        **kwargs: Any,
     ) -> Handle:
         """Queue a step.
 
@@ -299,12 +309,15 @@ class Runner(QObject):
             The project that is opened and given to the step as its first argument.
         job_title : str
             What is shown: "Segmenting 24 fields".
+        job_reads : callable, optional
+            Called in another thread when the job has ended, however it did, with its result or None: reads what it
+            wrote, so that the window need not. What it gives is the handle's `read`; None if it failed.
         **kwargs
             The step's arguments: plain values, paths and arrays.
         """
         title = job_title or step.replace(":", ".").rpartition(".")[2].replace("_", " ").capitalize()
         handle = Handle(step, None if project_root is None else str(project_root), kwargs, title)
-        handle._cancel = self._drop
+        handle._cancel, handle._reads = self._drop, job_reads
         self._queue.append(handle)
         self.submitted.emit(handle)
         self._next()
@@ -464,7 +477,15 @@ class Runner(QObject):
 
 
 def _drive(runner: Runner, *, handle: Handle) -> Iterator[Progress]:
-    """Supervise one job from a thread; returns how it ended."""
+    """Supervise one job from a thread and read what it wrote; returns how it ended."""
+    kind, value = yield from _supervise(runner, handle)
+    if handle._reads is not None and not runner.closed:
+        with contextlib.suppress(Exception):  # the window reads it then, and says what is wrong
+            handle.read = handle._reads(value if kind == "result" else None)
+    return kind, value
+
+
+def _supervise(runner: Runner, handle: Handle) -> Iterator[Progress]:
     replies: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
     process = runner._alive()
     job = process.request("job", handle.step, handle._root, handle._kwargs, lambda *reply: replies.put(reply))
