@@ -7,10 +7,13 @@ import signal
 import numpy as np
 import pytest
 import tifffile
+from napari.settings import get_plugin_settings
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QApplication, QDialog, QTextBrowser
 
 from napari_cellrep.data import open_project
+from napari_cellrep.gui._job_log import JobLog
 from napari_cellrep.gui._runner import Runner
 from napari_cellrep.gui.cards._parts import duration
 from napari_cellrep.gui.cards.cells import flag_table
@@ -363,15 +366,65 @@ def test_users_mistake_is_a_sentence_in_the_strip(qtbot, dock, project):
     assert "nothing" in dock.strip.message.text()
 
 
-def test_log_window_has_the_details(qtbot, dock):
+def test_job_window_has_the_details_and_takes_jobs_out(qtbot, dock, project):
     dock.submit("no_such_module.step", "Trying", project=None)
     qtbot.waitUntil(lambda: dock.runner.current is None, timeout=LONG)
     click(dock.strip.log)
-    from qtpy.QtWidgets import QPlainTextEdit
+    (window,) = dock.strip.findChildren(JobLog)
+    assert "Trying (no_such_module.step): failed" in window.details.toPlainText()
+    assert "Traceback" in window.details.toPlainText()
+    click(window.copy)
+    copied = QApplication.clipboard().text()
+    assert copied.startswith("napari-cellrep ")
+    assert "torch 2" in copied
+    assert "Traceback" in copied
+    # Two jobs, one waits; it is taken out before it begins.
+    opened(qtbot, dock, project)
+    dock.submit("crop.crop", "First")
+    waits = dock.submit("crop.crop", "Second")
+    assert [window.waiting.item(i).text() for i in range(window.waiting.count())] == ["Second"]
+    click(window.take_out)
+    assert waits.state == "stopped"
+    assert not window.waiting.isVisible()
+    rested(qtbot, dock)
+    assert [(entry.title, entry.end) for entry in dock.runner.log][-2:] == [
+        ("Second", "stopped"),
+        ("First", "finished"),
+    ]
 
-    view = dock.strip.findChild(QPlainTextEdit)
-    assert "Trying (no_such_module.step): failed" in view.toPlainText()
-    assert "Traceback" in view.toPlainText()
+
+def test_help_is_the_guide_s_own_words(qtbot, dock):
+    for name, made in dock.cards.items():
+        click(made.help)
+        window = next(w for w in dock.findChildren(QDialog) if made.title in w.windowTitle())
+        said = window.findChild(QTextBrowser).toPlainText()
+        assert made.title in said
+        assert len(said) > 150, name
+        assert not made.header.isChecked() or name == "images"  # the card itself stays as it is
+        window.close()
+    for action in dock.help.menu().actions()[:3]:
+        action.trigger()
+    assert len([w for w in dock.findChildren(QDialog) if w.isVisible()]) == 3
+
+
+def test_the_tour_leads_along_the_cards(qtbot, dock, project):
+    tour = dock.tour
+    assert tour.isVisible()
+    click(tour.go)
+    assert "Open the sample" in tour.words.text()
+    assert "f59f2a" in dock.cards["images"].sample.styleSheet()
+    opened(qtbot, dock, project)  # three wells with cells, an embedding and a map
+    qtbot.waitUntil(lambda: "Draw around" in tour.words.text(), timeout=LONG)
+    assert not dock.cards["images"].sample.styleSheet()
+    dock.session.select(np.arange(5))
+    dock.session.set_focus(int(np.flatnonzero(dock.session.visible)[0]))
+    qtbot.waitUntil(lambda: "begin at card 1" in tour.words.text(), timeout=LONG)
+    click(tour.leave)
+    assert not tour.isVisible()
+    assert not get_plugin_settings("napari-cellrep").help.offer_tour
+    dock.help.menu().actions()[-1].trigger()  # again, when it is wanted
+    assert tour.isVisible()
+    get_plugin_settings("napari-cellrep").help.offer_tour = True
 
 
 def test_closing_the_window_during_a_job(qtbot, dock, viewer, project):

@@ -12,9 +12,8 @@ from typing import Any
 
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import (
-    QDialog,
     QHBoxLayout,
-    QPlainTextEdit,
+    QMenu,
     QProgressBar,
     QPushButton,
     QScrollArea,
@@ -24,9 +23,12 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_cellrep.gui._help import show_help
 from napari_cellrep.gui._image import OURS, canvas_of
-from napari_cellrep.gui._runner import Handle, LogEntry, Runner, runner_of
+from napari_cellrep.gui._job_log import JobLog
+from napari_cellrep.gui._runner import Handle, Runner, runner_of
 from napari_cellrep.gui._state import session_of
+from napari_cellrep.gui._tour import Tour
 from napari_cellrep.gui.cards._parts import Card, duration, text
 from napari_cellrep.gui.cards.cells import CellsCard
 from napari_cellrep.gui.cards.explore import ExploreCard
@@ -57,9 +59,9 @@ class JobStrip(QWidget):
         self.stop.setToolTip("What was finished is kept")
         self.stop.clicked.connect(self._on_stop)
         self.log = QToolButton()
-        self.log.setText("Log")
+        self.log.setText("Jobs")
         self.log.setAutoRaise(True)
-        self.log.setToolTip("The last jobs and the details of what went wrong")
+        self.log.setToolTip("Jobs that wait, the last ones, and the details of what went wrong")
         self.log.clicked.connect(self.show_log)
         line = QHBoxLayout()
         line.setContentsMargins(0, 0, 0, 0)
@@ -157,26 +159,11 @@ class JobStrip(QWidget):
         self.bar.setVisible(running)
         self.stop.setVisible(running)
         self.stop.setEnabled(running and self.handle.state == "running")
-        self.log.setVisible(bool(self.runner.log))
+        self.log.setVisible(bool(self.runner.log or self.runner.queued))
 
     def show_log(self) -> None:
-        """Open a window with the last jobs, newest first, and their details."""
-        dialog = QDialog(self)
-        dialog.setWindowTitle("CellRep: the last jobs")
-        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.resize(720, 480)
-        view = QPlainTextEdit()
-        view.setReadOnly(True)
-        view.setPlainText("\n\n".join(_log_text(entry) for entry in reversed(self.runner.log)))
-        QVBoxLayout(dialog).addWidget(view)
-        dialog.show()
-
-
-def _log_text(entry: LogEntry) -> str:
-    head = (
-        f"{entry.started:%H:%M:%S}  {entry.title} ({entry.step}): {entry.end} after {duration(entry.seconds)}"
-    )
-    return "\n".join(filter(None, (head, entry.sentence, entry.details)))
+        """Open the window with the jobs that wait and the last ones."""
+        JobLog(self.runner, self).show()
 
 
 class CellRepDock(QWidget):
@@ -217,7 +204,10 @@ class CellRepDock(QWidget):
         scroll.setFrameShape(QScrollArea.Shape.NoFrame)
         scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 6, 0, 0)
+        layout.setContentsMargins(0, 2, 0, 0)
+        self.tour = Tour(self)
+        layout.addLayout(self._make_header())
+        layout.addWidget(self.tour)
         layout.addWidget(scroll, 1)
         layout.addWidget(self.strip)
         self.setMinimumWidth(330)
@@ -248,6 +238,28 @@ class CellRepDock(QWidget):
         self._warming.setSingleShot(True)
         self._warming.timeout.connect(self._warm)
         self._warming.start(0)
+
+    def _make_header(self) -> QHBoxLayout:
+        """The machine that networks run on, and where help is."""
+        self.machine = text(least_px=120)
+        self.help = QToolButton()
+        self.help.setText("Help")
+        self.help.setAutoRaise(True)
+        self.help.setStyleSheet("QToolButton { padding: 2px 14px 2px 4px; background: transparent }")
+        self.help.setToolTip("What the cards do, gestures, and the tour")
+        self.help.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        menu = QMenu(self.help)
+        menu.addAction("What the cards do", lambda: show_help("Begin", self))
+        menu.addAction("Gestures", lambda: show_help("Gestures", self))
+        menu.addAction("When something fails", lambda: show_help("When something fails", self))
+        menu.addSeparator()
+        menu.addAction("Take the tour", self.tour.begin)
+        self.help.setMenu(menu)
+        line = QHBoxLayout()
+        line.setContentsMargins(8, 0, 4, 0)
+        line.addWidget(self.machine, 1)
+        line.addWidget(self.help)
+        return line
 
     def _warm(self) -> None:
         # Segmenters first: they are wanted first, and importing torch takes seconds.

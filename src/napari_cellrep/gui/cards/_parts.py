@@ -17,6 +17,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_cellrep.gui._help import show_help
+
 if TYPE_CHECKING:
     from napari_cellrep.gui._dock import CellRepDock
 
@@ -123,10 +125,17 @@ class Card(QWidget):
         self._status.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self._status.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         self._mark.setFixedWidth(18)
+        self.help = QToolButton()
+        self.help.setText("?")
+        self.help.setAutoRaise(True)
+        self.help.setStyleSheet("background: transparent")
+        self.help.setToolTip(f"What this card does: {title}")
+        self.help.clicked.connect(lambda: show_help(f"{number} {title}", dock))
         for label in (self._arrow, name, self._status, self._mark):
             label.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
             label.setStyleSheet("background: transparent")
             line.addWidget(label, 1 if label is self._status else 0)
+        line.addWidget(self.help)
         self.body = QWidget()
         self.layout_ = QVBoxLayout(self.body)
         self.layout_.setContentsMargins(10, 4, 4, 10)
