@@ -141,6 +141,7 @@ def test_without_a_map_a_button_makes_one(explore, qtbot, monkeypatch, project) 
     cells = project.cells
     cells.obsm["X_umap_bare"] = cells.obsm["X_bare"].copy()
     project.write_cells(cells)
+    handle.read = kwargs["job_reads"](None)  # as the runner does when the job has ended
     handle.finished.emit(None)
     assert explore.map.isVisible()
     assert not explore.map_it.isVisible()

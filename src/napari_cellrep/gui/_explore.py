@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
     QSizePolicy,
     QSplitter,
     QStackedWidget,
+    QTabWidget,
     QToolButton,
     QVBoxLayout,
     QWidget,
@@ -27,11 +28,13 @@ from qtpy.QtWidgets import (
 
 from napari_cellrep.gui._image import canvas_of
 from napari_cellrep.gui._state import session_of
+from napari_cellrep.gui.views.gallery import GalleryView
 from napari_cellrep.gui.views.map import TOOLS, MapView
 from napari_cellrep.session import read_project
 from napari_cellrep.specs import InputError
 
 REDO = QKeyCombination(Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier, Qt.Key.Key_Z)
+VIEWS: tuple[Any, ...] = (GalleryView,)  # beside the map; each is `View(session, canvas)` with a `title`
 TOOL_TIPS = {
     "lasso": "Lasso: draw around cells to select them.\nShift adds, Alt subtracts, both together intersect.",
     "rectangle": "Rectangle: drag over cells to select them.\nShift adds, Alt subtracts, both together intersect.",
@@ -130,10 +133,16 @@ class ExploreWidget(QWidget):
         self.stack = QStackedWidget()
         self.stack.addWidget(self.map)
         self.stack.addWidget(empty)
-        self.views = QSplitter(
-            Qt.Orientation.Horizontal
-        )  # the gallery, the table and the tree go beside the map
+        self.tabs = QTabWidget()
+        self.tabs.setDocumentMode(True)
+        for view in VIEWS:
+            self.tabs.addTab(QWidget(), view.title)
+        self.tabs.currentChanged.connect(self._on_tab)
+        self.views = QSplitter(Qt.Orientation.Horizontal)  # the map, and beside it one of the other views
         self.views.addWidget(self.stack)
+        self.views.addWidget(self.tabs)
+        self.views.setStretchFactor(0, 5)
+        self.views.setStretchFactor(1, 6)
 
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -159,10 +168,28 @@ class ExploreWidget(QWidget):
         self._on_theme_changed()
         self._on_table_changed()
         self._on_visible_changed()
+        self._on_tab(0)
 
     def sizeHint(self) -> QSize:
         # Without it the panel opens at its least height, and the map is a stamp.
         return QSize(super().sizeHint().width(), 340)
+
+    # ---- the views beside the map: each is made when it is first looked at -----------------------------
+
+    def _on_tab(self, index: int) -> None:
+        if type(self.tabs.widget(index)) is QWidget:
+            view = VIEWS[index](self.session, self.canvas)
+            self.destroyed.connect(_closed(view))
+            self.tabs.blockSignals(True)
+            self.tabs.removeTab(index)
+            self.tabs.insertTab(index, view, view.title)
+            self.tabs.setCurrentIndex(index)
+            self.tabs.blockSignals(False)
+
+    def view(self, title: str) -> QWidget:
+        """Open one of the views beside the map."""
+        self.tabs.setCurrentIndex([v.title for v in VIEWS].index(title))
+        return self.tabs.currentWidget()
 
     # ---- what the session says -------------------------------------------------------------------
 
@@ -315,6 +342,11 @@ def _disconnected(*groups: Any) -> Any:
                 signal.disconnect(slot, missing_ok=True)
 
     return disconnect
+
+
+def _closed(view: Any) -> Any:
+    """A slot that lets a view go without holding the dock."""
+    return lambda *_: view.disconnect_session()
 
 
 def _fill(combo: QComboBox, names: list[str], chosen: str, map_name: str = "") -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -106,16 +106,8 @@ class Background(QObject):
         if key in self._pictures:
             then(self._pictures[key])
             return
-        if self._side_of is not cells:
-            self._side_of, self._side = cells, picture_side(session)
-        obs, side = cells.obs.iloc[row], self._side  # now: rows may have moved by the time it is cut
-        where = Boxes(
-            np.array([obs["label"]], np.int64),
-            np.array([obs["area_px"]], np.int64),
-            np.array([[obs["y_px"], obs["x_px"]]], float),
-            np.array([[obs["box_y0"], obs["box_x0"], obs["box_y1"], obs["box_x1"]]], np.int64),
-        )
-        field_id = str(obs["field"])
+        field_id = str(cells.obs["field"].iloc[row])
+        where, side = self._where(np.array([row]))
 
         def keep(picture: Any) -> None:
             if isinstance(picture, np.ndarray):
@@ -124,7 +116,39 @@ class Background(QObject):
                     self._pictures.popitem(last=False)
             then(picture)
 
-        self.run(lambda: self._cut(project, field_id, where, side, looks), keep, kind)
+        self.run(lambda: self._cut(project, field_id, where, side, looks)[0], keep, kind)
+
+    def ask_pictures(
+        self,
+        rows: Sequence[int],
+        then: Callable[[Any], None],
+        looks: tuple[Look, ...] = (),
+        kind: str = "pictures",
+    ) -> None:
+        """Call `then` with the pictures of some cells of one field, a list of uint8 (S, S, 3), or with an exception.
+
+        See `ask_picture`; these are not kept.
+        """
+        project, cells = self._session.project, self._session.cells
+        if project is None or cells is None or not len(rows):
+            return
+        field_id = str(cells.obs["field"].iloc[rows[0]])
+        where, side = self._where(np.asarray(rows))
+        self.run(lambda: self._cut(project, field_id, where, side, looks), then, kind)
+
+    def _where(self, rows: np.ndarray) -> tuple[Boxes, int]:
+        """Where cells are now (rows may have moved by the time they are cut), and the side of their pictures."""
+        cells = self._session.cells
+        if self._side_of is not cells:
+            self._side_of, self._side = cells, picture_side(self._session)
+        obs = cells.obs.iloc[rows]  # type: ignore[union-attr]
+        where = Boxes(
+            obs["label"].to_numpy(np.int64),
+            obs["area_px"].to_numpy(np.int64),
+            obs[["y_px", "x_px"]].to_numpy(float),
+            obs[["box_y0", "box_x0", "box_y1", "box_x1"]].to_numpy(np.int64),
+        )
+        return where, self._side
 
     # ---- these two run in the thread ---------------------------------------------------------------
 
@@ -141,14 +165,14 @@ class Background(QObject):
 
     def _cut(
         self, project: Project, field_id: str, where: Boxes, side: int, looks: tuple[Look, ...]
-    ) -> np.ndarray:
+    ) -> list[np.ndarray]:
         image, _ = self.read_field(project, field_id)
-        crop = cut_crops(image, None, where, CropSpec(size_px=side, window_px=side))[0]
-        if len(looks) != len(crop):
+        crops = cut_crops(image, None, where, CropSpec(size_px=side, window_px=side))
+        if len(looks) != image.shape[0]:
             looks = tuple(
                 default_look(c.role, plane) for c, plane in zip(project.channels, image, strict=True)
             )
-        return compose(crop, looks)
+        return [compose(crop, looks) for crop in crops]
 
 
 Look = tuple[

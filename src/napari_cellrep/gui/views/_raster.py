@@ -31,10 +31,10 @@ def category_colours(n: int) -> np.ndarray:
 
 
 def viridis(n: int = 256) -> np.ndarray:
-    """Matplotlib's viridis, uint8 (n, 3)."""
-    from matplotlib import colormaps
+    """The colour map viridis, uint8 (n, 3); vispy's, because it is loaded, and Matplotlib takes half a second."""
+    from vispy.color import get_colormap
 
-    return (colormaps["viridis"](np.linspace(0, 1, n))[:, :3] * 255).round().astype(np.uint8)
+    return (get_colormap("viridis").map(np.linspace(0, 1, n))[:, :3] * 255).round().astype(np.uint8)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,582 @@
+"""The gallery: pictures of many cells, in an order that says something. Cut in the background, painted when seen."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from qtpy.QtCore import QEvent, QPoint, QRect, QSize, Qt, Signal
+from qtpy.QtGui import QColor, QImage, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen, QResizeEvent
+from qtpy.QtWidgets import (
+    QAbstractScrollArea,
+    QComboBox,
+    QFileDialog,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QSlider,
+    QToolTip,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_cellrep.gui._pictures import Background
+from napari_cellrep.gui.views._order import by_column, by_distance, in_sections
+from napari_cellrep.gui.views._raster import SELECTED
+from napari_cellrep.gui.views.map import selection_mode
+from napari_cellrep.session import Session
+
+GAP_PX = 4
+TITLE_PX = 22
+KEPT = 4000  # pictures
+AT_ONCE = 24  # pictures of one field per request, so that scrolling on is noticed soon
+PRINT_SCALE = 4
+MOST_PRINTED = 400
+
+# What the order box offers besides columns.
+PLATE, LIKE, ODD, RANDOM = "plate order", "like the selected cells", "least like its group", "random"
+
+
+@dataclass(frozen=True)
+class Section:
+    """Cells under one title; `top` is where the title begins, in px of the whole gallery."""
+
+    title: str
+    rows: np.ndarray
+    top: int
+
+
+class GalleryView(QWidget):
+    """Pictures of the cells the session shows, of its selection, or row by row of the values of a column.
+
+    Parameters
+    ----------
+    session : Session
+    canvas : Canvas
+        Says how the viewer shows the channels, and what a click, a double-click and the menu do.
+    """
+
+    title = "Gallery"
+
+    def __init__(self, session: Session, canvas: Any) -> None:
+        super().__init__()
+        self.session, self.canvas = session, canvas
+        self.background = Background(session)
+        self.which = _box("Which cells", ["all cells", "selected cells"])
+        self.order = _box("In which order", [])
+        self.by = _box("One line of pictures for each value of a column, side by side for comparing", [])
+        self.side = QSlider(Qt.Orientation.Horizontal)
+        self.side.setRange(40, 200)
+        self.side.setValue(84)
+        self.side.setFixedWidth(90)
+        self.side.setToolTip("Size of the pictures; all are at one scale")
+        self.similar = QPushButton("Find similar")
+        self.similar.setToolTip(
+            "All cells, the most like the selected ones first (their mean, if there are several)"
+        )
+        self.save = QPushButton("Save picture…")
+        self.save.setToolTip("A montage of what is shown from the top on, for print, as PNG or PDF")
+        self.words = QLabel()
+        bar = QHBoxLayout()
+        bar.setContentsMargins(4, 2, 4, 2)
+        for item in (
+            self.which,
+            QLabel("order"),
+            self.order,
+            QLabel("lines"),
+            self.by,
+            self.similar,
+            self.save,
+        ):
+            bar.addWidget(item, 1 if isinstance(item, QComboBox) else 0)
+        bar.addWidget(self.side)
+        self.grid = Grid(self)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        layout.addLayout(bar)
+        layout.addWidget(self.words)
+        layout.addWidget(self.grid, 1)
+        self.words.setContentsMargins(6, 0, 6, 0)
+
+        self.which.currentIndexChanged.connect(lambda _: self.arrange())
+        self.order.currentIndexChanged.connect(lambda _: self.arrange())
+        self.by.currentIndexChanged.connect(lambda _: self.arrange())
+        self.side.valueChanged.connect(self.grid.set_side)
+        self.similar.clicked.connect(lambda _=False: self.find_similar())
+        self.save.clicked.connect(lambda _=False: self._on_save())
+        self.grid.clicked.connect(canvas.click)
+        self.grid.framed.connect(lambda row: canvas.go_to(row, frame=True))
+        self.grid.menu_requested.connect(lambda row, at: canvas.open_menu(row, at))
+        self._signals = (
+            (session.project_changed, self._on_table_changed),
+            (session.cells_changed, self._on_table_changed),
+            (session.visible_changed, self.arrange),
+            (session.selection_changed, self._on_selection_changed),
+            (session.focus_changed, self._on_marks_changed),
+            (session.hover_changed, self._on_marks_changed),
+        )
+        for signal, slot in self._signals:
+            signal.connect(slot)
+        self.grid.set_side(self.side.value())
+        self._on_table_changed()
+
+    def disconnect_session(self) -> None:
+        """Listen no more and let the reading thread end."""
+        for signal, slot in self._signals:
+            signal.disconnect(slot, missing_ok=True)
+        self.background.close()
+
+    # ---- what is shown -----------------------------------------------------------------------------
+
+    def _on_table_changed(self) -> None:
+        session = self.session
+        self.background.forget()
+        self.grid.forget()
+        columns = session.colour_choices
+        _fill(self.order, [PLATE, LIKE, ODD, RANDOM, *columns])
+        few = [c for c in columns if session.cells is not None and 2 <= session.cells.obs[c].nunique() <= 60]
+        _fill(self.by, ["no lines", *few])
+        self.arrange()
+
+    def _on_selection_changed(self) -> None:
+        if self.which.currentIndex() == 1:
+            self.arrange()
+        self._on_marks_changed()
+
+    def _on_marks_changed(self, *_: Any) -> None:
+        self.similar.setEnabled(self._asked().size > 0 and bool(self.session.embedding))
+        self.grid.viewport().update()
+
+    def _asked(self) -> np.ndarray:
+        """Rows that "similar" is meant of: the selected cells, else the one clicked last."""
+        rows = np.flatnonzero(self.session.selected)
+        return (
+            rows if len(rows) else np.array([self.session.focus] if self.session.focus >= 0 else [], np.int64)
+        )
+
+    def find_similar(self) -> None:
+        """Order all cells by how like the selected ones they are."""
+        self.which.setCurrentIndex(0)
+        if self.order.currentText() == LIKE:
+            self.arrange()
+        else:
+            self.order.setCurrentText(LIKE)
+
+    def arrange(self) -> None:
+        """Put the cells in order; what takes long is done beside the window."""
+        session = self.session
+        if session.cells is None:
+            self.grid.show_sections([])
+            self.words.setText("No cells yet: segment the images in the CellRep panel.")
+            self._on_marks_changed()
+            return
+        rows = np.flatnonzero(session.selected if self.which.currentIndex() == 1 else session.visible)
+        order, by, cells = self.order.currentText(), self.by.currentText(), session.cells
+        vectors = cells.obsm[f"X_{session.embedding}"] if session.embedding else None
+        asked = self._asked()
+        obs = cells.obs
+
+        def work() -> list[tuple[str, np.ndarray]]:
+            found = rows
+            if order == RANDOM:
+                found = np.random.default_rng(0).permutation(rows)
+            elif order == LIKE and vectors is not None and len(asked):
+                found = by_distance(rows, vectors, asked)
+            elif order == ODD and vectors is not None:
+                found = np.concatenate(
+                    [
+                        by_distance(own, vectors, own)[::-1]
+                        for _, own in in_sections(rows, obs["group"], len(obs))
+                    ]
+                    or [rows]
+                )
+                found = _in_turn(found, obs["group"].to_numpy()) if by == "no lines" else found
+            elif order in obs:
+                found = by_column(rows, obs[order])
+            return in_sections(found, obs[by]) if by in obs else [("", found)]
+
+        def arranged(sections: Any) -> None:
+            if isinstance(sections, Exception):
+                self.words.setText(f"The cells could not be put in this order ({sections}).")
+                return
+            if self.session.cells is not cells:
+                return  # another table meanwhile; it is arranged anew
+            self.grid.show_sections(sections)
+            self.words.setText(self._sentence(rows, order, by, len(asked)))
+            self._on_marks_changed()
+
+        self.background.run(work, arranged, "order")
+
+    def _sentence(self, rows: np.ndarray, order: str, by: str, n_asked: int) -> str:
+        if not len(rows):
+            return "Nothing is selected: draw around cells on the map, or choose “all cells”."
+        if order in (LIKE, ODD) and not self.session.embedding:
+            return "This order needs an embedding: embed the cells in the CellRep panel."
+        if order == LIKE and not n_asked:
+            return "Select a cell, and the others stand by how like it they are."
+        words = f"{len(rows):,} cells"
+        if by in self.session.cells.obs:  # type: ignore[union-attr]
+            words += f", a line for each {by.replace('_', ' ')}"
+        return words + "."
+
+    # ---- for print ---------------------------------------------------------------------------------
+
+    def _on_save(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(
+            self, "Save a montage", "gallery.png", "Pictures (*.png);;PDF (*.pdf)"
+        )
+        if path:
+            self.grid.print_to(path, lambda words: self.words.setText(words))
+
+
+class Grid(QAbstractScrollArea):
+    """The tiles: only those in sight have pictures.
+
+    Parameters
+    ----------
+    view : GalleryView
+    """
+
+    clicked = Signal(int, str)  # row, selection mode
+    framed = Signal(int)
+    menu_requested = Signal(int, object)
+
+    def __init__(self, view: GalleryView) -> None:
+        super().__init__()
+        self.session, self.canvas, self.background = view.session, view.canvas, view.background
+        self.side = 84
+        self.sections: list[Section] = []
+        self._raw: list[tuple[str, np.ndarray]] = []
+        self._pictures: OrderedDict[tuple[str, Any], QImage] = OrderedDict()
+        self._failed: set[str] = set()
+        self._pending = False
+        self._press: QPoint | None = None
+        self._band: QRect | None = None
+        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOn)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.viewport().setMouseTracking(True)
+        self.setAccessibleName("Pictures of cells")
+        self.setMinimumHeight(100)
+
+    # ---- layout ------------------------------------------------------------------------------------
+
+    @property
+    def step(self) -> int:
+        """A tile with its gap, in px."""
+        return self.side + GAP_PX
+
+    @property
+    def columns(self) -> int:
+        """Tiles side by side."""
+        return max(1, (self.viewport().width() - GAP_PX) // self.step)
+
+    def set_side(self, side: int) -> None:
+        """Make the tiles larger or smaller."""
+        self.side = side
+        self._lay_out()
+
+    def show_sections(self, sections: list[tuple[str, np.ndarray]]) -> None:
+        """Show cells under titles; one section without a title is a plain grid."""
+        self._raw = sections
+        self._lay_out()
+        self.verticalScrollBar().setValue(0)
+
+    def _lay_out(self) -> None:
+        self.sections, y = [], GAP_PX
+        for title, rows in self._raw:
+            shown = rows[: self.columns] if title else rows  # a line per value, so that lines can be compared
+            self.sections.append(Section(f"{title}  ({len(rows):,})" if title else "", shown, y))
+            y += (TITLE_PX if title else 0) + -(-len(shown) // self.columns) * self.step
+        self.height_px = y
+        bar = self.verticalScrollBar()
+        bar.setRange(0, max(0, y - self.viewport().height()))
+        bar.setPageStep(self.viewport().height())
+        bar.setSingleStep(self.step // 2)
+        self.viewport().update()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Fit the tiles in anew."""
+        self._lay_out()
+
+    def sizeHint(self) -> QSize:
+        """Room for a few lines."""
+        return QSize(420, 260)
+
+    def tiles(self, top: int, bottom: int) -> list[tuple[int, QRect]]:
+        """(row, place in the whole gallery) of the tiles between two heights."""
+        found = []
+        for section in self.sections:
+            first_y = section.top + (TITLE_PX if section.title else 0)
+            n_lines = -(-len(section.rows) // self.columns)
+            if first_y + n_lines * self.step < top or section.top > bottom:
+                continue
+            first = max(0, (top - first_y) // self.step)
+            last = min(n_lines - 1, (bottom - first_y) // self.step)
+            for i in range(first * self.columns, min((last + 1) * self.columns, len(section.rows))):
+                line, column = divmod(i, self.columns)
+                place = QRect(GAP_PX + column * self.step, first_y + line * self.step, self.side, self.side)
+                found.append((int(section.rows[i]), place))
+        return found
+
+    def in_sight(self) -> list[tuple[int, QRect]]:
+        """(row, place in the viewport) of the tiles that can be seen."""
+        top = self.verticalScrollBar().value()
+        return [
+            (row, place.translated(0, -top)) for row, place in self.tiles(top, top + self.viewport().height())
+        ]
+
+    def row_at(self, at: QPoint) -> int:
+        """The cell under a point of the viewport, or -1."""
+        return next((row for row, place in self.in_sight() if place.contains(at)), -1)
+
+    # ---- pictures ----------------------------------------------------------------------------------
+
+    def forget(self) -> None:
+        """Drop all pictures: cells or images changed."""
+        self._pictures.clear()
+        self._failed.clear()
+
+    def _key(self, row: int, looks: Any) -> tuple[str, Any]:
+        return self.session.cell_id(row), looks
+
+    def _ask(self) -> None:
+        """Ask for pictures that are missing in sight, one field at a time; what has scrolled away is not asked for."""
+        if self._pending or self.session.project is None or self.session.cells is None:
+            return
+        looks = self.canvas.looks()
+        missing = [
+            row
+            for row, _ in self.in_sight()
+            if self._key(row, looks) not in self._pictures and self.session.cell_id(row) not in self._failed
+        ]
+        if not missing:
+            return
+        field = self.session.place(missing[0])[0]
+        rows = [row for row in missing if self.session.place(row)[0] == field][:AT_ONCE]
+        self._pending = True
+        self.background.ask_pictures(rows, lambda found: self._arrived(rows, looks, found), looks)
+
+    def _arrived(self, rows: list[int], looks: Any, found: Any) -> None:
+        self._pending = False
+        for i, row in enumerate(rows):
+            if isinstance(
+                found, Exception
+            ):  # the image is gone, mostly: an empty tile, and not again and again
+                self._failed.add(self.session.cell_id(row))
+            else:
+                picture = np.ascontiguousarray(found[i])
+                h, w = picture.shape[:2]
+                self._pictures[self._key(row, looks)] = QImage(
+                    picture.data, w, h, 3 * w, QImage.Format.Format_RGB888
+                ).copy()
+        while len(self._pictures) > KEPT:
+            self._pictures.popitem(last=False)
+        self.viewport().update()
+
+    # ---- painting ----------------------------------------------------------------------------------
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """Draw what can be seen, and ask for what is missing."""
+        painter = QPainter(self.viewport())
+        painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
+        top = self.verticalScrollBar().value()
+        looks = self.canvas.looks()
+        self._draw(painter, self.in_sight(), looks, -top)
+        if self._band is not None:
+            painter.setPen(QPen(QColor(*SELECTED), 1, Qt.PenStyle.DashLine))
+            painter.drawRect(self._band)
+        painter.end()
+        self._ask()
+
+    def _draw(self, painter: QPainter, tiles: list[tuple[int, QRect]], looks: Any, shift: int) -> None:
+        session = self.session
+        painter.setPen(self.palette().text().color())
+        for section in self.sections:
+            if section.title:
+                where = QRect(GAP_PX, section.top + shift, max(10, self.viewport().width()), TITLE_PX)
+                painter.drawText(where, Qt.AlignmentFlag.AlignVCenter, section.title)
+        for row, place in tiles:
+            picture = self._pictures.get(self._key(row, looks))
+            if picture is None:
+                painter.fillRect(place, QColor(128, 128, 128, 40))
+                if session.cell_id(row) in self._failed:
+                    painter.drawText(place, Qt.AlignmentFlag.AlignCenter, "no image")
+            else:
+                painter.drawImage(place, picture)
+            if row < len(session.selected) and session.selected[row]:
+                painter.setPen(QPen(QColor(*SELECTED), 3))
+                painter.drawRect(place.adjusted(1, 1, -2, -2))
+            if row in (session.focus, session.hover):
+                white = QPen(QColor("white"), 1 if row == session.hover else 2)
+                painter.setPen(white)
+                painter.drawRect(place.adjusted(3, 3, -4, -4))
+            painter.setPen(self.palette().text().color())
+
+    def print_to(self, path: str, say: Callable[[str], None]) -> None:
+        """Write the first tiles as a montage, larger than on the screen; their pictures are cut first.
+
+        Parameters
+        ----------
+        path : str
+            ``.png`` or ``.pdf``.
+        say : callable
+            Told how it goes.
+        """
+        looks = self.canvas.looks()
+        tiles = self.tiles(0, self.height_px)[:MOST_PRINTED]
+        if not tiles:
+            say("There is no cell to print.")
+            return
+        rows = [row for row, _ in tiles]
+        missing = [row for row in rows if self._key(row, looks) not in self._pictures]
+        if missing:
+            field = self.session.place(missing[0])[0]
+            some = [row for row in missing if self.session.place(row)[0] == field][: 4 * AT_ONCE]
+            say(f"Cutting {len(missing):,} more pictures…")
+
+            def go_on(found: Any) -> None:
+                if isinstance(found, Exception):
+                    say(f"Not saved: {found}")
+                    return
+                self._arrived(some, looks, found)
+                self.print_to(path, say)
+
+            self.background.ask_pictures(some, go_on, looks, kind="print")
+            return
+        width = max(place.right() for _, place in tiles) + GAP_PX
+        height = max(place.bottom() for _, place in tiles) + GAP_PX
+        if _paint_file(
+            path, width, height, lambda painter: self._print(painter, tiles, looks, width, height)
+        ):
+            say(f"{len(tiles):,} cells saved as {path}.")
+        else:
+            say(f"{path} could not be written; choose another folder.")
+
+    def _print(
+        self, painter: QPainter, tiles: list[tuple[int, QRect]], looks: Any, width: int, height: int
+    ) -> None:
+        painter.fillRect(0, 0, width, height, QColor("white"))
+        painter.setPen(QColor("black"))
+        for section in self.sections:
+            if section.title and section.top < height:
+                painter.drawText(
+                    QRect(GAP_PX, section.top, width, TITLE_PX), Qt.AlignmentFlag.AlignVCenter, section.title
+                )
+        for row, place in tiles:
+            painter.drawImage(place, self._pictures[self._key(row, looks)])
+
+    # ---- gestures ----------------------------------------------------------------------------------
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:
+        """Begin a click or a rubber band; the right button opens the cell's menu."""
+        at = event.position().toPoint()
+        if event.button() == Qt.MouseButton.LeftButton:
+            self._press = at
+        elif event.button() == Qt.MouseButton.RightButton:
+            self.menu_requested.emit(self.row_at(at), event.globalPosition().toPoint())
+
+    def mouseMoveEvent(self, event: QMouseEvent) -> None:
+        """Draw the rubber band, or say which cell is under the pointer."""
+        at = event.position().toPoint()
+        if self._press is not None and (at - self._press).manhattanLength() > 6:
+            self._band = QRect(self._press, at).normalized()
+            self.viewport().update()
+        elif self._press is None:
+            row = self.row_at(at)
+            self.session.set_hover(row)
+            words = ""
+            if row >= 0:
+                column = self.session.colour_by
+                words = self.session.cell_id(row) + (
+                    f"\n{column}: {self.session.value(row, column)}" if column else ""
+                )
+            QToolTip.showText(event.globalPosition().toPoint(), words, self.viewport())
+
+    def mouseReleaseEvent(self, event: QMouseEvent) -> None:
+        """Select the clicked cell, or those in the rubber band."""
+        if event.button() != Qt.MouseButton.LeftButton or self._press is None:
+            return
+        mode = selection_mode(event.modifiers())
+        if self._band is not None:
+            hit = [row for row, place in self.in_sight() if place.intersects(self._band)]
+            self.session.select(hit, mode)
+        elif (row := self.row_at(event.position().toPoint())) >= 0:
+            self.clicked.emit(row, mode)
+        self._press = self._band = None
+        self.viewport().update()
+
+    def mouseDoubleClickEvent(self, event: QMouseEvent) -> None:
+        """Centre and frame the cell in its field."""
+        if (row := self.row_at(event.position().toPoint())) >= 0:
+            self.framed.emit(row)
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Space frames the cell that was clicked last."""
+        if event.key() == Qt.Key.Key_Space and self.session.focus >= 0:
+            self.framed.emit(self.session.focus)
+        else:
+            super().keyPressEvent(event)
+
+    def leaveEvent(self, event: QEvent) -> None:
+        """The pointer is over no cell any more."""
+        self.session.set_hover(-1)
+
+
+def _in_turn(rows: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Rows of many groups, each group's in its order: the first of every group, then the second of every group."""
+    place: dict[Any, int] = {}
+    turn = np.empty(len(rows), np.int64)
+    for i, row in enumerate(rows):
+        turn[i] = place[groups[row]] = place.get(groups[row], -1) + 1
+    return rows[np.argsort(turn, kind="stable")]
+
+
+def _paint_file(path: str, width: int, height: int, paint: Callable[[QPainter], None]) -> bool:
+    """Paint to a PNG at `PRINT_SCALE` times the screen's resolution, or to a PDF of one page."""
+    if path.lower().endswith(".pdf"):
+        from qtpy.QtCore import QMarginsF, QSizeF
+        from qtpy.QtGui import QPageSize, QPdfWriter
+
+        writer = QPdfWriter(path)
+        writer.setPageSize(QPageSize(QSizeF(width, height), QPageSize.Unit.Point))
+        writer.setPageMargins(QMarginsF(0, 0, 0, 0))
+        writer.setResolution(72 * PRINT_SCALE)
+        painter = QPainter()
+        if not painter.begin(writer):
+            return False
+        painter.scale(PRINT_SCALE, PRINT_SCALE)
+        paint(painter)
+        painter.end()
+        return True
+    image = QImage(width * PRINT_SCALE, height * PRINT_SCALE, QImage.Format.Format_RGB32)
+    painter = QPainter(image)
+    painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
+    painter.scale(PRINT_SCALE, PRINT_SCALE)
+    paint(painter)
+    painter.end()
+    return image.save(path)
+
+
+def _box(tip: str, items: list[str]) -> QComboBox:
+    box = QComboBox()
+    box.addItems(items)
+    box.setToolTip(tip)
+    box.setAccessibleName(tip)
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    box.setMinimumContentsLength(9)
+    return box
+
+
+def _fill(box: QComboBox, items: list[str]) -> None:
+    """Other items, and the same choice if it is still there."""
+    chosen = box.currentText()
+    box.blockSignals(True)
+    box.clear()
+    box.addItems(items)
+    box.setCurrentIndex(max(0, items.index(chosen) if chosen in items else 0))
+    box.blockSignals(False)

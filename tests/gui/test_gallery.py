@@ -1,0 +1,194 @@
+"""The gallery with real cells, real pictures and real events: which cell is where is all that counts."""
+
+import numpy as np
+import pytest
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtGui import QImage
+
+from napari_cellrep.gui._image import canvas_of
+from napari_cellrep.gui._pictures import compose, default_look
+from napari_cellrep.gui._state import session_of
+from napari_cellrep.gui.views.gallery import LIKE, ODD, PLATE, RANDOM, GalleryView
+
+
+@pytest.fixture
+def gallery(viewer, project, qtbot):
+    session = session_of(viewer)
+    session.open(project)
+    view = GalleryView(session, canvas_of(viewer))
+    qtbot.addWidget(view)
+    view.resize(700, 420)
+    with qtbot.waitExposed(view):
+        view.show()
+    settled(qtbot, view)
+    yield view
+    view.disconnect_session()
+
+
+def settled(qtbot, view):
+    """Wait until the order is made and all pictures in sight are there."""
+
+    def done():
+        view.grid.viewport().update()
+        keys = [view.grid._key(row, view.canvas.looks()) for row, _ in view.grid.in_sight()]
+        return bool(view.grid.sections) and all(key in view.grid._pictures for key in keys)
+
+    qtbot.waitUntil(lambda: view.background._latest.get("order") is not None, timeout=20_000)
+    qtbot.wait(50)
+    qtbot.waitUntil(done, timeout=20_000)
+
+
+def shown(view) -> list[int]:
+    return [int(row) for section in view.grid.sections for row in section.rows]
+
+
+def middle(view, row: int) -> QPoint:
+    return next(place.center() for r, place in view.grid.in_sight() if r == row)
+
+
+def test_all_visible_cells_are_there_and_only_those_in_sight_have_pictures(gallery):
+    assert shown(gallery) == np.flatnonzero(gallery.session.visible).tolist()
+    assert gallery.words.text() == f"{gallery.session.n_visible:,} cells."
+    assert 0 < len(gallery.grid._pictures) < 80
+    gallery.session.hide_flagged = False
+
+
+def test_each_tile_is_its_own_cell(gallery, qtbot):
+    """A tile shows the pixels about that cell's centre, cut by hand from its field."""
+    session, looks = gallery.session, gallery.canvas.looks()
+    for row, _ in gallery.grid.in_sight()[::7]:
+        image: QImage = gallery.grid._pictures[gallery.grid._key(row, looks)]
+        field, y, x = session.place(row)
+        pixels = session.project.read_image(field)
+        side = image.width()
+        padded = np.pad(pixels, ((0, 0), (side, side), (side, side)))
+        top, left = int(y) + side - side // 2, int(x) + side - side // 2
+        window = padded[:, top : top + side, left : left + side]
+        own = [default_look(c.role, p) for c, p in zip(session.project.channels, pixels, strict=True)]
+        data = np.frombuffer(image.constBits().asstring(image.sizeInBytes()), np.uint8).reshape(side, -1)
+        np.testing.assert_array_equal(
+            data[:, : 3 * side].reshape(side, side, 3), compose(window, looks or tuple(own))
+        )
+
+
+def test_orders(gallery, qtbot):
+    session = gallery.session
+    visible = np.flatnonzero(session.visible)
+    gallery.order.setCurrentText("area_px")
+    settled(qtbot, gallery)
+    area = session.cells.obs["area_px"].to_numpy()
+    assert shown(gallery) == visible[np.argsort(area[visible], kind="stable")].tolist()
+    session.embedding = "measured"
+    session.select([int(visible[40])])
+    assert gallery.similar.isEnabled()
+    qtbot.mouseClick(gallery.similar, Qt.MouseButton.LeftButton)
+    settled(qtbot, gallery)
+    assert gallery.order.currentText() == LIKE
+    assert shown(gallery)[0] == visible[40]
+    for order in (ODD, RANDOM, PLATE):
+        gallery.order.setCurrentText(order)
+        settled(qtbot, gallery)
+        assert sorted(shown(gallery)) == visible.tolist(), order
+
+
+def test_the_oddest_of_every_group_come_first(gallery, qtbot):
+    session = gallery.session
+    session.embedding = "measured"
+    gallery.order.setCurrentText(ODD)
+    settled(qtbot, gallery)
+    x, groups = session.cells.obsm["X_measured"], session.cells.obs["group"].to_numpy()
+    first = shown(gallery)[:3]
+    assert set(groups[first]) == set(groups)
+    for row in first:
+        own = np.flatnonzero(session.visible & (groups == groups[row]))
+        z = (x[own] - x[own].mean(axis=0)) / x[own].std(axis=0)
+        assert own[np.argmax((z**2).sum(axis=1))] == row
+
+
+def test_a_line_for_each_value(gallery, qtbot):
+    gallery.by.setCurrentText("control")
+    settled(qtbot, gallery)
+    control = gallery.session.cells.obs["control"].to_numpy()
+    assert len(gallery.grid.sections) == 2
+    for section, value in zip(gallery.grid.sections, (-1, 1), strict=True):
+        assert section.title.startswith(str(value))
+        assert (control[section.rows] == value).all()
+        assert len(section.rows) == gallery.grid.columns
+
+
+def test_click_modifiers_rubber_band_and_double_click(gallery, qtbot):
+    session, port = gallery.session, gallery.grid.viewport()
+    rows = [row for row, _ in gallery.grid.in_sight()]
+    qtbot.mouseClick(port, Qt.MouseButton.LeftButton, pos=middle(gallery, rows[2]))
+    assert np.flatnonzero(session.selected).tolist() == [rows[2]]
+    assert session.focus == rows[2]
+    qtbot.mouseClick(
+        port, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.ShiftModifier, middle(gallery, rows[4])
+    )
+    assert np.flatnonzero(session.selected).tolist() == [rows[2], rows[4]]
+    qtbot.mouseClick(
+        port, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.AltModifier, middle(gallery, rows[2])
+    )
+    assert np.flatnonzero(session.selected).tolist() == [rows[4]]
+    qtbot.mousePress(port, Qt.MouseButton.LeftButton, pos=middle(gallery, rows[0]))
+    qtbot.mouseMove(port, middle(gallery, rows[1]))
+    qtbot.mouseMove(port, middle(gallery, rows[3]))
+    qtbot.mouseRelease(port, Qt.MouseButton.LeftButton, pos=middle(gallery, rows[3]))
+    assert np.flatnonzero(session.selected).tolist() == rows[:4]
+    with qtbot.waitSignal(gallery.grid.framed) as framed:
+        qtbot.mouseDClick(port, Qt.MouseButton.LeftButton, pos=middle(gallery, rows[5]))
+    assert framed.args == [rows[5]]
+
+
+def test_selected_cells_only(gallery, qtbot):
+    gallery.which.setCurrentText("selected cells")
+    settled_words = "Nothing is selected"
+    qtbot.waitUntil(lambda: settled_words in gallery.words.text())
+    some = np.flatnonzero(gallery.session.visible)[5:9]
+    gallery.session.select(some)
+    settled(qtbot, gallery)
+    assert shown(gallery) == some.tolist()
+
+
+def test_scrolling_asks_for_what_is_in_sight(gallery, qtbot):
+    before = {row for row, _ in gallery.grid.in_sight()}
+    bar = gallery.grid.verticalScrollBar()
+    bar.setValue(bar.maximum())
+    settled(qtbot, gallery)
+    after = {row for row, _ in gallery.grid.in_sight()}
+    assert not before & after
+    assert shown(gallery)[-1] in after
+
+
+def test_a_montage_for_print(gallery, qtbot, tmp_path):
+    gallery.by.setCurrentText("compound")
+    settled(qtbot, gallery)
+    for name, head in (("m.png", b"\x89PNG"), ("m.pdf", b"%PDF")):
+        said: list[str] = []
+        gallery.grid.print_to(str(tmp_path / name), said.append)
+        qtbot.waitUntil(lambda said=said: bool(said) and "saved" in said[-1], timeout=20_000)
+        assert (tmp_path / name).read_bytes().startswith(head)
+    picture = QImage(str(tmp_path / "m.png"))
+    assert picture.width() > 2000
+    gallery.grid.print_to(str(tmp_path / "no" / "folder.png"), said.append)
+    assert "could not be written" in said[-1]
+
+
+def test_a_lost_image_is_an_empty_tile(gallery, qtbot, project, monkeypatch):
+    def gone(*_):
+        raise OSError("the drive is gone")
+
+    monkeypatch.setattr(gallery.background, "read_field", gone)
+    gallery.grid.forget()
+    gallery.grid.viewport().update()
+    qtbot.waitUntil(lambda: len(gallery.grid._failed) > 5, timeout=20_000)
+    assert not gallery.grid._pictures
+
+
+def test_without_cells_it_says_what_to_do(viewer, qtbot):
+    view = GalleryView(session_of(viewer), canvas_of(viewer))
+    qtbot.addWidget(view)
+    view.show()
+    assert "segment the images" in view.words.text()
+    assert not view.similar.isEnabled()
+    view.disconnect_session()
