@@ -30,11 +30,15 @@ from napari_cellrep.gui._image import canvas_of
 from napari_cellrep.gui._state import session_of
 from napari_cellrep.gui.views.gallery import GalleryView
 from napari_cellrep.gui.views.map import TOOLS, MapView
+from napari_cellrep.gui.views.table import TableView
 from napari_cellrep.session import read_project
 from napari_cellrep.specs import InputError
 
 REDO = QKeyCombination(Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier, Qt.Key.Key_Z)
-VIEWS: tuple[Any, ...] = (GalleryView,)  # beside the map; each is `View(session, canvas)` with a `title`
+VIEWS: tuple[Any, ...] = (
+    GalleryView,
+    TableView,
+)  # beside the map; each is `View(session, canvas)` with a `title`
 TOOL_TIPS = {
     "lasso": "Lasso: draw around cells to select them.\nShift adds, Alt subtracts, both together intersect.",
     "rectangle": "Rectangle: drag over cells to select them.\nShift adds, Alt subtracts, both together intersect.",
