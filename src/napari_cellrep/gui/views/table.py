@@ -252,12 +252,16 @@ class TableView(QWidget):
     def _rows(self, obs: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
         """All rows, and which of them are shown."""
         visible = np.flatnonzero(self.session.visible)
+        known = self.session.colour_choices  # what the lab knows first, then what was measured
+        columns = [*known, *(c for c in obs.columns if c not in known)]
         if self.of_cells:
-            frame = obs.copy(deep=False)
+            frame = obs[columns].copy(deep=False)
             frame.insert(0, "cell", obs.index.to_numpy())
             order = visible
         else:
-            frame, self._groups = group_table(obs, visible, self.rows_of.currentText().removeprefix("by "))
+            frame, self._groups = group_table(
+                obs[columns], visible, self.rows_of.currentText().removeprefix("by ")
+            )
             order = np.arange(len(frame))
         wanted = self.search.text().strip().lower()
         if wanted:
@@ -406,7 +410,7 @@ def group_table(obs: pd.DataFrame, rows: np.ndarray, by: str) -> tuple[pd.DataFr
     groups = [rows[codes == i] for i in range(len(names))]
     frame = pd.DataFrame({by: list(names), "n_cells": [len(g) for g in groups]})
     for column in obs.columns:
-        if column == by or column in _LATE:
+        if column == by or column in (*_LATE, "y_px", "x_px"):  # the mean of places says nothing
             continue
         values = own[column]
         if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
