@@ -203,3 +203,33 @@ def test_sets_are_kept_with_the_project(session: Session, project: Project) -> N
     assert chosen(again) == ["a:7", "b:2"]
     with pytest.raises(InputError, match="no set called 'even'; sets are odd"):
         again.select_set("even")
+
+
+def test_words_are_found_as_a_whole_before_in_part(session: Session) -> None:
+    obs = session.cells.obs
+    obs["protein"] = pd.Categorical(["NUP49", "NUP4", "Nop1;NUP4", None, "Nop1", "NUP49"])
+    assert session.find("nup4").tolist() == [1, 2]  # one of several counts; NUP49 is another protein
+    assert session.find("NUP").tolist() == [0, 1, 2, 5]
+    assert session.find("b:2").tolist() == [4]
+    assert session.find("b").tolist() == [3, 4, 5]
+    assert session.find(" ").size == session.find("nothing").size == 0
+    assert Session().find("a").size == 0
+
+
+def test_sets_grow_and_are_forgotten(session: Session, project: Project) -> None:
+    with pytest.raises(InputError, match="Nothing is selected"):
+        session.add_to_set("odd")
+    session.select([0])
+    session.add_to_set("odd")
+    session.select([0, 3])
+    session.add_to_set("odd")
+    session.add_to_set("even")
+    assert open_session(project).sets["odd"]["cells"] == ["a:1", "b:1"]
+    session.remove_set("odd")
+    assert list(open_session(project).sets) == ["even"]
+
+
+def open_session(project: Project) -> Session:
+    session = Session()
+    session.open(project.root)
+    return session

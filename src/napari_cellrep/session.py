@@ -223,6 +223,33 @@ class Session:
             hit &= self.selected
         self._set_selected(hit)
 
+    def find(self, words: str) -> np.ndarray:
+        """Rows of cells of which any word says this: a protein, a compound, a well, an id. Capitals do not matter.
+
+        Parameters
+        ----------
+        words : str
+            Where a value is exactly this, only such cells; else all whose value contains it.
+
+        Returns
+        -------
+        ndarray of int
+            Hidden cells included; empty where nothing is found.
+        """
+        wanted = words.strip().casefold()
+        if self.cells is None or not wanted:
+            return np.zeros(0, np.int64)
+        exact, part = np.zeros(self.n_cells, bool), np.zeros(self.n_cells, bool)
+        columns = [self.cells.obs_names.to_series(), *(self.cells.obs[c] for c in self.cells.obs)]
+        for column in columns:
+            if pd.api.types.is_numeric_dtype(column):
+                continue
+            codes, names = pd.factorize(column)  # every word once, however many cells
+            said = [str(name).casefold() for name in names]
+            exact |= np.isin(codes, [i for i, name in enumerate(said) if wanted in name.split(";")])
+            part |= np.isin(codes, [i for i, name in enumerate(said) if wanted in name])
+        return np.flatnonzero(exact if exact.any() else part)
+
     def invert(self) -> None:
         """Select the visible cells that are not selected."""
         self._set_selected(~self.selected)
@@ -380,6 +407,24 @@ class Session:
         InputError
             If nothing is selected, the name is empty, or the project cannot be written.
         """
+        self._put_set(name, [], how)
+
+    def add_to_set(self, name: str) -> None:
+        """Put the selected cells into a set as well; a new one is made where there is none of that name.
+
+        Raises
+        ------
+        InputError
+            As `save_set`.
+        """
+        known = self.sets.get(name.strip(), {})
+        self._put_set(name, known.get("cells", []), known.get("how", {"made": "by hand"}))
+
+    def remove_set(self, name: str) -> None:
+        """Forget a named set; its cells stay."""
+        self._write_sets({k: v for k, v in self.sets.items() if k != name})
+
+    def _put_set(self, name: str, before: list[str], how: Mapping[str, Any] | str) -> None:
         name = name.strip()
         if self.project is None or self.cells is None or not self.n_selected:
             raise InputError(
@@ -387,8 +432,13 @@ class Session:
             )
         if not name:
             raise InputError("A set needs a name.")
-        ids = self.cells.obs_names[self.selected].tolist()
-        sets = {**self.sets, name: {"cells": ids, "how": dict(how) if isinstance(how, Mapping) else str(how)}}
+        ids = list(dict.fromkeys([*before, *self.cells.obs_names[self.selected]]))
+        made = dict(how) if isinstance(how, Mapping) else str(how)
+        self._write_sets({**self.sets, name: {"cells": ids, "how": made}})
+
+    def _write_sets(self, sets: dict[str, dict[str, Any]]) -> None:
+        if self.project is None:
+            return
         with self.project.lock():
             write_text(self.project.root / "sets.json", json.dumps(sets, ensure_ascii=False))
         self.sets = sets

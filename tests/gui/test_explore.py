@@ -200,3 +200,49 @@ def test_closing_the_dock_leaves_no_listener(viewer, project, qtbot) -> None:
     session.select([0, 1, 2, 3])  # would raise in a dead widget
     session.colour_by = "control"
     viewer.theme = "light"
+
+
+def test_find_selects_by_a_word(explore, qtbot) -> None:
+    session = explore.session
+    qtbot.keyClicks(explore.search, "ly294002")
+    qtbot.keyClick(explore.search, Qt.Key.Key_Return)
+    compound = session.cells.obs["compound"].astype(str)
+    assert set(session.cells.obs_names[session.selected]) == set(
+        compound.index[session.visible & (compound == "LY294002")]
+    )
+    explore.search.setText("no such thing")
+    qtbot.keyClick(explore.search, Qt.Key.Key_Return)
+    assert "No cell says" in explore.viewer.status
+    assert session.n_selected > 0
+
+
+def test_digits_put_the_selection_into_sets(explore, qtbot, monkeypatch) -> None:
+    session = explore.session
+    rows = np.flatnonzero(session.visible)
+    monkeypatch.setattr(QInputDialog, "getText", lambda *_: ("bright", True))
+    explore.map.setFocus()
+    session.select(rows[:3])
+    qtbot.keyClick(explore.map, Qt.Key.Key_1)  # there is none yet: it is asked for a name
+    session.select(rows[2:5])
+    qtbot.keyClick(explore.map, Qt.Key.Key_1)
+    assert session.sets["bright"]["cells"] == session.cells.obs_names[rows[:5]].tolist()
+    explore._fill_sets()
+    (one,) = [a.menu() for a in explore.sets.menu().actions() if a.menu()]
+    assert "bright  (5)" in one.title()
+    session.clear()
+    one.actions()[0].trigger()
+    assert session.n_selected == 5
+    one.actions()[2].trigger()
+    assert not session.sets
+    explore.search.setFocus()
+    qtbot.keyClicks(explore.search, "12")  # digits typed into a word are only typed
+    assert explore.search.text() == "12"
+    assert not session.sets
+
+
+def test_each_view_opens_when_it_is_looked_at(explore, qtbot) -> None:
+    for view in _explore.VIEWS:
+        made = explore.view(view.title)
+        assert type(made) is view
+        assert explore.view(view.title) is made
+        assert not made.grab().isNull()

@@ -9,6 +9,7 @@ from napari.utils.theme import get_theme
 from qtpy.QtCore import QEvent, QKeyCombination, QPointF, QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QIcon, QKeyEvent, QKeySequence, QPainter, QPen, QPixmap, QPolygonF
 from qtpy.QtWidgets import (
+    QApplication,
     QButtonGroup,
     QCheckBox,
     QComboBox,
@@ -16,6 +17,7 @@ from qtpy.QtWidgets import (
     QInputDialog,
     QLabel,
     QLineEdit,
+    QMenu,
     QPushButton,
     QSizePolicy,
     QSplitter,
@@ -29,7 +31,7 @@ from qtpy.QtWidgets import (
 from napari_cellrep.gui._image import canvas_of
 from napari_cellrep.gui._state import session_of
 from napari_cellrep.gui.views.gallery import GalleryView
-from napari_cellrep.gui.views.map import TOOLS, MapView
+from napari_cellrep.gui.views.map import TOOLS, MapView, selection_mode
 from napari_cellrep.gui.views.plate import PlateView
 from napari_cellrep.gui.views.table import TableView
 from napari_cellrep.session import read_project
@@ -110,6 +112,22 @@ class ExploreWidget(QWidget):
         self.redo = _button("↷", "Redo (Ctrl+Shift+Z)", self._on_redo)
         self.invert = _button("Invert", "Select the cells that are not selected", session.invert)
         self.clear = _button("Clear", "Select nothing (Escape)", session.clear)
+        self.search = QLineEdit()
+        self.search.setPlaceholderText("find")
+        self.search.setToolTip(
+            "Select cells by a word: a protein, a compound, a well, an id (Enter). Shift, Alt and both combine."
+        )
+        self.search.setAccessibleName("Find cells")
+        self.search.setMaximumWidth(110)
+        self.search.setClearButtonEnabled(True)
+        self.search.returnPressed.connect(self._on_find)
+        self.sets = QToolButton()
+        self.sets.setText("Sets")
+        self.sets.setToolTip("Named sets of cells. 1 to 9 put the selection into the first nine.")
+        self.sets.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        self.sets.setStyleSheet("QToolButton { padding: 2px 14px 2px 6px }")
+        self.sets.setMenu(QMenu(self.sets))
+        self.sets.menu().aboutToShow.connect(self._fill_sets)
         self.save = _button("Save set…", "Keep the selected cells under a name", self._on_save)
 
         bar = QHBoxLayout()
@@ -117,9 +135,10 @@ class ExploreWidget(QWidget):
         bar.setSpacing(4)
         for item in (QLabel("Map"), self.embedding, QLabel("colour"), self.colour, *self.tools.values()):
             bar.addWidget(item, 2 if isinstance(item, QComboBox) else 0)
+        bar.addWidget(self.search)
         bar.addSpacing(8)
         bar.addWidget(self.count, 1)
-        for item in (self.flagged, self.undo, self.redo, self.invert, self.clear, self.save):
+        for item in (self.flagged, self.undo, self.redo, self.invert, self.clear, self.sets, self.save):
             bar.addWidget(item)
 
         self.nothing = QLabel()
@@ -262,6 +281,12 @@ class ExploreWidget(QWidget):
             return self._on_undo
         if event.keyCombination() == REDO or event.matches(QKeySequence.StandardKey.Redo):
             return self._on_redo
+        digit = event.key() - Qt.Key.Key_1
+        typed = isinstance(self.focusWidget(), QLineEdit)
+        if 0 <= digit < 9 and not typed and event.modifiers() in (
+            Qt.KeyboardModifier.NoModifier, Qt.KeyboardModifier.KeypadModifier
+        ):  # fmt: skip
+            return lambda: self._on_digit(digit)
         return self._on_escape if event.key() == Qt.Key.Key_Escape else None
 
     def event(self, event: QEvent) -> bool:
@@ -309,10 +334,46 @@ class ExploreWidget(QWidget):
     def _on_save(self) -> None:
         name, ok = QInputDialog.getText(self, "Save set", "Name of the set:")
         if ok:
-            try:
-                self.session.save_set(name, how={"made": "by hand", "embedding": self.session.embedding})
-            except InputError as error:
-                self.viewer.status = str(error)
+            self._told(self.session.save_set, name, {"made": "by hand", "embedding": self.session.embedding})
+
+    def _on_find(self) -> None:
+        rows = self.session.find(self.search.text())
+        shown = rows[self.session.visible[rows]]
+        if len(shown):
+            self.session.select(shown, selection_mode(QApplication.keyboardModifiers()))
+        else:
+            hidden = f" {len(rows):,} flagged cells are hidden." if len(rows) else ""
+            self.viewer.status = f"No cell says “{self.search.text().strip()}”.{hidden}"
+
+    def _fill_sets(self) -> None:
+        menu, session = self.sets.menu(), self.session
+        menu.clear()
+        if not session.sets:
+            menu.addAction("No set yet: select cells and save them").setEnabled(False)
+        for i, (name, made) in enumerate(session.sets.items()):
+            words = f"{name}  ({len(made['cells']):,})" + (f"\t{i + 1}" if i < 9 else "")
+            one = menu.addMenu(words)
+            one.addAction("Select its cells", lambda name=name: session.select_set(name))
+            one.addAction("Add the selected cells", lambda name=name: self._told(session.add_to_set, name))
+            one.addAction("Forget this set", lambda name=name: self._told(session.remove_set, name))
+
+    def _on_digit(self, digit: int) -> None:
+        """Put the selection into a set; the next number that is free asks for a name."""
+        names = list(self.session.sets)
+        if digit < len(names):
+            self._told(self.session.add_to_set, names[digit])
+            made = self.session.sets[names[digit]]
+            self.viewer.status = (
+                f"{self.session.n_selected:,} cells in “{names[digit]}”, which has {len(made['cells']):,}."
+            )
+        elif self.session.n_selected:
+            self._on_save()
+
+    def _told(self, do: Any, *args: Any) -> None:
+        try:
+            do(*args)
+        except InputError as error:
+            self.viewer.status = str(error)
 
     def _on_map_it(self) -> None:
         from napari_cellrep.gui._runner import runner_of
