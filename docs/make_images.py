@@ -181,8 +181,7 @@ def job(root: Path, out: Path) -> None:
     click(dock.strip.stop)
     window.wait()
 
-    names = [model.model.itemData(i)[1] for i in range(model.model.count())]
-    model.model.setCurrentIndex(names.index("measurements"))
+    model.choose("measurements")
     window.press(model.embed)
     until(lambda: cards["explore"].body.isVisible())
     window.press(cards["explore"].make)
