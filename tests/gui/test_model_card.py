@@ -157,7 +157,7 @@ def test_the_list_has_headings_and_begins_with_what_can_be_trained(model):
     assert list(found) == [SECTIONS[i] for i in (2, 3, 4, 5)]
     assert found[SECTIONS[2]][0] == "Paired Cell Inpainting"
     assert found[SECTIONS[3]] == ["Measurements"]
-    assert "Microsnoop, microsnoop-published (get…)" in found[SECTIONS[4]]
+    assert "microsnoop-published (get…)" in found[SECTIONS[4]]
     assert not [words for words in found[SECTIONS[4]] if "hpa" in words]  # other channels
     assert "Microsnoop" in found[SECTIONS[5]]
     assert model.choice() == ("paired_cell_inpainting", "paired_cell_inpainting")
@@ -360,7 +360,7 @@ def publish(place, server):
 @pytest.fixture
 def weights(qtbot, host, model):
     """The dialog, opened from the card on the weights of the server."""
-    model.model.setCurrentText("Tiny Snoop, tiny (get…)")
+    model.model.setCurrentText("tiny (get…)")
     assert model.status == "weights to be fetched ⚠"
     assert not model.embed.isVisible()
     assert model.get.text() == "Get tiny…"
@@ -386,7 +386,7 @@ def test_weights_are_got_used_and_the_licence_is_accepted_first(qtbot, host, mod
     assert not weights.get.isVisible()
     click(weights.use)
     assert model.choice() == ("tiny", "tiny_snoop")
-    assert "Tiny Snoop, tiny" in listed(model)[SECTIONS[1]]
+    assert "tiny" in listed(model)[SECTIONS[1]]
     assert model.embed.isVisible()
     qtbot.waitUntil(model.sees.isVisible, timeout=LONG)
     click(model.embed)
@@ -502,3 +502,29 @@ def test_whole_fields(qtbot, model, dock, project):
     click(model.fields)
     assert "3 fields have numbers as paired_cell_inpainting" in over(qtbot, dock)
     assert open_project(project.root).field_table.n_obs == 3
+
+
+# ---- trained on these images -----------------------------------------------------------------------------
+
+
+def test_own_models_come_first_with_what_they_were_trained_on(qtbot, model, dock, project):
+    from napari_cellrep.models import create_model, save_model
+
+    about = {"channels": ["DNA", "FKHR-GFP"], "n_cells": 1234, "trained": {"step": 5000}}
+    save_model(create_model("paired_cell_inpainting", width=0.125), project.root / "models" / "mine", **about)
+    (project.root / "models" / "broken").mkdir()
+    (project.root / "models" / "broken" / "model.json").write_text("{")
+    dock.refresh()
+    assert listed(model)[SECTIONS[0]] == ["Paired Cell Inpainting, trained (mine)"]
+    qtbot.waitUntil(lambda: model.advice[0].model == "mine", timeout=LONG)
+    click(model.advice[0].choose)
+    assert model.choice() == ("mine", "paired_cell_inpainting")
+    assert (
+        model.about.text()
+        == "Paired Cell Inpainting, trained on DNA and FKHR-GFP of 1,234 cells, 5,000 steps."
+    )
+    assert model.channels() == ["DNA", "FKHR-GFP"]  # not by role: as it was trained
+    assert model.embed.text().endswith("cells")
+    qtbot.waitUntil(
+        lambda: model.sees.isVisible() and "DNA" in model.sees.pictures[0].toolTip(), timeout=LONG
+    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from napari_cellrep import registry
 from napari_cellrep.data import Project
@@ -74,7 +76,7 @@ def facts_of(project: Project) -> Facts:
             if name.lower() in LABEL_NAMES and value is not None and value == value:
                 values.setdefault(name, set()).add(str(value))
     sizes = {field.um_per_px for field in fields}
-    models = sorted((project.root / "models").glob("*/model.json"))
+    models = [path for path in sorted((project.root / "models").glob("*/model.json")) if _is_json(path)]
     return Facts(
         channels=project.channels,
         n_fields=len(fields),
@@ -85,6 +87,13 @@ def facts_of(project: Project) -> Facts:
         trained=tuple(path.parent.name for path in models),
         fetched=tuple(name for name in list_published() if find_fetched(name) is not None),
     )
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return False  # a damaged model is nothing to speak for
 
 
 def recommend(facts: Facts) -> list[str]:

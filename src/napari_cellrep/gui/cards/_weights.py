@@ -203,7 +203,9 @@ class WeightsDialog(QDialog):
         channels = self.card.project.channels if self.card.project else ()
         self.list.blockSignals(True)
         self.list.clear()
-        order = sorted(listed, key=lambda n: (not fits(listed[n], channels), listed[n]["title"], n))
+        order = sorted(  # made for these very channels, then for any, then for others
+            listed, key=lambda n: (not fits(listed[n], channels), listed[n]["any"], listed[n]["title"], n)
+        )
         for name in order:
             weights, fit = listed[name], fits(listed[name], channels)
             wants = "any channels" if weights["any"] else ", ".join(weights["roles"])

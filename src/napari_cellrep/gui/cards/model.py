@@ -60,6 +60,7 @@ class ModelCard(Card):
             "Get…", lambda: self.open_weights(), "Published weights: networks that others have trained"
         )
         self.about = text()
+        self.about.setStyleSheet("font-size: 11px")
         self.wants = text(tip="What the model wants to see, and which of your channels it gets")
         self.channel_form = QFormLayout()
         self.channel_form.setContentsMargins(0, 0, 0, 0)
@@ -185,9 +186,8 @@ class ModelCard(Card):
         own, choices = self.own_models(), []
         for name, card in own.items():
             if card.get("model") in self.found:
-                words = f"{self._title(card['model'])}, trained here" + (
-                    f" ({name})" if name != card["model"] else ""
-                )
+                words = f"{self._title(card['model'])}, trained"
+                words += f" ({name})" if name != card["model"] else ""
                 choices.append((OWN, words, (name, card["model"])))
         for name, about in sorted(self.found.items(), key=lambda item: (item[0] != FIRST, item[0])):
             if name not in own:
@@ -199,9 +199,9 @@ class ModelCard(Card):
                 if name in own:
                     continue
                 if self._is_here(name):
-                    choices.append((HERE, f"{weights['title']}, {name}", (name, weights["network"])))
+                    choices.append((HERE, name, (name, weights["network"])))
                 elif name == keep or fits(weights, channels):
-                    choices.append((AWAY, f"{weights['title']}, {name} (get…)", (name, weights["network"])))
+                    choices.append((AWAY, f"{name} (get…)", (name, weights["network"])))
         return sorted(choices, key=lambda item: item[0])
 
     def _fill(self, keep: tuple[str, str] | None = None) -> None:
@@ -222,6 +222,8 @@ class ModelCard(Card):
                 box.addItem(words, data)
                 if data is None:
                     box.model().item(i).setEnabled(False)
+                else:
+                    box.setItemData(i, self._note(*data), Qt.ItemDataRole.ToolTipRole)
         if keep not in values or keep is None:
             keep = next((d for d in values if d and (d[0] in self.own_models() or d[0] == FIRST)), None)
             keep = keep or next(filter(None, values), None)
@@ -337,12 +339,7 @@ class ModelCard(Card):
             return
         self._shown_model = key
         spec, weights = self.found.get(network, {}).get("spec", {}), self._chosen_weights()
-        note = f"Trained elsewhere: {weights['note']}" if weights else spec.get("when", "")
-        if self.random:
-            note = (
-                "Its weights are random: nothing to take for a result. Get published weights for it. " + note
-            )
-        self.about.setText(note)
+        self.about.setText(self._note(model, network))
         licence = weights.get("licence") or spec.get("licence")
         self.about.setToolTip("\n".join(filter(None, (spec.get("paper"), licence))))
         while self.channel_form.rowCount():
@@ -354,9 +351,32 @@ class ModelCard(Card):
             self._make_boxes(channels)
         self.training.show_model(self.found.get(network, {}).get("training") if self.trains else None, model)
 
+    def _note(self, model: str, network: str) -> str:
+        """What to know of a model before it is chosen."""
+        own, weights = self.own_models().get(model), self._published.get(model)
+        spec = self.found.get(network, {}).get("spec", {})
+        if own is not None:
+            n, trained = own.get("n_cells"), own.get("trained") or {}
+            words = f"{self._title(network)}, trained"
+            words += f" on {join_words(own['channels'])}" if own.get("channels") else ""
+            words += f" of {n:,} cells" if n else ""
+            words += f", {trained['step']:,} steps" if trained.get("step") else ""
+            return f"{words}."
+        if weights is not None:
+            return f"{weights['title']}, trained elsewhere: {weights['note']}"
+        when = str(spec.get("when", ""))
+        if model == network and spec.get("weights") and not self.found[network].get("training"):
+            return (
+                f"Its weights are random: nothing to take for a result. Get published weights for it. {when}"
+            )
+        return when
+
     def _make_boxes(self, channels: tuple[Channel, ...]) -> None:
         roles, may_lack = self.roles(), self.may_lack()
-        for role, at in zip(roles, _matched(roles, channels) if channels else (), strict=bool(channels)):
+        before = tuple(self.own_models().get(self.choice()[0], {}).get("channels") or ())  # it was trained on
+        same = len(before) == len(roles) and {*before} <= {c.name for c in channels}
+        found = _matched(before if same else roles, channels)
+        for role, at in zip(roles, found, strict=True) if channels else ():
             box = combo("Which of your channels the model gets here")
             items: list[tuple[str, str | None]] = [(c.name, c.name) for c in channels]
             if at < 0:
