@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import shutil
+import signal
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -279,6 +280,41 @@ def test_closed_card_asks_nothing(qtbot, dock, project):
     dock.open_card("images")
     qtbot.wait(400)
     assert not [step for step in asked if step.startswith(("preview", "recommend", "fetch"))]
+
+
+def test_after_the_worker_has_died_the_pictures_come_back(qtbot, model, dock):
+    shown = model.sees
+    os.kill(dock.runner.pid, signal.SIGKILL)
+    qtbot.waitUntil(lambda: dock.runner.pid == 0, timeout=LONG)
+    shown._answer(shown._wanted, "The worker process was ended from outside.")
+    assert "⚠ The worker" in shown.words.text()
+    assert not shown.pictures
+    shown._kept.clear()
+    dock.refresh()
+    qtbot.waitUntil(lambda: len(shown.pictures) == 2, timeout=LONG)
+
+
+def test_an_answer_may_come_after_the_dock_was_closed(qtbot, viewer, dock, model):
+    model.choose("measurements")
+    qtbot.wait(300)  # the question is on its way
+    answers = []
+    dock.runner._answered.connect(lambda *_: answers.append(1))
+    model._asked_here = False
+    model._ask()
+    viewer.window.remove_dock_widget(dock)
+    qtbot.waitUntil(lambda: len(answers) >= 1, timeout=LONG)
+    qtbot.wait(100)
+
+
+def test_choosing_never_keeps_the_window_waiting(model):
+    seconds = {}
+    for i in range(model.model.count()):
+        if model.model.itemData(i) is not None:
+            begin = time.thread_time()  # of this thread: other people's load does not count
+            model.model.setCurrentIndex(i)
+            seconds[model.model.itemText(i)] = time.thread_time() - begin
+    assert len(seconds) > 10
+    assert max(seconds.values()) < 0.1, seconds
 
 
 # ---- published weights -------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_cellrep.gui.cards._parts import combo, refill
+from napari_cellrep.gui.cards._parts import combo, refill, while_open
 
 if TYPE_CHECKING:
     from napari_cellrep.gui.cards.model import ModelCard
@@ -104,8 +104,8 @@ class FeaturesDialog(QDialog):
         self.said.setText("Reading the table…")
         self._show_buttons()
         self.card.dock.runner.ask(
-            "import_features.peek", self.card.project.root, lambda about: self._found(path, about),
-            lambda sentence: self._failed(path, sentence), table=path,
+            "import_features.peek", self.card.project.root, while_open(lambda about: self._found(path, about)),
+            while_open(lambda sentence: self._failed(path, sentence)), table=path,
         )  # fmt: skip
 
     def _found(self, path: str, about: Mapping[str, Any]) -> None:

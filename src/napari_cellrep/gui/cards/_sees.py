@@ -11,7 +11,7 @@ from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QImage, QPixmap
 from qtpy.QtWidgets import QGridLayout, QLabel, QVBoxLayout, QWidget
 
-from napari_cellrep.gui.cards._parts import text
+from napari_cellrep.gui.cards._parts import text, while_open
 
 if TYPE_CHECKING:
     from napari_cellrep.gui._dock import CellRepDock
@@ -48,6 +48,7 @@ class Sees(QWidget):
         self._kept: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
         self._cells: Any = None
         self._wanted: tuple[Any, ...] | None = None  # the question that the pictures should answer
+        self._failed = False  # the last answer was an error: it may be another one next time
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.setInterval(WAIT_MS)
@@ -62,9 +63,9 @@ class Sees(QWidget):
             self._kept.clear()
             self._wanted = None
         question = (str(session.project.root), model, tuple(channels), cell_id) if model else None
-        if question == self._wanted:
+        if question == self._wanted and not self._failed:
             return
-        self._wanted = question
+        self._wanted, self._failed = question, False
         self._timer.stop()
         if question is None:
             self.hide()
@@ -81,8 +82,9 @@ class Sees(QWidget):
             self._say("What the model sees…", "")
         root, model, channels, cell_id = question
         self.dock.runner.ask(
-            "preview.what_it_sees", root, lambda seen: self._answer(question, seen),
-            lambda sentence: self._answer(question, sentence), model=model, channels=list(channels), cell_id=cell_id,
+            "preview.what_it_sees", root, while_open(lambda seen: self._answer(question, seen)),
+            while_open(lambda sentence: self._answer(question, sentence)),
+            model=model, channels=list(channels), cell_id=cell_id,
         )  # fmt: skip
 
     def _answer(self, question: tuple[Any, ...], answer: Any) -> None:
@@ -91,6 +93,7 @@ class Sees(QWidget):
             while len(self._kept) > MOST_KEPT:
                 self._kept.popitem(last=False)
         if question == self._wanted:
+            self._failed = isinstance(answer, str)
             self._show(answer)
 
     def _show(self, answer: Mapping[str, Any] | str) -> None:

@@ -25,7 +25,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_cellrep.gui.cards._features import FeaturesDialog
-from napari_cellrep.gui.cards._parts import Card, More, button, combo, refill, text
+from napari_cellrep.gui.cards._parts import Card, More, button, combo, refill, text, while_open
 from napari_cellrep.gui.cards._sees import Sees
 from napari_cellrep.gui.cards._training import TrainingPanel
 from napari_cellrep.gui.cards._weights import WeightsDialog, any_channels, fits, in_the_window, published
@@ -117,6 +117,8 @@ class ModelCard(Card):
         self.found = dict(found)
         self._published = published(self.found)
         self.refresh()
+        if self._weights_dialog is not None:
+            self._weights_dialog.refresh()
 
     # ---- what the worker knows -------------------------------------------------------------------
 
@@ -131,7 +133,9 @@ class ModelCard(Card):
             return
         if not self._asked_here:
             self._asked_here = True
-            runner.ask("fetch.list_here", None, self._set_here, lambda _: self._set_here({}))
+            runner.ask(
+                "fetch.list_here", None, while_open(self._set_here), while_open(lambda _: self._set_here({}))
+            )
         project = self.project
         if project is None or self.here is None:
             return
@@ -142,8 +146,8 @@ class ModelCard(Card):
         if about != self._advised:
             self._advised = about
             runner.ask(
-                "recommend.advise", project.root, functools.partial(self._set_advice, about),
-                lambda _: self._set_advice(about, []),
+                "recommend.advise", project.root, while_open(functools.partial(self._set_advice, about)),
+                while_open(lambda _: self._set_advice(about, [])),
             )  # fmt: skip
 
     def _set_here(self, found: Mapping[str, Any]) -> None:
@@ -560,7 +564,7 @@ class ModelCard(Card):
         if self._weights_dialog is not None:
             self._weights_dialog.on_job(name, said)
         self._asked_here = True
-        self.dock.runner.ask("fetch.list_here", None, self._set_here)
+        self.dock.runner.ask("fetch.list_here", None, while_open(self._set_here))
 
     # ---- actions ---------------------------------------------------------------------------------
 
