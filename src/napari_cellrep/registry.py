@@ -81,7 +81,7 @@ def describe(kind: str) -> dict[str, dict[str, Any]]:
             "spec": spec.to_json() if spec is not None else {"name": name},
             "config": field_rules(module.Config),
             "training": field_rules(module.Training) if hasattr(module, "Training") else None,
-            "doc": (module.__doc__ or name).strip().splitlines()[0],
+            "doc": (module.__doc__ or "").strip().splitlines()[0],
         }
     return json.loads(json.dumps(found, default=_plain))  # type: ignore[no-any-return]
 

@@ -187,6 +187,17 @@ def test_what_the_model_wants_is_always_said(qtbot, model, dock):
     assert model.channels() == ["DNA", "FKHR-GFP"]
 
 
+def test_words_for_the_images_card(model):
+    assert model.fit_words((Channel("a", "protein"), Channel("b", "nucleus"))).startswith(
+        "✓ Paired Cell Inpainting"
+    )
+    assert model.fit_words((Channel("a"), Channel("b", "nucleus"))) == (
+        "⚠ Paired Cell Inpainting (card 4) wants protein, structure; you have other, nucleus."
+    )
+    model.choose("measurements")
+    assert model.fit_words((Channel("a"),)) == "✓ Measurements (card 4) take any channels."
+
+
 def test_a_missing_role_can_be_said_in_place(qtbot, model, dock):
     dock.session.project.set_channels([Channel("FKHR-GFP"), Channel("DNA", "nucleus")])
     dock.refresh()
@@ -224,7 +235,7 @@ def test_weights_that_may_lack_a_channel(qtbot, model, dock):
         in model.wants.text()
     )
     assert model.channels() == ["microtubules", "FKHR-GFP", "DNA", "er"]
-    assert model.channel_boxes[3].currentText() == "none; a black picture is shown"
+    assert model.channel_boxes[3].currentText() == "none (black)"
 
 
 # ---- what the network sees ---------------------------------------------------------------------------
@@ -319,7 +330,8 @@ def test_choosing_never_keeps_the_window_waiting(model):
 
 # ---- published weights -------------------------------------------------------------------------------
 
-PLUGIN = """
+PLUGIN = """'A network of another package, whose authors publish their weights.'
+
 import dataclasses
 from napari_cellrep.models import microsnoop
 from napari_cellrep.models.microsnoop import Config, Model as _Model, TINY, read_checkpoint, recognise

@@ -113,7 +113,12 @@ def embed(
     if batch_size < 0:
         raise InputError(f"The batch size is {batch_size}; it has to be a number of cells, or 0 for any.")
     yield Progress(0, len(obs), "Loading the model")
-    net, trained, planes = prepare(project, model, channels, config=config, crop=crop, seed=seed)
+    if channels and not config and _takes_channels(project, model):
+        config = {"channels": tuple(channels)}
+    net, trained = find_model(project, model, seed, config)
+    take_channels(net, channels)
+    set_crop(net, project, crop, trained)
+    planes = match_channels(net.roles, project.channels, net.spec.title, net.may_lack)
     taps = tuple(net.layers if tuple(layers) == ("all",) else (layers or net.layers[:1]))
     for tap in taps:
         net.check_layer(tap)
@@ -174,24 +179,6 @@ def embed(
     if problems and not n_cells and n_all:
         raise InputError(f"No cell could be embedded. The first reason: {next(iter(problems.values()))}")
     return EmbedResult(keys, n_cells, n_all - n_cells, problems, tuple(notes))
-
-
-def prepare(
-    project: Project,
-    model: str,
-    channels: Sequence[str] = (),
-    *,
-    config: dict[str, Any] | None = None,
-    crop: dict[str, Any] | None = None,
-    seed: int = 0,
-) -> tuple[EmbeddingModel, bool, tuple[int, ...]]:
-    """The model of a name, set to the project's channels and window; whether it is trained; the planes it gets."""
-    if channels and not config and _takes_channels(project, model):
-        config = {"channels": tuple(channels)}
-    net, trained = find_model(project, model, seed, config)
-    take_channels(net, channels)
-    set_crop(net, project, crop, trained)
-    return net, trained, match_channels(net.roles, project.channels, net.spec.title, net.may_lack)
 
 
 def find_model(

@@ -10,8 +10,15 @@ import numpy as np
 
 from napari_cellrep.data import Project
 from napari_cellrep.data.crops import cut_crops
-from napari_cellrep.specs import EMPTY, CropSpec, InputError
-from napari_cellrep.steps.embed import boxes_of, pick_planes, prepare
+from napari_cellrep.specs import EMPTY, CropSpec, InputError, match_channels
+from napari_cellrep.steps.embed import (
+    _takes_channels,
+    boxes_of,
+    find_model,
+    pick_planes,
+    set_crop,
+    take_channels,
+)
 
 if TYPE_CHECKING:
     from napari_cellrep.models import EmbeddingModel
@@ -101,7 +108,11 @@ def _network(
     window = project.last("crop").get("rules", {}).get("window_px", 0)
     key = (str(project.root), model, stamp, channels, project.channels, window)
     if key not in _networks:
-        net, _, planes = prepare(project, model, channels)
+        config = {"channels": channels} if channels and _takes_channels(project, model) else None
+        net, trained = find_model(project, model, config=config)
+        take_channels(net, channels)
+        set_crop(net, project, None, trained)
+        planes = match_channels(net.roles, project.channels, net.spec.title, net.may_lack)
         for parameter in net.parameters():
             parameter.data = parameter.data.new_empty(0)
         while len(_networks) >= MOST_KEPT:

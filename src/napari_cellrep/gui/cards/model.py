@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,14 @@ from napari_cellrep.gui.cards._sees import Sees
 from napari_cellrep.gui.cards._training import TrainingPanel
 from napari_cellrep.gui.cards._weights import WeightsDialog, any_channels, fits, in_the_window, published
 from napari_cellrep.jobs import Progress
-from napari_cellrep.specs import STRUCTURE_ROLES, Channel, InputError, find_channel, join_words
+from napari_cellrep.specs import (
+    STRUCTURE_ROLES,
+    Channel,
+    InputError,
+    find_channel,
+    join_words,
+    match_channels,
+)
 
 if TYPE_CHECKING:
     from napari_cellrep.gui._dock import CellRepDock
@@ -335,6 +342,20 @@ class ModelCard(Card):
             return f"{twice[0]} is chosen twice; {title} wants a different channel in each place."
         return ""
 
+    def fit_words(self, channels: Sequence[Channel]) -> str:
+        """Whether the chosen model can see these channels, in a sentence; "" while none is known."""
+        network = self.choice()[1]
+        if not network:
+            return ""
+        title, roles = self._title(network), ", ".join(self.roles())
+        if self.takes_any():
+            return f"✓ {title} (card 4) {'take' if title.endswith('s') else 'takes'} any channels."
+        try:
+            match_channels(self.roles(), channels, title, self.may_lack())
+        except InputError:
+            return f"⚠ {title} (card 4) wants {roles}; you have {', '.join(c.role for c in channels)}."
+        return f"✓ {title} (card 4) wants {roles}: you have them." if roles else ""
+
     def _show_model(self) -> None:
         model, network = self.choice()
         channels = self.project.channels if self.project else ()
@@ -381,12 +402,12 @@ class ModelCard(Card):
         same = len(before) == len(roles) and {*before} <= {c.name for c in channels}
         found = _matched(before if same else roles, channels)
         for role, at in zip(roles, found, strict=True) if channels else ():
-            box = combo("Which of your channels the model gets here")
+            box = combo(
+                "Which of your channels the model gets here; in place of none it is shown a black picture"
+            )
             items: list[tuple[str, str | None]] = [(c.name, c.name) for c in channels]
             if at < 0:
-                items.insert(
-                    0, ("none; a black picture is shown", role) if role in may_lack else ("choose…", None)
-                )
+                items.insert(0, ("none (black)", role) if role in may_lack else ("choose…", None))
             refill(box, items, keep=channels[at].name if at >= 0 else None)
             box.currentIndexChanged.connect(lambda _: self._chosen())
             self.channel_form.addRow(role, box)
