@@ -589,13 +589,21 @@ class ModelCard(Card):
 
     # ---- actions ---------------------------------------------------------------------------------
 
+    def arguments(self) -> dict[str, Any]:
+        """What the embedding step is given."""
+        return {
+            "model": self.choice()[0], "channels": self.channels(), "device": self.dock.device(),
+            "batch_size": self.batch.value(),
+        }  # fmt: skip
+
     def embed_cells(self) -> None:
         """Describe every cell by the chosen model's numbers."""
-        model, _ = self.choice()
         self.dock.submit(
-            "embed.embed", f"Embedding {self.session.n_cells:,} cells", then=self._embedded, model=model,
-            channels=self.channels(), device=self.dock.device(), batch_size=self.batch.value(),
-        )  # fmt: skip
+            "embed.embed",
+            f"Embedding {self.session.n_cells:,} cells",
+            then=self._embedded,
+            **self.arguments(),
+        )
 
     def _embedded(self, result: Mapping[str, Any]) -> None:
         keys, problems = result.get("keys", ()), result.get("problems") or {}
