@@ -109,6 +109,11 @@ class Window:
             + " TOO LARGE" * (size > LARGEST_BYTES)
         )
 
+    def part(self, name: str, widget: QWidget) -> None:
+        """Save one panel or dialog of the window."""
+        QTest.qWait(400)
+        widget.grab().save(str(self.out / f"{name}.png"))
+
     def close(self) -> None:
         """End the worker and the window."""
         self.runner.close()
@@ -148,8 +153,15 @@ def walk(out: Path) -> None:
     click(cards["cells"].header)
     window.shot("window-cells")
 
-    click(cards["model"].header)
-    window.shot("window-model")
+    model = cards["model"]
+    click(model.header)
+    until(lambda: model.sees.pictures and model.advice[0].isVisible(), 120)
+    window.part("window-model", dock)
+    click(model.weights)
+    QTest.qWait(500)
+    model._weights_dialog.open_at("microsnoop-published")
+    window.part("window-weights", model._weights_dialog)
+    model._weights_dialog.close()
     window.close()
 
 
@@ -181,8 +193,7 @@ def job(root: Path, out: Path) -> None:
     click(dock.strip.stop)
     window.wait()
 
-    names = [model.model.itemData(i)[1] for i in range(model.model.count())]
-    model.model.setCurrentIndex(names.index("measurements"))
+    model.choose("measurements")
     window.press(model.embed)
     until(lambda: cards["explore"].body.isVisible())
     window.press(cards["explore"].make)

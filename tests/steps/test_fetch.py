@@ -30,7 +30,7 @@ from napari_cellrep.models._published import find_fetched, list_published
 from napari_cellrep.specs import Channel, InputError, Weights
 from napari_cellrep.steps import fetch as room
 from napari_cellrep.steps.embed import embed
-from napari_cellrep.steps.fetch import fetch
+from napari_cellrep.steps.fetch import fetch, list_here
 
 NAME = "tiny"
 
@@ -496,7 +496,7 @@ import dataclasses, sys
 from napari_cellrep import registry
 from napari_cellrep.jobs import drain
 from napari_cellrep.specs import Weights
-from napari_cellrep.steps.fetch import fetch
+from napari_cellrep.steps.fetch import fetch, list_here
 module = registry.load("models", "microsnoop")
 module.SPEC = dataclasses.replace(module.SPEC, weights=(Weights("tiny", sys.argv[1], "none", sys.argv[2]),))
 drain(fetch("tiny", accept_licence=True), lambda p: print(p.done, flush=True))
@@ -686,3 +686,16 @@ def test_weights_for_any_channels_take_those_that_are_named(host, publish, small
     assert model.roles == model.crop.channels == ("protein",)
     drain(embed(small, model=NAME, channels=("FKHR-GFP", "DNA"), key="both"))
     assert small.cells.obsm["X_both"].shape[1] == 2 * model.dim()
+
+
+def test_what_is_here_is_listed_whole_and_begun(host, publish, folder):
+    assert list_here() == {}
+    host.files["/w.pth"], host.break_after = BODY, [100_000] * 4
+    publish(f"{host.url}/w.pth", git(BODY))
+    with pytest.raises(InputError, match="broke off"):
+        get()
+    assert list_here() == {NAME: {"whole": False, "bytes": 400_000, "folder": str(folder / NAME), "from": ""}}
+    get()
+    assert list_here()[NAME]["whole"]
+    assert list_here()[NAME]["bytes"] == len(BODY)
+    assert list_here()[NAME]["from"] == f"{host.url}/w.pth"

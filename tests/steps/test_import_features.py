@@ -12,7 +12,7 @@ from napari_cellrep.jobs import drain
 from napari_cellrep.specs import InputError
 from napari_cellrep.steps.analyze import analyze
 from napari_cellrep.steps.embed import embed
-from napari_cellrep.steps.import_features import import_features, read_on
+from napari_cellrep.steps.import_features import import_features, peek, read_on
 
 
 @pytest.fixture
@@ -213,3 +213,21 @@ def test_on_the_command_line(small, theirs, tmp_path, capsys):
         told = capsys.readouterr().err
         assert match in told
         assert "Traceback" not in told
+
+
+def test_a_table_is_looked_at_before_it_is_taken(small, theirs, tmp_path):
+    theirs.to_csv(tmp_path / "My Nuclei.csv", index=False, sep=";")
+    found = peek(small, tmp_path / "My Nuclei.csv")
+    assert found["columns"] == list(theirs.columns)
+    assert found["numbers"] == 2
+    assert found["on"] == {"Metadata_Well": "well", "ObjectNumber": "label"}
+    assert found["key"] == "My_Nuclei"
+    assert found["examples"]["table"]["ObjectNumber"] == str(theirs["ObjectNumber"].iloc[0])
+    assert found["examples"]["cells"]["cell_id"] == small.cells.obs.index[0]
+    assert found["cell_columns"][:2] == ["cell_id", "field"]
+    theirs.rename(columns={"Metadata_Well": "W"}).drop(columns="ImageNumber").to_parquet(
+        tmp_path / "n.parquet"
+    )
+    assert peek(small, tmp_path / "n.parquet")["on"] == {}
+    with pytest.raises(InputError, match="cannot be read"):
+        peek(small, tmp_path / "nothing.csv")

@@ -8,7 +8,7 @@ import pytest
 
 from napari_cellrep.cli import OK, main
 from napari_cellrep.specs import Channel
-from napari_cellrep.steps.recommend import Facts, facts_of, recommend
+from napari_cellrep.steps.recommend import Facts, advise, advise_by, facts_of, recommend
 
 PROTEIN, NUCLEUS = Channel("GFP", "protein"), Channel("DNA", "nucleus")
 PLATE = Facts(channels=(PROTEIN, NUCLEUS), n_fields=48, n_groups=48, n_cells=9600)
@@ -78,3 +78,40 @@ def test_a_real_project(small, capsys):
     assert facts.channels == small.channels
     assert main(["models", "recommend", str(small.root)]) == OK
     assert capsys.readouterr().out.count("\n") == len(recommend(facts))
+
+
+# ---- short, for the window ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "models"),
+    [
+        ({}, ["paired_cell_inpainting", "measurements"]),
+        ({"trained": ("mine",)}, ["mine", "measurements"]),
+        ({"n_cells": 60}, ["", "microsnoop-published", "measurements"]),
+        ({"n_groups": 1}, ["", "microsnoop-published", "measurements"]),
+        ({"channels": (Channel("a"), Channel("b"))}, ["", "microsnoop-published", "measurements"]),
+        ({"channels": (PROTEIN,)}, ["microsnoop-published", "measurements"]),
+        (
+            {"channels": (PROTEIN,), "fetched": ("dino-imagenet-small16",)},
+            ["dino-imagenet-small16", "measurements"],
+        ),
+        (
+            {"channels": tuple(Channel(r, r) for r in ("nucleus", "rna", "er", "agp", "mito"))},
+            ["dino-cell-painting-base", "measurements"],
+        ),
+    ],
+)
+def test_advice_for_the_window(change, models):
+    said = advise_by(dataclasses.replace(PLATE, **change))
+    assert [advice.model for advice in said] == models
+    for advice in said:
+        assert len(advice.words) < 140
+        assert advice.words.endswith(".")
+        assert "cellrep" not in advice.words
+
+
+def test_advice_is_short(small):
+    said = advise(small)
+    assert 1 <= len(said) <= 2
+    assert len(advise(small, most=1)) == 1

@@ -117,10 +117,13 @@ class JobStrip(QWidget):
             return "Stopping; what was finished is kept…"
         words = [f"{handle.title}…"]
         if progress.total:
-            what = (
-                "step " if handle.step.startswith("train") else ""
-            )  # else fields or cells, as the title says
-            words.append(f"{what}{progress.done:,} of {progress.total:,}")
+            if handle.step.startswith("fetch"):  # counts kilobytes
+                words.append(f"{progress.done / 1e3:,.1f} of {progress.total / 1e3:,.1f} MB")
+            else:
+                what = (
+                    "step " if handle.step.startswith("train") else ""
+                )  # else fields or cells, as the title says
+                words.append(f"{what}{progress.done:,} of {progress.total:,}")
             done, spent = progress.done - self._from, monotonic() - self._begin
             if done > 0 and spent > 3 and progress.done < progress.total:
                 left = spent / done * (progress.total - progress.done)

@@ -326,7 +326,7 @@ def _takes_channels(project: Project, model: str) -> bool:
     """Whether a model is made for any number of channels, named in its settings (`measurements`)."""
     if model not in registry.names("models") or (project.root / "models" / model / "model.json").is_file():
         return False
-    return "channels" in field_rules(registry.load("models", model).Config)
+    return field_rules(registry.load("models", model).Config).get("channels", {}).get("type") == "tuple"
 
 
 def weights_digest(net: EmbeddingModel) -> str:

@@ -101,6 +101,32 @@ def fetch(name: str, *, accept_licence: bool = False, source: Path | None = None
         raise InputError(f"Another process is fetching {name} just now; wait until it is done.") from None
 
 
+def list_here() -> dict[str, dict[str, Any]]:
+    """Published checkpoints of which something is on this machine.
+
+    Returns
+    -------
+    dict
+        Name → {"whole": bool, "bytes": of it that are here, "folder": where, "from": address or folder it came from}.
+        One that is not whole was broken off; fetching it goes on from there.
+    """
+    from napari_cellrep.models._published import list_published, read_record, weights_folder
+
+    found: dict[str, dict[str, Any]] = {}
+    for name in list_published():
+        folder, record = weights_folder() / name, read_record(name)
+        sizes = [
+            path.stat().st_size for path in folder.glob("*") if path.is_file() and path.suffix != ".json"
+        ]
+        if record:
+            sizes = [int(file["bytes"]) for file in record["files"].values()]
+        if record or sum(sizes):
+            found[name] = {
+                "whole": bool(record), "bytes": sum(sizes), "folder": str(folder), "from": record.get("from", ""),
+            }  # fmt: skip
+    return found
+
+
 def describe_published(name: str) -> tuple[ModelSpec, Weights]:
     """Spec of the model and description of the checkpoint called `name`.
 

@@ -111,8 +111,8 @@ def import_features(
     return EmbedResult((key,), n_cells, 0, {}, tuple(notes))
 
 
-def read_table(path: Path, text: Sequence[str] = ()) -> pd.DataFrame:
-    """Read CSV (comma, semicolon or tab) or parquet; the columns `text` stay as they are written.
+def read_table(path: Path, text: Sequence[str] = (), n_rows: int | None = None) -> pd.DataFrame:
+    """Read CSV (comma, semicolon or tab; at most `n_rows`) or parquet; the columns `text` stay as they are written.
 
     Raises
     ------
@@ -125,7 +125,7 @@ def read_table(path: Path, text: Sequence[str] = ()) -> pd.DataFrame:
             if table.index.name is not None:
                 table = table.reset_index()
         else:
-            table = _read_text(path, text)
+            table = _read_text(path, text, n_rows)
     except OSError as error:
         why = error.strerror or str(error).splitlines()[0]
         raise InputError(f"The table {path} cannot be read ({why}).") from None
@@ -144,7 +144,7 @@ def read_table(path: Path, text: Sequence[str] = ()) -> pd.DataFrame:
     return table
 
 
-def _read_text(path: Path, text: Sequence[str]) -> pd.DataFrame:
+def _read_text(path: Path, text: Sequence[str], n_rows: int | None = None) -> pd.DataFrame:
     packed = path.suffix.lower() == ".gz"
     with gzip.open(path) if packed else path.open("rb") as f:
         heading = f.readline()
@@ -154,7 +154,7 @@ def _read_text(path: Path, text: Sequence[str]) -> pd.DataFrame:
     def read(encoding: str) -> pd.DataFrame:
         return pd.read_csv(
             path, sep=separator, encoding=encoding, dtype=dict.fromkeys(text, str), low_memory=False,
-            skipinitialspace=True, compression="gzip" if packed else None,
+            skipinitialspace=True, compression="gzip" if packed else None, nrows=n_rows,
         )  # fmt: skip
 
     try:
@@ -169,6 +169,47 @@ def _read_text(path: Path, text: Sequence[str]) -> pd.DataFrame:
             if (numbers.isna() == table[name].isna()).all():
                 table[name] = numbers
     return table
+
+
+def peek(project: Project, table: Path | str) -> dict[str, Any]:
+    """What a person must see of a table to say which of its columns name a cell; few of its rows are read.
+
+    Returns
+    -------
+    dict
+        "columns": the table's; "numbers": how many of them would be features; "on": how its rows would be matched,
+        table's column → project's, {} if that cannot be told; "cell_columns": the project's to match by; "examples":
+        both kinds of column → what its first row holds; "key": what the embedding would be called.
+    """
+    path = Path(table).expanduser().absolute()
+    if path.suffix.lower() in (".parquet", ".pq"):
+        found = read_table(path).head(100)
+    else:
+        found = read_table(path, n_rows=100)
+    obs = project.cells.obs
+    on: dict[str, str] = {}
+    for names in (
+        {"cell_id": "cell_id"}, {"field": "field", "label": "label"},
+        {"Metadata_Well": "well", "ObjectNumber": "label"}, {"ImageNumber": "field_number", "ObjectNumber": "label"},
+    ):  # fmt: skip
+        known = {*obs.columns, "cell_id", "field_number"}
+        if set(names) <= set(found.columns) and set(names.values()) <= known:
+            on = names
+            break
+    try:
+        numbers = len(_choose(found, on, (), set(obs.columns), path)[0])
+    except InputError:
+        numbers = 0
+    ours = ["cell_id", "field", "label", "field_number"]
+    ours += [c for c in obs.columns if c not in ours and not c.startswith(("q_", "box_", "has_", "score_"))]
+    first = _project_columns(project, ours).iloc[0]
+    return {
+        "columns": [str(c) for c in found.columns], "numbers": numbers, "on": on, "cell_columns": ours,
+        "examples": {
+            "table": {str(c): str(v) for c, v in found.iloc[0].items()}, "cells": {str(c): str(v) for c, v in first.items()},
+        },
+        "key": path.name.removesuffix(".gz").rpartition(".")[0].lstrip(".").replace(" ", "_"),
+    }  # fmt: skip
 
 
 def _check_key(project: Project, key: str, path: Path) -> str:

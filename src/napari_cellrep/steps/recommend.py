@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from napari_cellrep import registry
 from napari_cellrep.data import Project
@@ -74,7 +76,7 @@ def facts_of(project: Project) -> Facts:
             if name.lower() in LABEL_NAMES and value is not None and value == value:
                 values.setdefault(name, set()).add(str(value))
     sizes = {field.um_per_px for field in fields}
-    models = sorted((project.root / "models").glob("*/model.json"))
+    models = [path for path in sorted((project.root / "models").glob("*/model.json")) if _is_json(path)]
     return Facts(
         channels=project.channels,
         n_fields=len(fields),
@@ -85,6 +87,13 @@ def facts_of(project: Project) -> Facts:
         trained=tuple(path.parent.name for path in models),
         fetched=tuple(name for name in list_published() if find_fetched(name) is not None),
     )
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return False  # a damaged model is nothing to speak for
 
 
 def recommend(facts: Facts) -> list[str]:
@@ -121,6 +130,99 @@ def recommend(facts: Facts) -> list[str]:
             "There are no cells yet: begin with cellrep segment PROJECT; what suits depends on their number too."
         )
     return said
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One short sentence for the window.
+
+    Parameters
+    ----------
+    words : str
+    model : str
+        What it speaks for, as `steps.embed.embed` takes it; "" when there is nothing to choose.
+    """
+
+    words: str
+    model: str = ""
+
+
+def advise(project: Project, most: int = 2) -> list[Advice]:
+    """Say which models suit a project, the best first, in few and short sentences."""
+    return advise_by(facts_of(project))[:most]
+
+
+def advise_by(facts: Facts) -> list[Advice]:
+    """As `recommend`, by the same rules, in sentences that fit into a card of the window."""
+    specs = {name: registry.load("models", name).SPEC for name in registry.names("models")}
+    said: list[Advice] = []
+    if not {c.role for c in facts.channels} - {"other", "mask"}:
+        said.append(
+            Advice(
+                "Your channels have no roles yet, and most models choose by them: say in card 1 what each shows."
+            )
+        )
+    if facts.trained:
+        said.append(
+            Advice(
+                f"{_title(specs, facts.trained[0])} was trained on these very images: hard to beat.",
+                facts.trained[0],
+            )
+        )
+    pairs = specs.get("paired_cell_inpainting")
+    if pairs is not None and not facts.trained and not _missing(pairs.roles, facts.channels):
+        structure = join_words(c.name for c in facts.channels if c.role in STRUCTURE_ROLES)
+        have = f"{facts.n_cells:,} good cells in {facts.n_groups:,} group{'s' * (facts.n_groups != 1)}"
+        few = facts.n_cells < FEW_CELLS or facts.n_cells < FEW_PER_GROUP * facts.n_groups
+        if few:
+            said.append(Advice(f"{have} are few to train a network on."))
+        elif facts.n_groups == 1:
+            said.append(
+                Advice(
+                    f"All cells are in one group; with one group per well or protein {pairs.title} could learn."
+                )
+            )
+        else:
+            words = f"Protein, structure ({structure}) and {have}: {pairs.title} learns from these."
+            said.append(Advice(words, pairs.name))
+    classes = specs.get("deeploc")
+    if classes is not None and classes.trains and facts.labels:
+        words = f"Your table has classes ({facts.labels[0][0]}): {classes.title} learns to tell them apart."
+        said.append(Advice(words, classes.name))
+    if not any(advice.model for advice in said):
+        said += _advise_published(facts, specs)
+    if "measurements" in specs and facts.channels:
+        title = specs["measurements"].title
+        said.append(Advice(f"{title} need no training: a good first look.", "measurements"))
+    return said
+
+
+def _title(specs: dict[str, ModelSpec], name: str) -> str:
+    return specs[name].title if name in specs else name
+
+
+def _advise_published(facts: Facts, specs: dict[str, ModelSpec]) -> list[Advice]:
+    """The published checkpoint that fits best: made for these very channels, else for any."""
+    published = [(spec, w) for spec in specs.values() for w in spec.weights]
+    own = [
+        (spec, w) for spec, w in published
+        if len(w.roles or spec.roles) > 2 and not _missing(w.roles or spec.roles, facts.channels, w)
+    ]  # fmt: skip
+    if own:
+        _, w = min(own, key=lambda item: item[1].name not in facts.fetched)
+        return [Advice(f"Your channels are those of the published weights {w.name}.", w.name)]
+    any_channel = [(s, w) for s, w in published if s.name == "microsnoop" or w.config.get("as_rgb")]
+    if not any_channel or not facts.channels:
+        return []
+    spec, w = min(
+        any_channel, key=lambda item: (item[1].name not in facts.fetched, item[0].name != "microsnoop")
+    )
+    return [
+        Advice(
+            f"Nothing is trained yet: {spec.title}'s published weights take any channels, as they are.",
+            w.name,
+        )
+    ]
 
 
 def _inpainting(facts: Facts, specs: dict[str, ModelSpec]) -> str:

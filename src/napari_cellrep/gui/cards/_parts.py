@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, Signal
@@ -78,6 +79,16 @@ def refill(box: QComboBox, items: Sequence[tuple[str, Any]], keep: Any = None) -
     values = [value for _, value in items]
     box.setCurrentIndex(values.index(keep) if keep in values else 0 if items else -1)
     box.blockSignals(False)
+
+
+def while_open(slot: Callable[..., None]) -> Callable[..., None]:
+    """A slot for an answer of the worker, which may come after the widget that asked has been closed."""
+
+    def call(*args: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # "wrapped C/C++ object has been deleted"
+            slot(*args)
+
+    return call
 
 
 class More(QWidget):
