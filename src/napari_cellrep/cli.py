@@ -531,7 +531,7 @@ def _new(args: argparse.Namespace) -> None:
 
 def _segment(args: argparse.Namespace) -> None:
     from napari_cellrep.steps.crop import crop
-    from napari_cellrep.steps.segment import segment
+    from napari_cellrep.steps.segment import segment, unusual_fields
 
     project = _open(args.project)
     result = run(
@@ -552,6 +552,9 @@ def _segment(args: argparse.Namespace) -> None:
         print(
             f"{good:,} cells are good, {project.cells.n_obs - good:,} carry a flag (kept, but left out of rankings)."
         )
+        found = project.cells.obs["field"].astype(str).value_counts()
+        odd = unusual_fields({f.id: int(found[f.id]) for f in project.fields if f.id in found})
+        _print_problems({field: f"{field}: {why}." for field, why in odd.items()}, "are unlike the others")
 
 
 def _train(args: argparse.Namespace) -> None:
