@@ -83,6 +83,7 @@ def test_from_images_to_a_table_for_other_programs(tmp_path, images, capsys):
                 "train",
                 "embed",
                 "analyze",
+                "compare",
                 "export",
                 "info",
                 "models",
@@ -216,3 +217,17 @@ def test_whole_fields_need_no_cells(tmp_path, images, capsys):
     assert np.isfinite(table.obsm["X_vit"]).all()
     assert main([*command, "--layers", "cls"]) == BAD_INPUT
     assert "leave out" in capsys.readouterr().err
+
+
+def test_groups_are_chosen_once_and_told(simple_project_root, capsys):
+    assert main(["compare", simple_project_root]) == OK
+    assert "not chosen" in capsys.readouterr().out
+    assert main(["compare", simple_project_root, "--control", "compound=DMSO"]) == OK
+    assert "control  compound=DMSO" in capsys.readouterr().out
+    assert main(["compare", simple_project_root, "--a", "DMSO"]) == BAD_INPUT
+    assert "COLUMN=VALUE" in capsys.readouterr().err
+
+
+@pytest.fixture
+def simple_project_root(sample_project):
+    return str(sample_project.root)

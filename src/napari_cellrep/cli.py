@@ -298,6 +298,19 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         help="a setting of the recipe; may be given several times",
     )
 
+    compare = add(
+        "compare", _compare,
+        "Choose the groups that analyses compare, once for all of them; without options, tell them.",
+    )  # fmt: skip
+    _project_argument(compare)
+    for option, text in (
+        ("--a", "cells known to look one way"), ("--b", "cells known to look the other way"),
+        ("--control", "cells that are normal, such as untreated ones"),
+    ):  # fmt: skip
+        compare.add_argument(
+            option, default=None, metavar="COLUMN=VALUE", help=f"{text}; empty takes it back"
+        )
+
     export = add("export", _export, "Write the cell table or the ranking for other programs.")
     _project_argument(export)
     export.add_argument(
@@ -671,6 +684,15 @@ def _analyze(args: argparse.Namespace) -> None:
         )
     )
     print(getattr(result, "summary", result))
+
+
+def _compare(args: argparse.Namespace) -> None:
+    project = _open(args.project)
+    given = {name: getattr(args, name) for name in ("a", "b", "control") if getattr(args, name) is not None}
+    if given:
+        project.set_comparison(**given)
+    for name, text in project.comparison.items():
+        print(f"{name:<8} {text or 'not chosen'}")
 
 
 def _settings(texts: Sequence[str]) -> dict[str, Any]:

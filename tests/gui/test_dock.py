@@ -278,20 +278,6 @@ def test_make_the_map(qtbot, dock, project, viewer):
     assert any("Explore" in name for name in viewer.window.dock_widgets)
 
 
-def test_score_between_two_references_colours_the_map(qtbot, dock, project):
-    opened(qtbot, dock, project)
-    dock.session.embedding = "measured"
-    explore = card(dock, "explore")
-    click(explore.more.button)
-    assert (explore.a.currentText(), explore.b.currentText()) == ("control=-1", "control=1")
-    assert "Scored" in run(qtbot, dock, explore.score)
-    column = dock.session.colour_by
-    assert column == "score_measured"
-    score = dock.session.cells.obs[column]
-    control = dock.session.cells.obs["control"]
-    assert score[control == 1].median() > score[control == -1].median()
-
-
 def test_flag_again_by_other_rules(qtbot, dock, project):
     opened(qtbot, dock, project)
     cells = card(dock, "cells")
