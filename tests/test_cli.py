@@ -79,6 +79,8 @@ def test_from_images_to_a_table_for_other_programs(tmp_path, images, capsys):
             for c in (
                 "demo",
                 "new",
+                "add",
+                "replay",
                 "segment",
                 "train",
                 "embed",

@@ -134,40 +134,32 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         help='channels in plane order: names, roles or name:role, for example "FKHR-GFP:protein,DNA:nucleus"',
     )
     new.add_argument(
-        "--pattern",
-        default="",
-        help='how file names are built when a field has several files, for example "{well}_{site}_{channel}.tif"',
-    )
-    new.add_argument(
-        "--metadata", default="", type=str, help="CSV with what is known of each well, file or field"
-    )
-    new.add_argument(
-        "--on", default="", help="column of the CSV that says which field a row is of (default: found out)"
-    )
-    new.add_argument(
         "--group-by",
         default="",
         metavar="A,B",
         help="columns whose fields hold cells that count as alike (default: plate and well, else the field)",
     )
-    new.add_argument(
-        "--z",
-        default="",
-        help='z-stacks: max, mean, sharpest or a plane number; per channel: "DNA=max,GFP=3"',
+    _import_arguments(new)
+
+    more = add("add", _add, "Add images to a project: next week's plate, read by the same rules.")
+    _project_argument(more)
+    more.add_argument("images", nargs="+", help="images, or folders of images")
+    more.add_argument(
+        "--channels", default="", metavar="A,B,…", help="where the new files name their channels differently"
     )
-    new.add_argument(
-        "--rgb",
-        default="",
-        choices=("", "grey", "split"),
-        help="colour images: one grey channel, or red, green and blue apart",
+    _import_arguments(more)
+    more.set_defaults(stack="")  # as in the project's own import
+
+    replay = add(
+        "replay", _replay,
+        "Do for the fields without labels what was done for the others: segment, flag, embed, analyse.",
+    )  # fmt: skip
+    _project_argument(replay)
+    replay.add_argument("--like", default="", metavar="OTHER.cellrep", help="do it as in another project")
+    replay.add_argument(
+        "--no-analyses", action="store_true", help="leave maps, scores and rankings as they are"
     )
-    new.add_argument(
-        "--stack",
-        default="channel",
-        choices=("channel", "z"),
-        help="what pages of a TIFF are that the file does not name",
-    )
-    new.add_argument("--um-per-px", type=float, default=0.0, help="pixel size, where the files do not say")
+    replay.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
 
     segment = add("segment", _segment, "Find the cells of every field, and what is wrong with each cell.")
     _project_argument(segment)
@@ -413,6 +405,38 @@ def _config_values(args: argparse.Namespace, cls: str) -> dict[str, Any]:
     return {k.removeprefix(start): v for k, v in vars(args).items() if k.startswith(start) and v is not None}
 
 
+def _import_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--pattern",
+        default="",
+        help='how file names are built when a field has several files, for example "{well}_{site}_{channel}.tif"',
+    )
+    parser.add_argument(
+        "--metadata", default="", type=str, help="CSV with what is known of each well, file or field"
+    )
+    parser.add_argument(
+        "--on", default="", help="column of the CSV that says which field a row is of (default: found out)"
+    )
+    parser.add_argument(
+        "--z",
+        default="",
+        help='z-stacks: max, mean, sharpest or a plane number; per channel: "DNA=max,GFP=3"',
+    )
+    parser.add_argument(
+        "--rgb",
+        default="",
+        choices=("", "grey", "split"),
+        help="colour images: one grey channel, or red, green and blue apart",
+    )
+    parser.add_argument(
+        "--stack",
+        default="channel",
+        choices=("channel", "z"),
+        help="what pages of a TIFF are that the file does not name",
+    )
+    parser.add_argument("--um-per-px", type=float, default=0.0, help="pixel size, where the files do not say")
+
+
 def _project_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("project", type=Path, help="the project folder, NAME.cellrep")
 
@@ -540,6 +564,37 @@ def _new(args: argparse.Namespace) -> None:
         print(f"  {note}")
     if all(c.role == "other" for c in project.channels):
         print('  No channel has a role yet: give them, for example --channels "protein,nucleus".')
+
+
+def _add(args: argparse.Namespace) -> None:
+    from napari_cellrep.steps.import_fields import add_fields
+
+    project = _open(args.project)
+    before = {f.id for f in project.fields if not f.problem}
+    run(
+        add_fields(
+            project, args.images, channels=_words(args.channels), pattern=args.pattern, metadata=args.metadata,
+            on=args.on, z=args.z, rgb=args.rgb, stack=args.stack, um_per_px=args.um_per_px,
+        )
+    )  # fmt: skip
+    new = [f for f in project.fields if f.id not in before]
+    print(f"{project.root}: {len(new):,} fields added, {len(project.fields):,} now.")
+    _print_problems({f.id: f.problem for f in new if f.problem}, "could not be used")
+    for note in project.history[-1].get("notes", []):
+        print(f"  {note}")
+    print(f"Now: cellrep replay {args.project}")
+
+
+def _replay(args: argparse.Namespace) -> None:
+    from napari_cellrep.steps.replay import replay
+
+    result = run(
+        replay(_open(args.project), like=args.like, device=args.device, analyses=not args.no_analyses)
+    )
+    print(result.summary)
+    for note in result.notes:
+        print(f"  {note}")
+    _print_problems(result.problems, "need a look")
 
 
 def _segment(args: argparse.Namespace) -> None:

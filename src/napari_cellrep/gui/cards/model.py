@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from qtpy.QtWidgets import (
 
 from napari_cellrep.gui.cards._parts import Card, More, button, combo, refill, text
 from napari_cellrep.gui.cards._training import TrainingPanel
-from napari_cellrep.specs import InputError, match_channels
+from napari_cellrep.specs import Channel, InputError, match_channels
 
 if TYPE_CHECKING:
     from napari_cellrep.gui._dock import CellRepDock
@@ -181,6 +181,19 @@ class ModelCard(Card):
                 " Say what your channels show (card 1)."
             )
         return ""
+
+    def fit_words(self, channels: Sequence[Channel]) -> str:
+        """Whether the chosen model can see these channels, in a sentence; "" while none is known."""
+        network = self.choice()[1]
+        if not network:
+            return ""
+        title, roles = self._found[network]["spec"].get("title", network), ", ".join(self.roles())
+        have = ", ".join(c.role for c in channels)
+        try:
+            match_channels(self.roles(), channels, title)
+        except InputError:
+            return f"⚠ {title} (card 4) wants {roles}; you have {have}."
+        return f"✓ {title} (card 4) wants {roles}: you have them." if roles else ""
 
     def roles(self) -> tuple[str, ...]:
         """Channels the chosen model wants, in order."""
