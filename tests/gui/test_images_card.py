@@ -151,6 +151,7 @@ def test_next_weeks_plate_and_the_same_for_it(qtbot, dock, project, tmp_path):  
     dialog = images.findChildren(FilesDialog)[-1]
     dialog.images.setText(str(week2))
     looked(qtbot, dialog)
+    assert column(dialog, "problem") == ["⚠ in the project already"] * 2
     click(dialog.ok)
     idle(qtbot, dock)
     assert "has 2 fields (A05, E06) already" in dock.strip.message.text()

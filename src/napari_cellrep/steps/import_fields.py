@@ -193,10 +193,12 @@ def preview_import(
     """
     used: dict[str, Any] = {k: v for k, v in options.items() if v not in ("", (), [], 0, None)}
     present: tuple[Channel, ...] = ()
+    taken: set[str] = set()
     root = Path()
     if str(project):
         opened = open_project(project)
         present, root = opened.channels, opened.root
+        taken = {f.id.casefold() for f in opened.usable_fields}
         first: dict[str, Any] = next((line for line in opened.history if line["step"] == "import"), {})
         names = [f.name for f in dataclasses.fields(_Options) if f.name not in ("metadata", "on")]
         used = {**{n: first[n] for n in names if n in first}, **used}
@@ -216,7 +218,7 @@ def preview_import(
             "known": ", ".join(
                 f"{k} {v}" for k, v in f.metadata.items() if k not in ("well", "site", "plate")
             ),
-            "problem": f.problem,
+            "problem": f.problem or ("in the project already" if f.id.casefold() in taken else ""),
         }
         for f in told.fields
     ]

@@ -14,6 +14,7 @@ from qtpy.QtWidgets import (
     QFormLayout,
     QHBoxLayout,
     QLineEdit,
+    QSizePolicy,
 )
 
 from napari_cellrep.gui.cards._parts import button, combo, refill, text
@@ -58,6 +59,7 @@ class ExportDialog(QDialog):
         self.place.setMinimumWidth(340)
         self.pick = button("…", self._pick)
         self.pick.setFixedWidth(30)
+        self.pick.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
         self.buttons = QDialogButtonBox(
             QDialogButtonBox.StandardButton.Ok | QDialogButtonBox.StandardButton.Cancel
         )

@@ -25,6 +25,7 @@ from qtpy.QtWidgets import (
     QLabel,
     QLineEdit,
     QPushButton,
+    QSizePolicy,
     QTableWidget,
     QTableWidgetItem,
     QWidget,
@@ -524,8 +525,10 @@ class FilesDialog(QDialog):
             edit.setMinimumWidth(340)
             edit.textChanged.connect(lambda _: self._look_soon())
             if pick:
-                row.addWidget(button("…", pick))
-                row.itemAt(1).widget().setFixedWidth(30)
+                made = button("…", pick)
+                made.setFixedWidth(30)
+                made.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
+                row.addWidget(made)
             layout.addRow(words, row)
         self.understood = text(least_px=480)
         self.fields = QTableWidget(0, len(self.COLUMNS))
