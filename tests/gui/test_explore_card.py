@@ -83,11 +83,14 @@ def test_groups_chosen_once_stay(qtbot, dock, explore, project):  # noqa: F811
     said = run(qtbot, dock, explore.answer)
     assert "unlike compound=Wortmannin" in said
     assert dock.session.colour_by == "unlike_measured"
-    # Taken back, the question waits and says for what.
-    choose(explore.groups["control"], "not chosen")
+    # Where nothing is chosen and the plate table proposes nothing, the question waits and says for what.
     project.set_comparison(control="")
-    dock.session.cells.obs.drop(columns=["control"], inplace=True)
-    explore.refresh()
+    project.reload()
+    cells = project.cells
+    del cells.obs["control"]
+    project.write_cells(cells)
+    dock.session.reload()
+    qtbot.waitUntil(lambda: explore.groups["control"].currentText() == "not chosen", timeout=LONG)
     assert not explore.answer.isEnabled()
     assert explore.answer.toolTip() == "Choose Control first"
 

@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
 from napari_cellrep.gui.views._raster import SELECTED
 
 MOST_BINS = 40
+MOST_VALUES = 200_000  # a histogram needs no more, and the window must not wait for it
 SIDE = 8  # px left and right of the bars
 
 
@@ -59,9 +60,10 @@ class Histogram(_Chart):
         self.high: float | None = None
 
     def set_values(self, values: np.ndarray) -> None:
-        """Show these values; those that are not finite are left out."""
+        """Show these values; those that are not finite are left out, and of very many an even share is drawn."""
         values = np.asarray(values, float)
-        self._values = values[np.isfinite(values)]
+        values = values[np.isfinite(values)]
+        self._values = values[:: max(1, len(values) // MOST_VALUES)]
         self._count()
 
     def set_limits(self, low: float | None = None, high: float | None = None) -> None:
@@ -75,8 +77,7 @@ class Histogram(_Chart):
             self.counts = np.zeros(0, int)
             self.update()
             return
-        every = max(1, len(values) // 200_000)
-        first, last = np.percentile(values[::every], (0.5, 99.5))
+        first, last = np.percentile(values, (0.5, 99.5))
         limits = [v for v in (self.low, self.high) if v is not None and np.isfinite(v)]
         first, last = min(first, *limits, first), max(last, *limits, last)
         if last <= first:

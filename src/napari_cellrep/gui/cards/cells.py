@@ -62,6 +62,7 @@ class CellsCard(Card):
         rules = QWidget()
         inside = QVBoxLayout(rules)
         inside.setContentsMargins(0, 0, 0, 0)
+        inside.setSizeConstraint(QVBoxLayout.SizeConstraint.SetMinimumSize)  # whole before the dock scrolls
         for item in (*self.charts.values(), self.form, self.judged, self.apply):
             inside.addWidget(item)
         self.more = More("Rules", rules)
@@ -140,13 +141,13 @@ class CellsCard(Card):
     def select_flagged(self, flag: str) -> None:
         """Select the cells with a flag; the field with the most of them is shown if the shown one has none."""
         obs = self.session.cells.obs
-        names = obs["flags"].astype(str)
-        mask = names.isin([text for text in names.unique() if flag in text.split(";")]).to_numpy()
+        kinds = [text for text in obs["flags"].unique() if flag in str(text).split(";")]
+        mask = obs["flags"].isin(kinds).to_numpy()
         self.session.hide_flagged = False  # what is hidden cannot be selected
         self.session.select(mask)
-        found = obs["field"][mask].astype(str).value_counts()
+        found = obs["field"][mask].value_counts()  # most first
         field = self.dock.shown_field()
-        if len(found) and field not in found.index:
+        if len(found) and not found.get(field, 0):
             field = str(found.index[0])
             self.dock.show_field(field)
         here = int(found.get(field, 0))
@@ -227,7 +228,7 @@ class CellsCard(Card):
 def flag_counts(obs: Any) -> Counter[str]:
     """How many cells carry each flag."""
     counts: Counter[str] = Counter()
-    for flags, n in obs["flags"].astype(str).value_counts().items():
-        for flag in filter(None, str(flags).split(";")):
+    for flags, n in obs["flags"].value_counts().items():
+        for flag in filter(None, str(flags).split(";")) if n else ():  # a category nobody has counts 0
             counts[flag] += int(n)
     return counts

@@ -93,6 +93,9 @@ class ExploreCard(Card):
         self._column = ""
         self._answered: tuple[str, str] = ("", "")  # project, embedding
         self._shown_form: Any = None
+        self._of_cells: Any = None  # the table whose columns these are
+        self._choices: list[str] = []
+        self._columns: list[str] = []
 
     # ---- what there is ----
 
@@ -156,13 +159,19 @@ class ExploreCard(Card):
 
     def _fill_groups(self) -> None:
         """Each group as chosen in the project, else what the plate table calls a control."""
-        found = reference_choices(self.session.cells.obs)
+        if (
+            self._of_cells is not self.session.cells
+        ):  # one look at a table, however often the card is refreshed
+            self._of_cells, obs = self.session.cells, self.session.cells.obs
+            self._choices, self._columns = reference_choices(obs), group_columns(obs)
+        found = self._choices
         chosen = self.project.comparison
         usual = {"a": "control=-1", "b": "control=1", "control": "control=-1"}
         for name, box in self.groups.items():
             keep = chosen[name] or (usual[name] if usual[name] in found else "")
             gone = [keep] if keep and keep not in found else []
-            refill(box, [("not chosen", ""), *((words, words) for words in [*gone, *found])], keep=keep)
+            none = [] if usual[name] in found else [("not chosen", "")]
+            refill(box, [*none, *((words, words) for words in [*gone, *found])], keep=keep)
 
     def _set_group(self, name: str) -> None:
         with self.dock.told():
@@ -185,7 +194,7 @@ class ExploreCard(Card):
         lacking = [GROUPS[g][0] for g in about["groups"] if not self.groups[g].currentData()]
         self.answer.setEnabled(not lacking)
         self.answer.setToolTip(f"Choose {' and '.join(lacking)} first" if lacking else about["doc"])
-        columns = group_columns(self.session.cells.obs) if self.session.cells is not None else []
+        columns = self._columns
         key = (recipe, tuple(columns))
         if key == self._shown_form:
             return

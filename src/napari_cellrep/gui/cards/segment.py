@@ -202,7 +202,7 @@ class SegmentCard(Card):
         if key == self._counted:
             return
         self._counted = key
-        found = cells.obs["field"].astype(str).value_counts()
+        found = cells.obs["field"].value_counts()
         n_cells = {f.id: int(found.get(f.id, 0)) for f in project.fields if f.id in labelled}
         odd = {**unusual_fields(n_cells), **dict(problems)}
         self.bars.set_fields(list(n_cells), list(n_cells.values()), odd, shown)
