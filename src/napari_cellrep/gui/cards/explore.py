@@ -226,7 +226,9 @@ class ExploreCard(Card):
     def _show_answer(self, recipe: str, result: Mapping[str, Any]) -> None:
         self.session.embedding = result["embedding"]
         self._answered = (str(self.project.root), self.session.embedding)
-        lines = [result["summary"]]
+        lines = [
+            result["summary"].removeprefix("Up to date, nothing to do. ")
+        ]  # here it is the answer that counts
         if isinstance(result.get("table"), pd.DataFrame) and recipe == "variability":
             lines.append(top_groups(result["table"]))
         self.result.setText("".join(f"<p>{line}</p>" for line in lines))
