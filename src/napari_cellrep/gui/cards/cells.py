@@ -107,7 +107,8 @@ class CellsCard(Card):
         self.hide_flagged.blockSignals(True)
         self.hide_flagged.setChecked(self.session.hide_flagged)
         self.hide_flagged.blockSignals(False)
-        layer = self.dock.canvas.layer("cells")
+        canvas = self.dock.canvas
+        layer = canvas.layer("cells") if canvas.viewer is not None else None  # the window may be closing
         if layer is not self._watched:
             self._watched = layer
             if layer is not None:

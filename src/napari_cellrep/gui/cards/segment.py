@@ -162,7 +162,8 @@ class SegmentCard(Card):
         self.one.setText(f"Try on field {field}" if field else "Try on this field")
         self.one.setVisible(not self.live.isChecked())
         self._show_fields()
-        if self._shown_trial is not None and self.dock.canvas.layer("preview") is None:
+        canvas = self.dock.canvas
+        if self._shown_trial is not None and canvas.viewer is not None and canvas.layer("preview") is None:
             self._show_trial(None)  # another field is shown
         if self.live.isChecked() and self._key() not in (self._shown_trial, self._asked, self._refused):
             self._live_soon()
@@ -303,6 +304,8 @@ class SegmentCard(Card):
 
     def _show_preview(self, key: tuple[Any, ...], trial: Mapping[str, Any], seconds: float = 0.0) -> None:
         viewer, field, labels = self.dock.viewer, key[1], trial["labels"]
+        if self.dock.canvas.viewer is None:
+            return  # the window is closing
         channel = self.dock.canvas.layer("channel")
         if field != self.dock.shown_field() or channel is None:
             return
