@@ -144,14 +144,21 @@ def walk(out: Path) -> None:
     window.shot("window-images")
 
     click(cards["segment"].header)
-    window.press(cards["segment"].one)
+    segment = cards["segment"]
+    click(segment.live)
+    until(lambda: segment._shown_trial == segment._key())
     window.shot("window-preview")
+    click(segment.more.button)
     window.press(cards["segment"].all)
     until(lambda: cards["cells"].body.isVisible() and window.session.n_cells)
     click(cards["segment"].header)
     window.shot("window-segment")
     click(cards["cells"].header)
+    click(cards["cells"].reason_buttons["no_signal"])
+    until(lambda: not window.canvas._todo)
     window.shot("window-cells")
+    window.session.clear()
+    window.session.hide_flagged = True
 
     model = cards["model"]
     click(model.header)
@@ -198,6 +205,10 @@ def job(root: Path, out: Path) -> None:
     until(lambda: cards["explore"].body.isVisible())
     window.press(cards["explore"].make)
     until(lambda: window.session.map_coordinates() is not None)
+    explore = cards["explore"]
+    until(lambda: explore.question.count())
+    window.press(explore.answer)  # closer to A or to B, the sample's two controls
+    window.shot("window-explore")
     window.close()
 
 

@@ -16,7 +16,7 @@ from napari_cellrep.data import open_project
 from napari_cellrep.gui._job_log import JobLog
 from napari_cellrep.gui._runner import Runner
 from napari_cellrep.gui.cards._parts import duration
-from napari_cellrep.gui.cards.cells import flag_table
+from napari_cellrep.gui.cards.cells import flag_counts
 from napari_cellrep.gui.cards.explore import reference_choices
 from napari_cellrep.gui.cards.images import guess_roles, images_of, um_per_px
 from napari_cellrep.specs import Channel, InputError
@@ -125,10 +125,8 @@ def test_project_with_cells_tells_them_in_a_glance(qtbot, dock, project):
     assert dock.cards["images"].status == "3 fields · 2 channels ✓"
     assert dock.cards["segment"].status == f"{len(obs):,} cells ✓"
     assert dock.cards["cells"].status == f"{good:,} good · {len(obs) - good:,} flagged ✓"
-    table = dock.cards["cells"].counts.text()
     edge = obs["flags"].str.contains("edge").sum()
-    assert f"<b>{edge:,}</b>" in table
-    assert "reaches over the image's edge" in table
+    assert dock.cards["cells"].reason_buttons["edge"].text() == f"{edge:,}"
 
 
 def test_hide_flagged_is_the_session_s(qtbot, dock, project):
@@ -289,20 +287,6 @@ def test_make_the_map(qtbot, dock, project, viewer):
     assert any("Explore" in name for name in viewer.window.dock_widgets)
 
 
-def test_score_between_two_references_colours_the_map(qtbot, dock, project):
-    opened(qtbot, dock, project)
-    dock.session.embedding = "measured"
-    explore = card(dock, "explore")
-    click(explore.more.button)
-    assert (explore.a.currentText(), explore.b.currentText()) == ("control=-1", "control=1")
-    assert "Scored" in run(qtbot, dock, explore.score)
-    column = dock.session.colour_by
-    assert column == "score_measured"
-    score = dock.session.cells.obs[column]
-    control = dock.session.cells.obs["control"]
-    assert score[control == 1].median() > score[control == -1].median()
-
-
 def test_flag_again_by_other_rules(qtbot, dock, project):
     opened(qtbot, dock, project)
     cells = card(dock, "cells")
@@ -445,9 +429,9 @@ def test_closed_and_opened_again_the_dock_shows_the_same_project(qtbot, viewer, 
     assert again.cards["images"].status == "3 fields · 2 channels ✓"
 
 
-def test_reference_choices_and_flag_table(project):
+def test_reference_choices_and_flag_counts(project):
     obs = project.cells.obs
     choices = reference_choices(obs)
     assert choices[:2] == ["control=-1", "control=1"]
     assert "compound=LY294002" in choices
-    assert flag_table(obs).count("<tr>") >= 2
+    assert flag_counts(obs)["edge"] == obs["flags"].str.contains("edge").sum()

@@ -30,6 +30,7 @@ from qtpy.QtWidgets import (
 
 from napari_cellrep.gui._image import canvas_of
 from napari_cellrep.gui._state import session_of
+from napari_cellrep.gui.views._words import column_words
 from napari_cellrep.gui.views.gallery import GalleryView
 from napari_cellrep.gui.views.map import TOOLS, MapView, selection_mode
 from napari_cellrep.gui.views.plate import PlateView
@@ -417,7 +418,7 @@ def _fill(combo: QComboBox, names: list[str], chosen: str, map_name: str = "") -
     combo.blockSignals(True)
     combo.clear()
     for name in names:
-        shown = name.replace("_", " ") + (f" · {map_name}" if map_name and name == chosen else "")
+        shown = column_words(name) + (f" · {map_name}" if map_name and name == chosen else "")
         combo.addItem(shown, name)
     combo.setCurrentIndex(names.index(chosen) if chosen in names else -1)
     combo.setEnabled(bool(names))

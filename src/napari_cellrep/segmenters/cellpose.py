@@ -24,7 +24,17 @@ import numpy as np
 from napari_cellrep.segmenters._blobs import drop_border, read_plane
 from napari_cellrep.specs import Channel, InputError
 
-MODELS = ("cpsam_v2", "cpsam", "cpdino", "cpdino-vitb")
+# What may be used for what; shown beside the choice (`registry.describe`).
+LICENCE = "Program: BSD-3. All weights were trained on data under CC-BY-NC: free for research, not for commercial use."
+PACKAGE = "cellpose"  # what has to be installed besides this package …
+INSTALL = 'pip install "napari-cellrep[cellpose]"'  # … and how
+SLOW = "It takes tens of seconds for a field on a CPU."
+MODELS = {
+    "cpsam_v2": "Cellpose-SAM, second version: nuclei and whole cells. 1.2 GB, CC-BY-NC",
+    "cpsam": "Cellpose-SAM, first version. 1.2 GB, CC-BY-NC",
+    "cpdino": "Cellpose-DINO, large: needs Meta's dinov3 package. CC-BY-NC and DINOv3 licence",
+    "cpdino-vitb": "Cellpose-DINO, smaller: needs Meta's dinov3 package. CC-BY-NC and DINOv3 licence",
+}
 
 
 @dataclass(frozen=True)
