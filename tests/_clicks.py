@@ -1,36 +1,11 @@
-"""The CellRep dock as a person uses it: fixtures and gestures that several test files share."""
+"""The CellRep dock as a person uses it: gestures that several test files share."""
 
 from __future__ import annotations
 
-import pytest
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 
-from napari_cellrep.gui._runner import Runner
-
 LONG = 60_000
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    """What the models are is asked once; a person's cache is warm after the first start, too."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def own_folders(tmp_path, cache, monkeypatch):
-    """Nobody's own projects; no window loads torch ahead of a job."""
-    monkeypatch.setattr("platformdirs.user_data_dir", lambda *_: str(tmp_path / "data"))
-    monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_: str(cache))
-    monkeypatch.setattr(Runner, "warm", lambda _: None)
-
-
-@pytest.fixture
-def dock(own_folders, viewer, qtbot):
-    """The dock as napari opens it."""
-    _, dock = viewer.window.add_plugin_dock_widget("napari-cellrep", "CellRep")
-    yield dock
-    dock.runner.close()
 
 
 def click(widget, at=None):
@@ -70,8 +45,10 @@ def run(qtbot, dock, widget, timeout=LONG):
 
 
 def idle(qtbot, dock, timeout=LONG):
-    """Wait until no job runs or waits."""
-    qtbot.waitUntil(lambda: dock.runner.current is None and not dock.runner.queued, timeout=timeout)
+    """Wait until no job runs or waits, and no project is being read."""
+    qtbot.waitUntil(
+        lambda: dock.runner.current is None and not dock.runner.queued and not dock.opening, timeout=timeout
+    )
     qtbot.wait(50)
 
 

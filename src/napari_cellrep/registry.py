@@ -85,7 +85,7 @@ def describe(kind: str) -> dict[str, dict[str, Any]]:
             "spec": spec.to_json() if spec is not None else {"name": name},
             "config": field_rules(module.Config),
             "training": field_rules(module.Training) if hasattr(module, "Training") else None,
-            "doc": (module.__doc__ or "").strip().splitlines()[0],
+            "doc": next(iter((module.__doc__ or "").strip().splitlines()), ""),
             **{k.lower(): getattr(module, k) for k in _EXTRAS if kind == "segmenters" and hasattr(module, k)},
         }
     return json.loads(json.dumps(found, default=_plain))  # type: ignore[no-any-return]

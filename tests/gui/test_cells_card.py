@@ -2,17 +2,7 @@
 
 import numpy as np
 
-from _clicks import (  # noqa: F401  (fixtures)
-    LONG,
-    cache,
-    card,
-    click,
-    dock,
-    idle,
-    opened,
-    own_folders,
-    run,
-)
+from _clicks import LONG, card, click, idle, opened, run
 from napari_cellrep.data import open_project
 
 
@@ -20,7 +10,7 @@ def bold(cells):
     return [made.text() for made in (cells.edits, cells.apply) if made.font().bold()]
 
 
-def test_a_reason_selects_its_cells(qtbot, dock, project):  # noqa: F811
+def test_a_reason_selects_its_cells(qtbot, dock, project):
     opened(qtbot, dock, project)
     cells = card(dock, "cells")
     session = dock.session
@@ -40,7 +30,7 @@ def test_a_reason_selects_its_cells(qtbot, dock, project):  # noqa: F811
     qtbot.waitUntil(lambda: not cells.hide_flagged.isChecked(), timeout=LONG)
 
 
-def test_a_reason_shows_a_field_that_has_such_cells(qtbot, dock, project):  # noqa: F811
+def test_a_reason_shows_a_field_that_has_such_cells(qtbot, dock, project):
     cells = project.cells
     only = (cells.obs["field"] == "E12").to_numpy() & (np.arange(cells.n_obs) % 3 == 0)
     cells.obs["flags"], cells.obs["good"] = np.where(only, "focus", ""), ~only
@@ -53,7 +43,7 @@ def test_a_reason_shows_a_field_that_has_such_cells(qtbot, dock, project):  # no
     assert dock.session.n_selected == only.sum()
 
 
-def test_limits_follow_the_rules_and_say_what_they_would_do(qtbot, dock, project):  # noqa: F811
+def test_limits_follow_the_rules_and_say_what_they_would_do(qtbot, dock, project):
     opened(qtbot, dock, project)
     cells = card(dock, "cells")
     click(cells.more.button)
@@ -80,7 +70,7 @@ def test_limits_follow_the_rules_and_say_what_they_would_do(qtbot, dock, project
     assert cells.form.value()["debris_share"] == 0.9
 
 
-def test_edits_are_the_button_to_press(qtbot, dock, project, viewer):  # noqa: F811
+def test_edits_are_the_button_to_press(qtbot, dock, project, viewer):
     opened(qtbot, dock, project)
     cells = card(dock, "cells")
     assert not cells.edits.isEnabled()

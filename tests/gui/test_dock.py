@@ -8,78 +8,17 @@ import numpy as np
 import pytest
 import tifffile
 from napari.settings import get_plugin_settings
-from qtpy.QtCore import QPoint, Qt
-from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QDialog, QTextBrowser
 
+from _clicks import LONG, card, click, idle, opened, run
 from napari_cellrep.data import open_project
 from napari_cellrep.gui._job_log import JobLog
-from napari_cellrep.gui._runner import Runner
 from napari_cellrep.gui.cards._parts import duration
 from napari_cellrep.gui.cards.cells import flag_counts
 from napari_cellrep.gui.cards.explore import reference_choices
 from napari_cellrep.gui.cards.images import guess_roles, images_of, um_per_px
 from napari_cellrep.specs import Channel, InputError
 from napari_cellrep.steps.sample import SAMPLE
-
-LONG = 60_000
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """What the models are is asked once; a person's cache is warm after the first start, too."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def _own_folders(tmp_path, cache, monkeypatch):
-    monkeypatch.setattr("platformdirs.user_data_dir", lambda *_: str(tmp_path / "data"))
-    monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_: str(cache))
-    monkeypatch.setattr(Runner, "warm", lambda _: None)  # every window would load torch anew
-
-
-@pytest.fixture
-def dock(viewer, qtbot):
-    """The dock as napari opens it."""
-    _, dock = viewer.window.add_plugin_dock_widget("napari-cellrep", "CellRep")
-    yield dock
-    dock.runner.close()
-
-
-def click(widget):
-    assert widget.isEnabled()
-    QTest.mouseClick(widget, Qt.MouseButton.LeftButton, pos=QPoint(10, widget.height() // 2))
-
-
-def card(dock, name):
-    """Open a card as a person does, and give it."""
-    if not dock.cards[name].header.isChecked():
-        click(dock.cards[name].header)
-    return dock.cards[name]
-
-
-def run(qtbot, dock, widget, timeout=LONG):
-    """Click a button and wait until its jobs have ended; returns what the strip says then."""
-    click(widget)
-    return rested(qtbot, dock, timeout)
-
-
-def rested(qtbot, dock, timeout=LONG):
-    """Wait until nothing runs and nothing is being read; returns what the strip says then."""
-    qtbot.waitUntil(
-        lambda: dock.runner.current is None and not dock.runner.queued and not dock.opening, timeout=timeout
-    )
-    qtbot.wait(50)
-    return dock.strip.message.text()
-
-
-def opened(qtbot, dock, project):
-    """The project open in the dock, a field on the canvas, the lists filled."""
-    dock.open_project(project.root)
-    qtbot.waitUntil(lambda: bool(dock.shown_field()), timeout=LONG)
-    qtbot.waitUntil(lambda: dock.cards["model"].model.count() > 0, timeout=LONG)
-    return dock
-
 
 # ---- states ----------------------------------------------------------------------------------------
 
@@ -159,7 +98,7 @@ def test_channels_without_roles_need_the_user(qtbot, dock, project):
 
 def test_folder_that_is_no_project_is_said_in_words(qtbot, dock, tmp_path):
     dock.open_project(tmp_path)
-    rested(qtbot, dock)
+    idle(qtbot, dock)
     assert "is not a project" in dock.strip.message.text()
 
 
@@ -370,7 +309,7 @@ def test_job_window_has_the_details_and_takes_jobs_out(qtbot, dock, project):
     click(window.take_out)
     assert waits.state == "stopped"
     assert not window.waiting.isVisible()
-    rested(qtbot, dock)
+    idle(qtbot, dock)
     assert [(entry.title, entry.end) for entry in dock.runner.log][-2:] == [
         ("Second", "stopped"),
         ("First", "finished"),

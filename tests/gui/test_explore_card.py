@@ -5,18 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from _clicks import (  # noqa: F401  (fixtures)
-    LONG,
-    cache,
-    card,
-    choose,
-    click,
-    dock,
-    idle,
-    opened,
-    own_folders,
-    run,
-)
+from _clicks import LONG, card, choose, click, idle, opened, run
 from napari_cellrep.data import open_project
 from napari_cellrep.gui.cards._export import KINDS, ExportDialog
 from napari_cellrep.gui.cards.explore import group_columns, reference_choices, top_groups
@@ -25,7 +14,7 @@ from napari_cellrep.gui.views._words import column_words
 
 
 @pytest.fixture
-def explore(qtbot, dock, project):  # noqa: F811
+def explore(qtbot, dock, project):
     opened(qtbot, dock, project)
     explore = card(dock, "explore")
     explore.embedding.setCurrentIndex(explore.embedding.findData("measured"))
@@ -50,7 +39,7 @@ def test_every_recipe_is_a_question_with_its_settings(explore):
     assert explore.form.isVisible()
 
 
-def test_closer_to_a_or_to_b(qtbot, dock, explore, project, viewer):  # noqa: F811
+def test_closer_to_a_or_to_b(qtbot, dock, explore, project, viewer):
     choose(explore.question, "closer to A or to B")
     assert explore.groups["a"].isVisible()
     assert explore.groups["b"].isVisible()
@@ -76,7 +65,7 @@ def test_closer_to_a_or_to_b(qtbot, dock, explore, project, viewer):  # noqa: F8
     assert low == -high
 
 
-def test_groups_chosen_once_stay(qtbot, dock, explore, project):  # noqa: F811
+def test_groups_chosen_once_stay(qtbot, dock, explore, project):
     choose(explore.question, "unlike the control")
     choose(explore.groups["control"], "compound=Wortmannin")
     assert open_project(project.root).comparison["control"] == "compound=Wortmannin"
@@ -95,7 +84,7 @@ def test_groups_chosen_once_stay(qtbot, dock, explore, project):  # noqa: F811
     assert explore.answer.toolTip() == "Choose Control first"
 
 
-def test_ranking_of_groups_with_other_settings(qtbot, dock, explore, project):  # noqa: F811
+def test_ranking_of_groups_with_other_settings(qtbot, dock, explore, project):
     choose(explore.question, "vary most")
     click(explore.more.button)
     explore.form.set_value({"by": "compound", "n_draws": 10})
@@ -110,7 +99,7 @@ def test_ranking_of_groups_with_other_settings(qtbot, dock, explore, project):  
     qtbot.waitUntil(lambda: not explore.result.isVisible(), timeout=LONG)
 
 
-def test_odd_cells_and_a_users_mistake(qtbot, dock, explore):  # noqa: F811
+def test_odd_cells_and_a_users_mistake(qtbot, dock, explore):
     choose(explore.question, "odd in their own group")
     run(qtbot, dock, explore.answer)
     assert dock.session.colour_by == "outlier_measured"
@@ -120,7 +109,7 @@ def test_odd_cells_and_a_users_mistake(qtbot, dock, explore):  # noqa: F811
 
 
 @pytest.mark.parametrize("kind", ["csv", "h5ad"])
-def test_export_by_the_dialog(qtbot, dock, explore, project, tmp_path, kind):  # noqa: F811
+def test_export_by_the_dialog(qtbot, dock, explore, project, tmp_path, kind):
     click(explore.export)
     dialog = explore.findChild(ExportDialog)
     assert not dialog.kind.model().item(list(KINDS).index("ranking")).isEnabled()
@@ -143,7 +132,7 @@ def test_export_by_the_dialog(qtbot, dock, explore, project, tmp_path, kind):  #
         ]
 
 
-def test_export_of_the_report(qtbot, dock, explore, tmp_path):  # noqa: F811
+def test_export_of_the_report(qtbot, dock, explore, tmp_path):
     click(explore.export)
     dialog = explore.findChild(ExportDialog)
     dialog.place.setText(str(tmp_path / "page.html"))

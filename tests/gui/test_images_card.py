@@ -5,18 +5,7 @@ import shutil
 import numpy as np
 import tifffile
 
-from _clicks import (  # noqa: F401  (fixtures)
-    LONG,
-    cache,
-    card,
-    choose,
-    click,
-    dock,
-    idle,
-    opened,
-    own_folders,
-    run,
-)
+from _clicks import LONG, card, choose, click, idle, opened, run
 from napari_cellrep.data import open_project
 from napari_cellrep.gui.cards.images import PRESETS, FilesDialog
 from napari_cellrep.jobs import drain
@@ -42,7 +31,7 @@ def column(dialog, name):
     return [dialog.fields.item(i, j).text() for i in range(dialog.fields.rowCount())]
 
 
-def test_a_preset_says_what_all_channels_show(qtbot, dock, project):  # noqa: F811
+def test_a_preset_says_what_all_channels_show(qtbot, dock, project):
     project.set_channels([Channel("w1"), Channel("w2")])
     opened(qtbot, dock, project)
     images = card(dock, "images")
@@ -59,7 +48,7 @@ def test_a_preset_says_what_all_channels_show(qtbot, dock, project):  # noqa: F8
     assert images.preset.currentText() == "Preset…"
 
 
-def test_a_preset_for_layers(qtbot, dock, viewer):  # noqa: F811
+def test_a_preset_for_layers(qtbot, dock, viewer):
     for i in range(4):
         viewer.add_image(np.zeros((8, 8)), name=f"channel {i}")
     qtbot.wait(50)
@@ -77,7 +66,7 @@ def test_presets_are_roles():
     assert all(set(roles) <= set(ROLES) for roles in PRESETS.values())
 
 
-def test_files_are_shown_as_they_are_understood_before_anything_is_made(qtbot, dock, tmp_path):  # noqa: F811
+def test_files_are_shown_as_they_are_understood_before_anything_is_made(qtbot, dock, tmp_path):
     folder = tmp_path / "plate"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -113,7 +102,7 @@ def test_files_are_shown_as_they_are_understood_before_anything_is_made(qtbot, d
     assert [f.id for f in dock.session.project.fields] == ["A01_s1", "A02_s1"]
 
 
-def test_next_weeks_plate_and_the_same_for_it(qtbot, dock, project, tmp_path):  # noqa: F811
+def test_next_weeks_plate_and_the_same_for_it(qtbot, dock, project, tmp_path):
     drain(segment(project, overwrite=True))
     from napari_cellrep.steps.crop import crop
 

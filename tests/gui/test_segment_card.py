@@ -9,19 +9,7 @@ import pytest
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 
-from _clicks import (  # noqa: F401  (fixtures)
-    LONG,
-    cache,
-    card,
-    choose,
-    click,
-    click_item,
-    dock,
-    idle,
-    opened,
-    own_folders,
-    run,
-)
+from _clicks import LONG, card, choose, click, click_item, idle, opened, run
 from napari_cellrep.data import open_project
 from napari_cellrep.gui.cards._charts import FieldBars, Histogram
 
@@ -37,7 +25,7 @@ def settled(qtbot, segment):
     qtbot.waitUntil(lambda: segment._shown_trial == segment._key() and segment._asked is None, timeout=LONG)
 
 
-def test_settings_act_on_the_visible_field_at_once_and_write_nothing(qtbot, dock, project, viewer):  # noqa: F811
+def test_settings_act_on_the_visible_field_at_once_and_write_nothing(qtbot, dock, project, viewer):
     opened(qtbot, dock, project)
     before = {f.id: project.labels_path(f.id).read_bytes() for f in project.fields}
     segment = card(dock, "segment")
@@ -70,7 +58,7 @@ def test_settings_act_on_the_visible_field_at_once_and_write_nothing(qtbot, dock
     assert before == {f.id: project.labels_path(f.id).read_bytes() for f in project.fields}
 
 
-def test_many_changes_in_a_row_are_one_preview_of_the_last(qtbot, dock, project, viewer, monkeypatch):  # noqa: F811
+def test_many_changes_in_a_row_are_one_preview_of_the_last(qtbot, dock, project, viewer, monkeypatch):
     opened(qtbot, dock, project)
     segment = card(dock, "segment")
     asked, ask = [], dock.runner.ask
@@ -99,7 +87,7 @@ def test_many_changes_in_a_row_are_one_preview_of_the_last(qtbot, dock, project,
     assert shown_trial(viewer)
 
 
-def test_a_preview_does_not_wait_for_a_long_job(qtbot, dock, project, viewer, monkeypatch):  # noqa: F811
+def test_a_preview_does_not_wait_for_a_long_job(qtbot, dock, project, viewer, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
     opened(qtbot, dock, project)
     segment = card(dock, "segment")
@@ -112,7 +100,7 @@ def test_a_preview_does_not_wait_for_a_long_job(qtbot, dock, project, viewer, mo
     idle(qtbot, dock)
 
 
-def test_what_cannot_be_tried_is_a_sentence_in_the_card(qtbot, dock, project, viewer):  # noqa: F811
+def test_what_cannot_be_tried_is_a_sentence_in_the_card(qtbot, dock, project, viewer):
     opened(qtbot, dock, project)
     segment = card(dock, "segment")
     click(segment.live)
@@ -126,7 +114,7 @@ def test_what_cannot_be_tried_is_a_sentence_in_the_card(qtbot, dock, project, vi
     assert shown_trial(viewer)
 
 
-def test_fields_that_are_unlike_the_others_are_listed_and_shown(qtbot, dock, project, viewer):  # noqa: F811
+def test_fields_that_are_unlike_the_others_are_listed_and_shown(qtbot, dock, project, viewer):
     empty = np.zeros_like(project.read_labels("A12"))
     project.write_labels("A12", empty, {"segmenter": "test", "edited": True})
     opened(qtbot, dock, project)
@@ -145,7 +133,7 @@ def test_fields_that_are_unlike_the_others_are_listed_and_shown(qtbot, dock, pro
     qtbot.waitUntil(lambda: dock.shown_field() == "E12", timeout=LONG)
 
 
-def test_cellpose_says_its_licence_and_how_to_install_it(qtbot, dock, project, monkeypatch):  # noqa: F811
+def test_cellpose_says_its_licence_and_how_to_install_it(qtbot, dock, project, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", functools.partial(_not_cellpose, _found=None))
     opened(qtbot, dock, project)
     segment = card(dock, "segment")
