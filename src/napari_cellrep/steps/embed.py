@@ -22,6 +22,7 @@ from napari_cellrep.specs import (
     EMPTY,
     CropSpec,
     InputError,
+    digest,
     field_rules,
     join_words,
     make_config,
@@ -113,31 +114,15 @@ def embed(
     if batch_size < 0:
         raise InputError(f"The batch size is {batch_size}; it has to be a number of cells, or 0 for any.")
     yield Progress(0, len(obs), "Loading the model")
-    if channels and not config and _takes_channels(project, model):
-        config = {"channels": tuple(channels)}
-    net, trained = find_model(project, model, seed, config)
-    take_channels(net, channels)
-    set_crop(net, project, crop, trained)
-    planes = match_channels(net.roles, project.channels, net.spec.title, net.may_lack)
-    taps = tuple(net.layers if tuple(layers) == ("all",) else (layers or net.layers[:1]))
-    for tap in taps:
-        net.check_layer(tap)
-    main = layers[0] if len(taps) == 1 and layers and tuple(layers) != ("all",) else net.layers[0]
-    base, published = base_name(project, net, model, key)
-    keys = tuple(base if tap == main else f"{base}.{tap}" for tap in taps)
-
+    ready = prepare(
+        project, model=model, config=config, key=key, layers=layers, channels=channels, crop=crop, seed=seed
+    )
+    net, trained, planes, taps, keys = ready.net, ready.trained, ready.planes, ready.taps, ready.keys
     engine = Embedder(net, taps, device=device, precision=precision, batch_size=batch_size)
-    how = {
-        "model": net.spec.name, "weights": weights_digest(net), "trained": trained,
-        "config": dataclasses.asdict(net.config), "crop": dataclasses.asdict(net.crop), "crop_digest": net.crop.digest(),
-        "channels": ["" if i == EMPTY else project.channels[i].name for i in planes],
-        **({"published": published} if published else {}),
-        **_sides(net.crop, project),
-    }  # fmt: skip
     feature_names: Any = getattr(net, "feature_names", None)  # what each number is, where the model can say
     names = {"features": list(feature_names())} if feature_names else {}
     for k, tap in zip(keys, taps, strict=True):
-        project.start_embedding(k, {**how, "layer": tap}, **names)
+        project.start_embedding(k, {**ready.how, "layer": tap}, **names)
 
     todo = _todo(project, obs, keys, shard.of(fields or dict.fromkeys(obs["field"].astype(str))))
     n_all, n_done, n_cells = sum(len(t.rows) for t in todo), 0, 0
@@ -154,7 +139,7 @@ def embed(
             n_cells += len(item.crops)
         rate = n_cells / max(perf_counter() - start, 1e-9)
         yield Progress(n_done, n_all, f"Embedded {item.todo.field}", {"cells_per_s": rate})
-    notes = [*_fit_notes(net, project, planes, published), *engine.notes]
+    notes = [*_fit_notes(net, project, planes, ready.published), *engine.notes]
     if not trained and any(True for _ in net.parameters()):
         notes.insert(
             0,
@@ -169,7 +154,7 @@ def embed(
     project.log(
         "embed",
         keys=keys,
-        **how,
+        **ready.how,
         cells=n_cells,
         skipped=n_all - n_cells,
         problems=problems,
@@ -179,6 +164,70 @@ def embed(
     if problems and not n_cells and n_all:
         raise InputError(f"No cell could be embedded. The first reason: {next(iter(problems.values()))}")
     return EmbedResult(keys, n_cells, n_all - n_cells, problems, tuple(notes))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything embedding needs, before its first cell."""
+
+    net: EmbeddingModel
+    trained: bool
+    planes: tuple[int, ...]
+    taps: tuple[str, ...]
+    keys: tuple[str, ...]
+    how: dict[str, Any]  # what the numbers depend on, but for the layer
+    published: str
+
+
+def prepare(
+    project: Project,
+    *,
+    model: str,
+    config: dict[str, Any] | None = None,
+    key: str = "",
+    layers: Sequence[str] = (),
+    channels: Sequence[str] = (),
+    crop: dict[str, Any] | None = None,
+    seed: int = 0,
+) -> Prepared:
+    """Load the network and match it with the project; nothing is written. Arguments are those of `embed`."""
+    if channels and not config and _takes_channels(project, model):
+        config = {"channels": tuple(channels)}
+    net, trained = find_model(project, model, seed, config)
+    take_channels(net, channels)
+    set_crop(net, project, crop, trained)
+    planes = match_channels(net.roles, project.channels, net.spec.title, net.may_lack)
+    taps = tuple(net.layers if tuple(layers) == ("all",) else (layers or net.layers[:1]))
+    for tap in taps:
+        net.check_layer(tap)
+    main = layers[0] if len(taps) == 1 and layers and tuple(layers) != ("all",) else net.layers[0]
+    base, published = base_name(project, net, model, key)
+    keys = tuple(base if tap == main else f"{base}.{tap}" for tap in taps)
+    how = {
+        "model": net.spec.name, "weights": weights_digest(net), "trained": trained,
+        "config": dataclasses.asdict(net.config), "crop": dataclasses.asdict(net.crop), "crop_digest": net.crop.digest(),
+        "channels": ["" if i == EMPTY else project.channels[i].name for i in planes],
+        **({"published": published} if published else {}),
+        **_sides(net.crop, project),
+    }  # fmt: skip
+    return Prepared(net, trained, tuple(planes), taps, keys, how, published)
+
+
+def cells_to_do(
+    project: Project, ready: Prepared, fields: Sequence[str] = (), shard: Shard = Shard()
+) -> dict[str, pd.DataFrame]:
+    """Rows without a valid vector by field, as `embed` would find them; nothing is written."""
+    obs = project.cells.obs
+    chosen = [project.field(f).id for f in fields] or list(dict.fromkeys(obs["field"].astype(str)))
+    stands = all(
+        (project.embedding_folder(k) / "key.json").is_file()
+        and project.embedding_info(k).get("digest") == digest({**ready.how, "layer": tap})
+        for k, tap in zip(ready.keys, ready.taps, strict=True)
+    )
+    todo = _todo(project, obs, ready.keys if stands else (), shard.of(chosen))
+    if not stands:  # made another way, or not yet
+        return {t.field: t.rows for t in todo}
+    return {t.field: t.rows[t.missing] for t in todo if t.missing.any()}
 
 
 def find_model(
