@@ -192,7 +192,7 @@ def test_paused_used_and_resumed_as_it_was_started(small):
     assert (note["state"], note["step"], note["total"]) == ("paused", progress.done, progress.total)
     with np.load(small.root / "models" / "parts" / "preview.npz") as preview:
         assert list(preview["columns"]) == ["another cell", "this one's structure", "predicted", "real"]
-        assert preview["pictures"].shape == (4, 4, 64, 64)
+        assert preview["pictures"].shape == (3, 4, 64, 64)
         assert preview["pictures"][:, 3].std() > 0
 
     used = drain(resume_training(small, name="parts", finish=True))

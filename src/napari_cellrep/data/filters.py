@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from napari_cellrep.specs import InputError
+from napari_cellrep.specs import InputError, join_words
 
 MANY_COLUMNS = 12  # more are not listed in a sentence
 
@@ -61,4 +61,4 @@ def matching(obs: pd.DataFrame, expression: str) -> np.ndarray:
 def _columns(obs: pd.DataFrame) -> str:
     hidden = ("mask_hash", "box_", "q_", "has_")
     own = [str(c) for c in obs.columns if not str(c).startswith(hidden)]
-    return ", ".join(own[:MANY_COLUMNS]) + (", …" if len(own) > MANY_COLUMNS else "")
+    return join_words(own, MANY_COLUMNS)

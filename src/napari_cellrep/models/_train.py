@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import csv
 import hashlib
@@ -38,7 +39,8 @@ SETTLED_STEPS = (
 SETTLE_CELLS = 512
 CHECKPOINT_EVERY_S = 120.0  # between epochs too, for a process that is killed
 PREVIEW = "preview.npz"
-PREVIEW_CELLS = 4
+PREVIEW_CELLS = 3
+PREVIEW_BATCH = 16  # cells whose statistics batch norm takes; the pictures are of the first ones
 PREVIEW_EVERY_S = 5.0  # at most; and it never costs more than a fiftieth of the time
 HISTORY = ("epoch", "step", "loss", "cells_per_s", "learning_rate", "seconds")
 
@@ -576,7 +578,7 @@ class _Preview:
 
     def __init__(self, trainer: _Trainer, sampler: Sampler, path: Path):
         self.trainer, self.path = trainer, path
-        self.rows = {k: rows[:PREVIEW_CELLS] for k, rows in sampler.epoch(0)[0].items()}
+        self.rows = {k: rows[:PREVIEW_BATCH] for k, rows in sampler.epoch(0)[0].items()}
         self._next = 0.0
 
     def make(self, last: bool = False) -> None:
@@ -588,7 +590,7 @@ class _Preview:
         modes = {m: m.training for m in t.learner.module.modules()}
         try:
             t.model.eval()
-            with torch.no_grad(), computing(t.device, t.precision):
+            with torch.no_grad(), computing(t.device, t.precision), _own_statistics(t.model):
                 crops = {k: t.model.preprocess(t._load(r)) for k, r in self.rows.items()}
                 found = look(t.model, crops)
         except (RuntimeError, MemoryError) as error:
@@ -602,7 +604,7 @@ class _Preview:
         if found is None:
             self._next = float("inf")
             return
-        columns, pictures = found
+        columns, pictures = found[0], found[1][:PREVIEW_CELLS]
 
         def write(tmp: Path) -> None:
             with tmp.open("wb") as f:
@@ -611,6 +613,24 @@ class _Preview:
         replace_file(self.path, write)
         end = time.perf_counter()
         self._next = end + max(PREVIEW_EVERY_S, 50 * (end - start))
+
+
+@contextlib.contextmanager
+def _own_statistics(model: EmbeddingModel) -> Iterator[None]:
+    """Let batch norm take the batch's own mean and variance, and keep its running ones as they are.
+
+    Those lag far behind at first (`settle_norm`): by them a young network would seem to have learned nothing.
+    """
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    before = [(m.momentum, m.num_batches_tracked, m.training) for m in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None  # so nothing is counted or moved
+        norm.training = True
+    try:
+        yield
+    finally:
+        for norm, (momentum, tracked, training) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked, norm.training = momentum, tracked, training
 
 
 def look(model: EmbeddingModel, crops: dict[str, Tensor]) -> tuple[tuple[str, ...], np.ndarray] | None:

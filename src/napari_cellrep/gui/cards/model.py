@@ -15,6 +15,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_cellrep.gui.cards._estimate import EstimateLine, PilotButton
 from napari_cellrep.gui.cards._parts import Card, More, button, combo, refill, text
 from napari_cellrep.gui.cards._training import TrainingPanel
 from napari_cellrep.specs import InputError, match_channels
@@ -53,11 +54,14 @@ class ModelCard(Card):
         rest_form.setContentsMargins(0, 0, 0, 0)
         rest_form.addRow("Device", self.device)
         rest_form.addRow("Batch size", self.batch)
+        self.embed_estimate = EstimateLine(self, "embed", self._estimated)
+        self.pilot = PilotButton(self, "Embed", self._embed_some)
+        rest_form.addRow(self.pilot)
         self.more = More("More", rest)
         for item in (self.hint, self.model, self.about):
             self.layout_.addWidget(item)
         self.layout_.addLayout(self.channel_form)
-        for item in (self.training, self.embed, self.more):
+        for item in (self.training, self.embed, self.embed_estimate, self.more):
             self.layout_.addWidget(item)
         self._found: dict[str, Any] = {}
         self._shown_model: Any = None
@@ -126,6 +130,8 @@ class ModelCard(Card):
         can = bool(n and model and not problem)
         self.embed.setEnabled(can)
         self.training.refresh(can)
+        self.embed_estimate.refresh()
+        self.pilot.refresh()
         fresh = self.trains and not self.trained
         self.embed.setText(f"Embed {n:,} cells" + (" without training" if fresh else ""))
         for made, primary in ((self.training.train, fresh), (self.embed, not fresh)):
@@ -221,13 +227,28 @@ class ModelCard(Card):
 
     # ---- actions ----
 
+    def arguments(self) -> dict[str, Any]:
+        """What the embedding step is given."""
+        return {
+            "model": self.choice()[0], "channels": self.channels(), "device": self.dock.device(),
+            "batch_size": self.batch.value(),
+        }  # fmt: skip
+
+    def _estimated(self) -> dict[str, Any] | None:
+        return self.arguments() if self.embed.isEnabled() else None
+
     def embed_cells(self) -> None:
         """Describe every cell by the chosen model's numbers."""
-        model, _ = self.choice()
         self.dock.submit(
-            "embed.embed", f"Embedding {self.session.n_cells:,} cells", then=self._embedded, model=model,
-            channels=self.channels(), device=self.dock.device(), batch_size=self.batch.value(),
-        )  # fmt: skip
+            "embed.embed",
+            f"Embedding {self.session.n_cells:,} cells",
+            then=self._embedded,
+            **self.arguments(),
+        )
+
+    def _embed_some(self, fields: list[str], told: Any) -> None:
+        title = f"Embedding {len(fields)} fields"
+        self.dock.submit("embed.embed", title, then=told, fields=fields, **self.arguments())
 
     def _embedded(self, result: Mapping[str, Any]) -> None:
         keys, problems = result.get("keys", ()), result.get("problems") or {}

@@ -13,6 +13,7 @@ from qtpy.QtWidgets import (
 
 from napari_cellrep.gui._forms import Form
 from napari_cellrep.gui._image import OURS
+from napari_cellrep.gui.cards._estimate import EstimateLine, PilotButton
 from napari_cellrep.gui.cards._parts import Card, More, button, combo, refill, text
 
 if TYPE_CHECKING:
@@ -40,7 +41,10 @@ class SegmentCard(Card):
         )
         self.all = button("Segment all fields", self.segment_all, primary=True)
         self.more = More("Settings", self.settings)
-        for item in (self.hint, self.method, self.about, self.more, self.one, self.all):
+        self.estimate = EstimateLine(self, "segment", self._estimated)
+        self.pilot = PilotButton(self, "Segment", self._segment_some)
+        self.form_place.addWidget(self.pilot)
+        for item in (self.hint, self.method, self.about, self.more, self.one, self.all, self.estimate):
             self.layout_.addWidget(item)
         self._found: dict[str, Any] = {}
 
@@ -61,7 +65,9 @@ class SegmentCard(Card):
         name = self.method.currentData()
         if name in self._found:
             self.form = Form(self._found[name]["config"])
-            self.form_place.addWidget(self.form)
+            self.form_place.insertWidget(0, self.form)
+            self.form.changed.connect(self.estimate.refresh)
+            self.estimate.refresh()
             self.about.setText(self._found[name]["doc"])
 
     def n_labelled(self) -> int:
@@ -74,6 +80,8 @@ class SegmentCard(Card):
         n = len(project.usable_fields) if project else 0
         ready = bool(n and self.method.count())
         self.all.setEnabled(ready)
+        self.estimate.refresh()
+        self.pilot.refresh()
         self.one.setEnabled(ready and bool(self.dock.shown_field()))
         self.all.setText(f"Segment all {n:,} fields" if n != 1 else "Segment the field")
         self.one.setText(
@@ -102,6 +110,18 @@ class SegmentCard(Card):
         """What the segment step is given."""
         config = self.form.value() if self.form else {}
         return {"segmenter": self.method.currentData(), "config": config, "device": self.dock.device()}
+
+    def _estimated(self) -> dict[str, Any] | None:
+        return self.arguments() if self.all.isEnabled() and self.form else None
+
+    def _segment_some(self, fields: list[str], told: Any) -> None:
+        def found(_: Any) -> None:
+            self.dock.submit("crop.crop", "Finding cells", then=told)
+
+        title = f"Segmenting {len(fields)} fields"
+        self.dock.submit(
+            "segment.segment", title, then=found, reload=False, fields=fields, **self.arguments()
+        )
 
     def try_one(self) -> None:
         """Segment the visible field and show what comes of it, without writing it."""
