@@ -91,8 +91,8 @@ class Curve(QWidget):
         for words, top in ((ends[0], box.top() - 4), (ends[1], box.bottom() - height + 3)):
             painter.drawText(QRectF(0, top, left - 4, height), flags.AlignRight | flags.AlignVCenter, words)
         below = QRectF(box.left(), box.bottom() + 2, box.width(), height)
-        painter.drawText(below, flags.AlignLeft, f"epoch {x[0]:.1f}")
-        painter.drawText(below, flags.AlignRight, f"{x[-1]:.1f}")
+        painter.drawText(below, flags.AlignLeft, f"epoch {x[0]:.2f}")
+        painter.drawText(below, flags.AlignRight, f"{x[-1]:.2f}")
         painter.drawText(below, flags.AlignHCenter, "loss")
         span = (x[-1] - x[0]) or 1.0, (high - low) or 1.0
 
