@@ -196,6 +196,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="when a cell is flagged, for example debris_share=0.2; may be given several times",
     )
+    _estimate_argument(segment)
     _config_arguments(segment, "segmenters", _peek(argv, "segment", "--segmenter", "nuclei"), "Config")
 
     train = add("train", _train, "Train a model on the project's own cells.")
@@ -206,6 +207,20 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "--restart", action="store_true", help="begin anew instead of going on from the last checkpoint"
     )
     train.add_argument("--include-flagged", action="store_true", help="train on flagged cells too")
+    _fields_argument(train)
+    train.add_argument(
+        "--where",
+        default="",
+        metavar="FILTER",
+        help='only cells of which this is true, for example "dose_rank < 3"',
+    )
+    train.add_argument(
+        "--set", default="", metavar="NAME", help="only the cells of a set saved in the window"
+    )
+    train.add_argument(
+        "--finish", action="store_true", help="do no further step: make the model of the last checkpoint"
+    )
+    _estimate_argument(train)
     _channels_argument(train)
     _crop_arguments(train)
     _device_arguments(train)
@@ -234,6 +249,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "--layers", default="", metavar="A,B", help='layers to read out, or "all" (default: the model\'s own)'
     )
     embed.add_argument("--batch-size", type=int, default=0, help="cells at a time (default: found out)")
+    _estimate_argument(embed)
     table = embed.add_argument_group(
         "instead of a model, numbers from elsewhere (CellProfiler, published features)"
     )
@@ -451,6 +467,14 @@ def _fields_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fields", default="", metavar="A,B", help="only these fields (default: all)")
 
 
+def _estimate_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--estimate",
+        action="store_true",
+        help="only try it for a second and say how long all of it would take, and how much memory",
+    )
+
+
 def _model_argument(parser: argparse.ArgumentParser, default: str, trainable: bool) -> None:
     parser.add_argument(
         "--model", default=default, choices=registry.names("models"), help=f"default: {default}"
@@ -608,12 +632,14 @@ def _segment(args: argparse.Namespace) -> None:
     from napari_cellrep.steps.segment import segment, unusual_fields
 
     project = _open(args.project)
-    result = run(
-        segment(
-            project, segmenter=args.segmenter, config=_config_values(args, "Config"), fields=_words(args.fields),
-            device=args.device, overwrite=args.overwrite, shard=args.shard,
-        )
-    )  # fmt: skip
+    how: dict[str, Any] = {
+        "segmenter": args.segmenter, "config": _config_values(args, "Config"), "fields": _words(args.fields),
+        "device": args.device, "overwrite": args.overwrite,
+    }  # fmt: skip
+    if args.estimate:
+        _print_estimate(project, "segment", how)
+        return
+    result = run(segment(project, **how, shard=args.shard))
     skipped = f" ({result.skipped:,} were up to date)" if result.skipped else ""
     print(f"{result.n_cells:,} cells in {result.done + result.skipped:,} fields{skipped}.")
     _print_problems(result.problems, "need a look")
@@ -635,15 +661,24 @@ def _train(args: argparse.Namespace) -> None:
     from napari_cellrep.steps.train import train
 
     project = _open(args.project)
-    folder = run(
-        train(
-            project, model=args.model, name=args.name, config=_config_values(args, "Config"),
-            training=_config_values(args, "Training"), channels=_words(args.channels), crop=_crop_values(args),
-            device=args.device,
-            precision=args.precision, resume=not args.restart, include_flagged=args.include_flagged,
-        )
-    )  # fmt: skip
+    how: dict[str, Any] = {
+        "model": args.model, "name": args.name, "config": _config_values(args, "Config"),
+        "training": _config_values(args, "Training"), "channels": _words(args.channels), "crop": _crop_values(args),
+        "device": args.device, "precision": args.precision, "resume": not args.restart,
+        "include_flagged": args.include_flagged, "fields": _words(args.fields), "where": args.where,
+        "named_set": args.set,
+    }  # fmt: skip
+    if args.estimate:
+        _print_estimate(project, "train", how)
+        return
+    folder = run(train(project, **how, finish=args.finish))
     print(f"Trained: {folder}. Now: cellrep embed {args.project} --model {folder.name}")
+
+
+def _print_estimate(project: Any, what: str, how: dict[str, Any]) -> None:
+    from napari_cellrep.steps.estimate import estimate
+
+    print(estimate(project, what, **how).sentence)
 
 
 def _embed(args: argparse.Namespace) -> None:
@@ -667,14 +702,16 @@ def _embed(args: argparse.Namespace) -> None:
         _embed_fields(args, project, model)
         return
     several = () if Path(model).exists() else _words(model)  # a path may have a comma in it
-    result = run(
-        embed(
-            project, model=several if len(several) > 1 else model, key=args.key, layers=_words(args.layers),
-            channels=_words(args.channels), crop=_crop_values(args),
-            fields=_words(args.fields), device=args.device, precision=args.precision, batch_size=args.batch_size,
-            shard=args.shard,
-        )
-    )  # fmt: skip
+    how: dict[str, Any] = {
+        "model": several if len(several) > 1 else model, "key": args.key, "layers": _words(args.layers),
+        "channels": _words(args.channels), "crop": _crop_values(args), "fields": _words(args.fields),
+        "device": args.device, "precision": args.precision, "batch_size": args.batch_size,
+    }  # fmt: skip
+    if args.estimate:
+        for one in several or (model,):
+            _print_estimate(project, "embed", {**how, "model": one})
+        return
+    result = run(embed(project, **how, shard=args.shard))
     skipped = f", {result.n_skipped:,} were up to date" if result.n_skipped else ""
     print(f"{result.n_cells:,} cells embedded as {join_words(result.keys)}{skipped}.")
     for note in result.notes:

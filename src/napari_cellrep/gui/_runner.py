@@ -197,6 +197,8 @@ class Handle(QObject):
         "queued", "running", "stopping", "finished", "failed" or "stopped".
     limit_s : float
         The job ends by itself after this many seconds; 0: when its work is done.
+    kill_after_s : float
+        How long it may go on to its next yield once it was asked to stop.
     read : object
         What `job_reads` of `Runner.submit` gave, once the job has ended.
     """
@@ -212,6 +214,7 @@ class Handle(QObject):
         super().__init__()
         self.step, self.title, self.state = step, title, "queued"
         self.limit_s = 0.0
+        self.kill_after_s = KILL_AFTER_S
         self.progress = Progress(0, 0, title)
         self.result: Any = None
         self.log = LogEntry(title, step)
@@ -494,7 +497,7 @@ def _supervise(runner: Runner, handle: Handle) -> Iterator[Progress]:
         if handle._stop.is_set():
             if not deadline:
                 process.stop(job)
-                deadline = time.monotonic() + KILL_AFTER_S
+                deadline = time.monotonic() + handle.kill_after_s
             elif time.monotonic() > deadline:
                 process.kill()
                 return "stopped", None

@@ -117,6 +117,17 @@ def segment(
     return drop_border(labels) if config.drop_border else labels
 
 
+ON_DEVICE = True  # runs on a graphics card, where there is one
+
+
+def not_here(config: Config) -> str:
+    """Why it cannot be tried at once, in a sentence: its weights would have to be fetched first; "" when it can."""
+    models = _import_cellpose()
+    if Path(config.model).is_file() or (Path(models.MODEL_DIR) / config.model).is_file():
+        return ""
+    return f"How long it takes is not known before cellpose's weights {config.model!r} are on this machine."
+
+
 @lru_cache(maxsize=1)  # the network is a gigabyte: loaded once per process, not once per field
 def _model(name: str, device: str) -> Any:
     models = _import_cellpose()

@@ -89,23 +89,15 @@ def segment(
     InputError
         If the segmenter, a setting or a field is unknown, or no field could be segmented at all.
     """
-    try:
-        module = registry.load("segmenters", segmenter)
-    except KeyError as error:
-        raise InputError(str(error.args[0])) from None
-    settings = make_config(module.Config, config)
+    module, settings = prepare(segmenter, config)
     chosen = [project.field(f) for f in shard.of(fields or [f.id for f in project.fields])]
     done = skipped = n_cells = 0
     problems: dict[str, str] = {}
     yield Progress(0, len(chosen), "Segmenting")
     for i, field in enumerate(chosen):
-        how = {
-            "segmenter": segmenter,
-            "settings": dataclasses.asdict(settings),
-            "image": image_stamp(project, field),
-        }
+        how = how_made(project, field, segmenter, settings)
         stamp, info = digest(how), project.label_info(field.id)
-        if info and not overwrite and (info.get("digest") == stamp or info.get("edited")):
+        if stands(info, stamp, overwrite):
             skipped, n_cells = skipped + 1, n_cells + int(info["n_cells"])
             if not int(info["n_cells"]):
                 problems[field.id] = _no_cell(field)
@@ -129,6 +121,29 @@ def segment(
             f"None of the {len(chosen)} fields could be segmented. The first: {next(iter(problems.values()))}"
         )
     return SegmentResult(done, skipped, n_cells, problems)
+
+
+def prepare(segmenter: str, config: dict[str, Any] | None) -> tuple[Any, Any]:
+    """The segmenter's module and its settings."""
+    try:
+        module = registry.load("segmenters", segmenter)
+    except KeyError as error:
+        raise InputError(str(error.args[0])) from None
+    return module, make_config(module.Config, config)
+
+
+def how_made(project: Project, field: Field, segmenter: str, settings: Any) -> dict[str, Any]:
+    """What a field's labels depend on."""
+    return {
+        "segmenter": segmenter,
+        "settings": dataclasses.asdict(settings),
+        "image": image_stamp(project, field),
+    }
+
+
+def stands(info: dict[str, Any], stamp: str, overwrite: bool) -> bool:
+    """Whether a field's labels are left alone: made the same way, or edited by hand."""
+    return bool(info and not overwrite and (info.get("digest") == stamp or info.get("edited")))
 
 
 def preview(

@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
 from napari_cellrep.gui._forms import Form
 from napari_cellrep.gui._image import OURS
 from napari_cellrep.gui.cards._charts import FieldBars, Histogram
+from napari_cellrep.gui.cards._estimate import EstimateLine, PilotButton
 from napari_cellrep.gui.cards._parts import Card, More, button, combo, refill, text
 from napari_cellrep.steps.segment import unusual_fields
 
@@ -64,6 +65,9 @@ class SegmentCard(Card):
         self.sizes = Histogram("cell size, px")
         self.all = button("Segment all fields", self.segment_all, primary=True)
         self.more = More("Settings", self.settings)
+        self.estimate = EstimateLine(self, "segment", self._estimated)
+        self.pilot = PilotButton(self, "Segment", self._segment_some)
+        self.form_place.addWidget(self.pilot)
         self.bars = FieldBars()
         self.bars.clicked.connect(dock.show_field)
         self.flagged_words = text()
@@ -75,7 +79,7 @@ class SegmentCard(Card):
         self.flagged.itemClicked.connect(lambda item: dock.show_field(item.data(Qt.ItemDataRole.UserRole)))
         for item in (
             self.hint, self.method, self.about, self.weights, self.licence, self.more, self.live, self.one, self.tried,
-            self.sizes, self.all, self.flagged_words, self.bars, self.flagged,
+            self.sizes, self.all, self.estimate, self.flagged_words, self.bars, self.flagged,
         ):  # fmt: skip
             self.layout_.addWidget(item)
         self._found: dict[str, Any] = {}
@@ -108,7 +112,8 @@ class SegmentCard(Card):
         if about:
             self.form = Form(about["config"])
             self.form.changed.connect(self._live_soon)
-            self.form_place.addWidget(self.form)
+            self.form.changed.connect(self.estimate.refresh)
+            self.form_place.insertWidget(0, self.form)
             self.about.setText(about["doc"])
             refill(self.weights, [(f"{n}: {words}", n) for n, words in about.get("models", {}).items()])
             for i in range(self.weights.count()):
@@ -142,6 +147,8 @@ class SegmentCard(Card):
         field = self.dock.shown_field() if project else ""
         why = lacking or ("Open images first (card 1)" if not n else "")
         self.all.setEnabled(ready)
+        self.estimate.refresh()
+        self.pilot.refresh()
         self.all.setToolTip(why or "Writes the outlines of every field, then makes the table of cells")
         self.one.setEnabled(ready and bool(field))
         self.one.setToolTip(why or "Shows the outlines on the field you look at; nothing is written")
@@ -226,6 +233,18 @@ class SegmentCard(Card):
         """What the segment step is given."""
         config = self.form.value() if self.form else {}
         return {"segmenter": self.method.currentData(), "config": config, "device": self.dock.device()}
+
+    def _estimated(self) -> dict[str, Any] | None:
+        return self.arguments() if self.all.isEnabled() and self.form else None
+
+    def _segment_some(self, fields: list[str], told: Any) -> None:
+        def found(_: Any) -> None:
+            self.dock.submit("crop.crop", "Finding cells", then=told)
+
+        title = f"Segmenting {len(fields)} fields"
+        self.dock.submit(
+            "segment.segment", title, then=found, reload=False, fields=fields, **self.arguments()
+        )
 
     # ---- a trial on the visible field ----
 
