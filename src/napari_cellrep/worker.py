@@ -99,10 +99,13 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def warm_up() -> dict[str, dict[str, Any]]:
-    """Load what every job needs (torch, anndata), ahead of the first; returns what the models are."""
-    importlib.import_module("napari_cellrep.data")
-    return registry.describe("models")
+def warm_up() -> str:
+    """Load what every job needs (torch, anndata), ahead of the first; returns what this machine computes with."""
+    from napari_cellrep.steps.estimate import machine
+
+    importlib.import_module("anndata")
+    registry.describe("models")
+    return machine()
 
 
 class Worker:

@@ -244,7 +244,9 @@ class CellRepDock(QWidget):
 
     def _make_header(self) -> QHBoxLayout:
         """The machine that networks run on, and where help is."""
-        self.machine = text(least_px=120)
+        self.machine = text(self.runner.machine, "Where networks run; choose it in card 4 under More", 120)
+        self.machine.setEnabled(False)  # in the theme's quiet colour
+        self.runner.warmed.connect(self.machine.setText)
         self.help = QToolButton()
         self.help.setText("Help")
         self.help.setAutoRaise(True)

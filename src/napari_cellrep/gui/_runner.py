@@ -278,6 +278,7 @@ class Runner(QObject):
 
     changed = Signal()  # a job was queued, started, went on or ended
     submitted = Signal(object)  # Handle
+    warmed = Signal(str)  # what this machine computes with
     _answered = Signal(object, object)  # from the talking thread to the window's
 
     def __init__(self) -> None:
@@ -288,6 +289,7 @@ class Runner(QObject):
         self.current: Handle | None = None
         self.log: deque[LogEntry] = deque(maxlen=LOG_LENGTH)
         self.closed = False
+        self.machine = ""  # what it computes with, once the process is warm
         self._showing = False
         self._answered.connect(self._on_answer)
 
@@ -449,8 +451,12 @@ class Runner(QObject):
     # ---- the process -----------------------------------------------------------------------------
 
     def warm(self) -> None:
-        """Start the process and load torch in it, so that the first job need not wait."""
-        self.ask("napari_cellrep.worker:warm_up")
+        """Start the process and load torch in it, so that the first job need not wait; then say `warmed`."""
+        self.ask("napari_cellrep.worker:warm_up", None, self._on_warm)
+
+    def _on_warm(self, machine: str) -> None:
+        self.machine = machine
+        self.warmed.emit(machine)
 
     @property
     def pid(self) -> int:

@@ -124,8 +124,9 @@ def _segment(
         return perf_counter() - start
 
     seconds = read_s + _time_field(one, image)
-    memory = 0 if where != "cpu" else 4 * image.nbytes  # some planes in float beside the image itself
-    return _made("segment", len(todo), seconds * len(todo), memory, where, why, faster)
+    return _made(
+        "segment", len(todo), seconds * len(todo), 0, where, why, faster
+    )  # its memory is not measured
 
 
 def _time_field(one: Any, image: np.ndarray) -> float:
@@ -257,6 +258,34 @@ def _train(
 
 
 # ---- words -----------------------------------------------------------------------------------------
+
+
+def machine() -> str:
+    """Say what this machine computes with: a card and its free memory, or the processor's cores and why no card."""
+    import os
+
+    from napari_cellrep.models._engine import choose_device
+
+    best = choose_device("auto")
+    free = _free_memory()
+    here = f"{os.cpu_count()} cores" + (f", {_size(free)} of memory free" if free else "")
+    if best.type == "cuda":
+        import torch
+
+        card = torch.cuda.mem_get_info(best)[0]
+        return f"{_name(best)}, {_size(card)} of its memory free; {here}"
+    if best.type == "mps":
+        return f"{_name(best)}; {here}"
+    return f"CPU, {here}; no graphics card was found"
+
+
+def _free_memory() -> int:
+    """Bytes of memory that are free, or 0 where it cannot be told."""
+    try:
+        import psutil  # comes with napari
+    except ImportError:
+        return 0
+    return int(psutil.virtual_memory().available)
 
 
 def _place(device: str, on_device: bool) -> tuple[str, str, str]:
