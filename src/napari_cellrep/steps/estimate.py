@@ -268,7 +268,7 @@ def machine() -> str:
 
     best = choose_device("auto")
     free = _free_memory()
-    here = f"{os.cpu_count()} cores" + (f", {_size(free)} of memory free" if free else "")
+    here = f"{os.cpu_count()} cores" + (f", {_size(free)} free" if free else "")
     if best.type == "cuda":
         import torch
 
