@@ -77,6 +77,7 @@ class Window:
     def wait(self, seconds: int = 600) -> None:
         """Wait until no job runs or waits."""
         until(lambda: self.runner.current is None and not self.runner.queued, seconds)
+        QTest.qWait(500)  # what was written is read beside the window
 
     def click_image(self, cell_id: str, button: Qt.MouseButton = LEFT) -> None:
         """Click a cell in the image."""
@@ -265,6 +266,25 @@ def explore(root: Path, out: Path) -> None:
     window.click_image(session.cell_id(middle_row))
     until(lambda: session.focus == middle_row)
     window.shot("explore-cell")
+
+    gallery = panel.view("Gallery")
+    dose = session.visible & (obs["field"] == "A12").to_numpy()
+    session.select(np.flatnonzero(dose)[:5])
+    gallery.find_similar()
+    gallery.by.setCurrentText("dose_rank")
+    QTest.qWait(1500)
+    until(
+        lambda: all(
+            gallery.grid._key(r, canvas.looks()) in gallery.grid._pictures for r, _ in gallery.grid.in_sight()
+        )
+    )
+    window.part("explore-gallery", panel)
+    plate = panel.view("Plate")
+    spread = [plate.what.itemText(i) for i in range(plate.what.count())]
+    plate.what.setCurrentText(
+        next(w for w in spread if w.startswith("score_paired") and w.endswith("spread"))
+    )
+    window.part("explore-plate", panel)
 
     session.clear()
     scores = [c for c in session.colour_choices if c.startswith("score_paired")]
