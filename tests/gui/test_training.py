@@ -8,9 +8,9 @@ from time import monotonic
 
 import numpy as np
 import pytest
-from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 
+from _clicks import LONG, card, click, opened
 from napari_cellrep import registry
 from napari_cellrep.data import open_project
 from napari_cellrep.gui._forms import Form
@@ -22,47 +22,13 @@ from napari_cellrep.specs import field_rules
 from napari_cellrep.steps.import_fields import import_fields
 from napari_cellrep.steps.sample import CHANNELS, SAMPLE
 
-LONG = 60_000
 SHORT = {"batch_size": 4, "max_seconds": 0.0}
 _warm = Runner.warm
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture(autouse=True)
-def _own_folders(tmp_path, cache, monkeypatch):
-    monkeypatch.setattr("platformdirs.user_data_dir", lambda *_: str(tmp_path / "data"))
-    monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_: str(cache))
-    monkeypatch.setattr(Runner, "warm", lambda _: None)
+def _one_thread(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
-@pytest.fixture
-def dock(viewer, qtbot):
-    _, dock = viewer.window.add_plugin_dock_widget("napari-cellrep", "CellRep")
-    yield dock
-    dock.runner.close()
-
-
-def click(widget):
-    assert widget.isEnabled()
-    QTest.mouseClick(widget, Qt.MouseButton.LeftButton, pos=QPoint(10, widget.height() // 2))
-
-
-def card(dock, name):
-    """Open a card as a person does, and give it."""
-    if not dock.cards[name].header.isChecked():
-        click(dock.cards[name].header)
-    return dock.cards[name]
-
-
-def opened(qtbot, dock, project):
-    """The project open in the dock, the lists filled."""
-    dock.open_project(project.root)
-    qtbot.waitUntil(lambda: dock.cards["model"].model.count() > 0, timeout=LONG)
 
 
 @pytest.fixture
