@@ -209,6 +209,14 @@ def test_main_axis_is_the_first_component():
     assert main_axis(tail)[0].argmax() == 60  # without anything else, the longer tail is on the right
 
 
+def test_more_features_than_cells():
+    z = np.random.default_rng(10).normal(size=(12, 300)).astype(np.float32)
+    position, share = main_axis(z)
+    u, s, _ = np.linalg.svd(z - z.mean(axis=0, dtype=float), full_matrices=False)
+    np.testing.assert_allclose(np.abs(position), np.abs(u[:, 0] * s[0]), rtol=1e-4)
+    assert share == pytest.approx(s[0] ** 2 / (s**2).sum(), rel=1e-4)
+
+
 def test_main_axis_of_odd_input():
     z = np.random.default_rng(0).normal(size=(20, 3))
     z[4] = np.nan
@@ -244,4 +252,6 @@ def test_density_is_a_density():
     found = density(values, at)
     np.testing.assert_allclose(found, stats.norm.pdf(at, 2, 0.5), atol=0.05)
     assert np.trapezoid(found, at) == pytest.approx(1, abs=0.01)
+    few = np.random.default_rng(11).gamma(2, size=80)
+    np.testing.assert_allclose(density(few, at), stats.gaussian_kde(few)(at), rtol=1e-9)
     assert density(np.array([1.0, 1.0, 2.0]), at).tolist() == [0] * 200

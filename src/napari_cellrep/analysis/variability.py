@@ -80,11 +80,10 @@ def feature_spread(z: np.ndarray, group: np.ndarray, n_groups: int, *, min_cells
 
 def rank_descending(values: np.ndarray) -> np.ndarray:
     """Rank from 1 (largest); equal values share the better rank; NaN gets 0."""
-    from scipy.stats import rankdata
-
     rank = np.zeros(len(values), np.int64)
     good = np.isfinite(values)
-    rank[good] = rankdata(-values[good], method="min")
+    own = -values[good]
+    rank[good] = 1 + np.searchsorted(np.sort(own), own)  # 1 + how many are larger
     return rank
 
 
@@ -286,7 +285,7 @@ def drawn_spread(
     return out * np.sqrt(len(x) / max(len(x) - 1, 1))
 
 
-def main_axis(z: np.ndarray, towards: np.ndarray | None = None, seed: int = 0) -> tuple[np.ndarray, float]:
+def main_axis(z: np.ndarray, towards: np.ndarray | None = None) -> tuple[np.ndarray, float]:
     """Where each cell of a group stands along what differs most among the group's own cells.
 
     Parameters
@@ -304,14 +303,24 @@ def main_axis(z: np.ndarray, towards: np.ndarray | None = None, seed: int = 0) -
     share : float
         Share of the group's variance it holds; 0 if all cells are the same.
     """
-    from napari_cellrep.analysis.projection import pca
+    from scipy.linalg import eigh
 
     position = np.full(len(z), np.nan)
     fine = np.isfinite(z).all(axis=1)
-    if fine.sum() < 3:
+    own = np.asarray(z[fine], np.float64)
+    if len(own) < 3:
         return position, 0.0
-    scores, shares = pca(z[fine], 1, seed)
-    along = scores[:, 0].astype(np.float64)
+    own -= own.mean(axis=0)
+    total = float((own**2).sum())
+    if total <= 1e-20 * own.size:
+        position[fine] = 0.0
+        return position, 0.0
+    # The first component from whichever product is smaller; one eigenvector, exact, the same every time.
+    wide = own.shape[1] > len(own)
+    product = own @ own.T if wide else own.T @ own
+    last = [len(product) - 1] * 2
+    value, vector = eigh(product, subset_by_index=last)
+    along = vector[:, 0] * np.sqrt(value[0]) if wide else own @ vector[:, 0]
     sign = (along**3).sum()
     if towards is not None:
         known = np.isfinite(towards[fine])
@@ -319,7 +328,7 @@ def main_axis(z: np.ndarray, towards: np.ndarray | None = None, seed: int = 0) -
         if known.sum() > 2 and np.ptp(other) > 0 and np.ptp(along[known]) > 0:
             sign = np.corrcoef(along[known], other)[0, 1]
     position[fine] = -along if sign < 0 else along
-    return position, float(shares[0])
+    return position, float(value[0] / total)
 
 
 def even_steps(position: np.ndarray, n: int, tail: float = 0.02) -> np.ndarray:
@@ -364,16 +373,16 @@ def density(values: np.ndarray, at: np.ndarray, most: int = 5000) -> np.ndarray:
     Returns
     -------
     ndarray of shape (m,), float64
-        Gaussian kernels of Scott's width; all 0 with fewer than three different values.
+        Gaussian kernels of Scott's width (SD · n^−1/5); all 0 with fewer than three different values.
     """
-    from scipy.stats import gaussian_kde
-
     own = np.sort(np.asarray(values, np.float64)[np.isfinite(values)])
     if len(np.unique(own)) < 3:
         return np.zeros(len(at))
     if len(own) > most:
         own = own[np.linspace(0, len(own) - 1, most).round().astype(np.int64)]
-    return np.asarray(gaussian_kde(own)(at))
+    width = own.std(ddof=1) * len(own) ** -0.2
+    away = (np.asarray(at, np.float64)[:, None] - own) / width
+    return np.asarray(np.exp(-0.5 * away**2).mean(axis=1) / (width * np.sqrt(2 * np.pi)))
 
 
 def _spread(x: np.ndarray, relative: bool) -> float:

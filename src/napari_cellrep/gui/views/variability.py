@@ -279,6 +279,7 @@ class VariabilityView(QWidget):
         """Columns as wide as their words in bold, once: later widths are the user's own."""
         if self.list.property("fitted"):
             return
+        self.list.horizontalHeader().setResizeContentsPrecision(50)
         self.list.resizeColumnsToContents()
         for column in range(self.model.columnCount()):
             self.list.setColumnWidth(column, round(1.15 * self.list.columnWidth(column)) + 4)
@@ -426,7 +427,7 @@ class GroupModel(TableModel):
         row = self.order[index.row()]
         column = str(self.frame.columns[index.column()])
         if role == Qt.ItemDataRole.DisplayRole and column in ("spatial", "intensity"):
-            value = self.frame[column].iloc[row]
+            value = self._values[index.column()][row]
             return f"{value:.2f}" if np.isfinite(value) else "–"
         if role == Qt.ItemDataRole.DisplayRole and column == "rank" and not self.ranked[row]:
             return "–"
@@ -505,6 +506,13 @@ class Scatter(QWidget):
             area.bottom() - (y - y0) / (y1 - y0) * area.height(),
         )
 
+    def _pixels(self) -> np.ndarray:
+        """Where the points are drawn, float (n, 2)."""
+        x0, x1, y0, y1 = self.limits
+        area = self._area()
+        share = (self.points - (x0, y0)) / (x1 - x0, y1 - y0)
+        return np.asarray((area.left(), area.bottom()) + share * (area.width(), -area.height()))
+
     def place_of(self, group: int) -> QPoint:
         """Where a group's point is drawn."""
         i = int(np.flatnonzero(self.shown == group)[0])
@@ -514,11 +522,7 @@ class Scatter(QWidget):
         """The group whose point is nearest, within a few pixels; -1 for none."""
         if not len(self.shown):
             return -1
-        x0, x1, y0, y1 = self.limits
-        area = self._area()
-        px = area.left() + (self.points[:, 0] - x0) / (x1 - x0) * area.width()
-        py = area.bottom() - (self.points[:, 1] - y0) / (y1 - y0) * area.height()
-        away = np.hypot(px - at.x(), py - at.y())
+        away = np.hypot(*(self._pixels() - (at.x(), at.y())).T)
         nearest = int(np.argmin(away))
         return int(self.shown[nearest]) if away[nearest] <= REACH_PX else -1
 
@@ -605,39 +609,58 @@ class Scatter(QWidget):
         found = self.found
         if found is None:
             return
-        spatial, intensity = found.spatial, found.intensity
         colour = QColor(*(int(v) for v in OKABE_ITO[4]))
         thin = QColor(colour)
         thin.setAlpha(110)
         few = len(self.shown) <= MOST_BARS
+        own = [group for group in (self.chosen, self.hovered) if group in self.shown]
         painter.setClipRect(self._area())
-        beyond = spatial.beyond
-        radius = 4.5 if few else 3.0
-        for i, group in enumerate(self.shown.tolist()):
-            if few or group in (self.chosen, self.hovered):
-                painter.setPen(QPen(colour if group in (self.chosen, self.hovered) else thin, 1))
-                if spatial.expected[group] > 0:
-                    low, high = np.array([spatial.low[group], spatial.high[group]]) / spatial.expected[group]
-                    painter.drawLine(self._px(self.points[i, 0], low), self._px(self.points[i, 0], high))
-                if found.asked.intensity and intensity.expected[group] > 0:
-                    ends = np.array([intensity.low[group], intensity.high[group]]) / intensity.expected[group]
-                    painter.drawLine(
-                        self._px(ends[0], self.points[i, 1]), self._px(ends[1], self.points[i, 1])
-                    )
-        for i, group in enumerate(self.shown.tolist()):
-            at = self._px(*self.points[i])
-            painter.setClipping(False)
-            painter.setPen(QPen(colour, 1.5))
-            # filled: beyond what is expected by chance; the shape says it, not a colour
-            painter.setBrush(colour if beyond[group] else self.palette().color(QPalette.ColorRole.Window))
-            painter.drawEllipse(at, radius, radius)
-            painter.setBrush(Qt.BrushStyle.NoBrush)
-            if group < len(self.marked) and self.marked[group]:
-                painter.setPen(QPen(QColor(*SELECTED), 2))
-                painter.drawEllipse(at, radius + 2, radius + 2)
-            if group == self.chosen:
-                painter.setPen(QPen(text, 1.5))
-                painter.drawRect(QRectF(at.x() - 8, at.y() - 8, 16, 16))
+        painter.setPen(QPen(thin, 1))
+        for group in self.shown.tolist() if few else ():
+            self._draw_interval(painter, group)
+        painter.setPen(QPen(colour, 1))
+        for group in own:
+            self._draw_interval(painter, group)
+        painter.setClipping(False)
+        radius = 4.5 if few else 2.5
+        # thousands of round points would take too long; small ones look the same as squares
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing, few)
+        draw = painter.drawEllipse if few else painter.drawRect
+        boxes = [QRectF(x - radius, y - radius, 2 * radius, 2 * radius) for x, y in self._pixels().tolist()]
+        beyond = found.spatial.beyond[self.shown].tolist()
+        painter.setPen(QPen(colour, 1.5 if few else 1))
+        # filled: beyond what is expected by chance; the shape says it, not a colour
+        for filled in (False, True):
+            painter.setBrush(colour if filled else self.palette().color(QPalette.ColorRole.Window))
+            for box, is_beyond in zip(boxes, beyond, strict=True):
+                if is_beyond == filled:
+                    draw(box)
+        painter.setBrush(Qt.BrushStyle.NoBrush)
+        painter.setPen(QPen(QColor(*SELECTED), 2))
+        if len(self.marked) == len(found.names):
+            for i in np.flatnonzero(self.marked[self.shown]).tolist():
+                draw(boxes[i].adjusted(-2, -2, 2, 2))
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        if self.chosen in own:
+            at = self.place_of(self.chosen)
+            painter.setPen(QPen(text, 1.5))
+            painter.drawRect(QRectF(at.x() - 8, at.y() - 8, 16, 16))
+
+    def _draw_interval(self, painter: QPainter, group: int) -> None:
+        found = self.found
+        if found is None:
+            return
+        x, y = self.points[int(np.flatnonzero(self.shown == group)[0])]
+        of = found.spatial
+        painter.drawLine(
+            self._px(x, of.low[group] / of.expected[group]), self._px(x, of.high[group] / of.expected[group])
+        )
+        if found.asked.intensity:
+            of = found.intensity
+            painter.drawLine(
+                self._px(of.low[group] / of.expected[group], y),
+                self._px(of.high[group] / of.expected[group], y),
+            )
 
     def _draw_names(self, painter: QPainter, text: QColor) -> None:
         found = self.found
