@@ -17,6 +17,7 @@ from napari_cellrep.analysis.variability import (
     main_axis,
     rank_descending,
     score_spread,
+    without,
 )
 
 
@@ -255,3 +256,49 @@ def test_density_is_a_density():
     few = np.random.default_rng(11).gamma(2, size=80)
     np.testing.assert_allclose(density(few, at), stats.gaussian_kde(few)(at), rtol=1e-9)
     assert density(np.array([1.0, 1.0, 2.0]), at).tolist() == [0] * 200
+
+
+# ---- without what follows the intensity --------------------------------------------------------------
+
+
+def test_without_is_the_residual_of_a_plain_regression():
+    """Against one regression with a column for every group."""
+    rng = np.random.default_rng(12)
+    group = rng.integers(0, 4, 240)
+    light = rng.normal(size=240) + group  # groups differ in intensity and that must not matter
+    z = rng.normal(size=(240, 6)) + group[:, None] * 3 + light[:, None] * [2, 0, 0, 1, 0, 0]
+    rest, left = without(z, light, group)
+    dummies = np.eye(4)[group]
+    design = np.column_stack([light, light**2, dummies])
+    fitted = np.linalg.lstsq(design, z, rcond=None)[0]
+    residual = z - design @ fitted
+    own = rest - np.stack([rest[group == g].mean(axis=0) for g in range(4)])[group]
+    np.testing.assert_allclose(own, residual, atol=2e-5)
+    within = z - np.stack([z[group == g].mean(axis=0) for g in range(4)])[group]
+    assert left == pytest.approx((residual**2).sum() / (within**2).sum(), rel=1e-4)
+    means = [rest[group == g].mean(axis=0) - z[group == g].mean(axis=0) for g in range(4)]
+    np.testing.assert_allclose(means, 0, atol=1e-5)  # groups stay where they were
+
+
+def test_without_finds_what_varies_in_place_only():
+    rng = np.random.default_rng(13)
+    group = np.repeat([0, 1, 2], 100)
+    light = rng.normal(size=300) * np.where(group == 1, 4, 1)  # group 1 varies in intensity,
+    z = rng.normal(size=(300, 10)) + 0.5 * light[:, None] * (np.arange(10) < 6)
+    z[200:250, 6:] += 2  # group 2 in place
+    mixed = compare_spread(z_score(z), group, 3, group == 0)
+    apart = compare_spread(without(z_score(z), light, group)[0], group, 3, group == 0)
+    assert mixed.rank.tolist() == [3, 1, 2]
+    assert apart.beyond.tolist() == [False, False, True]
+
+
+def test_without_odd_input():
+    z = np.random.default_rng(0).normal(size=(30, 3))
+    group = np.repeat([0, 1, -1], 10)
+    light = np.r_[np.nan, np.ones(29)]
+    rest, left = without(z, light, group)
+    assert np.isnan(rest[0]).all()
+    assert np.isnan(rest[20:]).all()
+    np.testing.assert_allclose(rest[1:20], z[1:20], rtol=1e-5)
+    assert left == pytest.approx(1)
+    assert without(z, np.full(30, np.nan), group)[1] == 1

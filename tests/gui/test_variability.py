@@ -11,7 +11,14 @@ from napari_cellrep.analysis.projection import z_score
 from napari_cellrep.gui._image import canvas_of
 from napari_cellrep.gui._state import session_of
 from napari_cellrep.gui.views._spread import Asked, measure, members, reference_of
-from napari_cellrep.gui.views.variability import ALL_FEATURES, NO_INTENSITY, SCORE, VariabilityView, _ticks
+from napari_cellrep.gui.views.variability import (
+    ALL_FEATURES,
+    NO_INTENSITY,
+    SCORE,
+    WITHOUT,
+    VariabilityView,
+    _ticks,
+)
 
 LEFT, SHIFT, ALT = (
     Qt.MouseButton.LeftButton,
@@ -270,6 +277,10 @@ def test_other_questions_are_measured_anew_and_the_choice_stays(scored, qtbot):
     assert view.chosen == "A12"
     qtbot.waitUntil(lambda: view.strip.seen is not None, timeout=20_000)
     assert view.found.names[view.strip.seen.group] == "A12"
+    view.spatial.setCurrentText(WITHOUT)
+    settled(qtbot, view)
+    assert f"Without intensity {view.found.left:.0%} of what differs" in view.words.text()
+    assert 0.05 < view.found.left < 0.98
     session.hide_flagged = False  # all cells of E12 are shown now
     settled(qtbot, view)
     assert int((view.found.spatial.rank > 0).sum()) == 3

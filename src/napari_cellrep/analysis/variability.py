@@ -285,6 +285,53 @@ def drawn_spread(
     return out * np.sqrt(len(x) / max(len(x) - 1, 1))
 
 
+def without(z: np.ndarray, number: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, float]:
+    """Take out of every feature what follows a number from cell to cell, for example the protein's intensity.
+
+    One least-squares fit per feature on the number and its square, both centred in each group: what differs between
+    groups neither enters the fit nor is taken out.
+
+    Parameters
+    ----------
+    z : ndarray of shape (n, d), float
+    number : ndarray of shape (n,), float
+        Best on a scale on which differences count alike, as the logarithm of an intensity.
+    group : ndarray of shape (n,), int
+        −1 for none.
+
+    Returns
+    -------
+    rest : ndarray of shape (n, d), float32
+        NaN for cells without a number, a finite row or a group.
+    left : float
+        Share of the variance within groups that is left; 1 if the number does not vary within groups.
+
+    References
+    ----------
+    .. [1] Its need: DINO4Cells' heterogeneity finds variable intensity and variable place alike (``models.md`` §3.7).
+    """
+    rest = np.full(z.shape, np.nan, np.float32)
+    rows = np.flatnonzero(np.isfinite(z).all(axis=1) & np.isfinite(number) & (group >= 0))
+    if not len(rows):
+        return rest, 1.0
+    of = group[rows]
+    n = np.maximum(np.bincount(of), 1)
+    known = np.asarray(number, np.float64)[rows]
+    scaled = (known - known.mean()) / (known.std() or 1.0)
+    fit = np.stack([c - (np.bincount(of, c) / n)[of] for c in (scaled, scaled**2)], axis=1)
+    own = np.asarray(z[rows], np.float32)
+    # Columns of `fit` are centred in every group, so group means of the features fall out of the products by themselves.
+    slopes = np.linalg.lstsq(fit.T @ fit, fit.T @ own, rcond=1e-10)[0]
+    taken = (fit @ slopes).astype(np.float32)
+    rest[rows] = own - taken
+    within = 0.0
+    order = np.argsort(of, kind="stable")
+    for cells in np.split(order, np.cumsum(np.bincount(of))[:-1]):
+        within += float(own[cells].var(axis=0, dtype=np.float64).sum()) * len(cells) if len(cells) else 0.0
+    explained = float((taken.astype(np.float64) ** 2).sum())
+    return rest, 1 - explained / within if within > 0 else 1.0
+
+
 def main_axis(z: np.ndarray, towards: np.ndarray | None = None) -> tuple[np.ndarray, float]:
     """Where each cell of a group stands along what differs most among the group's own cells.
 

@@ -15,6 +15,7 @@ from napari_cellrep.analysis.variability import (
     density,
     even_steps,
     main_axis,
+    without,
 )
 from napari_cellrep.gui.views._raster import _natural
 
@@ -35,6 +36,8 @@ class Asked:
         Column of a score, or "" for all features of the embedding.
     intensity : str
         Column of the protein's intensity; "" for none.
+    take_out : bool
+        Take out of the features what follows the intensity from cell to cell.
     a, b : str
         The score's references, "column=value"; "" where none are known.
     """
@@ -42,6 +45,7 @@ class Asked:
     by: str
     spatial: str
     intensity: str
+    take_out: bool = False
     a: str = ""
     b: str = ""
 
@@ -59,6 +63,8 @@ class Found:
     spatial, intensity : Compared
     words : str
         What the groups are compared with.
+    left : float
+        Share of the variance within groups that is left without the intensity; NaN where it was not taken out.
     scale : tuple of ndarray of shape (d,), or None
         Mean and SD of every feature over the visible cells; without an embedding None.
     """
@@ -69,6 +75,7 @@ class Found:
     spatial: Compared
     intensity: Compared
     words: str
+    left: float
     scale: tuple[np.ndarray, np.ndarray] | None
 
     @property
@@ -174,23 +181,22 @@ def measure(
     if vectors is not None:
         x = np.asarray(vectors[rows], np.float32)
         scale = _scale(x)
+    none = np.full(len(rows), np.nan)
+    light = own[asked.intensity].to_numpy(float, na_value=np.nan) if asked.intensity else none
+    values, left = none, np.nan
     if asked.spatial:
         values = own[asked.spatial].to_numpy(float, na_value=np.nan)
     elif x is not None and scale is not None:
         values = _scaled(x, scale)
-    else:
-        values = np.full(len(rows), np.nan)
+        if asked.take_out and np.isfinite(light).any():
+            # like a logarithm, and defined where a background was taken off too much
+            values, left = without(values, np.arcsinh(light / np.nanmedian(np.abs(light))), codes)
     del x
-    brightness = (
-        own[asked.intensity].to_numpy(float, na_value=np.nan)
-        if asked.intensity
-        else np.full(len(rows), np.nan)
-    )
     spread = compare_spread(values, codes, len(names), reference, min_cells=MIN_CELLS, stop=stop)
     intensity = compare_spread(
-        brightness, codes, len(names), reference, relative=True, min_cells=MIN_CELLS, stop=stop
+        light, codes, len(names), reference, relative=True, min_cells=MIN_CELLS, stop=stop
     )
-    return Found(asked, names, of, spread, intensity, with_what, scale)
+    return Found(asked, names, of, spread, intensity, with_what, left, scale)
 
 
 def look_at(

@@ -41,7 +41,8 @@ from napari_cellrep.gui.views.map import selection_mode
 from napari_cellrep.gui.views.table import TableModel
 from napari_cellrep.session import Session
 
-ALL_FEATURES, SCORE, NO_INTENSITY = "all features", "closer to A or to B", "none"
+ALL_FEATURES, WITHOUT, SCORE = "all features", "all features but intensity", "closer to A or to B"
+NO_INTENSITY = "none"
 MOST_BARS = (
     300  # with more groups only the chosen one and the one under the pointer have their intervals drawn
 )
@@ -86,8 +87,8 @@ class VariabilityView(QWidget):
         self._sort, self._descending = "rank", False
         self.by = _box("What makes a group: cells with the same value of this column")
         self.spatial = _box(
-            "What is meant by spatial: every feature of the embedding, or only how far a cell is on the way from "
-            "reference A to reference B"
+            "What is meant by spatial: every feature of the embedding; the same without what follows the intensity from "
+            "cell to cell; or only how far a cell is on the way from reference A to reference B"
         )
         self.intensity = _box("The number that tells how much protein a cell has")
         self.words = QLabel()
@@ -193,7 +194,7 @@ class VariabilityView(QWidget):
         groups.sort(key=lambda column: column != "group")
         numbers.sort(key=lambda column: (column != "q_signal", column.startswith("q_")))
         _fill(self.by, groups or ["group"])
-        _fill(self.spatial, [SCORE, ALL_FEATURES] if self.score else [ALL_FEATURES])
+        _fill(self.spatial, [*([SCORE] if self.score else []), ALL_FEATURES, WITHOUT])
         _fill(self.intensity, [*numbers, NO_INTENSITY])
         self._later()
 
@@ -254,6 +255,7 @@ class VariabilityView(QWidget):
             by=self.by.currentText(),
             spatial=self.score if self.spatial.currentText() == SCORE else "",
             intensity="" if intensity == NO_INTENSITY else intensity,
+            take_out=self.spatial.currentText() == WITHOUT,
             a=str(numbers.get("a", "")),
             b=str(numbers.get("b", "")),
         )
@@ -942,6 +944,8 @@ def _sentence(found: Found) -> str:
     few = len(found.names) - ranked
     if few:
         words += f" {few:,} with fewer than {MIN_CELLS} cells {'is' if few == 1 else 'are'} grey."
+    if np.isfinite(found.left):
+        words += f" Without intensity {found.left:.0%} of what differs within groups is left."
     return words + f" Chance: as many cells of {found.words}."
 
 
