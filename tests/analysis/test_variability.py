@@ -126,6 +126,23 @@ def test_few_cells_are_no_more_variable_than_many():
     assert found.beyond.sum() <= 10  # 2.5 % of 120 are expected
 
 
+def test_a_group_is_compared_with_references_of_its_own_kind():
+    rng = np.random.default_rng(14)
+    group = np.repeat(np.arange(5), 200)
+    line = np.repeat([0, 0, 1, 1, 2], 200)  # groups 0 and 2 are references; kind 2 has none
+    score = rng.normal(size=1000) * np.where(line == 1, 3, 1)
+    line[200:230] = 1  # some cells of group 1 are of the other kind; most are not
+    reference = (group == 0) | (group == 2)
+    found = compare_spread(score, group, 5, reference, match=line)
+    apart = [compare_spread(score, group, 5, group == g).expected[1] for g in (0, 2)]
+    assert found.expected[[0, 1]] == pytest.approx(apart[0], rel=0.03)
+    assert found.expected[[2, 3]] == pytest.approx(apart[1], rel=0.03)
+    assert found.expected[4] == pytest.approx(np.mean(apart), rel=0.05)  # as without kinds
+    assert found.expected[4] == pytest.approx(
+        compare_spread(score, group, 5, reference).expected[4], rel=0.05
+    )
+
+
 def test_bootstrap_interval_is_scipys():
     own = np.random.default_rng(4).gamma(2, size=60)
     found = compare_spread(own, np.zeros(60, int), 1, np.ones(60, bool), n_draws=4000)

@@ -72,6 +72,19 @@ def test_only_the_given_rows_count_and_groups_stand_as_people_count():
     assert found.names[found.order[-1]] == "w1"
 
 
+def test_groups_are_compared_with_references_of_their_own_kind():
+    rng = np.random.default_rng(1)
+    obs = pd.DataFrame({
+        "well": np.repeat(["A1", "A2", "B1", "B2"], 60), "drug": np.repeat(["x", "y"], 120),
+        "control": np.repeat([-1, 0, -1, 0], 60), "s": rng.normal(size=240) * np.repeat([1, 3], 120),
+    })  # fmt: skip
+    found = measure(obs, np.arange(240), None, Asked("well", "s", "", like="drug", a="control=-1"))
+    assert found.words == "2 reference groups (control −1) of the same drug"
+    np.testing.assert_allclose(found.spatial.ratio, 1, atol=0.35)
+    mixed = measure(obs, np.arange(240), None, Asked("well", "s", "", a="control=-1"))
+    assert (mixed.spatial.ratio[:2] < 0.7).all()
+
+
 def test_ticks_are_round():
     assert _ticks(0.5, 2.1) == [0.5, 1.0, 1.5, 2.0]
     assert _ticks(0.91, 1.13) == [0.95, 1.0, 1.05, 1.1]
@@ -148,9 +161,9 @@ def line_of(view, name) -> QPoint:
 
 def test_clicks_in_the_scatter_select_a_groups_cells(view, qtbot):
     session = view.session
+    n = int(view.found.spatial.beyond.sum())
     assert view.words.text() == (
-        "3 groups ranked, "
-        f"{int(view.found.spatial.beyond.sum())} vary more in place than by chance (filled). "
+        f"3 groups ranked, {n} {'varies' if n == 1 else 'vary'} more in place than by chance (filled). "
         "Chance: as many cells of 1 reference group (control −1)."
     )
     qtbot.mouseClick(view.scatter, LEFT, pos=at(view, "A12"))

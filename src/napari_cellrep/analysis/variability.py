@@ -155,6 +155,7 @@ def compare_spread(
     n_groups: int,
     reference: np.ndarray,
     *,
+    match: np.ndarray | None = None,
     relative: bool = False,
     min_cells: int = 10,
     n_draws: int = 200,
@@ -179,6 +180,9 @@ def compare_spread(
     reference : ndarray of shape (n,), bool
         Which cells are reference cells. Groups with fewer than `min_cells` of them are no reference; of large ones
         5,000 cells serve.
+    match : ndarray of shape (n,), int, optional
+        A group is compared with the reference groups that have the same number as most of its cells (≥ 0: a cell line, a
+        plate, a compound with references of its own); with all of them where none has.
     relative : bool
         Divide by the group's mean: only for one column of positive numbers. NaN where the mean is not positive.
     min_cells : int, default 10
@@ -213,44 +217,59 @@ def compare_spread(
     ends = (0.5 - level / 2, 0.5 + level / 2)
     value = np.full(n_groups, np.nan)
     low, high, expected, expected_low, expected_high = np.full((5, n_groups), np.nan)
-    references = []
+    references, kind = [], np.full(n_groups, -1)
     for i, own in enumerate(rows):
         if len(own) < 2 or (stop is not None and stop()):
             continue
         cells = table[own]
         value[i] = _spread(cells, relative)
+        if match is not None:
+            kind[i] = np.bincount(match[own] + 1).argmax() - 1
         if len(own) >= min_cells:
             draws = drawn_spread(cells, len(own), n_draws, rng, relative=relative)
             low[i], high[i] = np.quantile(draws, ends)
             if (those := cells[reference[own]]).shape[0] >= min_cells:
                 few = rng.choice(len(those), min(len(those), _REFERENCE_CELLS), replace=False, shuffle=False)
-                references.append(those[np.sort(few)])
+                references.append((kind[i], those[np.sort(few)]))
     ranked = (n >= min_cells) & np.isfinite(value)
-    sizes = np.unique(n[ranked])
-    if references and len(sizes):
-        if len(sizes) > SIZES:
-            sizes = np.unique(np.geomspace(sizes[0], sizes[-1], SIZES).round().astype(np.int64))
-        found = np.full((len(sizes), 3), np.nan)
-        for i, size in enumerate(sizes):
-            if stop is not None and stop():
-                break
-            # every reference group as often as the others
-            turn = rng.permutation(
-                np.bincount(np.arange(n_draws) % len(references), minlength=len(references))
-            )
-            draws = np.concatenate(
-                [
-                    drawn_spread(c, int(size), k, rng, relative=relative)
-                    for c, k in zip(references, turn.tolist(), strict=True)
-                    if k
-                ]
-            )
-            found[i] = draws.mean(), *np.quantile(draws, ends)
-        at, known = np.log(np.maximum(n, 1)), np.log(sizes)
+    known = {k for k, _ in references}
+    for k in np.unique(kind[ranked]) if references else ():
+        like = [cells for other, cells in references if other == k or k not in known]
+        of = ranked & (kind == k)
+        sizes, found = _by_chance(like, n[of], n_draws, ends, rng, relative, stop)
         for out, column in zip((expected, expected_low, expected_high), found.T, strict=True):
-            out[ranked] = np.interp(at[ranked], known, column)
+            out[of] = np.interp(np.log(n[of]), np.log(sizes), column)
     rank = rank_descending(np.where(ranked, _divided(value, expected), np.nan))
     return Compared(n, value, low, high, expected, expected_low, expected_high, rank)
+
+
+def _by_chance(
+    references: list[np.ndarray],
+    n: np.ndarray,
+    n_draws: int,
+    ends: tuple[float, float],
+    rng: np.random.Generator,
+    relative: bool,
+    stop: Callable[[], bool] | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of cells (m,), and mean, low and high end of the spread that so many cells of the references have (m, 3)."""
+    sizes = np.unique(n)
+    if len(sizes) > SIZES:
+        sizes = np.unique(np.geomspace(sizes[0], sizes[-1], SIZES).round().astype(np.int64))
+    found = np.full((len(sizes), 3), np.nan)
+    # Every reference group as often as the others.
+    times = np.bincount(np.arange(n_draws) % len(references), minlength=len(references))
+    for i, size in enumerate(sizes):
+        if stop is not None and stop():
+            break
+        draws = [
+            drawn_spread(cells, int(size), k, rng, relative=relative)
+            for cells, k in zip(references, rng.permutation(times).tolist(), strict=True)
+            if k
+        ]
+        every = np.concatenate(draws)
+        found[i] = every.mean(), *np.quantile(every, ends)
+    return sizes, found
 
 
 def drawn_spread(

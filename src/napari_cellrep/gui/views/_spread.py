@@ -38,6 +38,8 @@ class Asked:
         Column of the protein's intensity; "" for none.
     take_out : bool
         Take out of the features what follows the intensity from cell to cell.
+    like : str
+        Column in which a group and its references are the same, as the score's references are; "" for none.
     a, b : str
         The score's references, "column=value"; "" where none are known.
     """
@@ -46,6 +48,7 @@ class Asked:
     spatial: str
     intensity: str
     take_out: bool = False
+    like: str = ""
     a: str = ""
     b: str = ""
 
@@ -176,6 +179,10 @@ def measure(
     ends = np.cumsum(n)
     of = np.split(rows[by_code[int((codes < 0).sum()) :]], ends[:-1]) if names else []
     reference, with_what = reference_of(own, codes, asked.a)
+    match = None
+    if asked.like in own and not reference.all():
+        match = pd.factorize(own[asked.like])[0]
+        with_what += f" of the same {asked.like.replace('_', ' ')}"
 
     scale, x = None, None
     if vectors is not None:
@@ -192,9 +199,9 @@ def measure(
             # like a logarithm, and defined where a background was taken off too much
             values, left = without(values, np.arcsinh(light / np.nanmedian(np.abs(light))), codes)
     del x
-    spread = compare_spread(values, codes, len(names), reference, min_cells=MIN_CELLS, stop=stop)
+    spread = compare_spread(values, codes, len(names), reference, match=match, min_cells=MIN_CELLS, stop=stop)
     intensity = compare_spread(
-        light, codes, len(names), reference, relative=True, min_cells=MIN_CELLS, stop=stop
+        light, codes, len(names), reference, match=match, relative=True, min_cells=MIN_CELLS, stop=stop
     )
     return Found(asked, names, of, spread, intensity, with_what, left, scale)
 

@@ -256,6 +256,7 @@ class VariabilityView(QWidget):
             spatial=self.score if self.spatial.currentText() == SCORE else "",
             intensity="" if intensity == NO_INTENSITY else intensity,
             take_out=self.spatial.currentText() == WITHOUT,
+            like=str(numbers.get("per", "")),
             a=str(numbers.get("a", "")),
             b=str(numbers.get("b", "")),
         )
@@ -285,7 +286,6 @@ class VariabilityView(QWidget):
         self.list.resizeColumnsToContents()
         for column in range(self.model.columnCount()):
             self.list.setColumnWidth(column, round(1.15 * self.list.columnWidth(column)) + 4)
-        self.list.horizontalHeader().setStretchLastSection(True)
         self.list.setProperty("fitted", True)
 
     def _group(self) -> int:
@@ -715,7 +715,7 @@ class Strip(QWidget):
     """Cells of the chosen group at even steps along its main axis, and its scores as a violin."""
 
     HEAD_PX, GAP_PX, TILE_PX, ARROW_PX, WAY_PX = 18, 3, 50, 13, 15
-    VIOLIN_PX = (12, 26)  # height of one: least and most
+    VIOLIN_PX = (12, 56)  # height of one: least and most
 
     def __init__(self, view: VariabilityView) -> None:
         super().__init__()
@@ -746,23 +746,32 @@ class Strip(QWidget):
 
     # ---- layout ------------------------------------------------------------------------------------
 
+    def _side_px(self) -> int:
+        """Side of a picture: as wide as fits; the violins have their least height left."""
+        n = max(1, len(self.seen.rows)) if self.seen is not None else 1
+        lines = len(self.seen.violins) if self.seen is not None else 0
+        wide = min((self.width() - self.GAP_PX) // n - self.GAP_PX, 160)
+        spare = self.height() - self.HEAD_PX - self.ARROW_PX - lines * self.VIOLIN_PX[0]
+        if spare - self.WAY_PX >= self.TILE_PX:
+            spare -= self.WAY_PX
+        return int(max(24, min(wide, spare)))
+
     def _violin_px(self) -> int:
         """Height of one violin: what the pictures leave."""
         n = len(self.seen.violins) if self.seen is not None else 0
-        spare = self.height() - self.HEAD_PX - self.TILE_PX - self.ARROW_PX - self.WAY_PX
-        return int(np.clip(spare // (2 * n), *self.VIOLIN_PX)) if n else 0
+        spare = self.height() - self.HEAD_PX - self._side_px() - self.ARROW_PX - self.WAY_PX
+        return int(np.clip(spare // n, *self.VIOLIN_PX)) if n else 0
 
     def _violins_px(self) -> int:
-        n = len(self.seen.violins) if self.seen is not None else 0
-        return n * self._violin_px() + (self.WAY_PX if n and self._violin_px() > self.VIOLIN_PX[0] else 0)
+        n, px = len(self.seen.violins) if self.seen is not None else 0, self._violin_px()
+        below = self.HEAD_PX + self._side_px() + self.ARROW_PX + n * px + self.WAY_PX <= self.height()
+        return n * px + (self.WAY_PX if n and below else 0)
 
     def tiles(self) -> list[tuple[int, QRect]]:
         """(row, place) of the pictures."""
         if self.seen is None or not len(self.seen.rows):
             return []
-        n = len(self.seen.rows)
-        height = self.height() - self.HEAD_PX - self._violins_px() - self.ARROW_PX
-        side = int(max(24, min((self.width() - self.GAP_PX) // n - self.GAP_PX, height, 160)))
+        side = self._side_px()
         return [
             (int(row), QRect(self.GAP_PX + i * (side + self.GAP_PX), self.HEAD_PX, side, side))
             for i, row in enumerate(self.seen.rows)
@@ -898,7 +907,7 @@ class Strip(QWidget):
             painter.setPen(QPen(text, 1))
             painter.setBrush(self.palette().color(QPalette.ColorRole.Window))
             painter.drawEllipse(QPointF(x_of(q2), y), 3, 3)
-        if px > self.VIOLIN_PX[0]:
+        if self._violins_px() > len(seen.violins) * px:
             painter.setPen(text)
             way = QRectF(left, bottom, right - left, self.WAY_PX)
             painter.drawText(way, Qt.AlignmentFlag.AlignLeft, "← closer to A")
@@ -940,7 +949,7 @@ def _sentence(found: Found) -> str:
             f"No group has {MIN_CELLS} good cells, so none is ranked: what a few cells show is mostly luck."
         )
     beyond = int(found.spatial.beyond.sum())
-    words = f"{ranked:,} groups ranked, {beyond:,} vary more in place than by chance (filled)."
+    words = f"{ranked:,} groups ranked, {beyond:,} {'varies' if beyond == 1 else 'vary'} more in place than by chance (filled)."
     few = len(found.names) - ranked
     if few:
         words += f" {few:,} with fewer than {MIN_CELLS} cells {'is' if few == 1 else 'are'} grey."
