@@ -10,7 +10,7 @@ from qtpy.QtCore import QPoint, Qt
 from napari_cellrep.analysis.projection import z_score
 from napari_cellrep.gui._image import canvas_of
 from napari_cellrep.gui._state import session_of
-from napari_cellrep.gui.views._spread import Asked, measure, members, reference_of
+from napari_cellrep.gui.views._spread import Asked, look_at, measure, members, reference_of
 from napari_cellrep.gui.views.variability import (
     ALL_FEATURES,
     NO_INTENSITY,
@@ -81,6 +81,12 @@ def test_groups_are_compared_with_references_of_their_own_kind():
     found = measure(obs, np.arange(240), None, Asked("well", "s", "", like="drug", a="control=-1"))
     assert found.words == "2 reference groups (control −1) of the same drug"
     np.testing.assert_allclose(found.spatial.ratio, 1, atol=0.35)
+    seen = look_at(obs, np.arange(240) % 5 > 0, None, found, found.names.index("A2"), "s")
+    own = obs["s"].to_numpy()[(np.arange(240) % 5 > 0) & (obs["well"] == "A1").to_numpy()]
+    assert [title for title, _, _ in seen.violins] == ["A: control −1", "A2"]
+    assert seen.violins[0][2] == pytest.approx(tuple(np.quantile(own, [0.25, 0.5, 0.75])))
+    assert np.isnan(seen.share)  # without features the score itself is the axis
+    assert (np.diff(obs["s"].to_numpy()[seen.rows]) > 0).all()
     mixed = measure(obs, np.arange(240), None, Asked("well", "s", "", a="control=-1"))
     assert (mixed.spatial.ratio[:2] < 0.7).all()
 
@@ -308,6 +314,24 @@ def test_other_questions_are_measured_anew_and_the_choice_stays(scored, qtbot):
     settled(qtbot, view)
     assert view.found.names == ["LY294002", "Wortmannin"]
     session.hide_flagged = True
+
+
+def test_the_score_is_what_is_shown_first(scored, qtbot):
+    view, session = scored, scored.session
+    session.embedding = "bare"  # has no score
+    settled(qtbot, view)
+    assert view.spatial.currentText() == ALL_FEATURES
+    session.embedding = "measured"
+    settled(qtbot, view)
+    assert view.spatial.currentText() == SCORE
+    view.spatial.setFocus()
+    qtbot.keyClick(view.spatial, Qt.Key.Key_Down)  # the user's own choice stays
+    settled(qtbot, view)
+    assert view.spatial.currentText() == ALL_FEATURES
+    session.embedding = "bare"
+    session.embedding = "measured"
+    settled(qtbot, view)
+    assert view.spatial.currentText() == ALL_FEATURES
 
 
 def test_hidden_it_measures_nothing_until_it_is_shown(view, qtbot):

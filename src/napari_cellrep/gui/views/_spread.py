@@ -234,9 +234,10 @@ def look_at(
     at, violins = np.zeros(0), []
     if scores is not None and np.isfinite(scores).any():
         parts = [(found.names[group], scores)]
+        alike = visible & _of_the_same(obs, found.asked.like, rows)
         for reference, title in ((found.asked.a, "A"), (found.asked.b, "B")):
             if reference:
-                those = obs[score].to_numpy(float, na_value=np.nan)[visible & members(obs, reference)]
+                those = obs[score].to_numpy(float, na_value=np.nan)[alike & members(obs, reference)]
                 if np.isfinite(those).any():
                     parts.insert(0 if title == "A" else len(parts), (f"{title}: {_said(reference)}", those))
         every = np.concatenate([p[np.isfinite(p)] for _, p in parts])
@@ -263,6 +264,14 @@ def as_frame(found: Found) -> pd.DataFrame:
         "intensity": found.intensity.ratio,
     }
     return pd.DataFrame(frame)
+
+
+def _of_the_same(obs: pd.DataFrame, column: str, rows: np.ndarray) -> np.ndarray:
+    """Which cells have the value that most of `rows` have, bool (n_cells,); all without such a column."""
+    if column not in obs or not len(rows):
+        return np.ones(len(obs), bool)
+    codes = pd.factorize(obs[column])[0]
+    return np.asarray(codes == np.bincount(codes[rows] + 1).argmax() - 1)
 
 
 def _said(reference: str) -> str:

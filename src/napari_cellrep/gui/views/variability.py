@@ -85,6 +85,7 @@ class VariabilityView(QWidget):
         self._asking = 0  # number of the newest request; older ones stop
         self._stale = True
         self._sort, self._descending = "rank", False
+        self._own_choice = False  # whether the user has said what is meant by spatial
         self.by = _box("What makes a group: cells with the same value of this column")
         self.spatial = _box(
             "What is meant by spatial: every feature of the embedding; the same without what follows the intensity from "
@@ -139,6 +140,7 @@ class VariabilityView(QWidget):
         self._soon.timeout.connect(self.refresh)
         for box in (self.by, self.spatial, self.intensity):
             box.currentIndexChanged.connect(lambda _: self._later())
+        self.spatial.activated.connect(self._on_spatial_chosen)
         self.scatter.clicked.connect(self.choose)
         self.scatter.framed.connect(self._on_framed)
         self._signals = (
@@ -195,8 +197,15 @@ class VariabilityView(QWidget):
         numbers.sort(key=lambda column: (column != "q_signal", column.startswith("q_")))
         _fill(self.by, groups or ["group"])
         _fill(self.spatial, [*([SCORE] if self.score else []), ALL_FEATURES, WITHOUT])
+        if not self._own_choice:  # what a table without a score left behind is nobody's choice
+            self.spatial.blockSignals(True)
+            self.spatial.setCurrentIndex(0)
+            self.spatial.blockSignals(False)
         _fill(self.intensity, [*numbers, NO_INTENSITY])
         self._later()
+
+    def _on_spatial_chosen(self, _: int) -> None:
+        self._own_choice = True
 
     def _later(self) -> None:
         """Measure anew, once what is happening has happened; not at all while nobody looks."""
