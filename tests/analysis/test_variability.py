@@ -169,6 +169,14 @@ def test_drawn_spread_is_that_of_drawn_cells():
     np.testing.assert_allclose(np.median(found), np.median(drawn.std(axis=1) / drawn.mean(axis=1)), rtol=0.02)
 
 
+def test_cells_drawn_again_from_few_spread_like_new_ones():
+    """The mean variance (ddof 0) of 10 new cells is 9/10; drawn from tables of 10 cells it would be (9/10)²."""
+    rng = np.random.default_rng(15)
+    tables = rng.normal(size=(800, 10, 1))
+    variance = np.mean([(drawn_spread(table, 10, 20, rng) ** 2).mean() for table in tables])
+    assert variance == pytest.approx(0.9, rel=0.04)
+
+
 def test_a_mixed_group_is_beyond_chance_and_small_ones_are_not_ranked():
     rng = np.random.default_rng(6)
     group = np.repeat([0, 1, 2, 3, 4], [80, 80, 80, 80, 9])
