@@ -36,3 +36,63 @@ def neighbour_distance(z: np.ndarray, k: int = 10, group: np.ndarray | None = No
             distance = nearest(z[rows], min(k, len(rows) - 1))[1]
             out[rows] = distance.mean(axis=1) / np.sqrt(z.shape[1])
     return out
+
+
+def oddness(z: np.ndarray, group: np.ndarray, good: np.ndarray, k: int = 10) -> np.ndarray:
+    """`neighbour_distance` within groups, to good cells only: so that artefacts hide no other artefact.
+
+    Parameters
+    ----------
+    z : ndarray of shape (n, d), float
+        Features, z-scored; rows with NaN get NaN.
+    group : ndarray of shape (n,), int
+        −1 for none.
+    good : ndarray of shape (n,), bool
+        Cells that can be neighbours. The others are measured too, by their distance to the good ones.
+    k : int, default 10
+        Taken down to the number of other good cells in a small group.
+
+    Returns
+    -------
+    ndarray of shape (n,), float64
+        For good cells the same as `neighbour_distance` of the good cells alone.
+    """
+    out = np.full(len(z), np.nan)
+    known = np.isfinite(z).all(axis=1) & (group >= 0)
+    own = np.flatnonzero(known & good)
+    out[own] = neighbour_distance(z[own], k, group[own])
+    for g in np.unique(group[known & ~good]):
+        others = np.flatnonzero(known & ~good & (group == g))
+        pool = own[group[own] == g]
+        if len(pool) >= 3:
+            distance = nearest(z[others], min(k, len(pool)), to=z[pool])[1]
+            out[others] = distance.mean(axis=1) / np.sqrt(z.shape[1])
+    return out
+
+
+def group_mates(z: np.ndarray, cell: int, pool: np.ndarray, n: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest and the most typical of a cell's group, to see it beside.
+
+    Parameters
+    ----------
+    z : ndarray of shape (n_cells, d), float
+        Features, z-scored.
+    cell : int
+        Row of the cell.
+    pool : ndarray of int
+        Rows of its group that may be shown; the cell itself is left out.
+
+    Returns
+    -------
+    near, typical : ndarray of int, shape (≤ n,)
+        Nearest first; most typical first: the nearest to the median of the pool. One cell can be both.
+    """
+    pool = pool[(pool != cell) & np.isfinite(z[pool]).all(axis=1)]
+    if not len(pool):
+        return pool, pool
+    from_median = np.linalg.norm(z[pool] - np.median(z[pool], axis=0), axis=1)
+    typical = pool[np.argsort(from_median, kind="stable")[:n]]
+    if not np.isfinite(z[cell]).all():
+        return pool[:0], typical
+    from_cell = np.linalg.norm(z[pool] - z[cell], axis=1)
+    return pool[np.argsort(from_cell, kind="stable")[:n]], typical

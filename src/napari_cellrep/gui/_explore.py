@@ -30,6 +30,7 @@ from napari_cellrep.gui._image import canvas_of
 from napari_cellrep.gui._state import session_of
 from napari_cellrep.gui.views.gallery import GalleryView
 from napari_cellrep.gui.views.map import TOOLS, MapView
+from napari_cellrep.gui.views.odd import OddView
 from napari_cellrep.gui.views.plate import PlateView
 from napari_cellrep.gui.views.table import TableView
 from napari_cellrep.session import read_project
@@ -37,7 +38,7 @@ from napari_cellrep.specs import InputError
 
 REDO = QKeyCombination(Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier, Qt.Key.Key_Z)
 # Beside the map; each is `View(session, canvas)` with a `title` and `disconnect_session()`.
-VIEWS: tuple[Any, ...] = (GalleryView, TableView, PlateView)
+VIEWS: tuple[Any, ...] = (GalleryView, TableView, PlateView, OddView)
 TOOL_TIPS = {
     "lasso": "Lasso: draw around cells to select them.\nShift adds, Alt subtracts, both together intersect.",
     "rectangle": "Rectangle: drag over cells to select them.\nShift adds, Alt subtracts, both together intersect.",
