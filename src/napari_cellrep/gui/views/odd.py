@@ -128,6 +128,7 @@ class OddView(QWidget):
         self._stale = True
 
         self.group = _combo("Whose odd cells: each cell is compared with the cells of its own group")
+        self.group_word = QLabel("group")
         self.n = QSpinBox()
         self.n.setRange(3, 500)
         self.n.setValue(20)
@@ -149,7 +150,7 @@ class OddView(QWidget):
         top = QHBoxLayout()
         top.setContentsMargins(4, 2, 4, 2)
         for item, stretch in (
-            (QLabel("group"), 0), (self.group, 2), (QLabel("oddest"), 0), (self.n, 0), (self.blind, 0), (self.export, 0),
+            (self.group_word, 0), (self.group, 2), (QLabel("oddest"), 0), (self.n, 0), (self.blind, 0), (self.export, 0),
         ):  # fmt: skip
             top.addWidget(item, stretch)
         self.progress = QLabel()
@@ -355,6 +356,7 @@ class OddView(QWidget):
 
     def step(self, by: int) -> None:
         """Go to the next cell, or to the one before."""
+        self._result = ""
         if self.queue:
             self.go(min(max(self.position + by, 0), len(self.queue) - 1))
         self.panel.setFocus()
@@ -379,6 +381,7 @@ class OddView(QWidget):
     def judge(self, verdict: str) -> None:
         """Say what the cell is, and go on to the next one without a verdict."""
         self.panel.setFocus()
+        self._result = ""
         cell_id = self.cell_id
         if not cell_id:
             self._tell()
@@ -472,12 +475,15 @@ class OddView(QWidget):
         said = session.verdict(cell_id) if cell_id else {}
         for verdict, button in self.buttons.items():
             button.setEnabled(bool(cell_id))
-            button.setChecked(said.get("verdict") == verdict)
+            given = said.get("verdict") == verdict
+            button.setChecked(given)
+            button.setText(f"{'✓ ' if given else ''}{verdict.capitalize()} ({verdict[0].upper()})")
         self.back.setEnabled(self.position > 0)
         self.next.setEnabled(0 <= self.position < len(self.queue) - 1)
         self.reason.setEnabled(bool(cell_id))
-        for item in (self.group, self.n):
-            item.setEnabled(not blind)
+        self.n.setEnabled(not blind)
+        for item in (self.group, self.group_word):
+            item.setVisible(not blind)
         self.blind.setText("End the round" if blind else "Blind round")
         self.blind.setEnabled(blind or bool(self.queue))
         self.blind.setToolTip(
@@ -521,11 +527,13 @@ class OddView(QWidget):
             return "No cells yet: segment the images in the CellRep panel."
         if not session.embedding:
             return "Which cells are odd is seen in an embedding: embed the cells in the CellRep panel."
+        if self._result:
+            return self._result
         if not cell_id:
-            return self._result or "No cell can be compared here: a group needs more than three good cells."
+            return "No cell can be compared here: a group needs more than three good cells."
         place = f"{self.position + 1:,} of {len(self.queue):,}"
         if self.drawn:
-            return f"{place} · blind: odd or random, from any of the groups?"
+            return f"{place} · blind: is it odd, or one of the random cells?"
         row = session.row_of_id(cell_id)
         words = f"{place} · {cell_id}"
         if row >= 0:
@@ -537,7 +545,7 @@ class OddView(QWidget):
                     words += f" · {self._odd[row] / usual:.1f} times as far from its nearest as usual here"
             flags = str(session.value(row, "flags") or "").replace(";", ", ").replace("_", " ")
             words += f" · flagged: {flags}" if flags else ""
-        return f"{self._result} {words}" if self._result else words
+        return words
 
     # ---- pictures ----------------------------------------------------------------------------------
 
@@ -758,7 +766,7 @@ class OddView(QWidget):
             painter.drawText(QRectF(0, 30 * min(i, 1) + 20 * max(i - 1, 0), width, 28), 0, line)
         font.setPixelSize(12)
         painter.setFont(font)
-        self.panel.draw(painter, QRect(0, 110, int(width), int(min(height - 110, width * 0.28))), shown)
+        self.panel.draw(painter, QRect(0, 110, int(width), int(height - 110)), shown)
         painter.restore()
 
 
@@ -792,23 +800,33 @@ class Panel(QWidget):
         """(kind, name or row, picture, place) of all pictures: kind "large", "around", "channel", "near", "typical"."""
         own: list[tuple[str, Any, QImage]] = [("channel", name, image) for name, image in shown.channels[:3]]
         own.append(("around", shown.row, shown.around))
-        columns = -(-len(own) // 2) + 5
-        height = area.height() - 2 * TITLE_PX - GAP_PX
-        # The large picture is as high as two lines of small ones.
-        tile = max(
-            8, min(height // 2, (area.width() - (columns + 3) * GAP_PX - TITLE_PX - GAP_PX) // (columns + 2))
-        )
-        x, y = area.left() + GAP_PX, area.top()
-        large = 2 * tile + TITLE_PX + GAP_PX
-        found = [("large", shown.row, shown.large, QRect(x, y + TITLE_PX, large, large))]
-        x += large + GAP_PX
-        tops = (y + TITLE_PX, y + 2 * TITLE_PX + tile + GAP_PX)
+        columns = -(-len(own) // 2)
+        width, height, left, top = area.width(), area.height(), area.left() + GAP_PX, area.top()
+        stacked = height > max(0.45 * width, 320)  # mates below the cell, else beside it
+        if stacked:
+            mate = min((width - 6 * GAP_PX) // 5, height // 4)
+            room = height - 2 * (mate + TITLE_PX + GAP_PX) - TITLE_PX
+            large = min(room, 2 * (width - (columns + 2) * GAP_PX) // (columns + 2))
+        else:
+            # The large picture is as high as two lines of small ones.
+            spare = width - (columns + 9) * GAP_PX - TITLE_PX
+            mate = min((height - 2 * TITLE_PX - GAP_PX) // 2, spare // (columns + 7))
+            large = 2 * mate + TITLE_PX + GAP_PX
+        mate, large = max(mate, 8), max(large, 16 + TITLE_PX + GAP_PX)
+        small = (large - TITLE_PX - GAP_PX) // 2
+        found = [("large", shown.row, shown.large, QRect(left, top + TITLE_PX, large, large))]
         for i, (kind, name, image) in enumerate(own):
-            found.append((kind, name, image, QRect(x + (i // 2) * (tile + GAP_PX), tops[i % 2], tile, tile)))
-        x += -(-len(own) // 2) * (tile + GAP_PX) + GAP_PX
-        for top, kind, mates in zip(tops, ("near", "typical"), (shown.near, shown.typical), strict=True):
+            x = left + large + GAP_PX + (i // 2) * (small + GAP_PX)
+            y = top + TITLE_PX + (i % 2) * (small + TITLE_PX + GAP_PX)
+            found.append((kind, name, image, QRect(x, y, small, small)))
+        if stacked:
+            top += large + TITLE_PX + GAP_PX
+        else:
+            left += large + columns * (small + GAP_PX) + 2 * GAP_PX
+        for line, kind, mates in ((0, "near", shown.near), (1, "typical", shown.typical)):
+            y = top + TITLE_PX + line * (mate + TITLE_PX + GAP_PX)
             for i, (row, image) in enumerate(mates):
-                found.append((kind, row, image, QRect(x + i * (tile + GAP_PX), top, tile, tile)))
+                found.append((kind, row, image, QRect(left + i * (mate + GAP_PX), y, mate, mate)))
         return found
 
     def draw(self, painter: QPainter, area: QRect, shown: Shown) -> None:
