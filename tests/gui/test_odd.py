@@ -136,7 +136,7 @@ def test_keys_give_verdicts_and_go_on(odd, qtbot):
     assert odd.queue == oddest(odd.session, "A01", at_first)[:20]
     assert not odd.session.visible[odd.session.row_of_id(second)]
     assert not open_project(odd.session.project.root).cells.obs["good"][second]
-    assert odd.progress.text() == "2 of 20 have a verdict: 1 real, 1 unsure · 1 artefact left"
+    assert odd.progress.text() == "2 of 20 have a verdict: 1 real, 1 unsure · 1 artefact taken out"
 
 
 def test_buttons_give_verdicts_and_show_them(odd, qtbot):
@@ -313,6 +313,19 @@ def test_pictures_lie_in_the_panel_and_not_over_each_other(odd, qtbot, size):
     for i, place in enumerate(places):
         assert odd.panel.rect().contains(place), (i, place, odd.panel.rect())
         assert not any(place.intersects(other) for other in places[i + 1 :])
+
+
+def test_would_a_reviewer_believe_it(odd, qtbot):
+    choose(qtbot, odd, "A12")
+    first = odd.cell_id
+    qtbot.mouseClick(odd.check, LEFT)
+    qtbot.waitUntil(lambda: hasattr(odd, "note") and odd.note.isVisible(), timeout=20_000)
+    words = odd.note.text.toPlainText()
+    assert words.startswith(f"{first}, one of ")
+    assert "among good cells: number 1 of " in words  # as in the queue
+    assert "bare: number " in words
+    assert odd.words.text().startswith("1 of 20")
+    odd.note.close()
 
 
 def test_export(odd, qtbot, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from napari_cellrep.analysis.neighbours import nearest
@@ -96,3 +98,67 @@ def group_mates(z: np.ndarray, cell: int, pool: np.ndarray, n: int = 5) -> tuple
         return pool[:0], typical
     from_cell = np.linalg.norm(z[pool] - z[cell], axis=1)
     return pool[np.argsort(from_cell, kind="stable")[:n]], typical
+
+
+def scale_of(x: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of every feature over some cells, and what 1 SD of it is divided by; infinite for one that never changes.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, d), float
+    base : ndarray of shape (n,), bool
+        Cells that count; those with NaN are left out.
+    """
+    rows = np.flatnonzero(base)
+    own = np.asarray(x[rows[np.isfinite(x[rows]).all(axis=1)]], np.float32)
+    if not len(own):
+        return np.zeros(x.shape[1], np.float32), np.ones(x.shape[1], np.float32)
+    mean, sd = own.mean(axis=0, dtype=np.float64), own.std(axis=0, dtype=np.float64)
+    still = sd <= 1e-6 * np.maximum(np.abs(mean), 1e-30)
+    return mean.astype(np.float32), np.where(still, np.inf, sd).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class OddRank:
+    """Where a cell stands in its group by how odd it is.
+
+    Parameters
+    ----------
+    rank : int
+        1 is the oddest.
+    n : int
+        Cells compared, the cell among them.
+    times : float
+        Its oddness over the median of the others.
+    """
+
+    rank: int
+    n: int
+    times: float
+
+
+def odd_rank(z: np.ndarray, cell: int, good: np.ndarray, k: int = 10) -> OddRank | None:
+    """How odd a cell is among the good cells of its group.
+
+    Parameters
+    ----------
+    z : ndarray of shape (n, d), float
+        Features of the group's cells, z-scored.
+    cell : int
+        Its row; need not be good.
+    good : ndarray of shape (n,), bool
+        All true compares with flagged cells as well.
+
+    Returns
+    -------
+    OddRank or None
+        None where the cell has no vector, or there are too few others.
+    """
+    odd = oddness(z, np.zeros(len(z), np.int64), good, k)
+    others = np.flatnonzero(good & np.isfinite(odd))
+    others = others[others != cell]
+    if not np.isfinite(odd[cell]) or not len(others):
+        return None
+    usual = float(np.median(odd[others]))
+    times = float(odd[cell] / usual) if usual > 0 else float("inf")
+    return OddRank(1 + int((odd[others] > odd[cell]).sum()), 1 + len(others), times)

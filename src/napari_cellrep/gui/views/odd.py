@@ -13,6 +13,7 @@ import pandas as pd
 from qtpy.QtCore import QEvent, QMarginsF, QPoint, QRect, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import (
     QColor,
+    QGuiApplication,
     QImage,
     QKeyEvent,
     QMouseEvent,
@@ -27,11 +28,13 @@ from qtpy.QtGui import (
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QComboBox,
+    QDialog,
     QFileDialog,
     QHBoxLayout,
     QLabel,
     QLineEdit,
     QMenu,
+    QPlainTextEdit,
     QPushButton,
     QSizePolicy,
     QSpinBox,
@@ -47,7 +50,7 @@ from napari_cellrep.data.rois import outline, write_rois
 from napari_cellrep.data.verdicts import REASONS, valid
 from napari_cellrep.gui._pictures import Background, Look, compose, default_look, picture_side
 from napari_cellrep.gui.views._order import in_sections
-from napari_cellrep.gui.views._queue import Measured, blind_round, export_table, hit_rate, odd_queue
+from napari_cellrep.gui.views._queue import Measured, blind_round, evidence, export_table, hit_rate, odd_queue
 from napari_cellrep.gui.views._raster import SELECTED
 from napari_cellrep.gui.views.map import selection_mode
 from napari_cellrep.session import Session
@@ -179,6 +182,13 @@ class OddView(QWidget):
             button.setCheckable(True)
             self.buttons[verdict] = button
             bottom.addWidget(button)
+        self.check = _button(
+            "Believe it?",
+            "Would a reviewer believe it? Its rank with and without flagged cells, its rank in every other embedding,\n"
+            "and a readout from the pixels alone",
+            self.show_evidence,
+        )
+        bottom.addWidget(self.check)
         bottom.addStretch(1)
         bottom.addWidget(QLabel("rater"))
         self.rater = QLineEdit(_user())
@@ -481,6 +491,7 @@ class OddView(QWidget):
         self.back.setEnabled(self.position > 0)
         self.next.setEnabled(0 <= self.position < len(self.queue) - 1)
         self.reason.setEnabled(bool(cell_id))
+        self.check.setEnabled(bool(cell_id) and not blind)
         self.n.setEnabled(not blind)
         for item in (self.group, self.group_word):
             item.setVisible(not blind)
@@ -518,7 +529,11 @@ class OddView(QWidget):
         if group != ALL:
             gone = [row for row in gone if str(self.session.value(row, "group")) == group]
         return words + (
-            f" · {len(gone):,} artefacts left" if len(gone) > 1 else " · 1 artefact left" if gone else ""
+            f" · {len(gone):,} artefacts taken out"
+            if len(gone) > 1
+            else " · 1 artefact taken out"
+            if gone
+            else ""
         )
 
     def _sentence(self, cell_id: str) -> str:
@@ -595,6 +610,28 @@ class OddView(QWidget):
     def _on_framed(self, row: int) -> None:
         if not self.drawn:
             self.canvas.go_to(row, frame=True)
+
+    # ---- would a reviewer believe it? ----------------------------------------------------------------
+
+    def show_evidence(self) -> None:
+        """Open a note on what speaks for and against the cell being odd."""
+        session, cell_id = self.session, self.cell_id
+        row = session.row_of_id(cell_id) if cell_id else -1
+        if row < 0 or session.project is None:
+            return
+        project, obs, embedding = session.project, session.cells.obs, session.embedding
+        vectors = {name: session.cells.obsm[f"X_{name}"] for name in session.embeddings}
+
+        def arrived(lines: Any) -> None:
+            if isinstance(lines, Exception):
+                self.words.setText(f"It could not be checked ({lines}).")
+                return
+            self._tell()
+            self.note = Note(self, f"Would a reviewer believe {cell_id}?", "\n".join(lines))
+            self.note.show()
+
+        self.words.setText(f"Checking {cell_id} in {len(vectors):,} embeddings…")
+        self.background.run(lambda: evidence(project, obs, vectors, embedding, row), arrived, "evidence")
 
     # ---- keys: only while the focus is in this view --------------------------------------------------
 
@@ -925,6 +962,21 @@ class Panel(QWidget):
     def leaveEvent(self, event: QEvent) -> None:
         """The pointer is over no cell any more."""
         self.view.session.set_hover(-1)
+
+
+class Note(QDialog):
+    """Text to be read and copied."""
+
+    def __init__(self, parent: QWidget, title: str, words: str) -> None:
+        super().__init__(parent)
+        self.setWindowTitle(title)
+        self.text = QPlainTextEdit(words)
+        self.text.setReadOnly(True)
+        copy = _button("Copy", "Copy the text", lambda: QGuiApplication.clipboard().setText(words))
+        layout = QVBoxLayout(self)
+        layout.addWidget(self.text)
+        layout.addWidget(copy, 0, Qt.AlignmentFlag.AlignRight)
+        self.resize(680, 400)
 
 
 def scale_bar(side_px: float, um_per_px: float) -> tuple[float, str]:
