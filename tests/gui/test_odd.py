@@ -136,7 +136,7 @@ def test_keys_give_verdicts_and_go_on(odd, qtbot):
     assert odd.queue == oddest(odd.session, "A01", at_first)[:20]
     assert not odd.session.visible[odd.session.row_of_id(second)]
     assert not open_project(odd.session.project.root).cells.obs["good"][second]
-    assert odd.progress.text() == "2 of 20 have a verdict: 1 real, 1 unsure · 1 artefact taken out"
+    assert odd.progress.text() == "2 of 20 judged: 1 real, 1 unsure · 1 artefact taken out"
 
 
 def test_buttons_give_verdicts_and_show_them(odd, qtbot):
@@ -285,6 +285,23 @@ def test_an_artefact_in_a_blind_round_and_its_end_before_time(odd, qtbot):
     assert "Too few" in odd.words.text()
     assert first not in odd.queue
     assert said(odd) == {first: "artefact"}
+
+
+def test_a_blind_round_goes_on_when_a_job_has_written_the_table(odd, qtbot):
+    odd.n.setValue(3)
+    settled(qtbot, odd)
+    odd.seed = 0
+    qtbot.mouseClick(odd.blind, LEFT)
+    settled(qtbot, odd)
+    order = list(odd.queue)
+    press(qtbot, odd, Qt.Key.Key_U)
+    odd.session.reload()
+    settled(qtbot, odd)
+    assert odd.queue == order
+    for _ in range(5):
+        press(qtbot, odd, Qt.Key.Key_U)
+    assert said(odd) == dict.fromkeys(order, "unsure")
+    assert "0 of 3 odd cells against 0 of 3" in odd.words.text()
 
 
 def test_clicks_on_pictures(odd, qtbot):

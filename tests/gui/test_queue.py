@@ -121,10 +121,15 @@ def test_what_a_reviewer_wants_to_know(project):
     assert f"    bare: number {rank} of {n}," in text
     assert f"among the oddest 5 % of the group in {int(rank <= round(0.05 * n))} of 1" in text
     ratios = nucleus_ring_ratio(project.read_image("A12")[0], project.read_labels("A12"))
+    assert "second opinion" not in text
+    layers = {"measured": vectors["measured"], "measured.conv1": vectors["bare"]}
+    of_one = "\n".join(evidence(project, obs, layers, "measured", row))
+    assert f"no second opinion\n    measured.conv1: number {rank} of {n}," in of_one
+    assert "oddest 5 %" not in of_one
     assert f"    {ratios[int(obs['label'].iloc[row])]:.2f}; good cells of its group " in text
     values = np.array([ratios[int(label)] for label in obs["label"].iloc[own[good[own] & (own != row)]]])
     below = np.mean(values[np.isfinite(values)] < ratios[int(obs["label"].iloc[row])])
-    assert f"higher than {below:.0%} of them" in text
+    assert f"higher than {100 * below:.0f} % of them" in text
 
 
 def test_a_reviewer_hears_of_flags_and_of_what_is_missing(project):
@@ -133,5 +138,5 @@ def test_a_reviewer_hears_of_flags_and_of_what_is_missing(project):
     project.set_channels([Channel("FKHR-GFP", "er"), Channel("DNA", "nucleus")])
     text = "\n".join(evidence(project, obs, {"measured": project.cells.obsm["X_measured"]}, "measured", row))
     assert "Against it: the cell itself is flagged (" in text
-    assert "no other embedding" in text
+    assert "no embedding by another model" in text
     assert "no protein channel" in text

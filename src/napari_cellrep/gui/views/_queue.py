@@ -233,15 +233,22 @@ def evidence(
         lines.append(f"Against it: the cell itself is flagged ({flags}).")
     lines += ["", f"{_name(embedding)}", f"    among good cells: {_rank_words(rank(embedding))}"]
     lines.append(f"    with flagged cells too: {_rank_words(rank(embedding, with_flagged=True))}")
+    # "<model>.<layer>" is another layer of the same network: it sees what the network sees.
+    model = embedding.partition(".")[0]
     others = {name: rank(name) for name in vectors if name != embedding}
+    layers = {name: found for name, found in others.items() if name.partition(".")[0] == model}
+    others = {name: found for name, found in others.items() if name not in layers}
+    if layers:
+        lines += ["", "In other layers of the same network, which are no second opinion"]
+        lines += [f"    {_name(name)}: {_rank_words(found)}" for name, found in layers.items()]
     if others:
-        lines += ["", "The same cell in the other embeddings"]
+        lines += ["", "In other embeddings"]
         lines += [f"    {_name(name)}: {_rank_words(found)}" for name, found in others.items()]
         known = [found for found in others.values() if found is not None]
         n_odd = sum(found.rank <= max(1, round(0.05 * found.n)) for found in known)
         lines.append(f"    among the oddest 5 % of the group in {n_odd:,} of {len(known):,}")
     else:
-        lines += ["", "There is no other embedding in this project: a second model would tell more."]
+        lines += ["", "There is no embedding by another model in this project: it would tell more."]
     return [*lines, "", *_readout_words(project, obs, own, cell, good)]
 
 
@@ -281,5 +288,5 @@ def _readout_words(
     return [
         title,
         f"    {ratio[cell]:.2f}; good cells of its group {usual:.2f} (8 of 10 from {low:.2f} to {high:.2f})",
-        f"    higher than {below:.0%} of them",
+        f"    higher than {100 * below:.0f} % of them",
     ]

@@ -120,6 +120,7 @@ class OddView(QWidget):
         self.queue: list[str] = []  # cell ids
         self.position = -1
         self.drawn: dict[str, str] = {}  # cell id → "odd" or "random", in a blind round
+        self._drawn_in = ""  # the embedding of the blind round
         self.seed: int | None = None  # of the next blind round; None: a new one each time
         self._measured: tuple[Any, str, Measured] | None = None  # table, embedding
         self._odd = np.zeros(0)
@@ -253,7 +254,8 @@ class OddView(QWidget):
         self.refresh()
 
     def _on_embedding_changed(self) -> None:
-        self._end_round("")
+        if self.session.embedding != self._drawn_in:
+            self._end_round("")
         self.refresh()
 
     def _on_verdicts_changed(self) -> None:
@@ -301,7 +303,7 @@ class OddView(QWidget):
             self.panel.show_cell(None)
             self._tell()
             return
-        if self.drawn:
+        if self.drawn and self._measured is not None:
             self._tell()
             return
         good, visible, group, n = (
@@ -331,13 +333,16 @@ class OddView(QWidget):
             return measured, odd, odd_queue(np.flatnonzero(candidate), odd, good, measured.code, n)
 
         def arrived(result: Any) -> None:
-            if self.session.cells is not cells or self.drawn:
+            if self.session.cells is not cells:
                 return
             if isinstance(result, Exception):
                 self.words.setText(f"How odd the cells are could not be measured ({result}).")
                 return
             measured, self._odd, rows = result
             self._measured = (cells, embedding, measured)
+            if self.drawn:  # a job wrote the table meanwhile: the round goes on
+                self.go(self.position)
+                return
             self._set_queue([session.cell_id(row) for row in rows])
 
         if known is None:
@@ -349,7 +354,7 @@ class OddView(QWidget):
         self.queue = queue
         follow = False
         if self._wanted in queue:
-            position, follow = queue.index(self._wanted), True
+            position, follow = queue.index(self._wanted), self._wanted != before
         elif before in queue:
             position = queue.index(before)
         else:
@@ -463,7 +468,7 @@ class OddView(QWidget):
         seed = self.seed if self.seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
         drawn = blind_round(rows, pool, measured.code, seed)
         self._result = ""
-        self.drawn = {session.cell_id(row): kind for row, kind in drawn}
+        self.drawn, self._drawn_in = {session.cell_id(row): kind for row, kind in drawn}, session.embedding
         self.queue = list(self.drawn)
         session.set_focus(-1)  # the image and the map would tell
         self.go(0)
@@ -521,8 +526,8 @@ class OddView(QWidget):
         if not self.queue:
             return ""
         if self.drawn:
-            return f"{n:,} of {len(self.queue):,} have a verdict"
-        words = f"{n:,} of {len(self.queue):,} have a verdict: {counts['real']:,} real, {counts['unsure']:,} unsure"
+            return f"{n:,} of {len(self.queue):,} judged"
+        words = f"{n:,} of {len(self.queue):,} judged: {counts['real']:,} real, {counts['unsure']:,} unsure"
         gone = [row for i, row in valid(self.session.cells.obs, self.session.verdicts).items()
                 if self.session.verdicts[i]["verdict"] == "artefact"]  # fmt: skip
         group = self.group.currentText()
