@@ -4,8 +4,13 @@ import pytest
 
 from napari_cellrep.analysis.localisation import nucleus_ring_ratio
 from napari_cellrep.analysis.outliers import neighbour_distance
+from napari_cellrep.data import open_project
+from napari_cellrep.data.verdicts import make_verdict, write_verdicts
 from napari_cellrep.gui.views._queue import Measured, blind_round, evidence, hit_rate, odd_queue
+from napari_cellrep.jobs import drain
 from napari_cellrep.specs import Channel
+from napari_cellrep.steps.analyze import analyze
+from napari_cellrep.steps.crop import crop
 
 
 def test_good_cells_first_and_groups_in_turn():
@@ -140,3 +145,21 @@ def test_a_reviewer_hears_of_flags_and_of_what_is_missing(project):
     assert "Against it: the cell itself is flagged (" in text
     assert "no embedding by another model" in text
     assert "no protein channel" in text
+
+
+def test_steps_leave_an_artefact_out_whatever_the_rules_of_the_flags_are(project):
+    obs = project.cells.obs
+    cell = obs.index[obs["good"].to_numpy(bool)][5]
+    drain(analyze(project, recipe="outliers", embedding="measured"))
+    before = project.cells.obs["outlier_measured"]
+    assert np.isfinite(before[cell])
+    write_verdicts(project.root, {cell: make_verdict("artefact", mask_hash=obs.loc[cell, "mask_hash"])})
+    again = open_project(project.root)  # as the command line does
+    drain(crop(again, rules={"focus_z": 9.0}))
+    assert again.cells.obs.loc[cell, "flags"] == "artefact"
+    drain(analyze(again, recipe="outliers", embedding="measured"))
+    after = open_project(project.root).cells.obs["outlier_measured"]
+    assert np.isnan(after[cell])
+    assert np.isfinite(after).sum() >= 100
+    write_verdicts(project.root, {cell: None})
+    assert open_project(project.root).cells.obs.loc[cell, "good"]
