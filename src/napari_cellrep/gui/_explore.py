@@ -107,7 +107,9 @@ class ExploreWidget(QWidget):
             "Show cells that carry a quality flag too: at the image's edge, debris, saturated, out of focus, …"
         )
         self.flagged.toggled.connect(self._on_flagged_toggled)
-        self.undo = _button("↶", "Undo the last change of the selection, or the last verdict (Ctrl+Z)", self._on_undo)
+        self.undo = _button(
+            "↶", "Undo the last change of the selection, or the last verdict (Ctrl+Z)", self._on_undo
+        )
         self.redo = _button("↷", "Redo (Ctrl+Shift+Z)", self._on_redo)
         self.invert = _button("Invert", "Select the cells that are not selected", session.invert)
         self.clear = _button("Clear", "Select nothing (Escape)", session.clear)
