@@ -17,6 +17,7 @@ from psygnal import Signal
 from napari_cellrep.data.cells import embedding_names
 from napari_cellrep.data.files import write_text
 from napari_cellrep.data.project import Project, open_project
+from napari_cellrep.data.verdicts import FLAG, make_verdict, read_verdicts, set_flagged, valid, write_verdicts
 from napari_cellrep.specs import InputError
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 MODES = ("replace", "add", "subtract", "intersect")
 UNDO_STEPS = 100
+
+# What a step of undo brings back: the selection (packed bits: a million cells are 125 kB) and verdicts by cell id.
+Verdicts = Mapping[str, dict[str, Any] | None]
+_Step = tuple[np.ndarray, Verdicts]
 
 # Columns that place a cell rather than say something about it.
 _NOT_COLOURS = ("label", "mask_hash", "box_y0", "box_x0", "box_y1", "box_x1", "q_window_over_edge")
@@ -57,6 +62,7 @@ class Session:
     colour_changed = Signal()
     embedding_changed = Signal()
     sets_changed = Signal()
+    verdicts_changed = Signal()
 
     def __init__(self) -> None:
         self.project: Project | None = None
@@ -66,11 +72,12 @@ class Session:
         self.focus = -1
         self.hover = -1
         self.sets: dict[str, dict[str, Any]] = {}
+        self.verdicts: dict[str, dict[str, Any]] = {}  # by cell id; of masks that are no more, too
         self._embedding = ""
         self._colour_by = ""
         self._hide_flagged = True
-        self._undo: list[np.ndarray] = []  # packed bits: a million cells are 125 kB a step
-        self._redo: list[np.ndarray] = []
+        self._undo: list[_Step] = []
+        self._redo: list[_Step] = []
         self._rows: dict[str, np.ndarray] = {}
         self._labels: dict[str, dict[int, int]] = {}
 
@@ -97,7 +104,7 @@ class Session:
         self.cells = None
         self.selected = self.visible = np.zeros(0, bool)
         self.focus = self.hover = -1
-        self._undo, self._redo, self.sets = [], [], {}
+        self._undo, self._redo, self.sets, self.verdicts = [], [], {}, {}
         self._embedding = self._colour_by = ""
         self._read_table()
         self._read_sets()
@@ -131,8 +138,8 @@ class Session:
             return np.where(index >= 0, mask[index], False) if len(mask) else np.zeros(len(index), bool)
 
         self.selected = moved(selected) & self.visible
-        self._undo = [np.packbits(moved(_unpacked(s, n_before))) for s in undo]
-        self._redo = [np.packbits(moved(_unpacked(s, n_before))) for s in redo]
+        self._undo = [(np.packbits(moved(_unpacked(s, n_before))), v) for s, v in undo]
+        self._redo = [(np.packbits(moved(_unpacked(s, n_before))), v) for s, v in redo]
         self.focus = int(new.get_indexer(pd.Index([focus]))[0]) if focus else -1
         self.hover = -1
         self._announce_table()
@@ -141,6 +148,7 @@ class Session:
         self._rows, self._labels = {}, {}
         has = self.project is not None and self.project.has_cells
         self.cells = self.project.cells if has and self.project is not None else None
+        self.verdicts = read_verdicts(self.project.root) if self.project is not None else {}
         self.visible = self._shown()
         self.selected = np.zeros(self.n_cells, bool)
         if self._embedding not in self.embeddings:
@@ -259,7 +267,7 @@ class Session:
         self._set_selected(np.zeros(self.n_cells, bool))
 
     def undo(self) -> bool:
-        """Take the last change of the selection back; False when there is none."""
+        """Take the last change of the selection, or the last verdict, back; False when there is none."""
         return self._step(self._undo, self._redo)
 
     def redo(self) -> bool:
@@ -280,19 +288,92 @@ class Session:
         selected = selected & self.visible
         if np.array_equal(selected, self.selected):
             return
-        self._undo.append(np.packbits(self.selected))
-        del self._undo[:-UNDO_STEPS]
-        self._redo.clear()
+        self._remember({})
         self.selected = selected
         self.selection_changed.emit()
 
-    def _step(self, take: list[np.ndarray], give: list[np.ndarray]) -> bool:
+    def _remember(self, verdicts: Verdicts) -> None:
+        self._undo.append((np.packbits(self.selected), {i: self.verdicts.get(i) for i in verdicts}))
+        del self._undo[:-UNDO_STEPS]
+        self._redo.clear()
+
+    def _step(self, take: list[_Step], give: list[_Step]) -> bool:
         if not take:
             return False
-        give.append(np.packbits(self.selected))
-        self.selected = _unpacked(take.pop(), self.n_cells) & self.visible
-        self.selection_changed.emit()
+        selected, verdicts = take[-1]
+        before = (np.packbits(self.selected), {i: self.verdicts.get(i) for i in verdicts})
+        hidden = bool(verdicts) and self._put_verdicts(verdicts)  # raises where nothing can be written
+        take.pop()
+        give.append(before)
+        self.selected = _unpacked(selected, self.n_cells) & self.visible
+        self._announce_verdicts(bool(verdicts), hidden)
         return True
+
+    # ---- verdicts --------------------------------------------------------------------------------
+
+    def verdict(self, cell_id: str) -> dict[str, Any]:
+        """What was said of a cell, as its mask is now; {} when nothing was."""
+        said = self.verdicts.get(cell_id)
+        if said is None or self.cells is None or not valid(self.cells.obs, {cell_id: said}):
+            return {}
+        return said
+
+    def judge(self, cell_id: str, verdict: str, reason: str = "", rater: str = "", **more: Any) -> None:
+        """Say what an odd cell is; one step of undo.
+
+        Kept in ``verdicts.json`` of the project. An artefact is flagged: hidden as other flagged cells are, and left
+        out of rankings from then on.
+
+        Parameters
+        ----------
+        cell_id : str
+        verdict : {"real", "artefact", "unsure", ""}
+            "" takes the verdict away.
+        more
+            Remembered with it.
+
+        Raises
+        ------
+        InputError
+            If there is no such cell, or the project cannot be written.
+        """
+        row = self.row_of_id(cell_id)
+        if row < 0:
+            raise InputError(f"There is no cell {cell_id} any more: it was measured or segmented again.")
+        made = make_verdict(verdict, reason, rater, self.value(row, "mask_hash"), **more) if verdict else None
+        undo, redo = list(self._undo), list(self._redo)
+        self._remember({cell_id: made})
+        try:
+            hidden = self._put_verdicts({cell_id: made})
+        except InputError:
+            self._undo, self._redo = undo, redo
+            raise
+        self.selected = self.selected & self.visible
+        self._announce_verdicts(True, hidden)
+
+    def _put_verdicts(self, changes: Verdicts) -> bool:
+        """Write verdicts and flag the artefacts; returns whether other cells are shown than before."""
+        if self.project is None or self.cells is None:
+            return False
+        write_verdicts(self.project.root, changes)
+        for cell_id, made in changes.items():
+            self.verdicts.pop(cell_id, None)
+            if made is not None:
+                self.verdicts[cell_id] = made
+            row = self.row_of_id(cell_id)
+            if row >= 0:
+                rejected = self.verdict(cell_id).get("verdict") == "artefact"
+                if rejected or FLAG in str(self.value(row, "flags") or "").split(";"):
+                    set_flagged(self.cells.obs, np.array([row]), rejected)
+        before, self.visible = self.visible, self._shown()
+        return not np.array_equal(before, self.visible)
+
+    def _announce_verdicts(self, verdicts: bool, hidden: bool) -> None:
+        if hidden:
+            self.visible_changed.emit()
+        if verdicts:
+            self.verdicts_changed.emit()
+        self.selection_changed.emit()
 
     # ---- focus and hover -------------------------------------------------------------------------
 

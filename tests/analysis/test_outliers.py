@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from napari_cellrep.analysis.outliers import neighbour_distance
+from napari_cellrep.analysis.outliers import neighbour_distance, odd_rank, scale_of
 
 
 def test_the_odd_cell_scores_highest_in_its_own_group_only():
@@ -21,3 +21,35 @@ def test_the_odd_cell_scores_highest_in_its_own_group_only():
 def test_width_does_not_matter():
     z = np.random.default_rng(0).normal(size=(200, 4))
     assert np.allclose(neighbour_distance(z, 5), neighbour_distance(np.tile(z, 16), 5), rtol=1e-4)
+
+
+def test_the_rank_of_a_cell_with_and_without_flagged_cells():
+    rng = np.random.default_rng(2)
+    z = rng.normal(size=(50, 3))
+    z[4], z[5], z[6] = 6, 9, -20
+    good = np.ones(50, bool)
+    good[5:7] = False
+    found = odd_rank(z, 4, good)
+    assert (found.rank, found.n) == (1, 48)
+    odd = neighbour_distance(z[good])
+    others = np.delete(odd, 4)
+    assert np.isclose(found.times, odd[4] / np.median(others))
+    everyone = odd_rank(z, 4, np.ones(50, bool))
+    assert (everyone.rank, everyone.n) == (3, 50)
+    flagged = odd_rank(z, 6, good)  # a flagged cell stands among the good ones
+    assert (flagged.rank, flagged.n) == (1, 49)
+    z[4] = np.nan
+    assert odd_rank(z, 4, good) is None
+    assert odd_rank(z[:3], 0, good[:3]) is None
+
+
+def test_a_feature_that_never_changes_tells_nothing():
+    x = np.random.default_rng(3).normal(5, 2, size=(100, 3)).astype(np.float32)
+    x[:, 1] = 7
+    x[50] = np.nan
+    base = np.arange(100) < 80
+    mean, sd = scale_of(x, base)
+    own = np.delete(x[:80], 50, axis=0)
+    assert np.allclose(mean, own.mean(axis=0), rtol=1e-5)
+    assert np.allclose(sd[[0, 2]], own[:, [0, 2]].std(axis=0), rtol=1e-5)
+    assert np.allclose(((x - mean) / sd)[:50, 1], 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from napari_cellrep.analysis.neighbours import nearest
@@ -64,3 +66,127 @@ def control_distance(z: np.ndarray, is_control: np.ndarray, k: int = 10) -> np.n
         if not is_control.all():
             out[~is_control] = nearest(z[~is_control], k, to=control)[1].mean(axis=1)
     return out / np.sqrt(z.shape[1])
+
+
+def oddness(z: np.ndarray, group: np.ndarray, good: np.ndarray, k: int = 10) -> np.ndarray:
+    """`neighbour_distance` within groups, to good cells only: so that artefacts hide no other artefact.
+
+    Parameters
+    ----------
+    z : ndarray of shape (n, d), float
+        Features, z-scored; rows with NaN get NaN.
+    group : ndarray of shape (n,), int
+        −1 for none.
+    good : ndarray of shape (n,), bool
+        Cells that can be neighbours. The others are measured too, by their distance to the good ones.
+    k : int, default 10
+        Taken down to the number of other good cells in a small group.
+
+    Returns
+    -------
+    ndarray of shape (n,), float64
+        For good cells the same as `neighbour_distance` of the good cells alone.
+    """
+    out = np.full(len(z), np.nan)
+    known = np.isfinite(z).all(axis=1) & (group >= 0)
+    own = np.flatnonzero(known & good)
+    out[own] = neighbour_distance(z[own], k, group[own])
+    for g in np.unique(group[known & ~good]):
+        others = np.flatnonzero(known & ~good & (group == g))
+        pool = own[group[own] == g]
+        if len(pool) >= 3:
+            distance = nearest(z[others], min(k, len(pool)), to=z[pool])[1]
+            out[others] = distance.mean(axis=1) / np.sqrt(z.shape[1])
+    return out
+
+
+def group_mates(z: np.ndarray, cell: int, pool: np.ndarray, n: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest and the most typical of a cell's group, to see it beside.
+
+    Parameters
+    ----------
+    z : ndarray of shape (n_cells, d), float
+        Features, z-scored.
+    cell : int
+        Row of the cell.
+    pool : ndarray of int
+        Rows of its group that may be shown; the cell itself is left out.
+
+    Returns
+    -------
+    near, typical : ndarray of int, shape (≤ n,)
+        Nearest first; most typical first: the nearest to the median of the pool. One cell can be both.
+    """
+    pool = pool[(pool != cell) & np.isfinite(z[pool]).all(axis=1)]
+    if not len(pool):
+        return pool, pool
+    from_median = np.linalg.norm(z[pool] - np.median(z[pool], axis=0), axis=1)
+    typical = pool[np.argsort(from_median, kind="stable")[:n]]
+    if not np.isfinite(z[cell]).all():
+        return pool[:0], typical
+    from_cell = np.linalg.norm(z[pool] - z[cell], axis=1)
+    return pool[np.argsort(from_cell, kind="stable")[:n]], typical
+
+
+def scale_of(x: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of every feature over some cells, and what 1 SD of it is divided by; infinite for one that never changes.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, d), float
+    base : ndarray of shape (n,), bool
+        Cells that count; those with NaN are left out.
+    """
+    rows = np.flatnonzero(base)
+    own = np.asarray(x[rows[np.isfinite(x[rows]).all(axis=1)]], np.float32)
+    if not len(own):
+        return np.zeros(x.shape[1], np.float32), np.ones(x.shape[1], np.float32)
+    mean, sd = own.mean(axis=0, dtype=np.float64), own.std(axis=0, dtype=np.float64)
+    still = sd <= 1e-6 * np.maximum(np.abs(mean), 1e-30)
+    return mean.astype(np.float32), np.where(still, np.inf, sd).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class OddRank:
+    """Where a cell stands in its group by how odd it is.
+
+    Parameters
+    ----------
+    rank : int
+        1 is the oddest.
+    n : int
+        Cells compared, the cell among them.
+    times : float
+        Its oddness over the median of the others.
+    """
+
+    rank: int
+    n: int
+    times: float
+
+
+def odd_rank(z: np.ndarray, cell: int, good: np.ndarray, k: int = 10) -> OddRank | None:
+    """How odd a cell is among the good cells of its group.
+
+    Parameters
+    ----------
+    z : ndarray of shape (n, d), float
+        Features of the group's cells, z-scored.
+    cell : int
+        Its row; need not be good.
+    good : ndarray of shape (n,), bool
+        All true compares with flagged cells as well.
+
+    Returns
+    -------
+    OddRank or None
+        None where the cell has no vector, or there are too few others.
+    """
+    odd = oddness(z, np.zeros(len(z), np.int64), good, k)
+    others = np.flatnonzero(good & np.isfinite(odd))
+    others = others[others != cell]
+    if not np.isfinite(odd[cell]) or not len(others):
+        return None
+    usual = float(np.median(odd[others]))
+    times = float(odd[cell] / usual) if usual > 0 else float("inf")
+    return OddRank(1 + int((odd[others] > odd[cell]).sum()), 1 + len(others), times)

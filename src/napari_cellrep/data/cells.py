@@ -25,6 +25,7 @@ FLAGS = {
     "saturated": "its brightest pixels are cut off by the camera",
     "focus": "it is out of focus",
     "no_signal": "there is hardly any protein signal in it and around it",
+    "artefact": "a person who looked at it called it an artefact",
 }
 
 

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from napari_cellrep.data.cells import make_table, provenance
 from napari_cellrep.data.fields import Field, read_fields, write_fields
 from napari_cellrep.data.files import recover, replacing, sweep, write_text
+from napari_cellrep.data.verdicts import apply_verdicts, read_verdicts
 from napari_cellrep.specs import Channel, InputError, digest, find_channel
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Project:
         cells.zarr        AnnData, one row per cell
         fields.zarr       AnnData, one row per field: whole-image embeddings
         groups.zarr       AnnData, one row per group: rankings and profiles
+        verdicts.json     what people said of odd cells; an artefact is flagged
         models/           <name>/weights.safetensors, model.json, history.csv, checkpoint
     """
 
@@ -378,6 +380,8 @@ class Project:
             except InputError:  # replaced while it was read? Then it can be read once the writer is done
                 with self.lock():
                     self._cells_stamp, self._cells = self._stamp(), read_table(self.root / "cells.zarr")
+            # The table on disk may be older than a verdict: the verdicts are what counts.
+            apply_verdicts(self._cells.obs, read_verdicts(self.root))
         return self._cells
 
     def write_cells(self, cells: ad.AnnData) -> None:
@@ -464,6 +468,7 @@ class Project:
             table.obs[f"has_{key}"] = ~np.isnan(x).all(axis=1)
             made[f"X_{key}"] = self.embedding_info(key)
         table.uns["cellrep"] = {key: json.dumps(value, default=str) for key, value in made.items()}
+        apply_verdicts(table.obs, read_verdicts(self.root))
         self.write_cells(table)
         return table
 

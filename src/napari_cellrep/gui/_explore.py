@@ -33,6 +33,7 @@ from napari_cellrep.gui._state import session_of
 from napari_cellrep.gui.views._words import column_words
 from napari_cellrep.gui.views.gallery import GalleryView
 from napari_cellrep.gui.views.map import TOOLS, MapView, selection_mode
+from napari_cellrep.gui.views.odd import OddView
 from napari_cellrep.gui.views.plate import PlateView
 from napari_cellrep.gui.views.table import TableView
 from napari_cellrep.gui.views.variability import VariabilityView
@@ -41,7 +42,7 @@ from napari_cellrep.specs import InputError
 
 REDO = QKeyCombination(Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier, Qt.Key.Key_Z)
 # Beside the map; each is `View(session, canvas)` with a `title` and `disconnect_session()`.
-VIEWS: tuple[Any, ...] = (GalleryView, TableView, PlateView, VariabilityView)
+VIEWS: tuple[Any, ...] = (GalleryView, TableView, PlateView, VariabilityView, OddView)
 TOOL_TIPS = {
     "lasso": "Lasso: draw around cells to select them.\nShift adds, Alt subtracts, both together intersect.",
     "rectangle": "Rectangle: drag over cells to select them.\nShift adds, Alt subtracts, both together intersect.",
@@ -110,7 +111,9 @@ class ExploreWidget(QWidget):
             "Show cells that carry a quality flag too: at the image's edge, debris, saturated, out of focus, …"
         )
         self.flagged.toggled.connect(self._on_flagged_toggled)
-        self.undo = _button("↶", "Undo the last change of the selection (Ctrl+Z)", self._on_undo)
+        self.undo = _button(
+            "↶", "Undo the last change of the selection, or the last verdict (Ctrl+Z)", self._on_undo
+        )
         self.redo = _button("↷", "Redo (Ctrl+Shift+Z)", self._on_redo)
         self.invert = _button("Invert", "Select the cells that are not selected", session.invert)
         self.clear = _button("Clear", "Select nothing (Escape)", session.clear)
