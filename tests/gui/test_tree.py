@@ -11,8 +11,9 @@ from qtpy.QtGui import QImage
 from napari_cellrep.gui._image import canvas_of
 from napari_cellrep.gui._pictures import compose, default_look
 from napari_cellrep.gui._state import session_of
-from napari_cellrep.gui.views import tree as module
-from napari_cellrep.gui.views.tree import TreeView, columns_of, grown, heat_colours
+from napari_cellrep.gui.views import _grown
+from napari_cellrep.gui.views._grown import columns_of, grown, heat_colours
+from napari_cellrep.gui.views.tree import TreeView
 
 LEFT, PLAIN = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
 SHIFT, ALT = Qt.KeyboardModifier.ShiftModifier, Qt.KeyboardModifier.AltModifier
@@ -228,7 +229,7 @@ def test_a_tree_of_selected_cells_stays_while_its_branches_are_clicked(view, qtb
 
 
 def test_too_many_cells_are_drawn_from_and_it_says_so(view, qtbot, monkeypatch):
-    monkeypatch.setattr(module, "MOST_CELLS", 50)
+    monkeypatch.setattr(_grown, "MOST_CELLS", 50)
     session = view.session
     session.select(np.flatnonzero(session.visible))
     view.rows_of.setCurrentIndex(view.rows_of.findData(""))
@@ -293,6 +294,11 @@ def test_leaves_have_the_colour_of_their_cells_on_the_map(view, qtbot):
     qtbot.waitUntil(lambda: view.plot._column == "control", timeout=20_000)
     colour = {name: tuple(view.plot._colours[leaf(view, name)]) for name in ("A01", "A12", "E12")}
     assert colour["A12"] == colour["E12"] != colour["A01"]
+    assert [name for name, _ in view.plot._legend.legend] == ["-1", "1"]
+    view.session.colour_by = "brightness"  # a scale instead of names: the mean of the leaf's cells
+    qtbot.waitUntil(lambda: view.plot._column == "brightness", timeout=20_000)
+    assert not view.plot._legend.legend
+    view.grab()
     view.session.colour_by = "compound"
     qtbot.waitUntil(lambda: view.plot._column == "compound", timeout=20_000)
     assert tuple(view.plot._colours[leaf(view, "A01")]) == tuple(view.plot._colours[leaf(view, "A12")])
