@@ -289,6 +289,21 @@ def test_a_table_whose_rows_moved_selects_the_same_cells(view, qtbot):
     assert ids(session) <= set(cells.obs_names[order])
 
 
+def test_a_picture_that_comes_after_the_table_changed_is_no_other_cells(view, qtbot):
+    """Asked for by row; when it arrives, that row is another cell."""
+    session, plot, looks = view.session, view.plot, view.canvas.looks()
+    row, before = int(plot.shown.typical[0][0]), session.cells
+    session.project.write_cells(before[::-1].copy())
+    session.reload()
+    settled(qtbot, view)
+    assert session.cell_id(row) != before.obs_names[row]
+    plot._pictures.clear()
+    plot._arrived(before, [row], looks, [np.zeros((8, 8, 3), np.uint8)])
+    assert not plot._pictures
+    plot._arrived(session.cells, [row], looks, [np.zeros((8, 8, 3), np.uint8)])
+    assert list(plot._pictures) == [(session.cell_id(row), looks)]
+
+
 def test_leaves_have_the_colour_of_their_cells_on_the_map(view, qtbot):
     view.session.colour_by = "control"
     qtbot.waitUntil(lambda: view.plot._column == "control", timeout=20_000)

@@ -299,11 +299,14 @@ class Dendrogram(QAbstractScrollArea):
             return
         looks = self.canvas.looks()
         if rows := self._missing(self.in_sight(), looks):
-            self._pending = True
-            self.background.ask_pictures(rows, lambda found: self._arrived(rows, looks, found), looks)
+            self._pending, cells = True, self.session.cells
+            self.background.ask_pictures(rows, lambda found: self._arrived(cells, rows, looks, found), looks)
 
-    def _arrived(self, rows: list[int], looks: Any, found: Any) -> None:
+    def _arrived(self, cells: Any, rows: list[int], looks: Any, found: Any) -> None:
         self._pending = False
+        if self.session.cells is not cells:  # rows of an older table: they may be other cells by now
+            self.viewport().update()
+            return
         for i, row in enumerate(rows):
             if isinstance(
                 found, Exception
@@ -568,10 +571,11 @@ class Dendrogram(QAbstractScrollArea):
             [int(r) for leaf in shown.tree.order for r in shown.typical[leaf][:n_strip]], looks
         )
         if rows:
+            cells = self.session.cells
 
             def go_on(found: Any) -> None:
                 if self.shown is shown:
-                    self._arrived(rows, looks, found)
+                    self._arrived(cells, rows, looks, found)
                     self.print_to(path, say)
 
             say("Cutting more pictures…")

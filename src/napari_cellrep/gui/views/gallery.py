@@ -358,11 +358,14 @@ class Grid(QAbstractScrollArea):
             return
         field = self.session.place(missing[0])[0]
         rows = [row for row in missing if self.session.place(row)[0] == field][:AT_ONCE]
-        self._pending = True
-        self.background.ask_pictures(rows, lambda found: self._arrived(rows, looks, found), looks)
+        self._pending, cells = True, self.session.cells
+        self.background.ask_pictures(rows, lambda found: self._arrived(cells, rows, looks, found), looks)
 
-    def _arrived(self, rows: list[int], looks: Any, found: Any) -> None:
+    def _arrived(self, cells: Any, rows: list[int], looks: Any, found: Any) -> None:
         self._pending = False
+        if self.session.cells is not cells:  # rows of an older table: they may be other cells by now
+            self.viewport().update()
+            return
         for i, row in enumerate(rows):
             if isinstance(
                 found, Exception
@@ -439,11 +442,13 @@ class Grid(QAbstractScrollArea):
             some = [row for row in missing if self.session.place(row)[0] == field][: 4 * AT_ONCE]
             say(f"Cutting {len(missing):,} more pictures…")
 
+            cells = self.session.cells
+
             def go_on(found: Any) -> None:
                 if isinstance(found, Exception):
                     say(f"Not saved: {found}")
                     return
-                self._arrived(some, looks, found)
+                self._arrived(cells, some, looks, found)
                 self.print_to(path, say)
 
             self.background.ask_pictures(some, go_on, looks, kind="print")
