@@ -77,6 +77,7 @@ class Window:
     def wait(self, seconds: int = 600) -> None:
         """Wait until no job runs or waits."""
         until(lambda: self.runner.current is None and not self.runner.queued, seconds)
+        QTest.qWait(500)  # what was written is read beside the window
 
     def click_image(self, cell_id: str, button: Qt.MouseButton = LEFT) -> None:
         """Click a cell in the image."""
@@ -144,14 +145,21 @@ def walk(out: Path) -> None:
     window.shot("window-images")
 
     click(cards["segment"].header)
-    window.press(cards["segment"].one)
+    segment = cards["segment"]
+    click(segment.live)
+    until(lambda: segment._shown_trial == segment._key())
     window.shot("window-preview")
+    click(segment.more.button)
     window.press(cards["segment"].all)
     until(lambda: cards["cells"].body.isVisible() and window.session.n_cells)
     click(cards["segment"].header)
     window.shot("window-segment")
     click(cards["cells"].header)
+    click(cards["cells"].reason_buttons["no_signal"])
+    until(lambda: not window.canvas._todo)
     window.shot("window-cells")
+    window.session.clear()
+    window.session.hide_flagged = True
 
     model = cards["model"]
     click(model.header)
@@ -198,6 +206,10 @@ def job(root: Path, out: Path) -> None:
     until(lambda: cards["explore"].body.isVisible())
     window.press(cards["explore"].make)
     until(lambda: window.session.map_coordinates() is not None)
+    explore = cards["explore"]
+    until(lambda: explore.question.count())
+    window.press(explore.answer)  # closer to A or to B, the sample's two controls
+    window.shot("window-explore")
     window.close()
 
 
@@ -263,7 +275,25 @@ def explore(root: Path, out: Path) -> None:
     saved = Image.open(FRESH / "tree.png")
     saved.thumbnail((860, 860))
     saved.save(out / "explore-tree.png", optimize=True)
-    panel.view("Gallery")
+
+    gallery = panel.view("Gallery")
+    dose = session.visible & (obs["field"] == "A12").to_numpy()
+    session.select(np.flatnonzero(dose)[:5])
+    gallery.find_similar()
+    gallery.by.setCurrentText("dose_rank")
+    QTest.qWait(1500)
+    until(
+        lambda: all(
+            gallery.grid._key(r, canvas.looks()) in gallery.grid._pictures for r, _ in gallery.grid.in_sight()
+        )
+    )
+    window.part("explore-gallery", panel)
+    plate = panel.view("Plate")
+    spread = [plate.what.itemText(i) for i in range(plate.what.count())]
+    plate.what.setCurrentText(
+        next(w for w in spread if w.startswith("score_paired") and w.endswith("spread"))
+    )
+    window.part("explore-plate", panel)
 
     session.clear()
     scores = [c for c in session.colour_choices if c.startswith("score_paired")]

@@ -79,10 +79,13 @@ def test_from_images_to_a_table_for_other_programs(tmp_path, images, capsys):
             for c in (
                 "demo",
                 "new",
+                "add",
+                "replay",
                 "segment",
                 "train",
                 "embed",
                 "analyze",
+                "compare",
                 "export",
                 "info",
                 "models",
@@ -228,3 +231,17 @@ def test_a_reader_that_has_enough_ends_it_quietly():
     said = command.stderr.read().decode()
     command.stderr.close()
     assert (command.wait(60), said) == (0, "")
+
+
+def test_groups_are_chosen_once_and_told(simple_project_root, capsys):
+    assert main(["compare", simple_project_root]) == OK
+    assert "not chosen" in capsys.readouterr().out
+    assert main(["compare", simple_project_root, "--control", "compound=DMSO"]) == OK
+    assert "control  compound=DMSO" in capsys.readouterr().out
+    assert main(["compare", simple_project_root, "--a", "DMSO"]) == BAD_INPUT
+    assert "COLUMN=VALUE" in capsys.readouterr().err
+
+
+@pytest.fixture
+def simple_project_root(sample_project):
+    return str(sample_project.root)

@@ -138,40 +138,32 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         help='channels in plane order: names, roles or name:role, for example "FKHR-GFP:protein,DNA:nucleus"',
     )
     new.add_argument(
-        "--pattern",
-        default="",
-        help='how file names are built when a field has several files, for example "{well}_{site}_{channel}.tif"',
-    )
-    new.add_argument(
-        "--metadata", default="", type=str, help="CSV with what is known of each well, file or field"
-    )
-    new.add_argument(
-        "--on", default="", help="column of the CSV that says which field a row is of (default: found out)"
-    )
-    new.add_argument(
         "--group-by",
         default="",
         metavar="A,B",
         help="columns whose fields hold cells that count as alike (default: plate and well, else the field)",
     )
-    new.add_argument(
-        "--z",
-        default="",
-        help='z-stacks: max, mean, sharpest or a plane number; per channel: "DNA=max,GFP=3"',
+    _import_arguments(new)
+
+    more = add("add", _add, "Add images to a project: next week's plate, read by the same rules.")
+    _project_argument(more)
+    more.add_argument("images", nargs="+", help="images, or folders of images")
+    more.add_argument(
+        "--channels", default="", metavar="A,B,…", help="where the new files name their channels differently"
     )
-    new.add_argument(
-        "--rgb",
-        default="",
-        choices=("", "grey", "split"),
-        help="colour images: one grey channel, or red, green and blue apart",
+    _import_arguments(more)
+    more.set_defaults(stack="")  # as in the project's own import
+
+    replay = add(
+        "replay", _replay,
+        "Do for the fields without labels what was done for the others: segment, flag, embed, analyse.",
+    )  # fmt: skip
+    _project_argument(replay)
+    replay.add_argument("--like", default="", metavar="OTHER.cellrep", help="do it as in another project")
+    replay.add_argument(
+        "--no-analyses", action="store_true", help="leave maps, scores and rankings as they are"
     )
-    new.add_argument(
-        "--stack",
-        default="channel",
-        choices=("channel", "z"),
-        help="what pages of a TIFF are that the file does not name",
-    )
-    new.add_argument("--um-per-px", type=float, default=0.0, help="pixel size, where the files do not say")
+    replay.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
 
     segment = add("segment", _segment, "Find the cells of every field, and what is wrong with each cell.")
     _project_argument(segment)
@@ -204,6 +196,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="when a cell is flagged, for example debris_share=0.2; may be given several times",
     )
+    _estimate_argument(segment)
     _config_arguments(segment, "segmenters", _peek(argv, "segment", "--segmenter", "nuclei"), "Config")
 
     train = add("train", _train, "Train a model on the project's own cells.")
@@ -214,6 +207,20 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "--restart", action="store_true", help="begin anew instead of going on from the last checkpoint"
     )
     train.add_argument("--include-flagged", action="store_true", help="train on flagged cells too")
+    _fields_argument(train)
+    train.add_argument(
+        "--where",
+        default="",
+        metavar="FILTER",
+        help='only cells of which this is true, for example "dose_rank < 3"',
+    )
+    train.add_argument(
+        "--set", default="", metavar="NAME", help="only the cells of a set saved in the window"
+    )
+    train.add_argument(
+        "--finish", action="store_true", help="do no further step: make the model of the last checkpoint"
+    )
+    _estimate_argument(train)
     _channels_argument(train)
     _crop_arguments(train)
     _device_arguments(train)
@@ -242,6 +249,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "--layers", default="", metavar="A,B", help='layers to read out, or "all" (default: the model\'s own)'
     )
     embed.add_argument("--batch-size", type=int, default=0, help="cells at a time (default: found out)")
+    _estimate_argument(embed)
     table = embed.add_argument_group(
         "instead of a model, numbers from elsewhere (CellProfiler, published features)"
     )
@@ -303,6 +311,19 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="a setting of the recipe; may be given several times",
     )
+
+    compare = add(
+        "compare", _compare,
+        "Choose the groups that analyses compare, once for all of them; without options, tell them.",
+    )  # fmt: skip
+    _project_argument(compare)
+    for option, text in (
+        ("--a", "cells known to look one way"), ("--b", "cells known to look the other way"),
+        ("--control", "cells that are normal, such as untreated ones"),
+    ):  # fmt: skip
+        compare.add_argument(
+            option, default=None, metavar="COLUMN=VALUE", help=f"{text}; empty takes it back"
+        )
 
     export = add("export", _export, "Write the cell table or the ranking for other programs.")
     _project_argument(export)
@@ -406,12 +427,52 @@ def _config_values(args: argparse.Namespace, cls: str) -> dict[str, Any]:
     return {k.removeprefix(start): v for k, v in vars(args).items() if k.startswith(start) and v is not None}
 
 
+def _import_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--pattern",
+        default="",
+        help='how file names are built when a field has several files, for example "{well}_{site}_{channel}.tif"',
+    )
+    parser.add_argument(
+        "--metadata", default="", type=str, help="CSV with what is known of each well, file or field"
+    )
+    parser.add_argument(
+        "--on", default="", help="column of the CSV that says which field a row is of (default: found out)"
+    )
+    parser.add_argument(
+        "--z",
+        default="",
+        help='z-stacks: max, mean, sharpest or a plane number; per channel: "DNA=max,GFP=3"',
+    )
+    parser.add_argument(
+        "--rgb",
+        default="",
+        choices=("", "grey", "split"),
+        help="colour images: one grey channel, or red, green and blue apart",
+    )
+    parser.add_argument(
+        "--stack",
+        default="channel",
+        choices=("channel", "z"),
+        help="what pages of a TIFF are that the file does not name",
+    )
+    parser.add_argument("--um-per-px", type=float, default=0.0, help="pixel size, where the files do not say")
+
+
 def _project_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("project", type=Path, help="the project folder, NAME.cellrep")
 
 
 def _fields_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fields", default="", metavar="A,B", help="only these fields (default: all)")
+
+
+def _estimate_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--estimate",
+        action="store_true",
+        help="only try it for a second and say how long all of it would take, and how much memory",
+    )
 
 
 def _model_argument(parser: argparse.ArgumentParser, default: str, trainable: bool) -> None:
@@ -535,17 +596,50 @@ def _new(args: argparse.Namespace) -> None:
         print('  No channel has a role yet: give them, for example --channels "protein,nucleus".')
 
 
-def _segment(args: argparse.Namespace) -> None:
-    from napari_cellrep.steps.crop import crop
-    from napari_cellrep.steps.segment import segment
+def _add(args: argparse.Namespace) -> None:
+    from napari_cellrep.steps.import_fields import add_fields
 
     project = _open(args.project)
-    result = run(
-        segment(
-            project, segmenter=args.segmenter, config=_config_values(args, "Config"), fields=_words(args.fields),
-            device=args.device, overwrite=args.overwrite, shard=args.shard,
+    before = {f.id for f in project.fields if not f.problem}
+    run(
+        add_fields(
+            project, args.images, channels=_words(args.channels), pattern=args.pattern, metadata=args.metadata,
+            on=args.on, z=args.z, rgb=args.rgb, stack=args.stack, um_per_px=args.um_per_px,
         )
     )  # fmt: skip
+    new = [f for f in project.fields if f.id not in before]
+    print(f"{project.root}: {len(new):,} fields added, {len(project.fields):,} now.")
+    _print_problems({f.id: f.problem for f in new if f.problem}, "could not be used")
+    for note in project.history[-1].get("notes", []):
+        print(f"  {note}")
+    print(f"Now: cellrep replay {args.project}")
+
+
+def _replay(args: argparse.Namespace) -> None:
+    from napari_cellrep.steps.replay import replay
+
+    result = run(
+        replay(_open(args.project), like=args.like, device=args.device, analyses=not args.no_analyses)
+    )
+    print(result.summary)
+    for note in result.notes:
+        print(f"  {note}")
+    _print_problems(result.problems, "need a look")
+
+
+def _segment(args: argparse.Namespace) -> None:
+    from napari_cellrep.steps.crop import crop
+    from napari_cellrep.steps.segment import segment, unusual_fields
+
+    project = _open(args.project)
+    how: dict[str, Any] = {
+        "segmenter": args.segmenter, "config": _config_values(args, "Config"), "fields": _words(args.fields),
+        "device": args.device, "overwrite": args.overwrite,
+    }  # fmt: skip
+    if args.estimate:
+        _print_estimate(project, "segment", how)
+        return
+    result = run(segment(project, **how, shard=args.shard))
     skipped = f" ({result.skipped:,} were up to date)" if result.skipped else ""
     print(f"{result.n_cells:,} cells in {result.done + result.skipped:,} fields{skipped}.")
     _print_problems(result.problems, "need a look")
@@ -558,21 +652,33 @@ def _segment(args: argparse.Namespace) -> None:
         print(
             f"{good:,} cells are good, {project.cells.n_obs - good:,} carry a flag (kept, but left out of rankings)."
         )
+        found = project.cells.obs["field"].astype(str).value_counts()
+        odd = unusual_fields({f.id: int(found[f.id]) for f in project.fields if f.id in found})
+        _print_problems({field: f"{field}: {why}." for field, why in odd.items()}, "are unlike the others")
 
 
 def _train(args: argparse.Namespace) -> None:
     from napari_cellrep.steps.train import train
 
     project = _open(args.project)
-    folder = run(
-        train(
-            project, model=args.model, name=args.name, config=_config_values(args, "Config"),
-            training=_config_values(args, "Training"), channels=_words(args.channels), crop=_crop_values(args),
-            device=args.device,
-            precision=args.precision, resume=not args.restart, include_flagged=args.include_flagged,
-        )
-    )  # fmt: skip
+    how: dict[str, Any] = {
+        "model": args.model, "name": args.name, "config": _config_values(args, "Config"),
+        "training": _config_values(args, "Training"), "channels": _words(args.channels), "crop": _crop_values(args),
+        "device": args.device, "precision": args.precision, "resume": not args.restart,
+        "include_flagged": args.include_flagged, "fields": _words(args.fields), "where": args.where,
+        "named_set": args.set,
+    }  # fmt: skip
+    if args.estimate:
+        _print_estimate(project, "train", how)
+        return
+    folder = run(train(project, **how, finish=args.finish))
     print(f"Trained: {folder}. Now: cellrep embed {args.project} --model {folder.name}")
+
+
+def _print_estimate(project: Any, what: str, how: dict[str, Any]) -> None:
+    from napari_cellrep.steps.estimate import estimate
+
+    print(estimate(project, what, **how).sentence)
 
 
 def _embed(args: argparse.Namespace) -> None:
@@ -596,14 +702,16 @@ def _embed(args: argparse.Namespace) -> None:
         _embed_fields(args, project, model)
         return
     several = () if Path(model).exists() else _words(model)  # a path may have a comma in it
-    result = run(
-        embed(
-            project, model=several if len(several) > 1 else model, key=args.key, layers=_words(args.layers),
-            channels=_words(args.channels), crop=_crop_values(args),
-            fields=_words(args.fields), device=args.device, precision=args.precision, batch_size=args.batch_size,
-            shard=args.shard,
-        )
-    )  # fmt: skip
+    how: dict[str, Any] = {
+        "model": several if len(several) > 1 else model, "key": args.key, "layers": _words(args.layers),
+        "channels": _words(args.channels), "crop": _crop_values(args), "fields": _words(args.fields),
+        "device": args.device, "precision": args.precision, "batch_size": args.batch_size,
+    }  # fmt: skip
+    if args.estimate:
+        for one in several or (model,):
+            _print_estimate(project, "embed", {**how, "model": one})
+        return
+    result = run(embed(project, **how, shard=args.shard))
     skipped = f", {result.n_skipped:,} were up to date" if result.n_skipped else ""
     print(f"{result.n_cells:,} cells embedded as {join_words(result.keys)}{skipped}.")
     for note in result.notes:
@@ -675,6 +783,15 @@ def _analyze(args: argparse.Namespace) -> None:
         )
     )
     print(getattr(result, "summary", result))
+
+
+def _compare(args: argparse.Namespace) -> None:
+    project = _open(args.project)
+    given = {name: getattr(args, name) for name in ("a", "b", "control") if getattr(args, name) is not None}
+    if given:
+        project.set_comparison(**given)
+    for name, text in project.comparison.items():
+        print(f"{name:<8} {text or 'not chosen'}")
 
 
 def _settings(texts: Sequence[str]) -> dict[str, Any]:

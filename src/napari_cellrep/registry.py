@@ -54,6 +54,9 @@ def load(kind: str, name: str) -> ModuleType:
     return point.load() if point else importlib.import_module(f"napari_cellrep.{kind}.{name}")
 
 
+_EXTRAS = ("LICENCE", "PACKAGE", "INSTALL", "SLOW", "MODELS")  # what a segmenter may say of itself
+
+
 def describe(kind: str) -> dict[str, dict[str, Any]]:
     """Everything a form or a list needs to know, as plain JSON types.
 
@@ -64,7 +67,8 @@ def describe(kind: str) -> dict[str, dict[str, Any]]:
     -------
     dict
         name → {"spec": …, "config": {field: {type, default, label, …}}, "training": … or None,
-        "doc": first line of the module's docstring}. An extension of another package that cannot be imported is
+        "doc": first line of the module's docstring}, and of segmenters that bring them LICENCE, PACKAGE, INSTALL, SLOW and
+        MODELS in small letters. An extension of another package that cannot be imported is
         left out, with a line in the log: the window opens without it.
     """
     found = {}
@@ -81,7 +85,8 @@ def describe(kind: str) -> dict[str, dict[str, Any]]:
             "spec": spec.to_json() if spec is not None else {"name": name},
             "config": field_rules(module.Config),
             "training": field_rules(module.Training) if hasattr(module, "Training") else None,
-            "doc": (module.__doc__ or "").strip().splitlines()[0],
+            "doc": next(iter((module.__doc__ or "").strip().splitlines()), ""),
+            **{k.lower(): getattr(module, k) for k in _EXTRAS if kind == "segmenters" and hasattr(module, k)},
         }
     return json.loads(json.dumps(found, default=_plain))  # type: ignore[no-any-return]
 

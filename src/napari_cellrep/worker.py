@@ -14,7 +14,8 @@ to the worker                                   back
 
 The ends: ``(id, "result", value)``, ``(id, "error", (sentence, details))``, ``(id, "stopped", None)``.
 
-Jobs run one after the other in the main thread, asks in a second one, so that they never wait behind a job.
+Jobs run one after the other in the main thread, asks in a second one, so that they never wait behind a job;
+estimates, which take seconds, in a third.
 A target is ``"segment.segment"`` (``napari_cellrep.steps.segment:segment``) or ``"any.module:function"``; with
 a project root, the opened project is its first argument. The process ends when the connection closes.
 """
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 import faulthandler
+import gc
 import importlib
 import inspect
 import json
@@ -97,10 +99,13 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def warm_up() -> dict[str, dict[str, Any]]:
-    """Load what every job needs (torch, anndata), ahead of the first; returns what the models are."""
-    importlib.import_module("napari_cellrep.data")
-    return registry.describe("models")
+def warm_up() -> str:
+    """Load what every job needs (torch, anndata), ahead of the first; returns what this machine computes with."""
+    from napari_cellrep.steps.estimate import machine
+
+    importlib.import_module("anndata")
+    registry.describe("models")
+    return machine()
 
 
 class Worker:
@@ -117,6 +122,7 @@ class Worker:
         self._sending = threading.Lock()
         self._jobs: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
         self._asks: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+        self._estimates: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
         self._stop: set[int] = set()
         self._leaving = threading.Event()
         self._asked_projects: dict[str, tuple[tuple[int, ...], Project]] = {}
@@ -124,7 +130,8 @@ class Worker:
     def run(self) -> None:
         """Answer until the connection closes; never returns."""
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
-        threading.Thread(target=self._answer_asks, name="asks", daemon=True).start()
+        for asks in (self._asks, self._estimates):
+            threading.Thread(target=self._answer_asks, args=(asks,), name="asks", daemon=True).start()
         while not self._leaving.is_set():
             message = self._jobs.get()
             if message[0] == "exit":
@@ -144,7 +151,7 @@ class Worker:
             if message[0] == "stop":
                 self._stop.add(message[1])
             elif message[0] == "ask":
-                self._asks.put(message)
+                (self._estimates if message[2].startswith("estimate.") else self._asks).put(message)
             else:
                 self._jobs.put(message)
             if message[0] == "exit":
@@ -152,10 +159,9 @@ class Worker:
                 time.sleep(STOP_AFTER_S)
                 os._exit(0)  # … or ends here
 
-    def _answer_asks(self) -> None:
+    def _answer_asks(self, asks: queue.SimpleQueue[tuple[Any, ...]]) -> None:
         while True:
-            message = self._asks.get()
-            self._run(message)
+            self._run(asks.get())
 
     def _run(self, message: tuple[Any, ...]) -> None:
         """Run one job or ask to its end and send how it ended."""
@@ -164,9 +170,9 @@ class Worker:
             end: tuple[str, Any] = self._drive(job, target, root, kwargs, ask=what == "ask")
         except (Exception, SystemExit) as error:  # noqa: BLE001
             end = "error", (sentence_of(error), "".join(traceback.format_exception(error)))
+        if what == "job" or end[0] == "error":
             _free_memory()
-        finally:
-            self._stop.discard(job)
+        self._stop.discard(job)
         try:
             self._send((job, *end))
         except OSError:
@@ -223,9 +229,10 @@ class Worker:
 
 
 def _free_memory() -> None:
-    """Give cached graphics memory back after a failure."""
+    """Give graphics memory back that torch keeps for later: other programs want it while nothing runs here."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        gc.collect()  # a stopped generator's frames
         torch.cuda.empty_cache()
 
 

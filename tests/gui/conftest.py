@@ -18,6 +18,7 @@ import napari_cellrep
 from napari_cellrep.data import Project, create_project, open_project
 from napari_cellrep.data.fields import Field, with_groups
 from napari_cellrep.data.images import Plane
+from napari_cellrep.gui._runner import Runner
 from napari_cellrep.jobs import drain
 from napari_cellrep.specs import Channel
 from napari_cellrep.steps.crop import crop
@@ -102,3 +103,25 @@ def viewer(make_napari_viewer_proxy, qtbot):
     from napari_cellrep.gui._image import canvas_of
 
     canvas_of(viewer).close()
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """What the models are is asked once; a person's cache is warm after the first start, too."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def own_folders(tmp_path, cache, monkeypatch):
+    """Nobody's own projects; no window loads torch ahead of a job."""
+    monkeypatch.setattr("platformdirs.user_data_dir", lambda *_: str(tmp_path / "data"))
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_: str(cache))
+    monkeypatch.setattr(Runner, "warm", lambda _: None)
+
+
+@pytest.fixture
+def dock(own_folders, viewer, qtbot):
+    """The dock as napari opens it."""
+    _, dock = viewer.window.add_plugin_dock_widget("napari-cellrep", "CellRep")
+    yield dock
+    dock.runner.close()

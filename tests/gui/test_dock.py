@@ -8,78 +8,17 @@ import numpy as np
 import pytest
 import tifffile
 from napari.settings import get_plugin_settings
-from qtpy.QtCore import QPoint, Qt
-from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QDialog, QTextBrowser
 
+from _clicks import LONG, card, click, idle, opened, run
 from napari_cellrep.data import open_project
 from napari_cellrep.gui._job_log import JobLog
-from napari_cellrep.gui._runner import Runner
 from napari_cellrep.gui.cards._parts import duration
-from napari_cellrep.gui.cards.cells import flag_table
+from napari_cellrep.gui.cards.cells import flag_counts
 from napari_cellrep.gui.cards.explore import reference_choices
 from napari_cellrep.gui.cards.images import guess_roles, images_of, um_per_px
 from napari_cellrep.specs import Channel, InputError
 from napari_cellrep.steps.sample import SAMPLE
-
-LONG = 60_000
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """What the models are is asked once; a person's cache is warm after the first start, too."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def _own_folders(tmp_path, cache, monkeypatch):
-    monkeypatch.setattr("platformdirs.user_data_dir", lambda *_: str(tmp_path / "data"))
-    monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_: str(cache))
-    monkeypatch.setattr(Runner, "warm", lambda _: None)  # every window would load torch anew
-
-
-@pytest.fixture
-def dock(viewer, qtbot):
-    """The dock as napari opens it."""
-    _, dock = viewer.window.add_plugin_dock_widget("napari-cellrep", "CellRep")
-    yield dock
-    dock.runner.close()
-
-
-def click(widget):
-    assert widget.isEnabled()
-    QTest.mouseClick(widget, Qt.MouseButton.LeftButton, pos=QPoint(10, widget.height() // 2))
-
-
-def card(dock, name):
-    """Open a card as a person does, and give it."""
-    if not dock.cards[name].header.isChecked():
-        click(dock.cards[name].header)
-    return dock.cards[name]
-
-
-def run(qtbot, dock, widget, timeout=LONG):
-    """Click a button and wait until its jobs have ended; returns what the strip says then."""
-    click(widget)
-    return rested(qtbot, dock, timeout)
-
-
-def rested(qtbot, dock, timeout=LONG):
-    """Wait until nothing runs and nothing is being read; returns what the strip says then."""
-    qtbot.waitUntil(
-        lambda: dock.runner.current is None and not dock.runner.queued and not dock.opening, timeout=timeout
-    )
-    qtbot.wait(50)
-    return dock.strip.message.text()
-
-
-def opened(qtbot, dock, project):
-    """The project open in the dock, a field on the canvas, the lists filled."""
-    dock.open_project(project.root)
-    qtbot.waitUntil(lambda: bool(dock.shown_field()), timeout=LONG)
-    qtbot.waitUntil(lambda: dock.cards["model"].model.count() > 0, timeout=LONG)
-    return dock
-
 
 # ---- states ----------------------------------------------------------------------------------------
 
@@ -125,10 +64,8 @@ def test_project_with_cells_tells_them_in_a_glance(qtbot, dock, project):
     assert dock.cards["images"].status == "3 fields · 2 channels ✓"
     assert dock.cards["segment"].status == f"{len(obs):,} cells ✓"
     assert dock.cards["cells"].status == f"{good:,} good · {len(obs) - good:,} flagged ✓"
-    table = dock.cards["cells"].counts.text()
     edge = obs["flags"].str.contains("edge").sum()
-    assert f"<b>{edge:,}</b>" in table
-    assert "reaches over the image's edge" in table
+    assert dock.cards["cells"].reason_buttons["edge"].text() == f"{edge:,}"
 
 
 def test_hide_flagged_is_the_session_s(qtbot, dock, project):
@@ -161,7 +98,7 @@ def test_channels_without_roles_need_the_user(qtbot, dock, project):
 
 def test_folder_that_is_no_project_is_said_in_words(qtbot, dock, tmp_path):
     dock.open_project(tmp_path)
-    rested(qtbot, dock)
+    idle(qtbot, dock)
     assert "is not a project" in dock.strip.message.text()
 
 
@@ -289,20 +226,6 @@ def test_make_the_map(qtbot, dock, project, viewer):
     assert any("Explore" in name for name in viewer.window.dock_widgets)
 
 
-def test_score_between_two_references_colours_the_map(qtbot, dock, project):
-    opened(qtbot, dock, project)
-    dock.session.embedding = "measured"
-    explore = card(dock, "explore")
-    click(explore.more.button)
-    assert (explore.a.currentText(), explore.b.currentText()) == ("control=-1", "control=1")
-    assert "Scored" in run(qtbot, dock, explore.score)
-    column = dock.session.colour_by
-    assert column == "score_measured"
-    score = dock.session.cells.obs[column]
-    control = dock.session.cells.obs["control"]
-    assert score[control == 1].median() > score[control == -1].median()
-
-
 def test_flag_again_by_other_rules(qtbot, dock, project):
     opened(qtbot, dock, project)
     cells = card(dock, "cells")
@@ -386,7 +309,7 @@ def test_job_window_has_the_details_and_takes_jobs_out(qtbot, dock, project):
     click(window.take_out)
     assert waits.state == "stopped"
     assert not window.waiting.isVisible()
-    rested(qtbot, dock)
+    idle(qtbot, dock)
     assert [(entry.title, entry.end) for entry in dock.runner.log][-2:] == [
         ("Second", "stopped"),
         ("First", "finished"),
@@ -445,9 +368,9 @@ def test_closed_and_opened_again_the_dock_shows_the_same_project(qtbot, viewer, 
     assert again.cards["images"].status == "3 fields · 2 channels ✓"
 
 
-def test_reference_choices_and_flag_table(project):
+def test_reference_choices_and_flag_counts(project):
     obs = project.cells.obs
     choices = reference_choices(obs)
     assert choices[:2] == ["control=-1", "control=1"]
     assert "compound=LY294002" in choices
-    assert flag_table(obs).count("<tr>") >= 2
+    assert flag_counts(obs)["edge"] == obs["flags"].str.contains("edge").sum()

@@ -8,6 +8,7 @@ import sys
 import pytest
 from npe2 import PluginManifest
 from npe2.cli import app
+from qtpy.QtWidgets import QDialog
 from typer.testing import CliRunner
 
 
@@ -85,3 +86,32 @@ def test_sample_opens_as_two_layers(make_napari_viewer):
     assert [layer.name for layer in viewer.layers] == ["DNA", "FKHR-GFP"]
     assert viewer.layers[0].data.shape == (640, 640)
     assert viewer.layers[0].metadata["napari-cellrep"]["sample"]
+
+
+def test_commands_of_the_menus_open_what_they_say(make_napari_viewer, qtbot, project, monkeypatch):
+    """As the command palette runs them: napari hands the viewer over."""
+    from napari._app_model import get_app_model
+
+    from napari_cellrep.gui._runner import Runner
+
+    monkeypatch.setattr(Runner, "warm", lambda _: None)
+    viewer = make_napari_viewer()
+
+    def run(name):
+        get_app_model().commands.execute_command(f"napari-cellrep.{name}")
+        return viewer.window.dock_widgets
+
+    for name, card in (("segment", "segment"), ("embed", "model")):
+        (dock,) = [w for w in run(name).values() if type(w).__name__ == "CellRepDock"]
+        assert dock.cards[card].header.isChecked()
+    for name, title in (("gallery", "Gallery"), ("table", "Table"), ("plate", "Plate")):
+        (explore,) = [w for w in run(name).values() if type(w).__name__ == "ExploreWidget"]
+        assert explore.tabs.currentWidget().title == title
+    run("tour")
+    assert dock.tour.step == 0
+    run("export")
+    assert "nothing to export yet" in dock.strip.message.text()
+    dock.session.open(project)
+    run("export")
+    assert [w.windowTitle() for w in dock.findChildren(QDialog)] == ["Export"]
+    dock.runner.close()

@@ -136,7 +136,7 @@ def test_what_it_leaves_behind(few, tmp_path):
     assert info["torch"] == torch.__version__
     assert_same(state(tmp_path / "m"), model.state_dict())
     assert sorted(p.name for p in (tmp_path / "m").iterdir()) == [
-        CHECKPOINT, "history.csv", "model.json", "weights.safetensors",
+        CHECKPOINT, "history.csv", "model.json", "preview.npz", "weights.safetensors",
     ]  # fmt: skip
 
 

@@ -499,3 +499,12 @@ def test_every_recipe_trains_on_four_channels(masked_cells, tmp_path, recipe):
     model = create_model("dino", patch_px=8, image_px=32, dim=48, depth=2, heads=3)
     training = dataclasses.replace(TRAINING, recipe=recipe, max_steps=1)
     assert np.isfinite(drain(train(model, four, training, tmp_path, **FP32))["loss"])
+
+
+def test_a_short_training_warms_up_for_half_of_its_epochs_and_says_so():
+    learner = make_learner(make(), dataclasses.replace(TRAINING, epochs=3, warmup_epochs=10), 4)
+    np.testing.assert_array_equal(
+        learner.learning_rates, cosine_schedule(learner.learning_rates.max(), 1e-6, 3, 4, 1)
+    )
+    assert "1 of the 3 epochs instead of 10" in learner.notes[0]
+    assert not make_learner(make(), dataclasses.replace(TRAINING, epochs=4, warmup_epochs=2), 4).notes

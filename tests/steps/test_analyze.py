@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import json
+
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 from noise import add_noise_embedding
 
+from napari_cellrep.analysis.outliers import control_distance
 from napari_cellrep.data import Project, open_project
 from napari_cellrep.data.cells import provenance
 from napari_cellrep.jobs import drain
 from napari_cellrep.specs import InputError
-from napari_cellrep.steps.analyze import RECIPES, analyze, ranking
+from napari_cellrep.steps.analyze import RECIPES, analyze, check_options, describe_recipes, ranking
 
 
 def test_every_recipe_says_what_it_does_in_one_line():
@@ -242,3 +245,59 @@ def test_a_profile_is_the_average_of_the_group_s_good_cells_and_stays_beside_the
 def test_a_profile_says_what_it_can_not_average(simple_project: Project, options, sentence):
     with pytest.raises(InputError, match=sentence):
         drain(analyze(simple_project, recipe="profile", **options))
+
+
+def test_groups_are_chosen_once_for_all_analyses(simple_project: Project):
+    simple_project.set_comparison(a="well=A01", b="well=A12", control="control=-1")
+    assert open_project(simple_project.root).comparison == {
+        "a": "well=A01",
+        "b": "well=A12",
+        "control": "control=-1",
+    }
+    result = drain(analyze(simple_project, recipe="score"))
+    assert "between well=A01 and well=A12" in result.summary
+    assert result.numbers["a"] == "well=A01"
+    result = drain(analyze(simple_project, recipe="score", a="control=-1"))  # what is said goes first
+    assert (result.numbers["a"], result.numbers["b"]) == ("control=-1", "well=A12")
+    simple_project.set_comparison(a="", b="")
+    result = drain(analyze(simple_project, recipe="score"))
+    assert (result.numbers["a"], result.numbers["b"]) == ("control=-1", "control=1")
+    with pytest.raises(InputError, match="COLUMN=VALUE"):
+        simple_project.set_comparison(control="DMSO")
+    with pytest.raises(InputError, match="a, b and control"):
+        simple_project.set_comparison(c="x=1")
+
+
+def test_cells_of_the_full_dose_are_unlike_the_untreated(simple_project: Project):
+    with pytest.raises(InputError, match="No control group is chosen"):
+        drain(analyze(simple_project, recipe="unlike"))
+    simple_project.set_comparison(control="control=-1")
+    result = drain(analyze(simple_project, recipe="unlike"))
+    obs = simple_project.cells.obs
+    far = obs["unlike_simple"]
+    assert far[obs["good"]].notna().all()
+    assert far[~obs["good"]].isna().all()
+    assert far[obs["control"] == 1].median() > far[obs["control"] == -1].median()
+    assert "farther from it" in result.summary
+    assert drain(analyze(simple_project, recipe="unlike")).skipped
+
+
+def test_distance_to_the_control_is_the_plain_definition():
+    rng = np.random.default_rng(0)
+    z, control = rng.normal(size=(40, 3)), np.arange(40) < 9
+    found = control_distance(z, control, k=4)
+    for i in range(40):
+        d = sorted(np.linalg.norm(z[i] - z[j]) for j in range(9) if j != i)[:4]
+        assert found[i] == pytest.approx(np.mean(d) / np.sqrt(3), rel=1e-5)
+    assert np.isnan(control_distance(z, np.arange(40) < 3)).all()
+
+
+def test_every_recipe_has_its_question_and_every_option_its_words():
+    found = describe_recipes()
+    assert set(found) == set(RECIPES)
+    assert json.loads(json.dumps(found))
+    for recipe, about in found.items():
+        assert about["question"].endswith("?"), recipe
+        defaults = {name: rule["default"] for name, rule in about["options"].items()}
+        assert check_options(recipe, defaults).items() >= defaults.items()
+        assert all(rule["label"] for rule in about["options"].values())

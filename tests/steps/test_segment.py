@@ -4,7 +4,7 @@ import tifffile
 
 from napari_cellrep.jobs import Shard, drain
 from napari_cellrep.specs import InputError
-from napari_cellrep.steps.segment import preview, segment
+from napari_cellrep.steps.segment import preview, segment, unusual_fields
 
 
 def test_nuclei_of_real_wells_are_found_and_written(small):
@@ -107,6 +107,27 @@ def test_shards_do_their_own_fields(small):
 
 def test_a_preview_writes_nothing(small):
     before = small.labels_path("A01").stat().st_mtime_ns
-    labels = drain(preview(small, field="A01", config={"smoothing": 0.15}))
-    assert labels.max() > 5
+    tried = drain(preview(small, field="A01", config={"smoothing": 0.15}))
+    assert tried.labels.max() > 5
     assert small.labels_path("A01").stat().st_mtime_ns == before
+    sizes = np.bincount(tried.labels.ravel())[1:]
+    np.testing.assert_array_equal(tried.area_px, sizes[sizes > 0])
+    inner = tried.labels[1:-1, 1:-1]
+    inside = {n for n in np.unique(inner) if (inner == n).sum() == sizes[n - 1]} - {0}
+    assert tried.n_border == len(tried.area_px) - len(inside)
+
+
+def test_fields_that_are_unlike_the_others_are_named():
+    usual = {f"A{i:02}": 200 + 5 * (i % 3) for i in range(1, 12)}
+    assert unusual_fields(usual) == {}
+    odd = unusual_fields({**usual, "B01": 0, "B02": 20, "B03": 900, "B04": 150})
+    assert list(odd) == ["B01", "B02", "B03"]
+    assert odd["B01"] == "no cells"
+    assert "far fewer than the usual 205" in odd["B02"]
+    assert "far more" in odd["B03"]
+    assert list(unusual_fields({"A01": 10, "A02": 300})) == []  # two fields have no usual
+
+
+def test_no_field_is_no_news():
+    assert unusual_fields({}) == {}
+    assert unusual_fields({"A01": 0, "A02": 0}) == {"A01": "no cells", "A02": "no cells"}

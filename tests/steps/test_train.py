@@ -9,7 +9,7 @@ from napari_cellrep.jobs import drain
 from napari_cellrep.models import load_model
 from napari_cellrep.specs import CropSpec, InputError
 from napari_cellrep.steps.embed import embed
-from napari_cellrep.steps.train import ProjectCells, train
+from napari_cellrep.steps.train import ProjectCells, resume_training, train
 
 TINY = {"width": 0.125}
 SHORT = {"batch_size": 16, "epochs": 2, "seed": 3}
@@ -134,3 +134,76 @@ def test_a_student_and_a_teacher_from_the_command_line(small):
     assert good.any()
     assert np.isfinite(vectors[good]).all()
     assert vectors[good].std(axis=0).mean() > 0.05
+
+
+# ---- which cells -----------------------------------------------------------------------------------
+
+
+def test_training_on_some_cells_is_remembered(small):
+    obs = small.cells.obs
+    good = obs.index[obs["good"]]
+    (small.root / "sets.json").write_text(json.dumps({"odd": {"cells": list(good[:30]), "how": ""}}))
+    for i, (how, n) in enumerate(
+        [
+            ({"where": "group in ['A01', 'A06']"}, int(obs["good"][obs["group"].isin(["A01", "A06"])].sum())),
+            ({"fields": ["E12"]}, int(obs["good"][obs["field"] == "E12"].sum())),
+            ({"cells": list(good[:30])}, 30),
+            ({"named_set": "odd"}, 30),
+            ({"named_set": "odd", "where": f"field == '{obs.loc[good[0], 'field']}'"}, None),
+        ]
+    ):
+        folder = drain(
+            train(small, name=f"m{i}", config=TINY, training={**SHORT, "max_steps": 1, "min_cells": 2}, **how)
+        )
+        card = json.loads((folder / "model.json").read_text())
+        assert card["chosen"]
+        if n is not None:
+            assert card["n_cells"] == n
+    assert card["chosen"] == {"set": "odd", "where": f"field == '{obs.loc[good[0], 'field']}'"}
+
+
+@pytest.mark.parametrize(
+    ("how", "match"),
+    [
+        ({"where": "dose < 3"}, "no column dose"),
+        ({"where": "area_px < 0"}, "None of the cells"),
+        ({"named_set": "mine"}, "no set called 'mine'"),
+        ({"cells": ["gone/1"]}, "None of the cells"),
+        ({"finish": True}, "no checkpoint yet"),
+    ],
+)
+def test_no_such_cells_get_a_sentence(small, how, match):
+    with pytest.raises(InputError, match=match):
+        drain(train(small, config=TINY, training=SHORT, **how))
+
+
+def test_paused_used_and_resumed_as_it_was_started(small):
+    """A stopped training says how it was started; its checkpoint makes a model, and it goes on from there."""
+    import torch
+
+    settings = {"config": TINY, "training": SHORT, "precision": "fp32", "where": "group != 'E12'"}
+    whole = load_model(drain(train(small, name="whole", **settings)))
+    job = train(small, name="parts", **settings)
+    for progress in job:
+        if progress.total and progress.done > progress.total // 2:
+            break
+    job.close()
+    note = json.loads((small.root / "models" / "parts" / "run.json").read_text())
+    assert (note["state"], note["step"], note["total"]) == ("paused", progress.done, progress.total)
+    with np.load(small.root / "models" / "parts" / "preview.npz") as preview:
+        assert list(preview["columns"]) == ["another cell", "this one's structure", "predicted", "real"]
+        assert preview["pictures"].shape == (3, 4, 64, 64)
+        assert preview["pictures"][:, 3].std() > 0
+
+    used = drain(resume_training(small, name="parts", finish=True))
+    card = json.loads((used / "model.json").read_text())
+    assert card["trained"]["step"] == progress.done
+    assert card["trained"]["stopped_early"]
+    assert drain(embed(small, model="parts")).n_cells == small.cells.n_obs
+
+    parts = load_model(drain(resume_training(small, name="parts")))
+    assert json.loads((used / "run.json").read_text())["state"] == "done"
+    for (name, a), (_, b) in zip(whole.state_dict().items(), parts.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+    with pytest.raises(InputError, match="no training called"):
+        drain(resume_training(small, name="nobody"))

@@ -1,10 +1,15 @@
-"""Which groups of cells are mixed: the spread of a score, and of all features, within each group."""
+"""Which groups of cells are mixed: the spread of a score, of all features, of an intensity, within each group."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
+SIZES = 24  # numbers of cells at most for which the expectation is drawn; those between are interpolated
+_REFERENCE_CELLS = 5000  # of one reference group at most
+_AT_ONCE = 4_000_000  # counts held at once while drawing
 
 
 @dataclass(frozen=True)
@@ -75,11 +80,10 @@ def feature_spread(z: np.ndarray, group: np.ndarray, n_groups: int, *, min_cells
 
 def rank_descending(values: np.ndarray) -> np.ndarray:
     """Rank from 1 (largest); equal values share the better rank; NaN gets 0."""
-    from scipy.stats import rankdata
-
     rank = np.zeros(len(values), np.int64)
     good = np.isfinite(values)
-    rank[good] = rankdata(-values[good], method="min")
+    own = -values[good]
+    rank[good] = 1 + np.searchsorted(np.sort(own), own)  # 1 + how many are larger
     return rank
 
 
@@ -107,6 +111,355 @@ def bootstrap_sd(
         if len(own) >= 3:
             out[i] = np.quantile(own[rng.integers(len(own), size=(n_draws, len(own)))].std(axis=1), ends)
     return out
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The spread within each group beside what a reference group of equally many cells has; row i is group i.
+
+    Parameters
+    ----------
+    n_cells : ndarray of shape (n_groups,), int64
+        Cells that counted.
+    value, low, high : ndarray of shape (n_groups,), float64
+        The spread, and its bootstrap interval. NaN: too few cells (`low` and `high` of all groups that are not ranked).
+    expected, expected_low, expected_high : ndarray of shape (n_groups,), float64
+        Mean and range of the spread of as many cells of a reference group. NaN for groups that are not ranked.
+    rank : ndarray of shape (n_groups,), int64
+        By `ratio`, 1 = most variable; 0 = not ranked (too few cells).
+    """
+
+    n_cells: np.ndarray
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    expected: np.ndarray
+    expected_low: np.ndarray
+    expected_high: np.ndarray
+    rank: np.ndarray
+
+    @property
+    def ratio(self) -> np.ndarray:
+        """Spread as a multiple of what is expected, float64 (n_groups,): free of the number of cells."""
+        return np.asarray(_divided(self.value, self.expected))
+
+    @property
+    def beyond(self) -> np.ndarray:
+        """Whether the spread is larger than the range of the reference groups, bool (n_groups,)."""
+        return np.asarray(self.value > self.expected_high)
+
+
+def compare_spread(
+    x: np.ndarray,
+    group: np.ndarray,
+    n_groups: int,
+    reference: np.ndarray,
+    *,
+    match: np.ndarray | None = None,
+    relative: bool = False,
+    min_cells: int = 10,
+    n_draws: int = 200,
+    level: float = 0.95,
+    seed: int = 0,
+    stop: Callable[[], bool] | None = None,
+) -> Compared:
+    """Spread within each group, its bootstrap interval, and what equally many cells of a reference group give.
+
+    The spread is the SD (ddof 0) over a group's cells, averaged over features; of a score it is the score's SD, of an
+    intensity (`relative`) the coefficient of variation. What is expected by chance comes from the reference groups, one
+    after the other: n of a group's reference cells are drawn with replacement. So the reference groups' differences from
+    one another are part of the range, and differences between their means are not mistaken for spread. Shuffling cells
+    between a group's own fields would find nothing: a mixed group is mixed in every field.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n,) or (n, d), float
+        A score, an intensity, or features z-scored over all cells. Cells that are not finite do not count.
+    group : ndarray of shape (n,), int
+        Group of every cell, ``0 … n_groups − 1``; −1 for none.
+    reference : ndarray of shape (n,), bool
+        Which cells are reference cells. Groups with fewer than `min_cells` of them are no reference; of large ones
+        5,000 cells serve.
+    match : ndarray of shape (n,), int, optional
+        A group is compared with the reference groups that have the same number as most of its cells (≥ 0: a cell line, a
+        plate, a compound with references of its own); with all of them where none has.
+    relative : bool
+        Divide by the group's mean: only for one column of positive numbers. NaN where the mean is not positive.
+    min_cells : int, default 10
+        Groups with fewer are measured but not ranked.
+    n_draws : int, default 200
+        Draws for each interval.
+    level : float, default 0.95
+        Share of the draws within an interval.
+    stop : callable, optional
+        Asked now and then; once it says True, what has not been drawn stays NaN.
+
+    Returns
+    -------
+    Compared
+        Draws are widened by √(N / (N − 1)), N the cells drawn from: cells drawn again from few spread less than new
+        ones would. With more than 24 different numbers of cells the expectation is drawn for 24 and interpolated.
+
+    References
+    ----------
+    .. [1] SD of a score per group: Lu et al. 2019 (``models.md`` §1.7). Mean SD of all features: DINO4Cells' heterogeneity
+       (§3.7, §3.8), which finds variable intensity and variable place alike; hence two numbers, and features that do
+       not hold the intensity.
+    .. [2] Efron, Tibshirani, "An Introduction to the Bootstrap", 1993 (percentile interval).
+    """
+    table = np.asarray(x)[:, None] if np.ndim(x) == 1 else np.asarray(x)
+    table = table.astype(np.float64 if table.shape[1] == 1 else np.float32, copy=False)
+    counted = np.flatnonzero(np.isfinite(table).all(axis=1) & (group >= 0))
+    counted = counted[np.argsort(group[counted], kind="stable")]
+    n = np.bincount(group[counted], minlength=n_groups).astype(np.int64)
+    rows = np.split(counted, np.cumsum(n)[:-1])
+    rng = np.random.default_rng(seed)
+    ends = (0.5 - level / 2, 0.5 + level / 2)
+    value = np.full(n_groups, np.nan)
+    low, high, expected, expected_low, expected_high = np.full((5, n_groups), np.nan)
+    references, kind = [], np.full(n_groups, -1)
+    for i, own in enumerate(rows):
+        if len(own) < 2 or (stop is not None and stop()):
+            continue
+        cells = table[own]
+        value[i] = _spread(cells, relative)
+        if match is not None:
+            kind[i] = np.bincount(match[own] + 1).argmax() - 1
+        if len(own) >= min_cells:
+            draws = drawn_spread(cells, len(own), n_draws, rng, relative=relative)
+            low[i], high[i] = np.quantile(draws, ends)
+            if (those := cells[reference[own]]).shape[0] >= min_cells:
+                few = rng.choice(len(those), min(len(those), _REFERENCE_CELLS), replace=False, shuffle=False)
+                references.append((kind[i], those[np.sort(few)]))
+    ranked = (n >= min_cells) & np.isfinite(value)
+    known = {k for k, _ in references}
+    for k in np.unique(kind[ranked]) if references else ():
+        like = [cells for other, cells in references if other == k or k not in known]
+        of = ranked & (kind == k)
+        sizes, found = _by_chance(like, n[of], n_draws, ends, rng, relative, stop)
+        for out, column in zip((expected, expected_low, expected_high), found.T, strict=True):
+            out[of] = np.interp(np.log(n[of]), np.log(sizes), column)
+    rank = rank_descending(np.where(ranked, _divided(value, expected), np.nan))
+    return Compared(n, value, low, high, expected, expected_low, expected_high, rank)
+
+
+def _by_chance(
+    references: list[np.ndarray],
+    n: np.ndarray,
+    n_draws: int,
+    ends: tuple[float, float],
+    rng: np.random.Generator,
+    relative: bool,
+    stop: Callable[[], bool] | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of cells (m,), and mean, low and high end of the spread that so many cells of the references have (m, 3)."""
+    sizes = np.unique(n)
+    if len(sizes) > SIZES:
+        sizes = np.unique(np.geomspace(sizes[0], sizes[-1], SIZES).round().astype(np.int64))
+    found = np.full((len(sizes), 3), np.nan)
+    # Every reference group as often as the others.
+    times = np.bincount(np.arange(n_draws) % len(references), minlength=len(references))
+    for i, size in enumerate(sizes):
+        if stop is not None and stop():
+            break
+        draws = [
+            drawn_spread(cells, int(size), k, rng, relative=relative)
+            for cells, k in zip(references, rng.permutation(times).tolist(), strict=True)
+            if k
+        ]
+        every = np.concatenate(draws)
+        found[i] = every.mean(), *np.quantile(every, ends)
+    return sizes, found
+
+
+def drawn_spread(
+    x: np.ndarray, n: int, n_draws: int, rng: np.random.Generator, *, relative: bool = False
+) -> np.ndarray:
+    """Spread of `n` cells drawn with replacement from `x`, for each draw.
+
+    Parameters
+    ----------
+    x : ndarray of shape (N, d), float
+        Finite.
+    relative : bool
+        As in `compare_spread`.
+
+    Returns
+    -------
+    ndarray of shape (n_draws,), float64
+        Times √(N / (N − 1)).
+    """
+    centre = x.mean(axis=0, dtype=np.float64)
+    own = (x - centre).astype(x.dtype)  # centred, so that the difference of squares loses nothing
+    square = own**2
+    out = np.empty(n_draws)
+    step = max(1, _AT_ONCE // max(len(x), n))
+    for first in range(0, n_draws, step):
+        k = min(step, n_draws - first)
+        which = rng.integers(len(x), size=(k, n)) + (np.arange(k) * len(x))[:, None]
+        times = np.bincount(which.ravel(), minlength=k * len(x)).reshape(k, len(x)).astype(x.dtype)
+        mean = times @ own / n
+        sd = np.sqrt(np.maximum(times @ square / n - mean**2, 0))
+        out[first : first + k] = _divided(sd[:, 0], centre[0] + mean[:, 0]) if relative else sd.mean(axis=1)
+    return out * np.sqrt(len(x) / max(len(x) - 1, 1))
+
+
+def without(z: np.ndarray, number: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, float]:
+    """Take out of every feature what follows a number from cell to cell, for example the protein's intensity.
+
+    One least-squares fit per feature on the number and its square, both centred in each group: what differs between
+    groups neither enters the fit nor is taken out.
+
+    Parameters
+    ----------
+    z : ndarray of shape (n, d), float
+    number : ndarray of shape (n,), float
+        Best on a scale on which differences count alike, as the logarithm of an intensity.
+    group : ndarray of shape (n,), int
+        −1 for none.
+
+    Returns
+    -------
+    rest : ndarray of shape (n, d), float32
+        NaN for cells without a number, a finite row or a group.
+    left : float
+        Share of the variance within groups that is left; 1 if the number does not vary within groups.
+
+    References
+    ----------
+    .. [1] Its need: DINO4Cells' heterogeneity finds variable intensity and variable place alike (``models.md`` §3.7).
+    """
+    rest = np.full(z.shape, np.nan, np.float32)
+    rows = np.flatnonzero(np.isfinite(z).all(axis=1) & np.isfinite(number) & (group >= 0))
+    if not len(rows):
+        return rest, 1.0
+    of = group[rows]
+    n = np.maximum(np.bincount(of), 1)
+    known = np.asarray(number, np.float64)[rows]
+    scaled = (known - known.mean()) / (known.std() or 1.0)
+    fit = np.stack([c - (np.bincount(of, c) / n)[of] for c in (scaled, scaled**2)], axis=1)
+    own = np.asarray(z[rows], np.float32)
+    # Columns of `fit` are centred in every group, so group means of the features fall out of the products by themselves.
+    slopes = np.linalg.lstsq(fit.T @ fit, fit.T @ own, rcond=1e-10)[0]
+    taken = (fit @ slopes).astype(np.float32)
+    rest[rows] = own - taken
+    within = 0.0
+    order = np.argsort(of, kind="stable")
+    for cells in np.split(order, np.cumsum(np.bincount(of))[:-1]):
+        within += float(own[cells].var(axis=0, dtype=np.float64).sum()) * len(cells) if len(cells) else 0.0
+    explained = float((taken.astype(np.float64) ** 2).sum())
+    return rest, 1 - explained / within if within > 0 else 1.0
+
+
+def main_axis(z: np.ndarray, towards: np.ndarray | None = None) -> tuple[np.ndarray, float]:
+    """Where each cell of a group stands along what differs most among the group's own cells.
+
+    Parameters
+    ----------
+    z : ndarray of shape (n, d), float
+        The group's cells, z-scored over all cells.
+    towards : ndarray of shape (n,), float, optional
+        A number that shall grow along the axis, for example a score; NaN does not count. Without it, or where it says
+        nothing, the longer tail is on the right.
+
+    Returns
+    -------
+    position : ndarray of shape (n,), float64
+        First principal component of these cells; NaN for those that are not finite, and for all if fewer than three are.
+    share : float
+        Share of the group's variance it holds; 0 if all cells are the same.
+    """
+    from scipy.linalg import eigh
+
+    position = np.full(len(z), np.nan)
+    fine = np.isfinite(z).all(axis=1)
+    own = np.asarray(z[fine], np.float64)
+    if len(own) < 3:
+        return position, 0.0
+    own -= own.mean(axis=0)
+    total = float((own**2).sum())
+    if total <= 1e-20 * own.size:
+        position[fine] = 0.0
+        return position, 0.0
+    # The first component from whichever product is smaller; one eigenvector, exact, the same every time.
+    wide = own.shape[1] > len(own)
+    product = own @ own.T if wide else own.T @ own
+    last = [len(product) - 1] * 2
+    value, vector = eigh(product, subset_by_index=last)
+    along = vector[:, 0] * np.sqrt(value[0]) if wide else own @ vector[:, 0]
+    sign = (along**3).sum()
+    if towards is not None:
+        known = np.isfinite(towards[fine])
+        other = np.asarray(towards, np.float64)[fine][known]
+        if known.sum() > 2 and np.ptp(other) > 0 and np.ptp(along[known]) > 0:
+            sign = np.corrcoef(along[known], other)[0, 1]
+    position[fine] = -along if sign < 0 else along
+    return position, float(value[0] / total)
+
+
+def even_steps(position: np.ndarray, n: int, tail: float = 0.02) -> np.ndarray:
+    """Choose real cells at even steps along an axis.
+
+    Parameters
+    ----------
+    position : ndarray of shape (n_cells,), float
+        NaN: never chosen.
+    n : int
+        How many; all cells if there are no more.
+    tail : float, default 0.02
+        Share of the cells beyond either end: a single stray cell does not stretch the steps.
+
+    Returns
+    -------
+    ndarray of int64
+        Indices into `position`, in the axis' order; no cell twice.
+    """
+    known = np.flatnonzero(np.isfinite(position))
+    known = known[np.argsort(position[known], kind="stable")]
+    if len(known) <= n:
+        return known
+    along = position[known]
+    free = np.ones(len(known), bool)
+    first, last = np.quantile(along, (tail, 1 - tail))
+    for target in np.linspace(first, last, n):
+        away = np.where(free, np.abs(along - target), np.inf)
+        free[np.argmin(away)] = False
+    return known[~free]
+
+
+def density(values: np.ndarray, at: np.ndarray, most: int = 5000) -> np.ndarray:
+    """How many cells have about this value: the outline of a violin.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n,), float
+        NaN does not count; of more than `most`, evenly spaced ones in their order of size serve.
+    at : ndarray of shape (m,), float
+
+    Returns
+    -------
+    ndarray of shape (m,), float64
+        Gaussian kernels of Scott's width (SD · n^−1/5); all 0 with fewer than three different values.
+    """
+    own = np.sort(np.asarray(values, np.float64)[np.isfinite(values)])
+    if len(np.unique(own)) < 3:
+        return np.zeros(len(at))
+    if len(own) > most:
+        own = own[np.linspace(0, len(own) - 1, most).round().astype(np.int64)]
+    width = own.std(ddof=1) * len(own) ** -0.2
+    away = (np.asarray(at, np.float64)[:, None] - own) / width
+    return np.asarray(np.exp(-0.5 * away**2).mean(axis=1) / (width * np.sqrt(2 * np.pi)))
+
+
+def _spread(x: np.ndarray, relative: bool) -> float:
+    sd = x.std(axis=0, dtype=np.float64)
+    return float(_divided(sd[0], x.mean(dtype=np.float64)) if relative else sd.mean())
+
+
+def _divided(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """A / b where b is positive, else NaN."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(np.asarray(b) > 0, np.asarray(a) / b, np.nan)
 
 
 def _moments(x: np.ndarray, group: np.ndarray, n_groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

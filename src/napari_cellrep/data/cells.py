@@ -177,34 +177,58 @@ def _signal(
     return z, share
 
 
+def flag_limits(obs: pd.DataFrame, rules: QualityRules) -> dict[str, tuple[float, float]]:
+    """Column → (least, most): a cell outside is flagged. Size and focus are judged against all cells of `obs`."""
+    if not len(obs):
+        return {}
+    share, area = obs["q_area_share"].to_numpy(float), obs["area_px"].to_numpy(float)
+    focus = obs["q_focus"].to_numpy(float)
+    middle = float(np.median(focus))
+    spread = 1.4826 * float(np.median(np.abs(focus - middle)))
+    inf = float("inf")
+    return {
+        # The paper's 5 % is of whole cells. Where the usual mask is smaller (nuclei), half of the usual is the bound.
+        "q_area_share": (min(rules.min_area_share, 0.5 * float(np.median(share))), rules.max_area_share),
+        "area_px": (rules.debris_share * float(np.median(area)), inf),
+        "q_saturated_share": (-inf, rules.saturated_share),
+        "q_focus": (middle - rules.focus_z * max(spread, 1e-6), inf),
+        "q_signal": (rules.signal_z, inf),
+        "q_signal_share": (rules.signal_share, inf),
+    }
+
+
+def flag_masks(obs: pd.DataFrame, rules: QualityRules) -> dict[str, np.ndarray]:
+    """Flag → which cells carry it, bool (n,), decided from their ``q_…`` numbers."""
+    if not len(obs):
+        return {name: np.zeros(0, bool) for name in FLAGS}
+    limits = flag_limits(obs, rules)
+
+    def outside(column: str) -> np.ndarray:
+        values, (least, most) = obs[column].to_numpy(float), limits[column]
+        return np.asarray((values < least) | (values > most))
+
+    # A label in two far corners fills little of its window, or none: what reaches over two windows is too large.
+    box = obs[["box_y0", "box_x0", "box_y1", "box_x1"]].to_numpy(float)
+    longest = (box[:, 2:] - box[:, :2]).max(axis=1)
+    return {
+        "edge": obs["q_window_over_edge"].to_numpy(bool),
+        "area": outside("q_area_share") | (longest > 2 * rules.window_px),
+        "debris": outside("area_px"),
+        "saturated": outside("q_saturated_share"),
+        "focus": outside("q_focus"),
+        "no_signal": outside("q_signal") | outside("q_signal_share"),
+    }
+
+
 def set_flags(obs: pd.DataFrame, rules: QualityRules) -> pd.DataFrame:
     """Decide every cell's flags from its ``q_…`` numbers; adds ``flags`` ("edge;focus") and ``good``.
 
     Size and focus are judged against all cells of the project, so this runs on the whole table.
     """
-    n = len(obs)
-    on: dict[str, np.ndarray] = {name: np.zeros(n, bool) for name in FLAGS}
-    if n:
-        share, area = obs["q_area_share"].to_numpy(float), obs["area_px"].to_numpy(float)
-        on["edge"] = obs["q_window_over_edge"].to_numpy(bool)
-        # The paper's 5 % is of whole cells. Where the usual mask is smaller (nuclei), half of the usual is the bound.
-        least = min(rules.min_area_share, 0.5 * float(np.median(share)))
-        # A label in two far corners fills little of its window, or none: what reaches over two windows is too large.
-        box = obs[["box_y0", "box_x0", "box_y1", "box_x1"]].to_numpy(float)
-        longest = (box[:, 2:] - box[:, :2]).max(axis=1)
-        too_large = (share > rules.max_area_share) | (longest > 2 * rules.window_px)
-        on["area"] = (share < least) | too_large
-        on["debris"] = area < rules.debris_share * np.median(area)
-        on["saturated"] = obs["q_saturated_share"].to_numpy(float) > rules.saturated_share
-        focus = obs["q_focus"].to_numpy(float)
-        spread = 1.4826 * np.median(np.abs(focus - np.median(focus)))
-        on["focus"] = focus < np.median(focus) - rules.focus_z * max(spread, 1e-6)
-        on["no_signal"] = (obs["q_signal"].to_numpy(float) < rules.signal_z) | (
-            obs["q_signal_share"].to_numpy(float) < rules.signal_share
-        )
+    on = flag_masks(obs, rules)
     obs = obs.copy()
-    matrix = np.stack(list(on.values()), axis=1) if n else np.zeros((0, len(FLAGS)), bool)
-    names = np.array(list(on))
+    matrix = np.stack([on[name] for name in FLAGS], axis=1)
+    names = np.array(list(FLAGS))
     obs["flags"] = [";".join(names[row]) for row in matrix]
     obs["good"] = np.logical_not(matrix.any(axis=1)).astype(bool)
     return obs

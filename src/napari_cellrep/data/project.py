@@ -76,6 +76,33 @@ class Project:
         return tuple(self._info.get("group_by", ()))
 
     @property
+    def comparison(self) -> dict[str, str]:
+        """The groups that analyses compare, each ``column=value`` or "" while not chosen.
+
+        "a" and "b" are references that are known to look one way and the other; "control" is what is normal.
+        """
+        return {"a": "", "b": "", "control": "", **self._info.get("comparison", {})}
+
+    def set_comparison(self, **groups: str) -> None:
+        """Choose some of the groups of `comparison`, once for all analyses; "" takes a choice back.
+
+        Raises
+        ------
+        InputError
+            If a group is not written ``column=value``.
+        """
+        for name, text in groups.items():
+            if name not in self.comparison:
+                raise InputError(f"There is no group {name!r} to choose; there are a, b and control.")
+            column, equals, value = text.partition("=")
+            if text and not (column.strip() and equals and value.strip()):
+                raise InputError(f"A group is written COLUMN=VALUE, for example compound=DMSO; got {text!r}.")
+        with self.lock():
+            self._info = _read_info(self.root)
+            self._info["comparison"] = {**self.comparison, **groups}
+            self._write_info()
+
+    @property
     def history(self) -> list[dict[str, Any]]:
         """Every step that was run: what, with what, when, where, how long."""
         return list(self._info["history"])

@@ -13,6 +13,7 @@ from typing import Any
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import (
     QHBoxLayout,
+    QLabel,
     QMenu,
     QProgressBar,
     QPushButton,
@@ -213,7 +214,7 @@ class CellRepDock(QWidget):
         layout.addWidget(self.tour)
         layout.addWidget(scroll, 1)
         layout.addWidget(self.strip)
-        self.setMinimumWidth(330)
+        self.setMinimumWidth(350)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
 
         # Many things change at once when a job ends; the cards are brought up to date once.
@@ -244,7 +245,11 @@ class CellRepDock(QWidget):
 
     def _make_header(self) -> QHBoxLayout:
         """The machine that networks run on, and where help is."""
-        self.machine = text(least_px=120)
+        self.machine = QLabel()
+        self.machine.setEnabled(False)  # in the theme's quiet colour
+        self.machine.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self._show_machine(self.runner.machine)
+        self.runner.warmed.connect(self._show_machine)
         self.help = QToolButton()
         self.help.setText("Help")
         self.help.setAutoRaise(True)
@@ -264,6 +269,12 @@ class CellRepDock(QWidget):
         line.addWidget(self.help)
         return line
 
+    def _show_machine(self, words: str) -> None:
+        self.machine.setText(words.split(";")[0])
+        self.machine.setToolTip(
+            f"{words}.\nNetworks run there; choose it in card 4 under More." if words else ""
+        )
+
     def _warm(self) -> None:
         # Segmenters first: they are wanted first, and importing torch takes seconds.
         self.runner.describe("segmenters", self._set_methods, self._complain)
@@ -279,6 +290,7 @@ class CellRepDock(QWidget):
     def _set_models(self, found: dict[str, Any]) -> None:
         with contextlib.suppress(RuntimeError):
             self.cards["model"].set_models(found)
+            self._refresh_soon()  # other cards say models' names
 
     def _complain(self, sentence: str) -> None:
         with contextlib.suppress(RuntimeError):

@@ -30,17 +30,19 @@ from qtpy.QtWidgets import (
 
 from napari_cellrep.gui._image import canvas_of
 from napari_cellrep.gui._state import session_of
+from napari_cellrep.gui.views._words import column_words
 from napari_cellrep.gui.views.gallery import GalleryView
 from napari_cellrep.gui.views.map import TOOLS, MapView, selection_mode
 from napari_cellrep.gui.views.plate import PlateView
 from napari_cellrep.gui.views.table import TableView
 from napari_cellrep.gui.views.tree import TreeView
+from napari_cellrep.gui.views.variability import VariabilityView
 from napari_cellrep.session import read_project
 from napari_cellrep.specs import InputError
 
 REDO = QKeyCombination(Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier, Qt.Key.Key_Z)
 # Beside the map; each is `View(session, canvas)` with a `title` and `disconnect_session()`.
-VIEWS: tuple[Any, ...] = (GalleryView, TableView, PlateView, TreeView)
+VIEWS: tuple[Any, ...] = (GalleryView, TableView, PlateView, TreeView, VariabilityView)
 TOOL_TIPS = {
     "lasso": "Lasso: draw around cells to select them.\nShift adds, Alt subtracts, both together intersect.",
     "rectangle": "Rectangle: drag over cells to select them.\nShift adds, Alt subtracts, both together intersect.",
@@ -418,7 +420,7 @@ def _fill(combo: QComboBox, names: list[str], chosen: str, map_name: str = "") -
     combo.blockSignals(True)
     combo.clear()
     for name in names:
-        shown = name.replace("_", " ") + (f" · {map_name}" if map_name and name == chosen else "")
+        shown = column_words(name) + (f" · {map_name}" if map_name and name == chosen else "")
         combo.addItem(shown, name)
     combo.setCurrentIndex(names.index(chosen) if chosen in names else -1)
     combo.setEnabled(bool(names))

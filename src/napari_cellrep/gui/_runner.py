@@ -197,6 +197,8 @@ class Handle(QObject):
         "queued", "running", "stopping", "finished", "failed" or "stopped".
     limit_s : float
         The job ends by itself after this many seconds; 0: when its work is done.
+    kill_after_s : float
+        How long it may go on to its next yield once it was asked to stop.
     read : object
         What `job_reads` of `Runner.submit` gave, once the job has ended.
     """
@@ -212,6 +214,7 @@ class Handle(QObject):
         super().__init__()
         self.step, self.title, self.state = step, title, "queued"
         self.limit_s = 0.0
+        self.kill_after_s = KILL_AFTER_S
         self.progress = Progress(0, 0, title)
         self.result: Any = None
         self.log = LogEntry(title, step)
@@ -275,6 +278,7 @@ class Runner(QObject):
 
     changed = Signal()  # a job was queued, started, went on or ended
     submitted = Signal(object)  # Handle
+    warmed = Signal(str)  # what this machine computes with
     _answered = Signal(object, object)  # from the talking thread to the window's
 
     def __init__(self) -> None:
@@ -285,6 +289,7 @@ class Runner(QObject):
         self.current: Handle | None = None
         self.log: deque[LogEntry] = deque(maxlen=LOG_LENGTH)
         self.closed = False
+        self.machine = ""  # what it computes with, once the process is warm
         self._showing = False
         self._answered.connect(self._on_answer)
 
@@ -446,8 +451,12 @@ class Runner(QObject):
     # ---- the process -----------------------------------------------------------------------------
 
     def warm(self) -> None:
-        """Start the process and load torch in it, so that the first job need not wait."""
-        self.ask("napari_cellrep.worker:warm_up")
+        """Start the process and load torch in it, so that the first job need not wait; then say `warmed`."""
+        self.ask("napari_cellrep.worker:warm_up", None, self._on_warm)
+
+    def _on_warm(self, machine: str) -> None:
+        self.machine = machine
+        self.warmed.emit(machine)
 
     @property
     def pid(self) -> int:
@@ -494,7 +503,7 @@ def _supervise(runner: Runner, handle: Handle) -> Iterator[Progress]:
         if handle._stop.is_set():
             if not deadline:
                 process.stop(job)
-                deadline = time.monotonic() + KILL_AFTER_S
+                deadline = time.monotonic() + handle.kill_after_s
             elif time.monotonic() > deadline:
                 process.kill()
                 return "stopped", None

@@ -23,6 +23,7 @@ from napari_cellrep.models._train import Learner
 from napari_cellrep.specs import InputError
 
 DROP_P = 0.2  # of a channel removed, of the protein rescaled
+WARMUP_SHARE = 0.5  # of the epochs at most: a short training must not end before it has begun
 
 
 @dataclass(frozen=True)
@@ -256,10 +257,11 @@ class DinoLearner(Learner):
             raise InputError(
                 "A network that sees each channel as a photograph is not trained here; set as_rgb to false."
             )
-        if t.warmup_epochs > t.epochs:
-            raise InputError(
-                f"The learning rate would still be warming up ({t.warmup_epochs} epochs) when training ends "
-                f"({t.epochs}); set warmup_epochs to at most that."
+        warmup_epochs = min(t.warmup_epochs, int(t.epochs * WARMUP_SHARE))
+        if warmup_epochs < t.warmup_epochs:
+            self.notes.append(
+                f"The learning rate warms up for {warmup_epochs} of the {t.epochs} epochs instead of "
+                f"{t.warmup_epochs}: half of them at most."
             )
         if t.local_scale_min >= t.scale_split:
             raise InputError(
@@ -290,7 +292,7 @@ class DinoLearner(Learner):
         self.module.register_buffer("center", torch.zeros(1, t.out_dim))
 
         self.steps_per_epoch = steps_per_epoch
-        n, warm = steps_per_epoch, t.warmup_epochs
+        n, warm = steps_per_epoch, warmup_epochs
         peak = t.learning_rate * t.batch_size / 256
         self.learning_rates = cosine_schedule(peak, t.final_learning_rate, t.epochs, n, warm)
         self.weight_decays = cosine_schedule(t.weight_decay, t.final_weight_decay, t.epochs, n)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from napari_cellrep.models._base import EmbeddingModel
 from napari_cellrep.specs import InputError
@@ -126,6 +128,54 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
+
+
+@contextlib.contextmanager
+def memory_peak(device: torch.device) -> Iterator[list[int]]:
+    """Measure how much memory what is done within takes at its peak; the list holds the bytes afterwards.
+
+    On CUDA torch counts it. Elsewhere what lives of the tensors that are made is counted: the process's own size
+    says little, because freed memory stays with it and is used again.
+    """
+    peak = [0]
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield peak
+        peak[0] = torch.cuda.max_memory_allocated(device) - before
+        return
+    with _Living() as living:
+        yield peak
+    peak[0] = living.peak
+
+
+class _Living(TorchDispatchMode):
+    """Counts the bytes of the tensors that live at once, of those made while it is on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, Tensor):
+                self._note(tensor.untyped_storage())
+        return out
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata  # views share it
+        if key not in self._known:
+            self._known.add(key)
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._gone, key, storage.nbytes())
+
+    def _gone(self, key: int, nbytes: int) -> None:
+        self._known.discard(key)
+        self.now -= nbytes
 
 
 def to_tensor(crops: np.ndarray) -> Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import csv
 import hashlib
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +19,15 @@ from torch import Tensor
 
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.models._base import EmbeddingModel, can, replace_file, save_model
-from napari_cellrep.models._engine import check_precision, choose_device, computing, to_tensor, trial_form
+from napari_cellrep.models._engine import (
+    check_precision,
+    choose_device,
+    computing,
+    is_out_of_memory,
+    memory_peak,
+    to_tensor,
+    trial_form,
+)
 from napari_cellrep.specs import InputError, digest
 
 logger = logging.getLogger(__name__)
@@ -28,6 +38,10 @@ SETTLED_STEPS = (
 )
 SETTLE_CELLS = 512
 CHECKPOINT_EVERY_S = 120.0  # between epochs too, for a process that is killed
+PREVIEW = "preview.npz"
+PREVIEW_CELLS = 3
+PREVIEW_BATCH = 16  # cells whose statistics batch norm takes; the pictures are of the first ones
+PREVIEW_EVERY_S = 5.0  # at most; and it never costs more than a fiftieth of the time
 HISTORY = ("epoch", "step", "loss", "cells_per_s", "learning_rate", "seconds")
 
 
@@ -145,10 +159,13 @@ class Learner:
     ----------
     module : torch.nn.Module
         Moved to the device; its state goes into the checkpoint.
+    notes : list of str
+        What a person should know of these settings.
     """
 
     def __init__(self, model: EmbeddingModel, training: Any):
         self.model, self.training = model, training
+        self.notes: list[str] = []
         self.module: torch.nn.Module = model
 
     def make_optimizer(self) -> torch.optim.Optimizer:
@@ -299,6 +316,74 @@ def _try_out(
     return precision, step_s
 
 
+@dataclass(frozen=True)
+class Trial:
+    """What a training would cost here.
+
+    Parameters
+    ----------
+    step_s : float
+        Seconds per step.
+    steps_done, steps : int
+        Of a checkpoint that would be gone on from, and in all.
+    device : torch.device
+    precision : str
+    memory_bytes : int
+        Of the device: weights, their gradients, what the optimizer keeps, and the batch on its way.
+    """
+
+    step_s: float
+    steps_done: int
+    steps: int
+    device: torch.device
+    precision: str
+    memory_bytes: int
+
+
+def try_out(
+    model: EmbeddingModel,
+    cells: Cells,
+    training: Any,
+    folder: Path,
+    device: str = "auto",
+    precision: str = "auto",
+    card: dict[str, Any] | None = None,
+) -> Trial:
+    """Do a few steps on a copy of the model, to say what `train` would cost; nothing is written."""
+    where = choose_device(device)
+    sampler = _sampler(model, cells, training, training.batch_size)
+    state = _read_checkpoint(Path(folder) / CHECKPOINT, look_only=True)
+    if state is not None and state["made_of"] != _made_of(model, cells, training, dict(card or {})):
+        state = None
+    precision, step_s = _try_out(model, cells, training, where, check_precision(precision), 1.0)
+    steps = training.epochs * sampler.n_batches
+    if training.max_steps:
+        steps = min(steps, training.max_steps)
+    memory = _memory(model, cells, training, where, precision)
+    return Trial(step_s, state["step"] if state else 0, steps, where, precision, memory)
+
+
+def _memory(model: EmbeddingModel, cells: Cells, training: Any, device: torch.device, precision: str) -> int:
+    """Peak of a step with a whole batch; on a CPU, where that takes long, drawn out from two and from four cells."""
+    n_full = min(training.batch_size, len(cells))
+
+    def peak(n: int) -> tuple[int, int]:
+        sampler = _sampler(model, cells, training, n)
+        rows = {k: r[:n] for k, r in sampler.epoch(0)[0].items()}
+        trainer = _Trainer(copy.deepcopy(model), cells, training, device, precision, sampler.n_batches)
+        fixed = sum(p.nbytes * (4 if p.requires_grad else 1) for p in trainer.learner.module.parameters())
+        with memory_peak(device) as found, computing(device, precision):
+            losses = trainer.learner.losses(trainer.batch(rows, (0, 0)))
+        del losses  # what the backward pass needs lived until here
+        return fixed, found[0]
+
+    with _torch_rng_kept():
+        if device.type == "cuda" or n_full < 4:
+            return sum(peak(n_full))
+        (fixed, few), (_, more) = peak(2), peak(4)
+    return fixed + few + max(0, more - few) * (n_full - 2) // 2
+
+
 class _torch_rng_kept:
     """Leaves torch's global generators as they were."""
 
@@ -336,12 +421,14 @@ def train(
     precision: str = "auto",
     resume: bool = True,
     card: dict[str, Any] | None = None,
+    finish: bool = False,
 ) -> Job[dict[str, Any]]:
     """Train `model` on `cells` and write it to `folder`.
 
     The folder gets ``checkpoint.pt`` (after every epoch, every two minutes, and when the job is closed),
-    ``history.csv`` (one row per epoch) and, at the end, ``weights.safetensors`` and ``model.json``. A run that was
-    stopped goes on where it was; on a CPU in fp32 it ends with exactly the weights of a run that was not.
+    ``history.csv`` (one row per epoch), ``preview.npz`` (`look`, every few seconds) and, at the end,
+    ``weights.safetensors`` and ``model.json``. A run that was stopped goes on where it was; on a CPU in fp32 it ends
+    with exactly the weights of a run that was not.
 
     Parameters
     ----------
@@ -361,6 +448,8 @@ def train(
     card : dict
         What else ``model.json`` shall say. "data" (a hash of the images) and "initial" (the weights it started from)
         also decide whether a checkpoint may be gone on from.
+    finish : bool
+        Do no further step: write the model as the checkpoint has it.
 
     Yields
     ------
@@ -395,6 +484,7 @@ def train(
     if check_precision(precision) == "auto":
         precision, _ = _try_out(model, cells, training, where, precision, 1.0)
     trainer = _Trainer(model, cells, training, where, precision, sampler.n_batches)
+    notes += trainer.learner.notes
     run = _Run(trainer, sampler, folder, made_of, notes)
     if state is not None:
         run.restore(state)
@@ -402,6 +492,9 @@ def train(
     total = training.epochs * sampler.n_batches
     if training.max_steps:
         total = min(total, training.max_steps)
+    if finish:
+        total = run.step
+    preview = _Preview(trainer, sampler, folder / PREVIEW)
     metrics: dict[str, float] = {}
     began = time.perf_counter()
     limit_s = training.max_seconds or float("inf")
@@ -415,6 +508,7 @@ def train(
                 "cells_per_s": n_cells / run.last_step_s,
                 "learning_rate": trainer.learning_rate,
             }
+            preview.make()
             yield Progress(run.step, total, _message(run, training), metrics)
             if seconds >= limit_s:
                 notes.append(
@@ -430,6 +524,7 @@ def train(
             f"Batch norm's running means were measured again after these {run.step:,} steps (the paper trains longer)."
         )
     model.eval()
+    preview.make(last=True)
     result = {
         "step": run.step,
         "epoch": run.step / sampler.n_batches,
@@ -476,6 +571,116 @@ def settle_norm(trainer: _Trainer, sampler: Sampler) -> Iterator[int]:
             break
     for norm, value in zip(norms, momentum, strict=True):
         norm.momentum = value
+
+
+class _Preview:
+    """Writes now and then what the network under training makes of the same few cells."""
+
+    def __init__(self, trainer: _Trainer, sampler: Sampler, path: Path):
+        self.trainer, self.path = trainer, path
+        self.rows = {k: rows[:PREVIEW_BATCH] for k, rows in sampler.epoch(0)[0].items()}
+        self._next = 0.0
+
+    def make(self, last: bool = False) -> None:
+        """Write it if it is time to; the state of training and of every random generator stays as it is."""
+        start = time.perf_counter()
+        if not last and start < self._next:
+            return
+        t = self.trainer
+        modes = {m: m.training for m in t.learner.module.modules()}
+        try:
+            t.model.eval()
+            with torch.no_grad(), computing(t.device, t.precision), _own_statistics(t.model):
+                crops = {k: t.model.preprocess(t._load(r)) for k, r in self.rows.items()}
+                found = look(t.model, crops)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._next = float("inf")  # a picture is not worth a training
+            return
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        if found is None:
+            self._next = float("inf")
+            return
+        columns, pictures = found[0], found[1][:PREVIEW_CELLS]
+
+        def write(tmp: Path) -> None:
+            with tmp.open("wb") as f:
+                np.savez(f, columns=np.array(columns), pictures=pictures)
+
+        replace_file(self.path, write)
+        end = time.perf_counter()
+        self._next = end + max(PREVIEW_EVERY_S, 50 * (end - start))
+
+
+@contextlib.contextmanager
+def _own_statistics(model: EmbeddingModel) -> Iterator[None]:
+    """Let batch norm take the batch's own mean and variance, and keep its running ones as they are.
+
+    Those lag far behind at first (`settle_norm`): by them a young network would seem to have learned nothing.
+    """
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    before = [(m.momentum, m.num_batches_tracked, m.training) for m in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None  # so nothing is counted or moved
+        norm.training = True
+    try:
+        yield
+    finally:
+        for norm, (momentum, tracked, training) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked, norm.training = momentum, tracked, training
+
+
+def look(model: EmbeddingModel, crops: dict[str, Tensor]) -> tuple[tuple[str, ...], np.ndarray] | None:
+    """What a network makes of some cells, as pictures side by side; None of one that makes nothing to look at.
+
+    Parameters
+    ----------
+    crops : dict
+        Preprocessed crops (B, C, H, W) by `EmbeddingModel.batch`'s names.
+
+    Returns
+    -------
+    columns : tuple of str
+        What each column shows.
+    pictures : ndarray of uint8, (B, columns, H, W)
+        What is compared is scaled alike.
+    """
+    net: Any = model
+    x = next(reversed(crops.values())).float()
+    first = next((i for i, role in enumerate(model.roles) if role == "protein"), 0)
+    real = x[:, first]
+    low, high = real.amin(dim=(1, 2), keepdim=True), real.amax(dim=(1, 2), keepdim=True)
+
+    def grey(y: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        return ((y.float() - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+
+    def own(y: Tensor) -> Tensor:
+        return grey(y, y.amin(dim=(1, 2), keepdim=True), y.amax(dim=(1, 2), keepdim=True))
+
+    if can(model, "inpaint"):
+        n = net.config.n_protein
+        parts = {
+            "another cell": own(crops["source"][:, first].float()),
+            f"this one's {model.roles[n]}": own(x[:, n]),
+            "predicted": grey(net.inpaint(crops["source"], crops["target"][:, n:])[:, first], low, high),
+            "real": grey(real, low, high),
+        }
+    elif can(model, "reconstruct"):
+        parts = {
+            "real": grey(real, low, high),
+            "rebuilt": grey(net.reconstruct(x)[:, first], low, high),
+        }
+    elif can(model, "attention"):
+        where = net.attention(x).float().mean(dim=1, keepdim=True)
+        where = torch.nn.functional.interpolate(where, x.shape[-2:], mode="nearest")[:, 0]
+        parts = {"cell": own(real), "where it looks": own(where)}
+    else:
+        return None
+    pictures = torch.stack(list(parts.values()), dim=1).nan_to_num()
+    return tuple(parts), (pictures * 255).round().to(torch.uint8).cpu().numpy()
 
 
 class _Run:
@@ -579,11 +784,12 @@ class _Run:
         self._saved_at = self.step
 
 
-def _read_checkpoint(path: Path) -> dict[str, Any] | None:
+def _read_checkpoint(path: Path, look_only: bool = False) -> dict[str, Any] | None:
+    """The checkpoint; `look_only` leaves the weights on the disk until they are looked at."""
     if not path.exists():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=look_only)
     except Exception as error:
         raise InputError(
             f"The checkpoint {path} cannot be read ({type(error).__name__}); delete it, or train without resuming."

@@ -195,6 +195,7 @@ class Training:
     freeze_last_layer_epochs : int
         Epochs in which the head's last layer stays as it is.
     warmup_epochs : int
+        At most half of `epochs` counts.
     final_learning_rate : float
         At the end; not scaled by the batch.
     weight_decay, final_weight_decay : float
@@ -277,7 +278,13 @@ class Training:
         int, {"min": 0, "max": 10_000, "label": "Freeze last layer (epochs)"}
     ] = 1
     warmup_epochs: Annotated[
-        int, {"min": 0, "max": 10_000, "label": "Warm-up (epochs)", "help": "Not more than epochs."}
+        int,
+        {
+            "min": 0,
+            "max": 10_000,
+            "label": "Warm-up (epochs)",
+            "help": "The learning rate rises slowly so long, but never for more than half of the epochs.",
+        },
     ] = 10
     final_learning_rate: Annotated[
         float, {"min": 0.0, "max": 1.0, "step": 1e-6, "label": "Learning rate, at the end"}

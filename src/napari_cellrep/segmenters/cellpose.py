@@ -24,7 +24,17 @@ import numpy as np
 from napari_cellrep.segmenters._blobs import drop_border, read_plane
 from napari_cellrep.specs import Channel, InputError
 
-MODELS = ("cpsam_v2", "cpsam", "cpdino", "cpdino-vitb")
+# What may be used for what; shown beside the choice (`registry.describe`).
+LICENCE = "Program: BSD-3. All weights were trained on data under CC-BY-NC: free for research, not for commercial use."
+PACKAGE = "cellpose"  # what has to be installed besides this package …
+INSTALL = 'pip install "napari-cellrep[cellpose]"'  # … and how
+SLOW = "It takes tens of seconds for a field on a CPU."
+MODELS = {
+    "cpsam_v2": "Cellpose-SAM, second version: nuclei and whole cells. 1.2 GB, CC-BY-NC",
+    "cpsam": "Cellpose-SAM, first version. 1.2 GB, CC-BY-NC",
+    "cpdino": "Cellpose-DINO, large: needs Meta's dinov3 package. CC-BY-NC and DINOv3 licence",
+    "cpdino-vitb": "Cellpose-DINO, smaller: needs Meta's dinov3 package. CC-BY-NC and DINOv3 licence",
+}
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,17 @@ def segment(
     )[0]
     labels = np.asarray(masks).astype(np.int32).reshape(planes.shape[:2])
     return drop_border(labels) if config.drop_border else labels
+
+
+ON_DEVICE = True  # runs on a graphics card, where there is one
+
+
+def not_here(config: Config) -> str:
+    """Why it cannot be tried at once, in a sentence: its weights would have to be fetched first; "" when it can."""
+    models = _import_cellpose()
+    if Path(config.model).is_file() or (Path(models.MODEL_DIR) / config.model).is_file():
+        return ""
+    return f"How long it takes is not known before cellpose's weights {config.model!r} are on this machine."
 
 
 @lru_cache(maxsize=1)  # the network is a gigabyte: loaded once per process, not once per field

@@ -174,7 +174,7 @@ def neighbour_graph(
 
 
 def score(work: Work, *, a: str = "control=-1", b: str = "control=1", per: str = "auto") -> Job[Found]:
-    """Score every cell between two reference groups: negative is nearer a, positive nearer b."""
+    """Say of every cell how much closer it is to group A or to B: a score, negative towards A, positive towards B."""
     yield Progress(0, 1, f"Scoring {len(work.x):,} cells")
     is_a, is_b = _members(work, a), _members(work, b)
     if (is_a & is_b).any():
@@ -299,6 +299,36 @@ def find_outliers(work: Work, *, k: int = 10, within: str = "group", scale: bool
     )
 
 
+def compare_with_control(work: Work, *, control: str = "", k: int = 10, scale: bool = True) -> Job[Found]:
+    """Measure how unlike the control each cell is: its mean distance to the nearest control cells."""
+    _within("k", k, 1, 1000)
+    yield Progress(0, 1, f"Comparing {len(work.x):,} cells with {control or 'the control'}")
+    if not control:
+        raise InputError(
+            "No control group is chosen: choose what to compare with, for example compound=DMSO "
+            "(cellrep compare PROJECT --control compound=DMSO)."
+        )
+    x = projection.z_score(work.x) if scale else work.x
+    is_control = _members(work, control)
+    value = outliers.control_distance(x, is_control, k)
+    if not np.isfinite(value).any():
+        raise InputError(
+            f"{int(is_control.sum())} usable cells have {control}; a control needs at least four."
+        )
+    usual, rest = np.median(value[is_control]), value[~is_control]
+    summary = f"Measured how unlike {control} {len(value):,} cells are."
+    if len(rest):
+        far = float((rest > np.percentile(value[is_control], 95)).mean())
+        summary += (
+            f" {far:.0%} of the other cells are farther from it than 95 % of its own (median {np.median(rest):.2f}, "
+            f"its own {usual:.2f})."
+        )
+    return Found(
+        summary=summary, obs={f"unlike_{work.embedding}": value},
+        numbers={"control": control, "n_control": int(is_control.sum())},
+    )  # fmt: skip
+
+
 RECIPES: dict[str, Callable[..., Job[Found]]] = {
     "map": map_cells,
     "neighbours": neighbour_graph,
@@ -306,7 +336,44 @@ RECIPES: dict[str, Callable[..., Job[Found]]] = {
     "variability": rank_groups,
     "profile": profile_groups,
     "outliers": find_outliers,
+    "unlike": compare_with_control,
 }
+# What each answers, in the window's words, and what its button says.
+QUESTIONS = {
+    "map": ("Which cells look alike?", "Make the map"),
+    "score": ("Is each cell closer to A or to B?", "Place every cell between A and B"),
+    "variability": ("Which groups vary most from cell to cell?", "Rank the groups"),
+    "outliers": ("Which cells are odd in their own group?", "Measure how odd each cell is"),
+    "unlike": ("Which cells are unlike the control?", "Compare every cell with the control"),
+    "neighbours": ("Which cells are each other's nearest?", "Find every cell's neighbours"),
+    "profile": ("What does each group look like on average?", "Average every group"),
+}
+CHOSEN_ONCE = {"score": ("a", "b"), "unlike": ("control",)}  # options that the project's `comparison` fills
+# What a form needs to know of an option besides its type and default. "column": a column of the cells, or one of `also`.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "seed": {"label": "Seed", "min": 0, "help": "Another number gives another layout of the same cells."},
+    "n_neighbors": {"label": "Neighbours", "min": 2, "max": 1000,
+                    "help": "Of how many nearest cells account is taken; fewer shows finer structure."},
+    "min_dist": {"label": "Least distance", "min": 0.0, "max": 1.0, "step": 0.05,
+                 "help": "How close points may lie on the map: small packs cells that look alike tightly."},
+    "pca_components": {"label": "Components", "min": 2, "max": 1000,
+                       "help": "Principal components kept before the map is made: the directions in which cells differ most."},
+    "scale": {"label": "Same weight for every number",
+              "help": "Every number of the embedding gets mean 0 and SD 1 first (z-score)."},
+    "label": {"label": "Predict", "column": True, "also": [""],
+              "help": "A column; the neighbours' vote (k-NN) says how well the embedding knows it."},
+    "k": {"label": "Nearest cells", "min": 1, "max": 1000, "help": "How many nearest cells count."},
+    "per": {"label": "Each on its own", "column": True, "also": ["auto", "none"],
+            "help": "Cells of each value of this column are placed between their own A and B; auto: each compound, if it has "
+            "both."},
+    "by": {"label": "Groups", "column": True, "also": ["group"], "help": "Cells with the same value are one group."},
+    "min_cells": {"label": "Least cells", "min": 1, "max": 1_000_000, "help": "Smaller groups are not judged."},
+    "n_draws": {"label": "Draws for the interval", "min": 0, "max": 100_000,
+                "help": "How often cells are drawn again (bootstrap) for the interval of the SD; 0: no interval."},
+    "average": {"label": "Average", "choices": ["mean", "median"]},
+    "within": {"label": "Compare with", "column": True, "also": ["group", "all"],
+               "help": "The cells with the same value of this column, or all cells."},
+}  # fmt: skip
 OF_GROUPS = ("variability", "profile")  # their results go to the group table
 
 
@@ -344,7 +411,8 @@ def analyze(
     """
     if recipe not in RECIPES:
         raise InputError(f"There is no recipe {recipe!r}; recipes are {join_words(RECIPES, 9)}.")
-    options = check_options(recipe, options)
+    chosen = {n: project.comparison[n] for n in CHOSEN_ONCE.get(recipe, ()) if project.comparison[n]}
+    options = check_options(recipe, {**chosen, **options})
     cells = project.cells
     key = choose_embedding(cells, embedding)
     work = _gather(cells, key, include_flagged)
@@ -384,6 +452,34 @@ def analyze(
     )
     yield Progress(1, 1, found.summary)
     return AnalyzeResult(recipe, key, found.summary, written, False, found.numbers, table)
+
+
+def describe_recipes() -> dict[str, dict[str, Any]]:
+    """What a form needs to know of every recipe, as plain JSON types.
+
+    Returns
+    -------
+    dict
+        Recipe → {"question", "button", "doc", "groups": options the project's `comparison` fills, "options": rules as
+        `specs.field_rules` gives them}.
+    """
+    found = {}
+    for name, (question, button) in QUESTIONS.items():
+        groups = CHOSEN_ONCE.get(name, ())
+        options = {
+            p.name: {"type": type(p.default).__name__, "default": p.default, **_OPTIONS[p.name]}
+            for p in inspect.signature(RECIPES[name]).parameters.values()
+            if p.kind is p.KEYWORD_ONLY and p.name not in groups
+        }
+        doc = (inspect.getdoc(RECIPES[name]) or "").splitlines()[0]
+        found[name] = {
+            "question": question,
+            "button": button,
+            "doc": doc,
+            "groups": groups,
+            "options": options,
+        }
+    return found
 
 
 def choose_embedding(cells: ad.AnnData, embedding: str = "") -> str:
@@ -505,7 +601,7 @@ def _gather(cells: ad.AnnData, key: str, include_flagged: bool) -> Work:
 
 def _fingerprint(work: Work, recipe: str, options: Mapping[str, Any]) -> str:
     """Hash of everything a recipe looks at: vectors, which cells, and the columns it reads."""
-    seen = {
+    reads: dict[str, list[Any]] = {
         "map": [],
         "neighbours": [options.get("label")],
         "score": [
@@ -516,7 +612,9 @@ def _fingerprint(work: Work, recipe: str, options: Mapping[str, Any]) -> str:
         "variability": [options.get("by"), f"score_{work.embedding}", "field", *_users_columns(work.all_obs)],
         "profile": [options.get("by"), "field", *_users_columns(work.all_obs)],
         "outliers": [options.get("within")],
-    }[recipe]
+        "unlike": [str(options.get("control")).partition("=")[0].strip()],
+    }
+    seen = reads[recipe]
     h = hashlib.sha256(work.x.tobytes())
     for part in (
         work.obs.index.to_series(),
@@ -644,7 +742,7 @@ def _typed(column: str, values: list[Any]) -> Any:
 def _users_columns(obs: pd.DataFrame) -> list[str]:
     """Columns of the cell table that the user brought (compound, dose, …), not measured or computed here."""
     own = {"label", "y_px", "x_px", "area_px", "mask_hash", "flags", "good", "field", "group"}
-    skip = ("q_", "box_", "has_", "score_", "outlier_")
+    skip = ("q_", "box_", "has_", "score_", "outlier_", "unlike_")
     return [c for c in obs.columns if c not in own and not c.startswith(skip)]
 
 

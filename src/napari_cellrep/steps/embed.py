@@ -22,6 +22,7 @@ from napari_cellrep.specs import (
     EMPTY,
     CropSpec,
     InputError,
+    digest,
     field_rules,
     join_words,
     make_config,
@@ -108,6 +109,8 @@ def embed(
         If there are no cells, a model is not there, the project lacks a channel it wants, or two of several models
         would write the same embedding.
     """
+    from napari_cellrep.models._engine import Embedder
+
     obs = project.cells.obs
     fields = [project.field(f).id for f in fields]
     if batch_size < 0:
@@ -118,24 +121,40 @@ def embed(
     runs: list[_Run] = []
     for name in models:
         yield Progress(0, len(obs), f"Loading {name}" if len(models) > 1 else "Loading the model")
-        run = _prepare(
-            project, name, config=config, key=key, layers=layers, channels=channels, crop=crop, device=device,
-            precision=precision, batch_size=batch_size, seed=seed,
-        )  # fmt: skip
-        if twice := {k for other in runs for k in other.keys} & set(run.keys):
+        ready = prepare(
+            project,
+            model=name,
+            config=config,
+            key=key,
+            layers=layers,
+            channels=channels,
+            crop=crop,
+            seed=seed,
+        )
+        if twice := {k for run in runs for k in run.ready.keys} & set(ready.keys):
             raise InputError(
                 f"Two of the models would both write {min(twice)}; embed with one at a time, and a key."
             )
-        runs.append(run)
+        engine = Embedder(ready.net, ready.taps, device=device, precision=precision, batch_size=batch_size)
+        runs.append(_Run(ready, engine))
     for run in runs:  # only now: until here nothing was written
-        for k, tap in zip(run.keys, run.taps, strict=True):
-            project.start_embedding(k, {**run.how, "layer": tap}, **run.names)
+        feature_names: Any = getattr(
+            run.ready.net, "feature_names", None
+        )  # what each number is, where it can say
+        names = {"features": list(feature_names())} if feature_names else {}
+        for k, tap in run.ready.written:
+            project.start_embedding(k, {**run.ready.how, "layer": tap}, **names)
 
-    todo = _todo(project, obs, runs, shard.of(fields or dict.fromkeys(obs["field"].astype(str))))
+    todo = _todo(
+        project,
+        obs,
+        [run.ready.keys for run in runs],
+        shard.of(fields or dict.fromkeys(obs["field"].astype(str))),
+    )
     n_all, n_done, n_cells = sum(len(t.rows) for t in todo), 0, 0
     problems: dict[str, str] = {}
     start = perf_counter()
-    for item in _prefetch(project, todo, runs):
+    for item in _prefetch(project, todo, [run.ready for run in runs]):
         n_done += len(item.rows)
         worked = False
         for run, missing, crops in zip(runs, item.missing, item.crops, strict=True):
@@ -143,7 +162,7 @@ def embed(
                 problems.setdefault(item.field, str(crops))
             elif len(crops):
                 vectors = run.engine.run(crops)
-                for k, tap in zip(run.keys, run.taps, strict=True):
+                for k, tap in run.ready.written:
                     _write(project, k, item.field, item.rows, missing, vectors[tap])
                 run.n_cells += len(crops)
                 worked = True
@@ -156,52 +175,59 @@ def embed(
         # A field whose pixels were gone and can be read again has no problem any more.
         again = {t.field: "" for t in todo if t.any_missing.any() and project.field(t.field).problem}
         project.mark({**again, **problems})
+    notes: list[str] = []
     for run in runs:
-        run.notes += [*_fit_notes(run.net, project, run.planes, run.published), *run.engine.notes]
+        said = [*_fit_notes(project, run.ready, seed), *run.engine.notes]
         project.log(
-            "embed", keys=run.keys, **run.how, cells=run.n_cells, skipped=n_all - run.n_cells, problems=problems,
-            engine=run.engine.describe(), notes=run.notes,
+            "embed", keys=run.ready.keys, **run.ready.how, cells=run.n_cells, skipped=n_all - run.n_cells,
+            problems=problems, engine=run.engine.describe(), notes=said,
         )  # fmt: skip
+        notes += said
     if problems and not n_cells and n_all:
         raise InputError(f"No cell could be embedded. The first reason: {next(iter(problems.values()))}")
-    keys = tuple(k for run in runs for k in run.keys)
-    notes = tuple(dict.fromkeys(note for run in runs for note in run.notes))
-    return EmbedResult(keys, n_cells, n_all - n_cells, problems, notes)
+    keys = tuple(k for run in runs for k in run.ready.keys)
+    return EmbedResult(keys, n_cells, n_all - n_cells, problems, tuple(dict.fromkeys(notes)))
 
 
 @dataclass
 class _Run:
-    """One network of an embedding pass: what it gets, what it writes, and how it went."""
+    """One network of an embedding pass, and how it went."""
 
-    net: EmbeddingModel
+    ready: Prepared
     engine: Embedder
-    planes: tuple[int, ...]
-    keys: tuple[str, ...]
-    taps: tuple[str, ...]  # as many as keys
-    how: dict[str, Any]
-    names: dict[str, Any]
-    published: str
-    notes: list[str]
     n_cells: int = 0
 
 
-def _prepare(
-    project: Project,
-    model: str,
-    *,
-    config: dict[str, Any] | None,
-    key: str,
-    layers: Sequence[str],
-    channels: Sequence[str],
-    crop: dict[str, Any] | None,
-    device: str,
-    precision: str,
-    batch_size: int,
-    seed: int,
-) -> _Run:
-    """Load a network and settle what it gets and what its embeddings are called; writes nothing."""
-    from napari_cellrep.models._engine import Embedder
+@dataclass(frozen=True)
+class Prepared:
+    """Everything embedding needs, before its first cell."""
 
+    net: EmbeddingModel
+    trained: bool
+    planes: tuple[int, ...]
+    taps: tuple[str, ...]
+    keys: tuple[str, ...]
+    how: dict[str, Any]  # what the numbers depend on, but for the layer
+    published: str
+
+    @property
+    def written(self) -> tuple[tuple[str, str], ...]:
+        """Each embedding's key with its layer."""
+        return tuple(zip(self.keys, self.taps, strict=True))
+
+
+def prepare(
+    project: Project,
+    *,
+    model: str,
+    config: dict[str, Any] | None = None,
+    key: str = "",
+    layers: Sequence[str] = (),
+    channels: Sequence[str] = (),
+    crop: dict[str, Any] | None = None,
+    seed: int = 0,
+) -> Prepared:
+    """Load the network and match it with the project; nothing is written. Arguments are those of `embed`."""
     if channels and not config and _takes_channels(project, model):
         config = {"channels": tuple(channels)}
     net, trained = find_model(project, model, seed, config)
@@ -214,7 +240,6 @@ def _prepare(
     main = layers[0] if len(taps) == 1 and layers and tuple(layers) != ("all",) else net.layers[0]
     base, published = base_name(project, net, model, key)
     keys = tuple(base if tap == main else f"{base}.{tap}" for tap in taps)
-    engine = Embedder(net, taps, device=device, precision=precision, batch_size=batch_size)
     how = {
         "model": net.spec.name, "weights": weights_digest(net), "trained": trained,
         "config": dataclasses.asdict(net.config), "crop": dataclasses.asdict(net.crop), "crop_digest": net.crop.digest(),
@@ -222,14 +247,24 @@ def _prepare(
         **({"published": published} if published else {}),
         **_sides(net.crop, project),
     }  # fmt: skip
-    feature_names: Any = getattr(net, "feature_names", None)  # what each number is, where the model can say
-    names = {"features": list(feature_names())} if feature_names else {}
-    notes = []
-    if not trained and any(True for _ in net.parameters()):
-        notes.append(
-            f"{net.spec.title} ran with random weights (seed {seed}); train it, or give it trained weights."
-        )
-    return _Run(net, engine, tuple(planes), keys, taps, how, names, published, notes)
+    return Prepared(net, trained, tuple(planes), taps, keys, how, published)
+
+
+def cells_to_do(
+    project: Project, ready: Prepared, fields: Sequence[str] = (), shard: Shard = Shard()
+) -> dict[str, pd.DataFrame]:
+    """Rows without a valid vector by field, as `embed` would find them; nothing is written."""
+    obs = project.cells.obs
+    chosen = [project.field(f).id for f in fields] or list(dict.fromkeys(obs["field"].astype(str)))
+    stands = all(
+        (project.embedding_folder(k) / "key.json").is_file()
+        and project.embedding_info(k).get("digest") == digest({**ready.how, "layer": tap})
+        for k, tap in ready.written
+    )
+    todo = _todo(
+        project, obs, [ready.keys if stands else ()], shard.of(chosen)
+    )  # not so: another way, or not yet
+    return {t.field: t.rows[t.any_missing] for t in todo if t.any_missing.any()}
 
 
 def find_model(
@@ -297,10 +332,14 @@ def _sides(crop: CropSpec, project: Project) -> dict[str, list[int]]:
     return {"sides_px": sorted({crop.side_px(f.um_per_px) for f in project.fields})}
 
 
-def _fit_notes(net: EmbeddingModel, project: Project, planes: Sequence[int], published: str) -> list[str]:
+def _fit_notes(project: Project, ready: Prepared, seed: int) -> list[str]:
     """What to know of how far the images are like those that the weights were trained on."""
-    notes, crop = [], net.crop
-    lacking = [role for role, i in zip(net.roles, planes, strict=True) if i == EMPTY]
+    notes, net, crop, published = [], ready.net, ready.net.crop, ready.published
+    if not ready.trained and any(True for _ in net.parameters()):
+        notes.append(
+            f"{net.spec.title} ran with random weights (seed {seed}); train it, or give it trained weights."
+        )
+    lacking = [role for role, i in zip(net.roles, ready.planes, strict=True) if i == EMPTY]
     if lacking:
         notes.append(
             f"There is no {lacking[0]} channel: {net.spec.title} got a black one in its place, as it did now and then in "
@@ -358,7 +397,10 @@ class _Cut(_Todo):
     crops: tuple[np.ndarray | InputError, ...]
 
 
-def _todo(project: Project, obs: pd.DataFrame, runs: Sequence[_Run], fields: Sequence[str]) -> list[_Todo]:
+def _todo(
+    project: Project, obs: pd.DataFrame, keys: Sequence[Sequence[str]], fields: Sequence[str]
+) -> list[_Todo]:
+    """What there is to do in each field, for each network by the keys it writes; without a key, every row."""
     by_field = dict(tuple(obs.groupby(obs["field"].astype(str), sort=False)))
     out = []
     for field in fields:
@@ -366,9 +408,11 @@ def _todo(project: Project, obs: pd.DataFrame, runs: Sequence[_Run], fields: Seq
             continue
         rows = by_field[field]
         missing = []
-        for run in runs:
-            done = [_up_to_date(project.read_rows(key, field), rows) for key in run.keys]
-            missing.append(~np.logical_and.reduce(done))
+        for own in keys:
+            done = np.full(len(rows), bool(own))
+            for key in own:
+                done &= _up_to_date(project.read_rows(key, field), rows)
+            missing.append(~done)
         out.append(_Todo(field, rows, tuple(missing)))
     return out
 
@@ -382,22 +426,22 @@ def _up_to_date(stored: np.ndarray | None, rows: pd.DataFrame) -> np.ndarray:
     )
 
 
-def _prefetch(project: Project, todo: Sequence[_Todo], runs: Sequence[_Run]) -> Iterator[_Cut]:
+def _prefetch(project: Project, todo: Sequence[_Todo], nets: Sequence[Prepared]) -> Iterator[_Cut]:
     """Crops of one field after the other; the next field is decoded while the networks have this one."""
     nothing = np.empty((0, 0, 0, 0))
 
     def cut(item: _Todo) -> _Cut:
         if not item.any_missing.any():
-            return _Cut(item.field, item.rows, item.missing, (nothing,) * len(runs))
+            return _Cut(item.field, item.rows, item.missing, (nothing,) * len(nets))
         try:
-            image, labels = _read(project, item.field, [run.net.crop for run in runs])
+            image, labels = _read(project, item.field, [ready.net.crop for ready in nets])
         except InputError as error:
-            return _Cut(item.field, item.rows, item.missing, (error,) * len(runs))
+            return _Cut(item.field, item.rows, item.missing, (error,) * len(nets))
         crops: list[np.ndarray | InputError] = []
-        for run, missing in zip(runs, item.missing, strict=True):
+        for ready, missing in zip(nets, item.missing, strict=True):
             try:
                 crops.append(
-                    _cut(project, item.field, item.rows[missing], run.net.crop, run.planes, image, labels)
+                    _cut(project, item.field, item.rows[missing], ready.net.crop, ready.planes, image, labels)
                     if missing.any()
                     else nothing
                 )

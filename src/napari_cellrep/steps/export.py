@@ -131,7 +131,7 @@ def _select(cells: ad.AnnData, embedding: str, drop_missing: bool) -> ad.AnnData
         chosen.uns.pop(f"neighbors_{other}", None)
         for key in (f"neighbors_{other}_distances", f"neighbors_{other}_connectivities"):
             chosen.obsp.pop(key, None)
-        theirs = [f"{c}_{other}" for c in ("has", "score", "outlier")]
+        theirs = [f"{c}_{other}" for c in ("has", "score", "outlier", "unlike")]
         chosen.obs = chosen.obs.drop(columns=[c for c in theirs if c in chosen.obs])
     return chosen
 

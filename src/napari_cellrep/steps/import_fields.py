@@ -23,7 +23,7 @@ from napari_cellrep.data.cells import OBS_COLUMNS
 from napari_cellrep.data.fields import OWN_COLUMNS, Field, safe_id, well_name, with_groups
 from napari_cellrep.data.files import replacing
 from napari_cellrep.data.images import GREY, IMAGE_SUFFIXES, ImageInfo, Plane, inspect_image, is_grey
-from napari_cellrep.data.project import Project, create_project, project_root
+from napari_cellrep.data.project import Project, create_project, open_project, project_root
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import ROLES, Channel, InputError, find_channel
 
@@ -160,6 +160,72 @@ def add_fields(project: Project, images: Sequence[Path | str], **options: Any) -
     project.write_fields(with_groups([*kept, *found.fields], project.group_by))
     project.log("add", **used, **found.report())
     return project
+
+
+LOOKED_AT = 24  # fields of which `preview_import` opens the files
+
+
+def preview_import(
+    images: Sequence[Path | str], *, project: Path | str = "", **options: Any
+) -> Job[dict[str, Any]]:
+    """Say how files would be understood, without making anything: the first fields and what is in them.
+
+    Parameters
+    ----------
+    images : sequence of paths
+        As in `import_fields`.
+    project : path, optional
+        The project they would be added to; its channels and rules apply.
+    **options
+        Those of `import_fields` except `group_by`.
+
+    Yields
+    ------
+    Progress
+        Once per file. The generator returns ``{"n_files", "n_fields", "unfit", "channels", "rows"}``: how many there
+        are, the names of files that the pattern does not fit, the channels in words, and for each of the first fields
+        its ``field``, ``well``, ``site``, ``size``, ``known`` (the other metadata) and ``problem``.
+
+    Raises
+    ------
+    InputError
+        As `import_fields` would.
+    """
+    used: dict[str, Any] = {k: v for k, v in options.items() if v not in ("", (), [], 0, None)}
+    present: tuple[Channel, ...] = ()
+    taken: set[str] = set()
+    root = Path()
+    if str(project):
+        opened = open_project(project)
+        present, root = opened.channels, opened.root
+        taken = {f.id.casefold() for f in opened.usable_fields}
+        first: dict[str, Any] = next((line for line in opened.history if line["step"] == "import"), {})
+        names = [f.name for f in dataclasses.fields(_Options) if f.name not in ("metadata", "on")]
+        used = {**{n: first[n] for n in names if n in first}, **used}
+    used["channels"] = tuple(used.get("channels", ()))
+    found, problems = _find_files(images, root)
+    drafts, unfit = _draft_fields(found, _read_pattern(used.get("pattern", "")))
+    if not drafts and not unfit:
+        raise InputError(problems[0] if problems else "There are no images there.")
+    files = [p for d in drafts[:LOOKED_AT] for some in d.files.values() for p in some] or found[:1]
+    told = yield from _collect(root, files, _Options(**used), present)
+    rows = [
+        {
+            "field": f.id,
+            "well": str(f.metadata.get("well", "")),
+            "site": str(f.metadata.get("site", "")),
+            "size": f"{f.width_px:,} × {f.height_px:,} px" if f.width_px else "",
+            "known": ", ".join(
+                f"{k} {v}" for k, v in f.metadata.items() if k not in ("well", "site", "plate")
+            ),
+            "problem": f.problem or ("in the project already" if f.id.casefold() in taken else ""),
+        }
+        for f in told.fields
+    ]
+    return {
+        "n_files": len(found), "n_fields": len(drafts), "unfit": [p.name for p in unfit],
+        "channels": [f"{c.name} ({c.role})" for c in told.channels], "rows": rows,
+    }  # fmt: skip
 
 
 def import_arrays(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,24 @@ class SegmentResult:
     skipped: int
     n_cells: int
     problems: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """One field segmented on trial, and what a person looks for first.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (H, W), int32
+    area_px : ndarray of shape (n_cells,), int64
+        Pixels of every cell.
+    n_border : int
+        Cells that touch the image's edge.
+    """
+
+    labels: np.ndarray
+    area_px: np.ndarray
+    n_border: int
 
 
 def segment(
@@ -71,23 +89,15 @@ def segment(
     InputError
         If the segmenter, a setting or a field is unknown, or no field could be segmented at all.
     """
-    try:
-        module = registry.load("segmenters", segmenter)
-    except KeyError as error:
-        raise InputError(str(error.args[0])) from None
-    settings = make_config(module.Config, config)
+    module, settings = prepare(segmenter, config)
     chosen = [project.field(f) for f in shard.of(fields or [f.id for f in project.fields])]
     done = skipped = n_cells = 0
     problems: dict[str, str] = {}
     yield Progress(0, len(chosen), "Segmenting")
     for i, field in enumerate(chosen):
-        how = {
-            "segmenter": segmenter,
-            "settings": dataclasses.asdict(settings),
-            "image": image_stamp(project, field),
-        }
+        how = how_made(project, field, segmenter, settings)
         stamp, info = digest(how), project.label_info(field.id)
-        if info and not overwrite and (info.get("digest") == stamp or info.get("edited")):
+        if stands(info, stamp, overwrite):
             skipped, n_cells = skipped + 1, n_cells + int(info["n_cells"])
             if not int(info["n_cells"]):
                 problems[field.id] = _no_cell(field)
@@ -113,6 +123,29 @@ def segment(
     return SegmentResult(done, skipped, n_cells, problems)
 
 
+def prepare(segmenter: str, config: dict[str, Any] | None) -> tuple[Any, Any]:
+    """The segmenter's module and its settings."""
+    try:
+        module = registry.load("segmenters", segmenter)
+    except KeyError as error:
+        raise InputError(str(error.args[0])) from None
+    return module, make_config(module.Config, config)
+
+
+def how_made(project: Project, field: Field, segmenter: str, settings: Any) -> dict[str, Any]:
+    """What a field's labels depend on."""
+    return {
+        "segmenter": segmenter,
+        "settings": dataclasses.asdict(settings),
+        "image": image_stamp(project, field),
+    }
+
+
+def stands(info: dict[str, Any], stamp: str, overwrite: bool) -> bool:
+    """Whether a field's labels are left alone: made the same way, or edited by hand."""
+    return bool(info and not overwrite and (info.get("digest") == stamp or info.get("edited")))
+
+
 def preview(
     project: Project,
     *,
@@ -120,15 +153,48 @@ def preview(
     segmenter: str = "nuclei",
     config: dict[str, Any] | None = None,
     device: str = "auto",
-) -> Job[np.ndarray]:
-    """Segment one field without writing anything; returns its labels (H, W) int32."""
+) -> Job[Preview]:
+    """Segment one field without writing anything."""
     module = registry.load("segmenters", segmenter)
     settings = make_config(module.Config, config)
     yield Progress(0, 1, f"Segmenting {field}")
     labels: np.ndarray = module.segment(
         project.read_image(field), project.channels, settings, device, field_id=field
     )
-    return labels
+    area_px = np.bincount(labels.ravel())[1:]
+    rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    return Preview(labels, area_px[area_px > 0], int(np.unique(rim[rim > 0]).size))
+
+
+def unusual_fields(n_cells: Mapping[str, int]) -> dict[str, str]:
+    """Fields whose number of cells asks for a look: none, or far from what is usual.
+
+    Far is beyond three robust SDs of the fields with cells and less than half or more than twice their median:
+    on a plate of three fields the SD alone says little.
+
+    Parameters
+    ----------
+    n_cells : mapping of str to int
+        Field → number of cells, of every segmented field.
+
+    Returns
+    -------
+    dict of str to str
+        Field → why, in the order given.
+    """
+    counts = np.array([n for n in n_cells.values() if n > 0], float)
+    usual = float(np.median(counts)) if len(counts) else 0.0
+    spread = 1.4826 * float(np.median(np.abs(counts - usual))) if len(counts) else 0.0
+    found = {}
+    for field, n in n_cells.items():
+        far = len(counts) > 2 and abs(n - usual) > 3 * spread
+        if n == 0:
+            found[field] = "no cells"
+        elif far and n < usual / 2:
+            found[field] = f"{n:,} cells, far fewer than the usual {usual:,.0f}"
+        elif far and n > 2 * usual:
+            found[field] = f"{n:,} cells, far more than the usual {usual:,.0f}"
+    return found
 
 
 def _segment_one(

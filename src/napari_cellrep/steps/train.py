@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,9 +16,14 @@ import pandas as pd
 from napari_cellrep import registry
 from napari_cellrep.data import Project
 from napari_cellrep.data.crops import cut_crops
+from napari_cellrep.data.files import write_text
+from napari_cellrep.data.filters import matching
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import CropSpec, InputError, digest, field_rules, make_config, match_channels
 from napari_cellrep.steps.embed import boxes_of, set_crop
+
+if TYPE_CHECKING:
+    from napari_cellrep.models import EmbeddingModel
 
 
 def train(
@@ -32,11 +39,17 @@ def train(
     precision: str = "auto",
     resume: bool = True,
     include_flagged: bool = False,
+    fields: Sequence[str] = (),
+    cells: Sequence[str] = (),
+    named_set: str = "",
+    where: str = "",
+    finish: bool = False,
 ) -> Job[Path]:
     """Train a model on the project's own cells; flagged cells are left out.
 
     Checkpoints are written every epoch, so a stopped run loses at most one; run again with the same settings to
-    go on. The result is ``models/<name>/`` in the project.
+    go on. The result is ``models/<name>/`` in the project; ``run.json`` there says how it was started and how far it
+    is, ``preview.npz`` what the network makes of a few cells (`models._train.look`).
 
     Parameters
     ----------
@@ -50,6 +63,15 @@ def train(
         Names or roles, in the order the network wants; empty: by role. A network for any channels is made for them.
     crop : dict, optional
         Settings of `CropSpec` to use instead of the network's; they stay with the trained model.
+    fields, cells : sequence of str
+        Ids of fields, and of cells, to train on; empty: all.
+    named_set : str
+        Train on the cells of a set that was saved in the window.
+    where : str
+        Train on the cells of which this is true: ``"dose_rank < 3"`` (`data.filters.matching`). What is chosen in
+        several ways has to fit all of them.
+    finish : bool
+        Do no further step: make the model of the checkpoint that is there. Training can go on from it later.
 
     Yields
     ------
@@ -61,14 +83,104 @@ def train(
     InputError
         If the network cannot be trained, a setting is wrong, or there is nothing to train on.
     """
-    from napari_cellrep.models import can, create_model
+    from napari_cellrep.models._train import CHECKPOINT
     from napari_cellrep.models._train import train as run
+
+    how: dict[str, Any] = {
+        "model": model, "name": name, "config": config, "training": training, "channels": list(channels), "crop": crop,
+        "include_flagged": include_flagged, "fields": list(fields), "cells": list(cells), "named_set": named_set,
+        "where": where,
+    }  # fmt: skip
+    yield Progress(0, 0, "Preparing to train")
+    made = prepare(project, **how)
+    path = made.folder / "run.json"
+    if finish and not (made.folder / CHECKPOINT).is_file():
+        raise InputError(f"{made.folder.name} has no checkpoint yet; train it for a while first.")
+    job = run(
+        made.net, made.cells, made.settings, made.folder, device=device, precision=precision, resume=resume or finish,
+        card=made.card, finish=finish,
+    )  # fmt: skip
+    at, state = Progress(0, 0), "paused"
+    try:
+        while True:
+            try:
+                last, at = at, next(job)
+            except StopIteration as stop:
+                result, state = stop.value, "done"
+                break
+            if not finish and not last.total:
+                _note_run(path, how, "running", at)
+            yield at
+    finally:
+        job.close()  # writes the checkpoint, before the note says how far it is
+        if not finish and at.total:
+            _note_run(path, how, state, at)
+    project.log(
+        "train", model=model, name=made.folder.name, training=dataclasses.asdict(made.settings),
+        config=dataclasses.asdict(made.net.config), **made.card, result=result,
+    )  # fmt: skip
+    return made.folder
+
+
+def resume_training(project: Project, *, name: str, device: str = "auto", finish: bool = False) -> Job[Path]:
+    """Go on with a training as it was started (``run.json`` in the model's folder).
+
+    Parameters
+    ----------
+    name : str
+        The model's folder.
+    finish : bool
+        Do no further step: make the model of the checkpoint that is there.
+    """
+    path = project.root / "models" / name / "run.json"
+    try:
+        how = json.loads(path.read_text(encoding="utf-8"))["how"]
+    except (OSError, ValueError, KeyError):
+        raise InputError(f"There is no training called {name!r} to go on with.") from None
+    return (yield from train(project, **how, device=device, finish=finish))
+
+
+def _note_run(path: Path, how: dict[str, Any], state: str, at: Progress) -> None:
+    write_text(
+        path, json.dumps({"state": state, "step": at.done, "total": at.total, "how": how}, default=str)
+    )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything training needs, before its first step."""
+
+    net: EmbeddingModel
+    cells: ProjectCells
+    settings: Any  # the network's Training
+    folder: Path
+    card: dict[str, Any]
+
+
+def prepare(
+    project: Project,
+    *,
+    model: str,
+    name: str = "",
+    config: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
+    channels: Sequence[str] = (),
+    crop: dict[str, Any] | None = None,
+    include_flagged: bool = False,
+    fields: Sequence[str] = (),
+    cells: Sequence[str] = (),
+    named_set: str = "",
+    where: str = "",
+) -> Prepared:
+    """Make the network and gather its cells; nothing is written. Arguments are those of `train`."""
+    import torch
+
+    from napari_cellrep.models import can, create_model
 
     try:
         module = registry.load("models", model)
     except KeyError as error:
         raise InputError(str(error.args[0])) from None
-    yield Progress(0, 0, "Preparing to train")
     if not hasattr(module, "Training") or not can(module.Model, "train"):
         raise InputError(f"{module.SPEC.title} is not trained; it can only embed.")
     if name and (name.startswith(".") or "/" in name or "\\" in name):
@@ -78,9 +190,6 @@ def train(
     if channels and "channels" in field_rules(module.Config):  # made for the channels it is given (`dino`)
         config.setdefault("channels", tuple(channels))
     network = make_config(module.Config, config)
-
-    import torch
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         net = create_model(model, **dataclasses.asdict(network))
@@ -91,24 +200,63 @@ def train(
             )
         net.roles = tuple(channels)
     set_crop(net, project, crop, trained=False)
-    cells = ProjectCells(
-        project, net.crop, match_channels(net.roles, project.channels, net.spec.title), include_flagged
+    keep, said = chosen_cells(project, fields=fields, cells=cells, named_set=named_set, where=where)
+    crops = ProjectCells(
+        project,
+        net.crop,
+        match_channels(net.roles, project.channels, net.spec.title),
+        include_flagged,
+        keep=keep,
     )
     card = {
         "trained_on": project.name,
-        "channels": [project.channels[i].name for i in cells.planes],
-        "data": cells.digest,
-        "n_cells": len(cells),
+        "channels": [project.channels[i].name for i in crops.planes],
+        "data": crops.digest,
+        "n_cells": len(crops),
+        **({"chosen": said} if said else {}),
     }
-    folder = project.root / "models" / (name or model)
-    result = yield from run(
-        net, cells, settings, folder, device=device, precision=precision, resume=resume, card=card
-    )
-    project.log(
-        "train", model=model, name=folder.name, training=dataclasses.asdict(settings), config=dataclasses.asdict(network),
-        **card, result=result,
-    )  # fmt: skip
-    return folder
+    return Prepared(net, crops, settings, project.root / "models" / (name or model), card)
+
+
+def chosen_cells(
+    project: Project,
+    *,
+    fields: Sequence[str] = (),
+    cells: Sequence[str] = (),
+    named_set: str = "",
+    where: str = "",
+) -> tuple[np.ndarray | None, dict[str, Any]]:
+    """Which rows of the table are asked for (None: all), and how to remember it."""
+    obs = project.cells.obs
+    keep = np.ones(len(obs), bool)
+    said: dict[str, Any] = {}
+    if fields:
+        ids = [project.field(f).id for f in fields]
+        keep &= obs["field"].astype(str).isin(ids).to_numpy()
+        said["fields"] = ids
+    if cells:
+        keep &= obs.index.isin(list(cells))
+        said["cells"] = len(cells)
+    if named_set:
+        keep &= obs.index.isin(_set(project, named_set))
+        said["set"] = named_set
+    if where.strip():
+        keep &= matching(obs, where)
+        said["where"] = where.strip()
+    if said and not keep.any():
+        raise InputError("None of the cells is among those to train on; choose others, or all.")
+    return (keep if said else None), said
+
+
+def _set(project: Project, name: str) -> list[str]:
+    path = project.root / "sets.json"
+    try:
+        sets = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}); rename it to go on without sets.") from None
+    if name not in sets:
+        raise InputError(f"There is no set called {name!r}; sets are {', '.join(sets) or 'none'}.")
+    return list(sets[name]["cells"])
 
 
 class ProjectCells:
@@ -125,8 +273,9 @@ class ProjectCells:
         planes: Sequence[int],
         include_flagged: bool = False,
         memory_bytes: int = 2 << 30,
+        keep: np.ndarray | None = None,
     ):
-        obs = project.cells.obs
+        obs = project.cells.obs if keep is None else project.cells.obs[keep]
         self._obs = obs if include_flagged or "good" not in obs else obs[obs["good"].to_numpy(bool)]
         if not len(self._obs):
             raise InputError(

@@ -36,14 +36,16 @@ class Sees(QWidget):
         self.words = text()
         self.words.setStyleSheet("font-size: 11px")
         self.pictures: list[QLabel] = []
-        self._grid = QGridLayout()
+        self._box = QWidget()
+        self._grid = QGridLayout(self._box)
         self._grid.setContentsMargins(0, 0, 0, 0)
+        self._grid.setVerticalSpacing(2)
         self._grid.setHorizontalSpacing(6)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 2, 0, 2)
         layout.setSpacing(3)
         layout.addWidget(self.caption)
-        layout.addLayout(self._grid)
+        layout.addWidget(self._box)
         layout.addWidget(self.words)
         self._kept: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
         self._cells: Any = None
@@ -118,11 +120,15 @@ class Sees(QWidget):
             self._grid.addWidget(caption, 2 * row + 1, column)
             self.pictures.append(picture)
         self._grid.setColumnStretch(PER_ROW, 1)
+        # A height of its own: paragraphs that wrap let Qt take it from the pictures.
+        lines = -(-len(planes) // PER_ROW)
+        self._box.setFixedHeight(lines * (side + self.fontMetrics().height() + 6))
         self._say(f"What the model sees of cell {answer['cell_id']}", answer["words"], clear=False)
 
     def _say(self, caption: str, words: str, clear: bool = True) -> None:
         if clear:
             self._clear()
+            self._box.setFixedHeight(0)
         self.caption.setText(caption)
         self.words.setText(words)
         self.words.setVisible(bool(words))

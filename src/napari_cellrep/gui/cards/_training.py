@@ -1,19 +1,34 @@
-"""Card 4's training: its settings, its start, and how it goes."""
+"""Card 4's training: on which cells, its settings, its start, how it goes, and what is made of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import csv
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtWidgets import QLineEdit, QVBoxLayout, QWidget
+import numpy as np
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLineEdit, QVBoxLayout, QWidget
 
+from napari_cellrep.data.filters import matching
 from napari_cellrep.gui._forms import Form
-from napari_cellrep.gui.cards._parts import More, button, duration, text
+from napari_cellrep.gui.cards._estimate import EstimateLine
+from napari_cellrep.gui.cards._parts import More, button, combo, duration, refill, text
+from napari_cellrep.gui.views.curve import Curve, Pictures
 from napari_cellrep.jobs import Progress
+from napari_cellrep.specs import InputError
 
 if TYPE_CHECKING:
+    from napari_cellrep.gui._runner import Handle
     from napari_cellrep.gui.cards.model import ModelCard
+
+ALL, SELECTION, FILTER = "all", "selection", "filter"
+PAUSE_WITHIN_S = 30.0  # a pause lets the step under way end, so that nothing of it is lost
+LOOK_EVERY_MS = 1000
 
 
 class TrainingPanel(QWidget):
@@ -28,24 +43,98 @@ class TrainingPanel(QWidget):
     def __init__(self, card: ModelCard):
         super().__init__()
         self.card = card
-        self.train = button(
-            "Train", self.start, "Learns from your cells, without labels; you can stop and go on later"
-        )
-        self.loss = text(
-            tip="Loss: how wrong the network's predictions still are; training has learned when it no longer falls"
-        )
-        self.name = QLineEdit()
-        self.name.setPlaceholderText("name of the trained model")
         self.form: Form | None = None
+        self.handle: Handle | None = None  # the training under way
+        self._name = ""  # of the model that is being trained, or was last
+        self._looked = 0.0
+        self._use_after = False
+        self._pausing = False
+        self._can = False
+        self._seen: Any = None  # of the pictures' file
+
+        self.train = button(
+            "Train", self.start, "Learns from your cells, without labels; you can pause and go on later"
+        )
+        self.estimate = EstimateLine(card, "train", self._estimated)
+        self.estimate.known.connect(self._show_buttons)
+
+        self.curve, self.pictures = Curve(), Pictures()
+        self.loss = text(
+            tip="Loss: how wrong the network's predictions still are; training has learned when it no longer falls. "
+            "Epoch: one pass over all cells"
+        )
+        self.pause = button(
+            "Pause",
+            self._pause,
+            "Ends after the step under way and keeps everything; the graphics card is free until you resume",
+        )
+        self.use = button(
+            "Use this model now",
+            self._use,
+            "Ends training, and describes all cells by what was learned so far; training can go on later",
+        )
+        buttons = QWidget()
+        line = QHBoxLayout(buttons)
+        line.setContentsMargins(0, 0, 0, 0)
+        line.addWidget(self.pause)
+        line.addWidget(self.use)
+        self.going = QWidget()
+        inside = QVBoxLayout(self.going)
+        inside.setContentsMargins(0, 0, 0, 0)
+        for item in (self.curve, self.loss, self.pictures, buttons):
+            inside.addWidget(item)
+        self.going.hide()
+
+        self.cells = combo("Which cells it learns from; flagged cells are never among them")
+        self.cells.currentIndexChanged.connect(lambda _: self._cells_changed())
+        self.filter = QLineEdit()
+        self.filter.setPlaceholderText("dose_rank < 3")
+        self.filter.setToolTip(
+            "A question about the table's columns that each cell answers with yes or no, for example: "
+            "dose_rank < 3 and compound != 'LY294002'"
+        )
+        self.filter.textChanged.connect(lambda _: self._soon.start())
+        self.count = text()
+        self.name = QLineEdit()
+        self.name.setToolTip("What the trained model is called")
+        self.name.editingFinished.connect(self._name_changed)
+        top = QFormLayout()
+        top.setContentsMargins(0, 0, 0, 0)
+        top.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
+        top.addRow("Train on", self.cells)
         settings = QWidget()
         self._place = QVBoxLayout(settings)
         self._place.setContentsMargins(0, 0, 0, 0)
-        self._place.addWidget(self.name)
+        self._place.addLayout(top)
+        self._place.addWidget(self.filter)
+        self._place.addWidget(self.count)
+        below = QFormLayout()
+        below.setContentsMargins(0, 0, 0, 0)
+        below.addRow("Name", self.name)
+        self._place.addLayout(below)
         self.more = More("Training", settings)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        for item in (self.train, self.loss, self.more):
+        for item in (self.train, self.estimate, self.going, self.more):
             layout.addWidget(item)
+
+        self._soon = QTimer(self)  # selecting and typing come in bursts
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(250)
+        self._soon.timeout.connect(self._cells_changed)
+        self._looking = QTimer(self)
+        self._looking.setInterval(LOOK_EVERY_MS)
+        self._looking.timeout.connect(self._look)
+        session = card.session
+        signals = (
+            (session.selection_changed, self._soon_changed),
+            (session.sets_changed, self._soon_changed),
+        )
+        for signal, slot in signals:
+            signal.connect(slot)
+        self.destroyed.connect(_disconnected(signals))
+
+    # ---- what is shown ---------------------------------------------------------------------------
 
     def show_model(self, rules: Mapping[str, Any] | None, name: str) -> None:
         """Show the settings of another network; None for one that cannot be trained."""
@@ -61,13 +150,67 @@ class TrainingPanel(QWidget):
             self.form.changed.connect(self.card.refresh)
             self._place.addWidget(self.form)
             self.name.setText(name)
+            self._show_run()
+
+    def _name_changed(self) -> None:
+        self._show_run()
+        self.card.refresh()
+
+    def _show_run(self) -> None:
+        """Show how a training of this name was started, so that going on is one press."""
+        how = self.run().get("how", {})
+        if self.form is not None and how and how.get("model") == self.card.choice()[1]:
+            self.form.set_value(how.get("training") or {})
+            self._fill_cells()
+            if how.get("where"):
+                self.filter.setText(how["where"])
+                self.cells.setCurrentIndex(self.cells.findData(FILTER))
+            elif how.get("named_set") and (at := self.cells.findData(how["named_set"])) >= 0:
+                self.cells.setCurrentIndex(at)
 
     def refresh(self, can: bool) -> None:
         """Say what the button will do; `can` is whether the card is ready for it."""
+        self._can = can
         self.setVisible(self.form is not None)
-        self.train.setEnabled(can)
-        further = " further" if self.card.trained else ""
-        self.train.setText(f"Train{further} on {self.card.n_good():,} cells{self._limit()}")
+        self._fill_cells()
+        self._show_count()
+        self._show_buttons()
+        self.estimate.refresh()
+
+    def _show_buttons(self) -> None:
+        running = self.handle is not None and self.handle.active
+        n, problem = self._chosen()
+        paused = self._paused()
+        time = self.estimate.time
+        self.train.setEnabled(self._can and not running and not problem and n > 0)
+        self.train.setToolTip(
+            "It is training already" if running
+            else problem or ("No good cell is among them" if self._can and not n else "")
+            or (f"Goes on at step {paused['step']:,} of {paused['total']:,}" if paused else "")
+            or "Learns from your cells, without labels; you can pause and go on later"
+        )  # fmt: skip
+        if running:
+            self.train.setText("Training…")
+        elif paused:
+            self.train.setText("Resume training" + (f" ({time})" if time else ""))
+        else:
+            further = " further" if self.card.trained else ""
+            limit = f" ({time})" if time else self._limit()
+            self.train.setText(f"Train{further} on {n:,} cells{limit}")
+        self.estimate.setVisible(not running)
+        self.going.setVisible(bool(running or self.curve.x or paused))
+        self.pause.setVisible(running)
+        self.pause.setEnabled(running and not self._pausing and self.handle.state == "running")
+        self.use.setVisible(bool(running or paused))
+        made = self.card.own_models().get(self._model_name(), {}).get("trained", {}).get("step", -1)
+        used = bool(paused) and made == paused["step"]
+        learned = bool(paused or (running and self.curve.x))
+        self.use.setEnabled(self._can and learned and not used and not self._use_after)
+        self.use.setToolTip(
+            "The model is what was learned so far already: embed the cells with it" if used
+            else "Nothing is learned yet" if not learned
+            else "Ends training, and describes all cells by what was learned so far; training can go on later"
+        )  # fmt: skip
         self.loss.setVisible(bool(self.loss.text()))
 
     def _limit(self) -> str:
@@ -77,30 +220,248 @@ class TrainingPanel(QWidget):
     def _max_seconds(self) -> float:
         return self.form.value().get("max_seconds", 0) if self.form else 0
 
+    # ---- which cells -----------------------------------------------------------------------------
+
+    def _soon_changed(self, *_: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the dock was closed
+            self._soon.start()
+
+    def _cells_changed(self) -> None:
+        self._fill_cells()
+        self._show_count()
+        self._show_buttons()
+        self.estimate.refresh()
+
+    def _fill_cells(self) -> None:
+        session = self.card.session
+        items = [("all good cells", ALL), (f"the selection ({session.n_selected:,})", SELECTION)]
+        items += [(f"the set “{name}”", name) for name in session.sets]
+        items.append(("cells of which this is true:", FILTER))
+        if items != [(self.cells.itemText(i), self.cells.itemData(i)) for i in range(self.cells.count())]:
+            refill(self.cells, items)
+        self.filter.setVisible(self.cells.currentData() == FILTER)
+
+    def _mask(self) -> np.ndarray:
+        """The chosen cells that are good, bool (n_cells,)."""
+        session = self.card.session
+        if session.cells is None:
+            return np.zeros(0, bool)
+        obs, which = session.cells.obs, self.cells.currentData()
+        keep = obs["good"].to_numpy(bool) if "good" in obs else np.ones(len(obs), bool)
+        if which == SELECTION:
+            return keep & session.selected
+        if which == FILTER:
+            return keep & matching(obs, self.filter.text()) if self.filter.text().strip() else keep & False
+        if which in session.sets:
+            return keep & obs.index.isin(session.sets[which]["cells"])
+        return keep
+
+    def _chosen(self) -> tuple[int, str]:
+        """How many cells, and what is wrong with the choice ("" when nothing)."""
+        try:
+            return int(np.count_nonzero(self._mask())), ""
+        except InputError as error:
+            return 0, str(error)
+
+    def _show_count(self) -> None:
+        n, problem = self._chosen()
+        self.count.setText(f"⚠ {problem}" if problem else f"{n:,} good cells")
+        self.count.setVisible(self.cells.currentData() != ALL)
+
+    # ---- what the step is given ------------------------------------------------------------------
+
+    def _model_name(self) -> str:
+        return self.name.text().strip() or self.card.choice()[0]
+
+    def arguments(self) -> dict[str, Any]:
+        """What the training step is given."""
+        card, which = self.card, self.cells.currentData()
+        how: dict[str, Any] = {
+            "model": card.choice()[1], "name": self._model_name(),
+            "training": self.form.value() if self.form else None, "channels": card.channels(),
+        }  # fmt: skip
+        if which == SELECTION:
+            how["cells"] = card.session.cells.obs_names[self._mask()].tolist()
+        elif which == FILTER:
+            how["where"] = self.filter.text().strip()
+        elif which in card.session.sets:
+            how["named_set"] = which
+        return how
+
+    def _estimated(self) -> dict[str, Any] | None:
+        n, problem = self._chosen()
+        if not self._can or self.form is None or problem or not n:
+            return None
+        return {**self.arguments(), "device": self.card.dock.device()}
+
+    def run(self) -> dict[str, Any]:
+        """How the training of the shown name was started and how far it is (``run.json``); empty without one."""
+        project = self.card.project
+        if project is None or not self._model_name():
+            return {}
+        folder = project.root / "models" / self._model_name()
+        try:
+            found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if (folder / "checkpoint.pt").is_file() else {}
+
+    def _paused(self) -> dict[str, Any]:
+        """The run of this name if it is not at its end and would go on as it is set here; else empty."""
+        run = self.run()
+        if not run or run.get("state") == "done" or self.card.session.cells is None:
+            return {}
+        now = json.loads(json.dumps(self.arguments() if not self._chosen()[1] else {}, default=str))
+        same = all(run["how"].get(k) == v for k, v in now.items())
+        chosen = all(bool(run["how"].get(k)) == bool(now.get(k)) for k in ("cells", "where", "named_set"))
+        return run if now and same and chosen else {}
+
+    # ---- actions ---------------------------------------------------------------------------------
+
     def start(self) -> None:
-        """Train the chosen network on the project's good cells."""
-        card = self.card
-        model, network = card.choice()
-        self.loss.setText("")
-        handle = card.dock.submit(
-            "train.train", f"Training on {card.n_good():,} cells", then=self._trained, model=network,
-            name=self.name.text().strip() or model, training=self.form.value() if self.form else None,
-            channels=card.channels(), device=card.dock.device(),
-        )  # fmt: skip
+        """Train the chosen network on the chosen cells, or go on with what was paused."""
+        n, _ = self._chosen()
+        how, card = self.arguments(), self.card
+        paused = bool(self._paused())
+        if not (paused and self._name == how["name"] and self.curve.x):
+            self._name, self._seen = how["name"], None
+            self._begin_curve()
+        self.loss.setText("Preparing…")
+        if paused:
+            handle = card.dock.submit(
+                "train.resume_training", f"Training on {n:,} cells", then=self._trained, name=self._name,
+                device=card.dock.device(),
+            )  # fmt: skip
+        else:
+            handle = card.dock.submit(
+                "train.train",
+                f"Training on {n:,} cells",
+                then=self._trained,
+                device=card.dock.device(),
+                **how,
+            )
         handle.limit_s = self._max_seconds()
-        handle.progressed.connect(self._show_loss)
-        handle.ended.connect(card.refresh)
+        handle.progressed.connect(self._show_progress)
+        handle.stopped.connect(self._on_stopped)
+        handle.failed.connect(self._on_failed)
+        handle.ended.connect(self._on_ended)
+        self.handle, self._use_after, self._pausing = handle, False, False
+        self._looking.start()
+        self._show_buttons()
+
+    def _begin_curve(self) -> None:
+        self.curve.clear()
+        self.pictures.show_pictures((), np.zeros((0, 0, 0, 0), np.uint8))
+        path = self.card.project.root / "models" / self._name / "history.csv"
+        with contextlib.suppress(OSError, ValueError, KeyError), path.open(encoding="utf-8") as file:
+            for row in csv.DictReader(file):  # what was learned before, if it goes on
+                self.curve.add(float(row["epoch"]), float(row["loss"]))
+
+    def _show_progress(self, progress: Progress) -> None:
+        loss = progress.metrics.get("loss")
+        if loss is None:
+            if progress.message and not self.curve.x:
+                self.loss.setText(progress.message)
+            return
+        epoch = progress.metrics.get("epoch", 0.0)
+        if self.curve.x and epoch < self.curve.x[-1]:  # it began anew: another run's curve says nothing
+            self.curve.clear()
+        if not self.curve.x:
+            self._show_buttons()
+        self.curve.add(epoch, loss)
+        now = monotonic()
+        if now - self._looked < 0.2 and progress.done < progress.total:
+            return
+        self._looked = now
+        rate = progress.metrics.get("cells_per_s", 0.0)
+        self.loss.setText(
+            f"Loss {loss:.4f} (began at {self.curve.y[0]:.4f}) · epoch {int(np.ceil(epoch)):,} · "
+            f"{rate:,.0f} cells a second"
+        )
+        self.loss.show()
+        if not self.use.isEnabled():
+            self._show_buttons()
+
+    def _look(self) -> None:
+        """Show the network's newest pictures, if there are newer ones."""
+        if self.card.project is None or not self._name:
+            return
+        path = self.card.project.root / "models" / self._name / "preview.npz"
+        started = self.handle.log.started.timestamp() if self.handle is not None else 0
+        try:
+            stamp = path.stat().st_mtime_ns
+            if stamp == self._seen or stamp / 1e9 < started - 1:
+                return
+            with np.load(path) as found:
+                self.pictures.show_pictures([str(c) for c in found["columns"]], found["pictures"])
+        except (OSError, ValueError, KeyError):
+            return  # not written yet
+        self._seen = stamp
+
+    def _pause(self) -> None:
+        if self.handle is not None and self.handle.active:
+            self._pausing = True
+            self.handle.kill_after_s = PAUSE_WITHIN_S
+            self.handle.stop()
+            self.loss.setText("Pausing when this step has ended…")
+            self._show_buttons()
+
+    def _use(self) -> None:
+        self._use_after = True
+        if self.handle is not None and self.handle.active:
+            self._pause()
+        else:
+            self._name = self._model_name()
+            self._make_model()
+
+    def _make_model(self) -> None:
+        self.card.dock.submit(
+            "train.resume_training", "Making the model", then=self._made, name=self._name, finish=True,
+            device=self.card.dock.device(),
+        ).ended.connect(self._use_over)  # fmt: skip
+
+    def _made(self, _: Any) -> None:
+        self.card.choose(self._name)
+        self.card.embed_cells()
+
+    def _use_over(self) -> None:
+        self._use_after = False
+        self._show_buttons()
+
+    def _on_stopped(self) -> None:
+        run = self.run()
+        step = f" at step {run['step']:,} of {run['total']:,}" if run.get("step") else ""
+        self.loss.setText(f"Paused{step}. Resume goes on from the last checkpoint; nothing runs meanwhile.")
+        if self._use_after:
+            self._make_model()
+
+    def _on_failed(self, _: str) -> None:
+        kept = self.run().get("step") or (self.curve.x and (self._folder() / "checkpoint.pt").is_file())
+        self.loss.setText(
+            "Training ended early." + (" What was learned is kept; resume goes on." if kept else "")
+        )
+        self._use_after = False
+
+    def _folder(self) -> Path:
+        return self.card.project.root / "models" / self._name
+
+    def _on_ended(self) -> None:
+        self._look()
+        self._looking.stop()
+        self.handle, self._pausing = None, False
+        self.card.refresh()
 
     def _trained(self, folder: Any) -> None:
         name = Path(folder).name
         self.card.choose(name)
         self.card.dock.strip.say(f"✓ {name} is trained; embed the cells with it.")
 
-    def _show_loss(self, progress: Progress) -> None:
-        if "loss" in progress.metrics:
-            first = self.loss.property("first")
-            if not self.loss.text():
-                first = progress.metrics["loss"]
-                self.loss.setProperty("first", first)
-            self.loss.setText(f"Loss {progress.metrics['loss']:.4f} (began at {first:.4f})")
-            self.loss.show()
+
+def _disconnected(signals: Any) -> Callable[..., None]:
+    """Make a slot that disconnects signals without holding the widget they belong to."""
+
+    def disconnect(*_: Any) -> None:
+        for signal, slot in signals:
+            signal.disconnect(slot, missing_ok=True)
+
+    return disconnect

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -22,6 +25,9 @@ from qtpy.QtWidgets import (
     QLabel,
     QLineEdit,
     QPushButton,
+    QSizePolicy,
+    QTableWidget,
+    QTableWidgetItem,
     QWidget,
 )
 
@@ -32,6 +38,8 @@ from napari_cellrep.specs import ROLES, Channel, InputError
 
 if TYPE_CHECKING:
     from napari_cellrep.gui._dock import CellRepDock
+
+LOOK_AFTER_MS = 400  # how long typing rests before the files are looked at
 
 # Words in a layer's name → the role it probably has; the first that fits counts.
 _ROLE_WORDS = (
@@ -47,6 +55,16 @@ _ROLE_WORDS = (
     ("structure", r"rfp|mcherry|cytosol|marker|tdtomato"),
     ("protein", r"gfp|protein|yfp|venus|neon|fitc|antibody|488"),
 )
+
+
+# Preset → roles in channel order.
+PRESETS = {
+    "Cell Painting": ("nucleus", "er", "rna", "agp", "mito"),
+    "Human Protein Atlas": ("microtubules", "protein", "nucleus", "er"),
+    "Yeast, GFP and RFP": ("protein", "structure"),
+    "DNA and protein": ("nucleus", "protein"),
+    "Protein and DNA": ("protein", "nucleus"),
+}
 
 
 def guess_roles(names: Sequence[str]) -> list[str]:
@@ -85,6 +103,18 @@ class ImagesCard(Card):
         )
         self.field = combo("The field that is shown; only what you look at is read")
         self.field.activated.connect(lambda _: dock.show_field(self.field.currentData()))
+        self.preset = combo("Say what all channels show at once, where they are in a usual order")
+        self.preset.activated.connect(self._use_preset)
+        self.fits = text()
+        self.add = button(
+            "Add images…", self.choose_more, "New fields for this project, such as next week's plate"
+        )
+        self.again = button(
+            "Do the same for the new fields",
+            self.replay,
+            "Segments them with the same settings, describes their cells by the same models, and does the analyses again; "
+            "what is there stays",
+        )
         self.channels = QWidget()
         self.channel_grid = QGridLayout(self.channels)
         self.channel_grid.setContentsMargins(0, 0, 0, 0)
@@ -99,7 +129,7 @@ class ImagesCard(Card):
         sources = QGridLayout()
         for i, made in enumerate((self.sample, self.open, self.layers, self.files)):
             sources.addWidget(made, i // 2, i % 2)
-        for item in (self.hint, self.channels, self.field_row):
+        for item in (self.hint, self.channels, self.preset, self.fits, self.field_row, self.again, self.add):
             self.layout_.addWidget(item)
         self.layout_.addLayout(sources)
         self.layout_.addWidget(self.save)
@@ -112,11 +142,15 @@ class ImagesCard(Card):
         self.layers.setEnabled(bool(images))
         self.field_row.setVisible(project is not None)
         self.save.setVisible(project is not None and project.root.is_relative_to(projects_folder()))
+        new = self._new_fields()
+        self.add.setVisible(project is not None)
+        self.again.setVisible(bool(new))
+        self.again.setText(f"Do the same for the {new:,} new field{'s' * (new != 1)}")
         if project is None:
             self.set_status("nothing open yet", "ready")
             self._show_layers(images)
             return
-        self._set_primary(None)  # the next step is in card 2
+        self._set_primary(self.again if new else None)  # else the next step is in card 2
         fields, bad = project.fields, [f for f in project.fields if f.problem]
         roles = [c.role for c in project.channels]
         groups = len({f.group for f in fields})
@@ -133,6 +167,7 @@ class ImagesCard(Card):
         self.hint.setToolTip(str(project.root))
         refill(self.field, [(_field_words(f), f.id) for f in fields], keep=self.dock.shown_field() or None)
         self._show_roles(project)
+        self._show_fit()
 
     # ---- no project: which layers ----
 
@@ -163,6 +198,7 @@ class ImagesCard(Card):
             )
         key = ("layers", tuple((id(layer), layer.name) for layer in images))
         if key == self._shown:
+            self._show_fit()
             return
         self._clear_grid(key)
         for i, (layer, role) in enumerate(
@@ -172,12 +208,15 @@ class ImagesCard(Card):
             use.setChecked(layer.visible)
             use.setToolTip("Use this layer")
             refill(box, [(r, r) for r in ROLES if r != "mask"], keep=role)
+            box.activated.connect(lambda _: self._show_fit())
+            use.toggled.connect(lambda _: self._show_fit())
             for column, widget in enumerate((name, box, use)):
                 self.channel_grid.addWidget(widget, i, column)
             self._layer_rows.append((layer, use, name, box))
+        self._show_fit()
 
     def _set_primary(self, primary: QPushButton | None) -> None:
-        for made in (self.sample, self.layers):
+        for made in (self.sample, self.layers, self.again):
             font = made.font()
             font.setBold(made is primary)
             made.setFont(font)
@@ -208,6 +247,96 @@ class ImagesCard(Card):
         with self.dock.told():
             self.project.set_channels(channels)
         self.dock.refresh()
+
+    # ---- presets, and whether the chosen model can use the channels ----
+
+    def _shown_channels(self) -> list[Channel]:
+        """The project's channels, or those that the ticked layers would become."""
+        if self.project is not None:
+            return list(self.project.channels)
+        rows = [row for row in self._layer_rows if row[1].isChecked()]
+        return [Channel(name.text().strip() or "channel", box.currentData()) for _, _, name, box in rows]
+
+    def _show_fit(self) -> None:
+        channels = self._shown_channels()
+        self.preset.setVisible(bool(channels))
+        items = [("Preset…", "")]
+        items += [(f"{name}: {', '.join(roles)}", name) for name, roles in PRESETS.items()]
+        if self.preset.count() != len(items):
+            refill(self.preset, items)
+        for row, roles in enumerate(PRESETS.values(), 1):
+            item, fits = self.preset.model().item(row), len(roles) == len(channels)
+            item.setEnabled(fits)
+            item.setToolTip("" if fits else f"For {len(roles)} channels; here are {len(channels)}")
+        words = (
+            self.dock.cards["model"].fit_words(channels) if channels and "model" in self.dock.cards else ""
+        )
+        self.fits.setText(words)
+        self.fits.setVisible(bool(words))
+
+    def _use_preset(self, _: int) -> None:
+        roles = PRESETS.get(self.preset.currentData(), ())
+        self.preset.setCurrentIndex(0)
+        if not roles or len(roles) != len(self._shown_channels()):
+            return
+        if self.project is None:
+            boxes = [box for _, use, _, box in self._layer_rows if use.isChecked()]
+            for box, role in zip(boxes, roles, strict=True):
+                box.setCurrentIndex(box.findData(role))
+            self._show_fit()
+            return
+        with self.dock.told():
+            self.project.set_channels(
+                [dataclasses.replace(c, role=r) for c, r in zip(self.project.channels, roles, strict=True)]
+            )
+        self.dock.refresh()
+
+    # ---- next week's plate ----
+
+    def _new_fields(self) -> int:
+        """Fields without labels, where others have some."""
+        if self.project is None:
+            return 0
+        labelled = {p.name.removesuffix(".ome.tif") for p in (self.project.root / "labels").glob("*.ome.tif")}
+        return sum(1 for f in self.project.fields if f.planes and f.id not in labelled) if labelled else 0
+
+    def choose_more(self) -> None:
+        """Ask for the files of new fields, and add them to the project."""
+        dialog = FilesDialog(self, adding=True)
+        dialog.accepted.connect(lambda: self._add(dialog.value()))
+        dialog.open()
+
+    def _add(self, values: dict[str, Any]) -> None:
+        before = {f.id for f in self.project.usable_fields}
+        self.dock.submit(
+            "import_fields.add_fields", "Adding images", then=lambda _: self._added(before), **values
+        )
+
+    def _added(self, before: set[str]) -> None:
+        new = [f for f in self.project.fields if f.id not in before]
+        bad = [f.problem for f in new if f.problem]
+        n = len(new) - len(bad)
+        words = f"✓ {n:,} field{'s' * (n != 1)} added."
+        if bad:
+            words += f" ⚠ {len(bad):,} left out: {bad[0]}"
+        self.dock.strip.say(words)
+
+    def replay(self) -> None:
+        """Do for the new fields what was done for the others."""
+        n = self._new_fields()
+        self.dock.submit(
+            "replay.replay", f"Doing the same for {n:,} new field{'s' * (n != 1)}", then=self._replayed,
+            device=self.dock.device(),
+        )  # fmt: skip
+
+    def _replayed(self, result: Mapping[str, Any]) -> None:
+        self.dock.labels_changed()
+        words = f"✓ {result['n_cells']:,} new cells in {result['n_fields']:,} fields"
+        for what, title in (("embeddings", "embedded as"), ("analyses", "done again:")):
+            if result[what]:
+                words += f"; {title} {', '.join(result[what])}"
+        left = [*result["notes"], *result["problems"].values()]
+        self.dock.strip.say(words + "." + "".join(f" ⚠ {sentence}" for sentence in left[:3]))
 
     # ---- actions ----
 
@@ -355,16 +484,31 @@ def _micrometre(layer: Any) -> Any:
 
 
 class FilesDialog(QDialog):
-    """Which files, which channels, which table, and where the project goes."""
+    """Which files, which channels, which table, and where the project goes; and how they are understood.
 
-    def __init__(self, parent: QWidget):
+    Parameters
+    ----------
+    parent : ImagesCard
+    adding : bool
+        For fields that are added to the open project: its channels and rules apply, and its place is known.
+    """
+
+    COLUMNS = ("field", "well", "site", "size", "known", "problem")
+
+    def __init__(self, parent: ImagesCard, adding: bool = False):
         super().__init__(parent)
-        self.setWindowTitle("New project from files")
+        self.card, self.adding = parent, adding
+        name = parent.project.name if adding else ""
+        self.setWindowTitle(f"Add images to {name}" if adding else "New project from files")
         self.images, self.channels, self.pattern = QLineEdit(), QLineEdit(), QLineEdit()
         self.table, self.place = QLineEdit(), QLineEdit()
         self.images.setPlaceholderText("a folder, files, or plate1/*.tif; several with ; between")
         self.channels.setPlaceholderText("FKHR-GFP:protein, DNA:nucleus (in plane order)")
-        self.pattern.setPlaceholderText("{well}_{site}_{channel}.tif (may stay empty)")
+        self.pattern.setPlaceholderText(
+            "as for the project's first images (may stay empty)"
+            if adding
+            else "{well}_{site}_{channel}.tif (may stay empty)"
+        )
         self.table.setPlaceholderText("CSV with a row per well or file (may stay empty)")
         layout = QFormLayout(self)
         for words, edit, pick in (
@@ -374,27 +518,116 @@ class FilesDialog(QDialog):
             ("Plate table", self.table, self._pick_table),
             ("Project", self.place, self._pick_place),
         ):
+            if adding and edit in (self.channels, self.place):
+                continue
             row = QHBoxLayout()
-            row.addWidget(edit)
+            row.addWidget(edit, 1)
             edit.setMinimumWidth(340)
+            edit.textChanged.connect(lambda _: self._look_soon())
             if pick:
-                row.addWidget(button("…", pick))
-                row.itemAt(1).widget().setFixedWidth(30)
+                made = button("…", pick)
+                made.setFixedWidth(30)
+                made.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
+                row.addWidget(made)
             layout.addRow(words, row)
+        self.understood = text(least_px=480)
+        self.fields = QTableWidget(0, len(self.COLUMNS))
+        self.fields.setHorizontalHeaderLabels(["Field", "Well", "Site", "Size", "Known of it", "Problem"])
+        self.fields.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
+        self.fields.verticalHeader().hide()
+        self.fields.horizontalHeader().setStretchLastSection(True)
+        self.fields.setMinimumHeight(150)
+        self.fields.setAccessibleName("How the files are understood")
         self.buttons = QDialogButtonBox(
             QDialogButtonBox.StandardButton.Ok | QDialogButtonBox.StandardButton.Cancel
         )
-        self.buttons.button(QDialogButtonBox.StandardButton.Ok).setText("Import")
+        self.ok = self.buttons.button(QDialogButtonBox.StandardButton.Ok)
+        self.ok.setText("Add" if adding else "Import")
         self.buttons.accepted.connect(self.accept)
         self.buttons.rejected.connect(self.reject)
-        layout.addRow(self.buttons)
+        for item in (self.understood, self.fields, self.buttons):
+            layout.addRow(item)
+        self.setMinimumWidth(620)
+        self._asked: dict[str, Any] | None = None
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(LOOK_AFTER_MS)
+        self._soon.timeout.connect(self._look)
         for edit in (self.images, self.place):
             edit.textChanged.connect(self._check)
+        self._say("Choose the images; how they are understood is shown here before anything is made.")
         self._check()
 
     def _check(self) -> None:
-        ready = bool(self.images.text().strip() and self.place.text().strip())
-        self.buttons.button(QDialogButtonBox.StandardButton.Ok).setEnabled(ready)
+        lacking = [] if self.images.text().strip() else ["the images"]
+        if not self.adding and not self.place.text().strip():
+            lacking.append("where the project goes")
+        self.ok.setEnabled(not lacking)
+        self.ok.setToolTip(f"Say {' and '.join(lacking)} first" if lacking else "")
+
+    # ---- how they are understood ----
+
+    def _say(self, words: str) -> None:
+        self.understood.setText(words)
+        self.fields.setVisible(self.fields.rowCount() > 0)
+
+    def _look_soon(self) -> None:
+        self._soon.start()
+
+    def _look(self) -> None:
+        """Ask how the files would be understood; the newest question is the one that is answered."""
+        values = self.value()
+        values.pop("path", None)
+        if not values["images"] or self._asked is not None:
+            return
+        if self.adding:
+            values["project"] = str(self.card.project.root)
+        self._asked = values
+        self._say("Looking at the files…")
+        self.card.dock.runner.ask(
+            "import_fields.preview_import", None, functools.partial(self._on_looked, values),
+            functools.partial(self._on_trouble, values), **values,
+        )  # fmt: skip
+
+    def _is_newest(self, values: dict[str, Any]) -> bool:
+        self._asked = None
+        now = self.value()
+        if all(now.get(k) == v for k, v in values.items() if k != "project"):
+            return True
+        self._look()
+        return False
+
+    def _on_trouble(self, values: dict[str, Any], sentence: str) -> None:
+        with contextlib.suppress(RuntimeError):  # the dialog was closed meanwhile
+            if self._is_newest(values):
+                self.fields.setRowCount(0)
+                self._say(f"⚠ {sentence}")
+
+    def _on_looked(self, values: dict[str, Any], found: Mapping[str, Any]) -> None:
+        with contextlib.suppress(RuntimeError):
+            if self._is_newest(values):
+                self._show(found)
+
+    def _show(self, found: Mapping[str, Any]) -> None:
+        rows, n = found["rows"], found["n_fields"]
+        self.fields.setRowCount(len(rows))
+        for i, row in enumerate(rows):
+            for j, column in enumerate(self.COLUMNS):
+                item = QTableWidgetItem(("⚠ " if column == "problem" and row[column] else "") + row[column])
+                item.setToolTip(row[column])
+                self.fields.setItem(i, j, item)
+        for j, column in enumerate(self.COLUMNS):
+            self.fields.setColumnHidden(j, not any(row[column] for row in rows))
+        self.fields.resizeColumnsToContents()
+        words = f"<b>{n:,} field{'s' * (n != 1)}</b> from {found['n_files']:,} files; channels {', '.join(found['channels'])}."
+        if len(rows) < n:
+            words += f" The first {len(rows)}:"
+        if left := found["unfit"]:
+            verb = "do" if len(left) > 1 else "does"
+            words += f"<br>⚠ {len(left):,} file{'s' * (len(left) > 1)} {verb} not fit the names, such as {left[0]}."
+        self._say(words)
+
+    # ---- choosing ----
 
     def _pick_images(self) -> None:
         if folder := QFileDialog.getExistingDirectory(self, "Folder with the images"):
@@ -411,11 +644,13 @@ class FilesDialog(QDialog):
             self.place.setText(path)
 
     def value(self) -> dict[str, Any]:
-        """Arguments of `steps.import_fields.import_fields`."""
-        return {
-            "path": self.place.text().strip(),
+        """Arguments of `steps.import_fields.import_fields`, or `add_fields`."""
+        values = {
             "images": [p.strip() for p in self.images.text().split(";") if p.strip()],
-            "channels": [c.strip() for c in self.channels.text().split(",") if c.strip()],
             "pattern": self.pattern.text().strip(),
             "metadata": self.table.text().strip(),
         }
+        if not self.adding:
+            values["path"] = self.place.text().strip()
+            values["channels"] = [c.strip() for c in self.channels.text().split(",") if c.strip()]
+        return values

@@ -24,6 +24,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_cellrep.gui.cards._estimate import EstimateLine, PilotButton
 from napari_cellrep.gui.cards._features import FeaturesDialog
 from napari_cellrep.gui.cards._parts import Card, More, button, combo, refill, text, while_open
 from napari_cellrep.gui.cards._sees import Sees
@@ -92,6 +93,9 @@ class ModelCard(Card):
         rest_form.setContentsMargins(0, 0, 0, 0)
         rest_form.addRow("Device", self.device)
         rest_form.addRow("Batch size", self.batch)
+        self.embed_estimate = EstimateLine(self, "embed", self._estimated)
+        self.pilot = PilotButton(self, "Embed", self._embed_some)
+        rest_form.addRow(self.pilot)
         rest_form.addRow(self.fields)
         rest_form.addRow(self.features)
         self.more = More("More", rest)
@@ -105,7 +109,7 @@ class ModelCard(Card):
         for item in (self.about, self.wants):
             self.layout_.addWidget(item)
         self.layout_.addLayout(self.channel_form)
-        for item in (self.sees, self.training, self.get, self.embed, self.more):
+        for item in (self.sees, self.training, self.get, self.embed, self.embed_estimate, self.more):
             self.layout_.addWidget(item)
         self.found: dict[str, Any] = {}  # network → what `registry.describe` says of it
         self.here: dict[str, Any] | None = None  # published weights on this machine; None until it is known
@@ -490,6 +494,8 @@ class ModelCard(Card):
             font = made.font()
             font.setBold(primary)
             made.setFont(font)
+        self.embed_estimate.refresh()
+        self.pilot.refresh()
         self._show_more(project is not None and bool(model) and not problem and not get)
         looks = can and self.header.isChecked()
         self.sees.look(
@@ -596,6 +602,9 @@ class ModelCard(Card):
             "batch_size": self.batch.value(),
         }  # fmt: skip
 
+    def _estimated(self) -> dict[str, Any] | None:
+        return self.arguments() if self.embed.isEnabled() else None
+
     def embed_cells(self) -> None:
         """Describe every cell by the chosen model's numbers."""
         self.dock.submit(
@@ -604,6 +613,10 @@ class ModelCard(Card):
             then=self._embedded,
             **self.arguments(),
         )
+
+    def _embed_some(self, fields: list[str], told: Any) -> None:
+        title = f"Embedding {len(fields)} fields"
+        self.dock.submit("embed.embed", title, then=told, fields=fields, **self.arguments())
 
     def _embedded(self, result: Mapping[str, Any]) -> None:
         keys, problems = result.get("keys", ()), result.get("problems") or {}

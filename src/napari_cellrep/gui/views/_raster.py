@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from napari_cellrep.gui.views._words import is_signed
+
 SELECTED = (255, 122, 0)  # the one selection colour, in every view
 DIM = 0.25  # what is not selected keeps this share of its colour
 MAX_POINT_PX = 9
@@ -37,6 +39,13 @@ def viridis(n: int = 256) -> np.ndarray:
     return (get_colormap("viridis").map(np.linspace(0, 1, n))[:, :3] * 255).round().astype(np.uint8)
 
 
+def diverging(n: int = 255) -> np.ndarray:
+    """Blue over grey to yellow, uint8 (n, 3), n odd: both ends and the middle are seen on dark and light."""
+    ends = np.array([(60, 125, 255), (168, 168, 172), (245, 205, 30)], float)
+    at = np.linspace(0, 2, n)
+    return np.stack([np.interp(at, (0, 1, 2), ends[:, c]) for c in range(3)], axis=1).round().astype(np.uint8)
+
+
 @dataclass(frozen=True)
 class Colours:
     """A column of the table as colours.
@@ -59,7 +68,10 @@ class Colours:
 
 
 def colours_of(column: pd.Series | None, n: int) -> Colours:
-    """Turn a column into colours: text and yes/no as categories, few whole numbers as steps, numbers as viridis."""
+    """Turn a column into colours: text and yes/no as categories, few whole numbers as steps, numbers as viridis.
+
+    What lies between A and B gets a diverging map centred on zero.
+    """
     palette = np.full((256, 3), MISSING, np.uint8)
     if column is None:
         palette[1] = OKABE_ITO[4]
@@ -75,8 +87,12 @@ def colours_of(column: pd.Series | None, n: int) -> Colours:
             low, high = np.percentile(finite[::every], (1, 99))
             if high <= low:
                 low, high = finite.min(), finite.max()
+            signed = is_signed(str(column.name))
+            if signed:
+                high = max(abs(low), abs(high))
+                low = -high
             share = (np.where(known, values, low) - low) / (high - low if high > low else 1.0)
-            palette[1:] = viridis(255)
+            palette[1:] = diverging(255) if signed else viridis(255)
             codes = np.where(known, 1 + np.clip(share, 0, 1) * 254, 0).astype(np.uint8)
             return Colours(codes, palette, limits=(float(low), float(high)))
         palette[1 : 1 + len(steps)] = viridis(max(len(steps), 2))[: len(steps)]

@@ -24,6 +24,7 @@ from qtpy.QtGui import (
 from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QWidget
 
 from napari_cellrep.gui.views._raster import SELECTED, Colours, Raster, View, colours_of, inside_polygon
+from napari_cellrep.gui.views._words import column_words, is_signed
 from napari_cellrep.session import Session
 
 TOOLS = ("lasso", "rectangle", "pan")
@@ -330,7 +331,7 @@ class MapView(QWidget):
         line, pad = metrics.height() + 2, 8
         entries = self.colours.legend
         most = max(1, min(LEGEND_LINES, (self.height() - 40) // line - 2))
-        title = name.replace("_", " ")
+        title = column_words(name)
         if entries:
             columns = min(3, -(-len(entries) // most))
             shown = entries if len(entries) <= columns * most else entries[: columns * most - 1]
@@ -344,7 +345,10 @@ class MapView(QWidget):
             height = line * (lines + 1) + 2 * pad
         else:
             low, high = (_number(v) for v in self.colours.limits)
-            texts, width, height = [], 150 + 2 * pad, 2 * line + 14 + 2 * pad
+            if is_signed(name):
+                low, high = f"A {low}", f"{high} B"
+            bar_px = max(150, min(metrics.horizontalAdvance(title), self.width() - 40))
+            texts, width, height = [], bar_px + 2 * pad, 2 * line + 14 + 2 * pad
         box = QRectF(8, 8, width, height)
         back = QColor(*self._background)
         back.setAlpha(215)
@@ -363,7 +367,7 @@ class MapView(QWidget):
                 painter.setPen(self._text)
                 painter.drawText(QPointF(left + line, top + metrics.ascent()), text)
             return
-        bar = QRectF(x, y + 2, 150, 10)
+        bar = QRectF(x, y + 2, bar_px, 10)
         gradient = QLinearGradient(bar.topLeft(), bar.topRight())
         for share in np.linspace(0, 1, 9):
             r, g, b = (int(v) for v in self.colours.palette[1 + round(share * 254)])
@@ -371,7 +375,7 @@ class MapView(QWidget):
         painter.fillRect(bar, gradient)
         y += 16 + metrics.ascent()
         painter.drawText(QPointF(x, y), low)
-        painter.drawText(QPointF(x + 150 - metrics.horizontalAdvance(high), y), high)
+        painter.drawText(QPointF(x + bar_px - metrics.horizontalAdvance(high), y), high)
 
     # ---- gestures --------------------------------------------------------------------------------
 
@@ -510,7 +514,7 @@ class MapView(QWidget):
         for column in shown:
             value = session.value(row, column)
             if value is not None:
-                lines.append(f"{html.escape(column.replace('_', ' '))}: {html.escape(_number(value))}")
+                lines.append(f"{html.escape(column_words(column))}: {html.escape(_number(value))}")
         flags = session.value(row, "flags")
         if flags:
             lines.append("flagged: " + html.escape(str(flags).replace(";", ", ").replace("_", " ")))

@@ -24,6 +24,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_cellrep.data.files import write_text
+from napari_cellrep.data.filters import matching
 from napari_cellrep.gui.views._order import by_column
 from napari_cellrep.gui.views._raster import SELECTED
 from napari_cellrep.gui.views.map import selection_mode
@@ -272,7 +273,7 @@ class TableView(QWidget):
                     hit |= words.str.contains(wanted, regex=False).to_numpy()
             order = order[hit]
         if rule := self.filter.text().strip():
-            order = order[matches(frame.iloc[order], rule)]
+            order = order[matching(frame.iloc[order], rule)]
         return frame, order
 
     def _marks(self, n: int) -> tuple[np.ndarray, int]:
@@ -422,30 +423,6 @@ def group_table(obs: pd.DataFrame, rows: np.ndarray, by: str) -> tuple[pd.DataFr
             if any(same):
                 frame[column] = same
     return frame, groups
-
-
-def matches(frame: pd.DataFrame, rule: str) -> np.ndarray:
-    """Rows of a table for which an expression over its columns is true.
-
-    Raises
-    ------
-    InputError
-        If the expression cannot be read, names a column that is not there, or does not say yes or no.
-    """
-    if "@" in rule or "__" in rule:
-        raise InputError(
-            "A filter compares columns with numbers and words; “@” and “__” have no meaning in it."
-        )
-    try:
-        found = frame.eval(rule, engine="python")
-    except Exception as error:
-        raise InputError(
-            f"The filter “{rule}” cannot be read ({error}). It compares columns, for example area_px > 400 and "
-            "compound == 'Wortmannin'."
-        ) from error
-    if not isinstance(found, pd.Series) or not pd.api.types.is_bool_dtype(found):
-        raise InputError(f"The filter “{rule}” does not say yes or no; compare with ==, < or >.")
-    return found.to_numpy(bool, na_value=False)
 
 
 def _shown(value: Any) -> str:

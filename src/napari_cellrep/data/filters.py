@@ -1,0 +1,64 @@
+"""Which cells an expression over the table's columns means: "dose_rank < 3 and compound == 'LY294002'"."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from napari_cellrep.specs import InputError, join_words
+
+MANY_COLUMNS = 12  # more are not listed in a sentence
+
+
+def matching(obs: pd.DataFrame, expression: str) -> np.ndarray:
+    """Find the cells of which an expression is true.
+
+    Parameters
+    ----------
+    obs : DataFrame
+        One row per cell.
+    expression : str
+        What `DataFrame.eval` takes: columns, numbers, quoted words, ``<``, ``==``, ``and``, ``or``, ``not``, ``in``.
+        A column whose name has spaces is put in backticks.
+
+    Returns
+    -------
+    ndarray of shape (n,), bool
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, names a column that is not there, or does not say yes or no for each cell.
+    """
+    # Categories cannot be ordered or compared with words that are not among them; plain values can.
+    plain = obs.copy(deep=False)
+    for column in obs:
+        if isinstance(obs[column].dtype, pd.CategoricalDtype):
+            plain[column] = obs[column].astype(object)
+    try:
+        # "@name" would reach for Python's own variables; an expression is about columns only.
+        found = plain.eval(expression.strip(), engine="python", local_dict={}, global_dict={})
+    except pd.errors.UndefinedVariableError as error:
+        named = str(error).split("'")[1] if "'" in str(error) else str(error)
+        raise InputError(f"The cells have no column {named}; columns are {_columns(obs)}.") from None
+    except (SyntaxError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"The filter {expression.strip()!r} cannot be read ({why}); write it like: group == 'A01' and area_px > 100."
+        ) from None
+    if not isinstance(found, pd.Series) or len(found) != len(obs):
+        raise InputError(
+            f"The filter {expression.strip()!r} does not name a column; columns are {_columns(obs)}."
+        )
+    if not pd.api.types.is_bool_dtype(found.dropna().infer_objects()):
+        raise InputError(
+            f"The filter {expression.strip()!r} has to say yes or no for each cell: compare it, for example "
+            f"{expression.strip()} == 1."
+        )
+    return found.fillna(False).to_numpy(bool)
+
+
+def _columns(obs: pd.DataFrame) -> str:
+    hidden = ("mask_hash", "box_", "q_", "has_")
+    own = [str(c) for c in obs.columns if not str(c).startswith(hidden)]
+    return join_words(own, MANY_COLUMNS)

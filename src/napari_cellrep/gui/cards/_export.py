@@ -1,0 +1,118 @@
+"""What can be written for other programs, and where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QDialog,
+    QDialogButtonBox,
+    QFileDialog,
+    QFormLayout,
+    QHBoxLayout,
+    QLineEdit,
+    QSizePolicy,
+)
+
+from napari_cellrep.gui.cards._parts import button, combo, refill, text
+
+if TYPE_CHECKING:
+    from napari_cellrep.gui.cards.explore import ExploreCard
+
+# Kind → (what it is, ending, what is in it).
+KINDS = {
+    "report": ("Report (one web page)", ".html", "Numbers, maps and pictures of cells on one page; opens in any browser."),
+    "csv": ("Cells as a table (CSV)", ".csv",
+            "One row per cell: what is known of it, flags, place on the map, scores. Opens in Excel, R, Prism."),
+    "parquet": ("Cells as a table (Parquet)", ".parquet", "The same, smaller and faster to read, for R and Python."),
+    "h5ad": ("For scanpy (h5ad)", ".h5ad", "Everything, the embeddings and how they were made included: an AnnData file."),
+    "zarr": ("For scanpy (zarr folder)", ".zarr", "The same as a folder of small files, for very many cells."),
+    "ranking": ("Ranking of the groups (CSV)", ".csv", "One row per group, the most variable first."),
+}  # fmt: skip
+
+
+class ExportDialog(QDialog):
+    """What to write, of which embedding, and where."""
+
+    def __init__(self, card: ExploreCard):
+        super().__init__(card)
+        self.card = card
+        self.setWindowTitle("Export")
+        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        self.kind = combo("What is written")
+        refill(self.kind, [(words, kind) for kind, (words, *_) in KINDS.items()])
+        if not (card.project.root / "groups.zarr").exists():
+            row = list(KINDS).index("ranking")
+            item = self.kind.model().item(row)
+            item.setEnabled(False)
+            item.setToolTip("Rank the groups first (Which groups vary most from cell to cell?)")
+        self.about = text(least_px=380)
+        self.embedding = combo("Embedding: a list of numbers that describes how a cell looks")
+        names = card.session.embeddings
+        refill(self.embedding, [("all", ""), *((card.dock.cards["model"].title_of(n), n) for n in names)])
+        self.drop = QCheckBox("Leave out cells that have no numbers")
+        self.drop.setChecked(True)
+        self.place = QLineEdit(str(Path.home() / f"{card.project.name}.html"))
+        self.place.setMinimumWidth(340)
+        self.pick = button("…", self._pick)
+        self.pick.setFixedWidth(30)
+        self.pick.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
+        self.buttons = QDialogButtonBox(
+            QDialogButtonBox.StandardButton.Ok | QDialogButtonBox.StandardButton.Cancel
+        )
+        self.ok = self.buttons.button(QDialogButtonBox.StandardButton.Ok)
+        self.ok.setText("Export")
+        self.buttons.accepted.connect(self.accept)
+        self.buttons.rejected.connect(self.reject)
+        where = QHBoxLayout()
+        where.addWidget(self.place, 1)
+        where.addWidget(self.pick)
+        layout = QFormLayout(self)
+        layout.addRow("What", self.kind)
+        layout.addRow("", self.about)
+        layout.addRow("Embedding", self.embedding)
+        layout.addRow("", self.drop)
+        layout.addRow("File", where)
+        layout.addRow(self.buttons)
+        self.setMinimumWidth(540)
+        self.kind.currentIndexChanged.connect(lambda _: self._chosen())
+        self.place.textChanged.connect(lambda _: self._check())
+        self._chosen()
+
+    def _chosen(self) -> None:
+        kind = self.kind.currentData()
+        _, ending, about = KINDS[kind]
+        self.about.setText(about)
+        self.drop.setVisible(kind in ("csv", "parquet", "h5ad", "zarr"))
+        if place := self.place.text().strip():
+            self.place.setText(str(Path(place).with_suffix(ending)))
+        self._check()
+
+    def _check(self) -> None:
+        place = self.place.text().strip()
+        self.ok.setEnabled(bool(place))
+        self.ok.setToolTip("" if place else "Say where the file goes")
+        there = bool(place) and Path(place).expanduser().exists()
+        self.ok.setText("Replace it" if there else "Export")
+
+    def _pick(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(self, "Export to", self.place.text())
+        if path:
+            self.place.setText(path)
+
+    def value(self) -> dict[str, Any]:
+        """Step, and its arguments."""
+        kind, place = self.kind.currentData(), self.place.text().strip()
+        if kind == "report":
+            return {
+                "step": "report.write_report",
+                "out_html": place,
+                "embedding": self.embedding.currentData(),
+            }
+        return {
+            "step": "export.export", "out": place, "format": kind, "embedding": self.embedding.currentData(),
+            "drop_missing": self.drop.isChecked(),
+        }  # fmt: skip

@@ -1,0 +1,19 @@
+"""Columns of the cell table in the words of the window."""
+
+from __future__ import annotations
+
+# Prefix of what an analysis computed → what it says; the rest of the name is the embedding.
+_ANALYSES = {"score_": "closer to A or to B", "outlier_": "how odd", "unlike_": "how unlike the control"}
+
+
+def column_words(column: str) -> str:
+    """What a column says: "score_dino" is "closer to A or to B (dino)"."""
+    for start, words in _ANALYSES.items():
+        if column.startswith(start) and len(column) > len(start):
+            return f"{words} ({column.removeprefix(start).replace('_', ' ')})"
+    return column.replace("_", " ")
+
+
+def is_signed(column: str) -> bool:
+    """Whether zero is the middle of a column: one side is A, the other B."""
+    return column.startswith("score_")

@@ -1,0 +1,369 @@
+"""How long a step would take here, and how much memory: from about a second of the real thing, written nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_cellrep.data import Project
+from napari_cellrep.data.cells import measure_field
+from napari_cellrep.specs import InputError, digest
+from napari_cellrep.steps import embed as embedding
+from napari_cellrep.steps import segment as segmenting
+from napari_cellrep.steps import train as training_step
+
+if TYPE_CHECKING:
+    import torch
+
+STEPS = ("segment", "embed", "train")
+TRIAL_S = 1.0
+TILE_PX = 256  # of a field, for a first look
+TABLE_S, TABLE_CELL_S = (
+    0.7,
+    1e-4,
+)  # what writing the table of cells took on a laptop's disk, at first and per cell
+WINDOW_PX = 64  # about each cell, when its flags are measured
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a step would cost.
+
+    Parameters
+    ----------
+    what : str
+        "segment", "embed" or "train".
+    n : int
+        Fields (segment) or cells that are still to be done; 0 when all is up to date.
+    seconds : float
+        Good to a factor of two or so: a machine that does other things meanwhile takes longer.
+    memory_bytes : int
+        Of the device, at the peak, beside what Python and torch take themselves; 0: not known.
+    device : str
+    why : str
+        Why this device: "no graphics card was found".
+    faster : str
+        What would be faster, where something is known to be; else "".
+    time : str
+        The time for people: "about 6 min".
+    sentence : str
+        All of it.
+    """
+
+    what: str
+    n: int
+    seconds: float
+    memory_bytes: int
+    device: str
+    why: str
+    faster: str
+    time: str
+    sentence: str
+
+
+def estimate(project: Project, what: str, **arguments: Any) -> Estimate:
+    """Try a step on a few real cells or one field, and say what all of it would cost. Nothing is written.
+
+    Parameters
+    ----------
+    what : {"segment", "embed", "train"}
+    **arguments
+        Those of the step.
+
+    Raises
+    ------
+    InputError
+        If the step would refuse these arguments, or cannot be tried at once.
+    """
+    if what not in STEPS:
+        raise InputError(f"What can be estimated is {', '.join(STEPS)}; got {what!r}.")
+    return {"segment": _segment, "embed": _embed, "train": _train}[what](project, **arguments)
+
+
+# ---- segment ---------------------------------------------------------------------------------------
+
+
+def _segment(
+    project: Project,
+    *,
+    segmenter: str = "nuclei",
+    config: dict[str, Any] | None = None,
+    fields: Sequence[str] = (),
+    device: str = "auto",
+    overwrite: bool = False,
+    **_: Any,
+) -> Estimate:
+    module, settings = segmenting.prepare(segmenter, config)
+    not_here = getattr(module, "not_here", None)
+    if not_here and (sentence := not_here(settings)):
+        raise InputError(sentence)
+    chosen = [project.field(f) for f in (fields or [f.id for f in project.fields])]
+    todo = [
+        f for f in chosen
+        if not segmenting.stands(
+            project.label_info(f.id), digest(segmenting.how_made(project, f, segmenter, settings)), overwrite
+        )
+    ]  # fmt: skip
+    todo = [f for f in todo if not f.problem] or todo
+    where, why, faster = _place(device, bool(getattr(module, "ON_DEVICE", False)))
+    if not todo:
+        return _made("segment", 0, 0, 0, where, why, faster, "Every field is segmented this way already.")
+    field = todo[len(todo) // 2]
+    start = perf_counter()
+    image = project.read_image(field.id)
+    read_s = perf_counter() - start
+
+    def one(part: np.ndarray) -> float:
+        start = perf_counter()
+        labels = module.segment(part, project.channels, settings, device, field_id=field.id)
+        measure_field(field, part, labels, project.channels, WINDOW_PX)
+        return perf_counter() - start
+
+    seconds = read_s + _time_field(one, image)
+    return _made(
+        "segment", len(todo), seconds * len(todo), 0, where, why, faster
+    )  # its memory is not measured
+
+
+def _time_field(one: Any, image: np.ndarray) -> float:
+    """Seconds of a whole field: timed as such if a part of it says that this is quick."""
+    part = _middle(image, TILE_PX)
+    share = part[0].size / image[0].size
+    if share > 0.5:
+        one(image)  # the first time of anything is slow
+        return float(one(image))
+    try:
+        first = one(part)
+        again = one(part) if first < 4 * TRIAL_S else first
+    except (
+        InputError
+    ):  # a segmenter that wants the field as it is (imported labels), or nothing in the middle
+        return float(one(image))
+    if again / share < 2 * TRIAL_S:
+        return float(one(image))
+    return float(again / share)
+
+
+def _middle(image: np.ndarray, side: int) -> np.ndarray:
+    h, w = image.shape[1:]
+    y, x = max(0, (h - side) // 2), max(0, (w - side) // 2)
+    return np.ascontiguousarray(image[:, y : y + side, x : x + side])
+
+
+# ---- embed -----------------------------------------------------------------------------------------
+
+
+def _embed(
+    project: Project,
+    *,
+    model: str = "paired_cell_inpainting",
+    config: dict[str, Any] | None = None,
+    key: str = "",
+    layers: Sequence[str] = (),
+    channels: Sequence[str] = (),
+    crop: dict[str, Any] | None = None,
+    fields: Sequence[str] = (),
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int = 0,
+    seed: int = 0,
+    **_: Any,
+) -> Estimate:
+    from napari_cellrep.models._engine import Embedder, memory_peak
+
+    begin = perf_counter()
+    ready = embedding.prepare(
+        project, model=model, config=config, key=key, layers=layers, channels=channels, crop=crop, seed=seed
+    )
+    todo = embedding.cells_to_do(project, ready, fields)
+    n = sum(map(len, todo.values()))
+    once_s = (
+        perf_counter()
+        - begin
+        + (TRIAL_S if ready.net.on_device else 0)
+        + TABLE_S
+        + TABLE_CELL_S * project.cells.n_obs
+    )
+    where, why, faster = _place(device, ready.net.on_device)
+    if not n:
+        return _made("embed", 0, 0, 0, where, why, faster, "Every cell is embedded this way already.")
+    field = max(todo, key=lambda f: len(todo[f]))
+    start = perf_counter()
+    crops = embedding.cut_cells(project, field, todo[field], ready.net.crop, ready.planes)
+    cut_s = (perf_counter() - start) / len(crops)
+
+    engine = Embedder(ready.net, ready.taps, device=device, precision="fp32", batch_size=1)
+    batch = batch_size or engine._auto_batch(crops.shape[-1])
+    engine.run(crops[:1])
+    one_s = _timed(engine, crops[:1])
+    # As many as make the choice of the precision, about five passes, last a second.
+    few = int(np.clip(TRIAL_S / 5 / max(one_s, 1e-4), 1, batch))
+    few = 1 << (few.bit_length() - 1)
+    trial = np.resize(crops, (few, *crops.shape[1:]))  # the same cells again, where there are not enough
+    engine.precision, engine.batch_size = precision, few
+    with memory_peak(engine.device) as peak:
+        engine.run(trial)
+    net_s = min(_timed(engine, trial) for _ in range(3 if one_s * few < TRIAL_S else 1)) / few
+    memory = peak[0] * max(1, batch // few) + sum(
+        t.nbytes for t in (*ready.net.parameters(), *ready.net.buffers())
+    )
+    # The next field is read and cut while the network has this one; on a CPU they share the cores.
+    per_cell = net_s + cut_s if engine.device.type == "cpu" else max(net_s, cut_s)
+    return _made("embed", n, once_s + per_cell * n, memory, where, why, faster)
+
+
+def _timed(engine: Any, crops: np.ndarray) -> float:
+    """Seconds of one pass; the vectors come back to the CPU, so the device has done with it."""
+    start = perf_counter()
+    engine.run(crops)
+    return perf_counter() - start
+
+
+# ---- train -----------------------------------------------------------------------------------------
+
+
+def _train(
+    project: Project,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    resume: bool = True,
+    **arguments: Any,
+) -> Estimate:
+    from napari_cellrep.models._train import try_out
+
+    made = training_step.prepare(
+        project,
+        **{"model": "paired_cell_inpainting", **{k: v for k, v in arguments.items() if k != "finish"}},
+    )
+    found = try_out(made.net, made.cells, made.settings, made.folder, device, precision, made.card)
+    where, why, faster = _place(device, made.net.on_device)
+    begun = found.steps_done if resume else 0
+    steps = max(0, found.steps - begun)
+    seconds, limit_s = steps * found.step_s, made.settings.max_seconds
+    more = []
+    if limit_s and seconds > limit_s:
+        more.append(f"its limit; all {made.settings.epochs:,} epochs would take {about(seconds)}")
+        seconds = limit_s
+    if begun:
+        more.append(f"goes on at step {begun:,} of {found.steps:,}")
+    aside = f" ({'; '.join(more)})" if more else ""
+    nothing = "" if steps else "All epochs are done already; more epochs would go on."
+    n = len(made.cells) if steps else 0
+    return _made("train", n, seconds, found.memory_bytes, where, why, faster, nothing, aside)
+
+
+# ---- words -----------------------------------------------------------------------------------------
+
+
+def machine() -> str:
+    """Say what this machine computes with: a card and its free memory, or the processor's cores and why no card."""
+    import os
+
+    from napari_cellrep.models._engine import choose_device
+
+    best = choose_device("auto")
+    free = _free_memory()
+    here = f"{os.cpu_count()} cores" + (f", {_size(free)} free" if free else "")
+    if best.type == "cuda":
+        import torch
+
+        card = torch.cuda.mem_get_info(best)[0]
+        return f"{_name(best)}, {_size(card)} of its memory free; {here}"
+    if best.type == "mps":
+        return f"{_name(best)}; {here}"
+    return f"CPU, {here}; no graphics card was found"
+
+
+def _free_memory() -> int:
+    """Bytes of memory that are free, or 0 where it cannot be told."""
+    try:
+        import psutil  # comes with napari
+    except ImportError:
+        return 0
+    return int(psutil.virtual_memory().available)
+
+
+def _place(device: str, on_device: bool) -> tuple[str, str, str]:
+    """Where it would run, why, and what would be faster as far as this machine knows."""
+    if not on_device:
+        return "cpu", "", ""
+    from napari_cellrep.models._engine import choose_device
+
+    where, best = choose_device(device), choose_device("auto")
+    if where.type != "cpu":
+        return str(where), _name(where), ""
+    if best.type != "cpu":
+        return "cpu", "as chosen", f"The graphics card here is not used ({_name(best)})."
+    return "cpu", "no graphics card was found", ""
+
+
+def _name(device: torch.device) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "Apple's Metal"
+
+
+def _made(
+    what: str,
+    n: int,
+    seconds: float,
+    memory: int,
+    device: str,
+    why: str,
+    faster: str,
+    nothing: str = "",
+    aside: str = "",
+) -> Estimate:
+    if nothing:
+        return Estimate(what, 0, 0.0, 0, device, why, "", "", nothing)
+    place = "the CPU" if device == "cpu" else "the graphics card"
+    parts = [
+        about(seconds) + aside,
+        *([_size(memory)] if memory else []),
+        f"on {place}" + (f" ({why})" if why else ""),
+    ]
+    sentence = ", ".join(parts) + "."
+    return Estimate(
+        what, n, seconds, int(memory), device, why, faster, about(seconds),
+        " ".join(filter(None, (sentence[0].upper() + sentence[1:], _tight(memory, device), faster))),
+    )  # fmt: skip
+
+
+def _tight(memory: int, device: str) -> str:
+    """A warning where the graphics card has not that much free."""
+    if not device.startswith("cuda"):
+        return ""
+    import torch
+
+    free = torch.cuda.mem_get_info(device)[0]
+    if free > memory:
+        return ""
+    return f"Only {_size(free)} of the graphics card's memory are free; choose a smaller batch size."
+
+
+def about(seconds: float) -> str:
+    """Say a time as coarsely as it is known: "about 20 s", "about 6 min", "about 2.5 h"."""
+    if seconds < 5:
+        return "a few seconds"
+    if seconds < 55:
+        return f"about {max(1, round(seconds / 10)) * 10} s"
+    minutes = seconds / 60
+    if minutes < 10:
+        return f"about {max(1, round(minutes))} min"
+    if minutes < 90:
+        return f"about {round(minutes / 5) * 5} min"
+    hours = minutes / 60
+    if hours < 48:
+        return f"about {round(2 * hours) / 2:g} h"
+    return f"about {round(hours / 24)} days"
+
+
+def _size(memory: int) -> str:
+    if memory < 0.95e9:
+        return f"{max(10, round(memory / 1e6, -1 if memory < 1e8 else -2)):.0f} MB"
+    return f"{memory / 1e9:.1f} GB"

@@ -1,0 +1,49 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from napari_cellrep.data.filters import matching
+from napari_cellrep.specs import InputError
+
+OBS = pd.DataFrame(
+    {
+        "group": pd.Categorical(["A01", "A01", "B02", "C03"]),
+        "dose_rank": [0, 1, 2, np.nan],
+        "my column": [1.0, 2.0, 3.0, 4.0],
+        "good": [True, False, True, True],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("dose_rank < 2", [1, 1, 0, 0]),
+        ("group == 'A01'", [1, 1, 0, 0]),
+        ("group in ['B02', 'Z99']", [0, 0, 1, 0]),
+        ("group >= 'B'", [0, 0, 1, 1]),
+        ("`my column` > 1 and not group == 'C03'", [0, 1, 1, 0]),
+        ("good", [1, 0, 1, 1]),
+        ("  dose_rank < 1  ", [1, 0, 0, 0]),
+    ],
+)
+def test_cells_that_fit(expression, expected):
+    np.testing.assert_array_equal(matching(OBS, expression), np.array(expected, bool))
+
+
+@pytest.mark.parametrize(
+    ("expression", "says"),
+    [
+        ("dose < 2", "no column dose; columns are group, dose_rank"),
+        ("dose_rank <", "cannot be read"),
+        ("dose_rank", "yes or no"),
+        ("dose_rank + 1", "yes or no"),
+        ("1 < 2", "does not name a column"),
+        ("@OBS.good", "."),
+        ("dose_rank < 'a'", "cannot be read"),
+        ("", "cannot be read"),
+    ],
+)
+def test_what_cannot_be_read_is_said_in_a_sentence(expression, says):
+    with pytest.raises(InputError, match=says):
+        matching(OBS, expression)

@@ -1,0 +1,146 @@
+"""Card 1: presets, what files are understood as, and next week's plate."""
+
+import shutil
+
+import numpy as np
+import tifffile
+
+from _clicks import LONG, card, choose, click, idle, opened, run
+from napari_cellrep.data import open_project
+from napari_cellrep.gui.cards.images import PRESETS, FilesDialog
+from napari_cellrep.jobs import drain
+from napari_cellrep.specs import ROLES, Channel
+from napari_cellrep.steps.embed import embed
+from napari_cellrep.steps.sample import SAMPLE
+from napari_cellrep.steps.segment import segment
+
+
+def looked(qtbot, dialog):
+    qtbot.waitUntil(
+        lambda: (
+            not dialog._soon.isActive()
+            and dialog._asked is None
+            and "Looking" not in dialog.understood.text()
+        ),
+        timeout=LONG,
+    )
+
+
+def column(dialog, name):
+    j = dialog.COLUMNS.index(name)
+    return [dialog.fields.item(i, j).text() for i in range(dialog.fields.rowCount())]
+
+
+def test_a_preset_says_what_all_channels_show(qtbot, dock, project):
+    project.set_channels([Channel("w1"), Channel("w2")])
+    opened(qtbot, dock, project)
+    images = card(dock, "images")
+    choose(dock.cards["model"].model, "Paired Cell Inpainting")
+    dock.refresh()
+    assert images.fits.text().startswith("⚠ Paired Cell Inpainting (card 4) wants")
+    assert "you have other, other" in images.fits.text()
+    names = list(PRESETS)
+    assert not images.preset.model().item(1 + names.index("Cell Painting")).isEnabled()
+    assert "For 5 channels" in images.preset.model().item(1 + names.index("Cell Painting")).toolTip()
+    choose(images.preset, "DNA and protein")
+    assert [c.role for c in open_project(project.root).channels] == ["nucleus", "protein"]
+    assert images.fits.text().startswith("✓")
+    assert images.preset.currentText() == "Preset…"
+
+
+def test_a_preset_for_layers(qtbot, dock, viewer):
+    for i in range(4):
+        viewer.add_image(np.zeros((8, 8)), name=f"channel {i}")
+    qtbot.wait(50)
+    images = card(dock, "images")
+    choose(images.preset, "Human Protein Atlas")
+    assert [box.currentData() for *_, box in images._layer_rows] == [
+        "microtubules",
+        "protein",
+        "nucleus",
+        "er",
+    ]
+
+
+def test_presets_are_roles():
+    assert all(set(roles) <= set(ROLES) for roles in PRESETS.values())
+
+
+def test_files_are_shown_as_they_are_understood_before_anything_is_made(qtbot, dock, tmp_path):
+    folder = tmp_path / "plate"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for well in ("A01", "A02"):
+        for channel in ("GFP", "DNA"):
+            plane = rng.integers(0, 999, (20, 30)).astype(np.uint16)
+            tifffile.imwrite(folder / f"{well}_s1_{channel}.tif", plane)
+    (folder / "notes_GFP.tif").write_bytes((folder / "A01_s1_GFP.tif").read_bytes())
+    images = card(dock, "images")
+    click(images.files)
+    dialog = images.findChild(FilesDialog)
+    assert not dialog.ok.isEnabled()
+    assert dialog.ok.toolTip() == "Say the images and where the project goes first"
+    dialog.images.setText(str(folder))
+    looked(qtbot, dialog)
+    assert "<b>5 fields</b> from 5 files" in dialog.understood.text()
+    dialog.pattern.setText("{well}_{site}_{channel}.tif")
+    looked(qtbot, dialog)
+    assert "<b>2 fields</b> from 5 files; channels DNA (other), GFP (other)." in dialog.understood.text()
+    assert "1 file does not fit" in dialog.understood.text()
+    assert column(dialog, "field") == ["A01_s1", "A02_s1"]
+    assert column(dialog, "well") == ["A01", "A02"]
+    assert column(dialog, "size") == ["30 × 20 px"] * 2
+    dialog.channels.setText("red:protein")
+    looked(qtbot, dialog)
+    assert dialog.understood.text().startswith("⚠ There are names for 1 channels")
+    assert dialog.fields.rowCount() == 0
+    dialog.channels.setText("GFP:protein, DNA:nucleus")
+    dialog.place.setText(str(tmp_path / "mine.cellrep"))
+    looked(qtbot, dialog)
+    click(dialog.ok)
+    idle(qtbot, dock)
+    assert [f.id for f in dock.session.project.fields] == ["A01_s1", "A02_s1"]
+
+
+def test_next_weeks_plate_and_the_same_for_it(qtbot, dock, project, tmp_path):
+    drain(segment(project, overwrite=True))
+    from napari_cellrep.steps.crop import crop
+
+    drain(crop(project))
+    drain(embed(project, model="measurements"))
+    before = project.cells.n_obs
+    week2 = tmp_path / "week2"
+    week2.mkdir()
+    for well in ("A05", "E06"):
+        shutil.copy(SAMPLE / "wells" / f"{well}.ome.tif", week2)
+    opened(qtbot, dock, project)
+    images = card(dock, "images")
+    assert not images.again.isVisible()
+    click(images.add)
+    dialog = images.findChild(FilesDialog)
+    dialog.images.setText(str(week2))
+    looked(qtbot, dialog)
+    assert (
+        "<b>2 fields</b> from 2 files; channels FKHR-GFP (protein), DNA (nucleus)."
+        in dialog.understood.text()
+    )
+    click(dialog.ok)
+    idle(qtbot, dock)
+    assert dock.strip.message.text() == "✓ 2 fields added."
+    assert images.status == "5 fields · 2 channels ✓"
+    assert dock.cards["segment"].status.endswith("cells in 3 of 5 fields ○")
+    assert images.again.text() == "Do the same for the 2 new fields"
+    said = run(qtbot, dock, images.again)
+    cells = open_project(project.root).cells
+    assert said.startswith(f"✓ {cells.n_obs - before:,} new cells in 2 fields; embedded as measurements")
+    assert np.isfinite(cells.obsm["X_measurements"]).all()
+    assert not images.again.isVisible()
+    # The same files once more are refused in words.
+    click(images.add)
+    dialog = images.findChildren(FilesDialog)[-1]
+    dialog.images.setText(str(week2))
+    looked(qtbot, dialog)
+    assert column(dialog, "problem") == ["⚠ in the project already"] * 2
+    click(dialog.ok)
+    idle(qtbot, dock)
+    assert "has 2 fields (A05, E06) already" in dock.strip.message.text()

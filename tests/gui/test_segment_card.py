@@ -1,0 +1,205 @@
+"""Card 2: the live preview, what it says, and the fields that are unlike the others."""
+
+import functools
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtTest import QTest
+
+from _clicks import LONG, card, choose, click, click_item, idle, opened, run
+from napari_cellrep.data import open_project
+from napari_cellrep.gui.cards._charts import FieldBars, Histogram
+
+TESTS = Path(__file__).parents[1]
+
+
+def shown_trial(viewer):
+    return [layer for layer in viewer.layers if layer.name == "CellRep preview"]
+
+
+def settled(qtbot, segment):
+    """Wait until what is shown is what the settings say."""
+    qtbot.waitUntil(lambda: segment._shown_trial == segment._key() and segment._asked is None, timeout=LONG)
+
+
+def test_settings_act_on_the_visible_field_at_once_and_write_nothing(qtbot, dock, project, viewer):
+    opened(qtbot, dock, project)
+    before = {f.id: project.labels_path(f.id).read_bytes() for f in project.fields}
+    segment = card(dock, "segment")
+    click(segment.live)
+    assert segment.form.isVisible()
+    assert not segment.one.isVisible()
+    settled(qtbot, segment)
+    (layer,) = shown_trial(viewer)
+    first = len(np.unique(layer.data)) - 1
+    assert f"<b>{first:,} cells</b>" in segment.tried.text()
+    assert "touch the image’s edge" in segment.tried.text()
+    assert segment.sizes.counts.sum() == first
+    assert dock.runner.current is None, "a preview is no job"
+
+    segment.form.set_value({"min_area_px": 400})
+    settled(qtbot, segment)
+    (layer,) = shown_trial(viewer)
+    assert 0 < len(np.unique(layer.data)) - 1 < first
+
+    click(dock.cards["images"].header)  # another field is tried by itself
+    choose(dock.cards["images"].field, "A12")
+    card(dock, "segment")
+    qtbot.waitUntil(lambda: dock.shown_field() == "A12", timeout=LONG)
+    settled(qtbot, segment)
+    assert shown_trial(viewer)[0].metadata["cellrep"]["field"] == "A12"
+
+    click(segment.live)
+    assert not shown_trial(viewer)
+    assert not segment.tried.isVisible()
+    assert before == {f.id: project.labels_path(f.id).read_bytes() for f in project.fields}
+
+
+def test_many_changes_in_a_row_are_one_preview_of_the_last(qtbot, dock, project, viewer, monkeypatch):
+    opened(qtbot, dock, project)
+    segment = card(dock, "segment")
+    asked, ask = [], dock.runner.ask
+
+    def count(step, *args, **kwargs):
+        if step == "segment.preview":
+            asked.append(kwargs["config"]["min_area_px"])
+        ask(step, *args, **kwargs)
+
+    monkeypatch.setattr(dock.runner, "ask", count)
+    click(segment.live)
+    settled(qtbot, segment)
+    asked.clear()
+    for area in range(20, 220, 10):
+        segment.form.set_value({"min_area_px": area})
+        qtbot.wait(5)
+    settled(qtbot, segment)
+    assert asked[-1] == 210
+    assert len(asked) <= 2
+    # What is under way when the settings change again is dropped, and the newest asked for.
+    segment.form.set_value({"min_area_px": 300})
+    qtbot.waitUntil(lambda: segment._asked is not None, timeout=LONG)
+    segment.form.set_value({"min_area_px": 320})
+    settled(qtbot, segment)
+    assert asked[-1] == 320
+    assert shown_trial(viewer)
+
+
+def test_a_preview_does_not_wait_for_a_long_job(qtbot, dock, project, viewer, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
+    opened(qtbot, dock, project)
+    segment = card(dock, "segment")
+    handle = dock.submit("_jobs:count", "Counting", project=None, n=100_000)
+    click(segment.live)
+    settled(qtbot, segment)
+    assert handle.state == "running"
+    assert shown_trial(viewer)
+    handle.stop()
+    idle(qtbot, dock)
+
+
+def test_what_cannot_be_tried_is_a_sentence_in_the_card(qtbot, dock, project, viewer):
+    opened(qtbot, dock, project)
+    segment = card(dock, "segment")
+    click(segment.live)
+    settled(qtbot, segment)
+    segment.form.set_value({"channel": "tubulin"})
+    qtbot.waitUntil(lambda: segment.tried.text().startswith("⚠"), timeout=LONG)
+    assert "tubulin" in segment.tried.text()
+    assert not shown_trial(viewer)
+    segment.form.set_value({"channel": "nucleus"})
+    settled(qtbot, segment)
+    assert shown_trial(viewer)
+
+
+def test_fields_that_are_unlike_the_others_are_listed_and_shown(qtbot, dock, project, viewer):
+    empty = np.zeros_like(project.read_labels("A12"))
+    project.write_labels("A12", empty, {"segmenter": "test", "edited": True})
+    opened(qtbot, dock, project)
+    run(qtbot, dock, card(dock, "segment").all)  # leaves the edited field alone
+    segment = card(dock, "segment")
+    assert segment.flagged.count() == 1
+    assert segment.flagged.item(0).text().startswith("Field A12 holds no cell")
+    assert "⚠ 1 to look at" in segment.flagged_words.text()
+    click_item(segment.flagged, 0)
+    qtbot.waitUntil(lambda: dock.shown_field() == "A12", timeout=LONG)
+    # A bar is a field, too.
+    assert list(segment.bars.counts) == [
+        int((open_project(project.root).cells.obs["field"] == f).sum()) for f in segment.bars.fields
+    ]
+    click(segment.bars, QPoint(round(segment.bars.x_of("E12")), 20))
+    qtbot.waitUntil(lambda: dock.shown_field() == "E12", timeout=LONG)
+
+
+def test_cellpose_says_its_licence_and_how_to_install_it(qtbot, dock, project, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", functools.partial(_not_cellpose, _found=None))
+    opened(qtbot, dock, project)
+    segment = card(dock, "segment")
+    choose(segment.method, "Cellpose")
+    assert "CC-BY-NC" in segment.licence.text()
+    assert 'pip install "napari-cellrep[cellpose]"' in segment.licence.text()
+    assert not segment.all.isEnabled()
+    assert "not installed" in segment.all.toolTip()
+    assert not segment.live.isEnabled()
+    assert segment.weights.itemData(0) == "cpsam_v2"
+    assert all("CC-BY-NC" in segment.weights.itemText(i) for i in range(segment.weights.count()))
+    choose(segment.weights, "cpdino:")
+    assert segment.form.value()["model"] == "cpdino"
+    choose(segment.method, "Nuclei")
+    assert segment.all.isEnabled()
+    assert not segment.weights.isVisible()
+
+
+def _not_cellpose(name, *args, _found):
+    import importlib.machinery
+
+    return _found if name == "cellpose" else importlib.machinery.PathFinder.find_spec(name)
+
+
+# ---- the charts ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def histogram(qtbot):
+    chart = Histogram("size, px")
+    qtbot.addWidget(chart)
+    chart.resize(300, 64)
+    return chart
+
+
+def test_histogram_counts_every_value_and_shows_its_limits(qtbot, histogram):
+    values = np.concatenate([np.random.default_rng(0).normal(100, 10, 1000), [np.nan, 5000.0]])
+    histogram.set_values(values)
+    assert histogram.counts.sum() == 1001
+    assert histogram.ends[1] < 200  # the giant does not squeeze the rest
+    histogram.set_limits(low=20)
+    assert histogram.ends[0] == 20  # a limit is always within sight
+    histogram.show()
+    qtbot.waitExposed(histogram)
+    drawn = histogram.grab().toImage()
+    assert drawn.pixelColor(round(histogram._x(20)), 5) != drawn.pixelColor(round(histogram._x(20)) + 5, 5)
+    assert "median 99" in histogram.toolTip()
+
+
+def test_histogram_of_nothing_and_of_one_value(histogram):
+    histogram.set_values(np.zeros(0))
+    histogram.grab()
+    histogram.set_values(np.full(3, 7.0))
+    assert histogram.counts.sum() == 3
+    histogram.grab()
+
+
+def test_bars_find_the_field_under_the_pointer(qtbot):
+    bars = FieldBars()
+    qtbot.addWidget(bars)
+    bars.resize(300, 56)
+    fields = [f"A{i:02}" for i in range(1, 97)]
+    bars.set_fields(fields, range(96), {"A03"}, "A05")
+    assert [bars.field_at(bars.x_of(f)) for f in fields] == fields
+    assert bars.field_at(2) == ""
+    with qtbot.waitSignal(bars.clicked) as heard:
+        QTest.mouseClick(bars, Qt.MouseButton.LeftButton, pos=QPoint(round(bars.x_of("A90")), 10))
+    assert heard.args == ["A90"]
+    bars.grab()

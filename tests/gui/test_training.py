@@ -1,0 +1,271 @@
+"""Card 4's training with real clicks, a real worker and real short trainings; estimates and pilot runs."""
+
+import json
+import os
+import signal
+import sys
+from time import monotonic
+
+import numpy as np
+import pytest
+from qtpy.QtTest import QTest
+
+from _clicks import LONG, card, click, opened
+from napari_cellrep import registry
+from napari_cellrep.data import open_project
+from napari_cellrep.gui._forms import Form
+from napari_cellrep.gui._runner import Runner
+from napari_cellrep.gui.cards._estimate import spread_fields
+from napari_cellrep.gui.views.curve import MOST_POINTS, Curve, Pictures
+from napari_cellrep.jobs import drain
+from napari_cellrep.specs import field_rules
+from napari_cellrep.steps.import_fields import import_fields
+from napari_cellrep.steps.sample import CHANNELS, SAMPLE
+
+SHORT = {"batch_size": 4, "max_seconds": 0.0}
+_warm = Runner.warm
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def panel(qtbot, dock, project):
+    """The training panel, ready to train Paired Cell Inpainting by small steps."""
+    opened(qtbot, dock, project)
+    model = card(dock, "model")
+    model.model.setCurrentText("Paired Cell Inpainting")
+    model.training.form.set_value(SHORT)
+    qtbot.wait(50)
+    return model.training
+
+
+def begin(qtbot, panel, points=3):
+    """Press Train and wait for a few steps."""
+    click(panel.train)
+    qtbot.waitUntil(lambda: len(panel.curve.x) >= points, timeout=2 * LONG)
+
+
+def over(qtbot, panel):
+    runner = panel.card.dock.runner
+    qtbot.waitUntil(lambda: runner.current is None and not runner.queued, timeout=2 * LONG)
+    qtbot.wait(100)
+
+
+TRAINABLE = [n for n in registry.names("models") if hasattr(registry.load("models", n), "Training")]
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_every_model_s_training_form_gives_back_what_it_was_given(qtbot, name):
+    rules = field_rules(registry.load("models", name).Training)
+    form = Form(rules)
+    qtbot.addWidget(form)
+    defaults = {k: rule["default"] for k, rule in rules.items()}
+    assert form.value() == pytest.approx(defaults)
+    other = {}
+    for key, rule in rules.items():
+        if rule.get("choices"):
+            other[key] = rule["choices"][-1]
+        elif rule["type"] == "bool":
+            other[key] = not rule["default"]
+        elif rule["type"] == "int":
+            other[key] = int(min(rule["default"] + 1, rule.get("max", 1e9)))
+        elif rule["type"] == "float":
+            doubled = 2 * rule["default"] or rule.get("step", 1.0)
+            other[key] = doubled if doubled <= rule["max"] else rule["default"] / 2
+    form.set_value(other)
+    assert form.value() == pytest.approx({**defaults, **other})
+    assert all(rule.get("label") for rule in rules.values())
+
+
+@pytest.mark.slow
+def test_pause_resume_and_use(qtbot, dock, panel, project):
+    begin(qtbot, panel)
+    assert panel.train.text() == "Training…"
+    assert not panel.train.isEnabled()
+    assert "already" in panel.train.toolTip()
+    assert "cells a second" in panel.loss.text()
+    qtbot.waitUntil(lambda: panel.pictures.pictures.size > 0, timeout=LONG)
+    assert panel.pictures.columns == ("another cell", "this one's DNA", "predicted", "real")
+    click(panel.pause)
+    over(qtbot, panel)
+    assert dock.runner.log[-1].end == "stopped"
+    folder = project.root / "models" / "paired_cell_inpainting"
+    at = json.loads((folder / "run.json").read_text())
+    assert at["state"] == "paused"
+    assert f"Paused at step {at['step']:,}" in panel.loss.text()
+    assert panel.train.text().startswith("Resume training")
+
+    n = len(panel.curve.x)
+    begin(qtbot, panel, n + 2)  # the curve goes on where it was
+    assert panel.curve.x[n] > panel.curve.x[n - 1]
+    click(panel.use)
+    over(qtbot, panel)
+    assert [entry.title for entry in dock.runner.log][-2:] == [
+        "Making the model",
+        f"Embedding {dock.session.n_cells:,} cells",
+    ]
+    assert {entry.end for entry in dock.runner.log} == {"stopped", "finished"}
+    card_ = json.loads((folder / "model.json").read_text())
+    assert card_["trained"]["step"] == json.loads((folder / "run.json").read_text())["step"] > at["step"]
+    assert "paired_cell_inpainting" in dock.session.embeddings
+    card(dock, "model")
+    assert panel.train.text().startswith("Resume training")
+    assert not panel.use.isEnabled()  # it is in use
+    panel.form.set_value({"batch_size": 5})  # another run
+    qtbot.wait(50)
+    assert panel.train.text().startswith("Train further on")
+
+
+def test_stop_within_two_seconds_and_the_button_works(qtbot, dock, panel):
+    begin(qtbot, panel)
+    start = monotonic()
+    click(dock.strip.stop)
+    qtbot.waitUntil(lambda: dock.runner.current is None, timeout=LONG)
+    assert monotonic() - start < 3
+    qtbot.wait(50)
+    assert panel.train.isEnabled()
+    assert panel.handle is None
+
+
+@pytest.mark.slow
+def test_worker_killed_in_training_is_said_and_the_button_goes_on(qtbot, dock, panel):
+    begin(qtbot, panel)
+    os.kill(dock.runner.pid, signal.SIGKILL)
+    over(qtbot, panel)
+    assert dock.strip.message.text().startswith("⚠ The worker process was ended")
+    assert "Training ended early" in panel.loss.text()
+    assert panel.train.isEnabled()
+    begin(qtbot, panel)
+    assert dock.runner.current is not None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="limits another process's memory")
+def test_memory_that_runs_out_in_training_is_a_sentence(qtbot, dock, panel):
+    import resource
+    from pathlib import Path
+
+    begin(qtbot, panel)  # torch is loaded
+    click(panel.pause)
+    over(qtbot, panel)
+    pid = dock.runner.pid
+    size = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.prlimit(pid, resource.RLIMIT_AS, (size + 50_000_000, resource.RLIM_INFINITY))
+    panel.form.set_value({"batch_size": 64})  # wants more than a gigabyte
+    qtbot.wait(50)
+    click(panel.train)
+    over(qtbot, panel)
+    assert "did not have enough memory" in dock.strip.message.text(), dock.runner.log[-1].details
+    assert "Training ended early" in panel.loss.text()
+    assert panel.train.isEnabled()
+
+
+def test_training_on_a_filter_a_selection_and_a_set(qtbot, dock, panel):
+    session = dock.session
+    good = session.cells.obs["good"].to_numpy(bool)
+    assert panel.train.text().startswith(f"Train on {good.sum():,} cells")
+    click(panel.more.button)
+    panel.cells.setCurrentIndex(panel.cells.count() - 1)
+    assert panel.filter.isVisible()
+    assert not panel.train.isEnabled()
+    panel.filter.setFocus()
+    QTest.keyClicks(panel.filter, "group == 'A01'")
+    in_a01 = int((good & (session.cells.obs["group"] == "A01")).sum())
+    qtbot.waitUntil(lambda: panel.count.text() == f"{in_a01:,} good cells", timeout=LONG)
+    assert panel.train.text().startswith(f"Train on {in_a01:,} cells")
+    assert panel.arguments()["where"] == "group == 'A01'"
+    panel.filter.setText("dose == 'A01'")
+    qtbot.waitUntil(lambda: "no column dose" in panel.count.text(), timeout=LONG)
+    assert not panel.train.isEnabled()
+    assert "no column dose" in panel.train.toolTip()
+
+    rows = np.flatnonzero(good)[:40]
+    session.select(rows)
+    qtbot.waitUntil(lambda: "(40)" in panel.cells.itemText(1), timeout=LONG)
+    panel.cells.setCurrentIndex(1)
+    assert panel.count.text() == "40 good cells"
+    assert panel.arguments()["cells"] == list(session.cells.obs_names[rows])
+    session.save_set("odd ones")
+    qtbot.waitUntil(lambda: panel.cells.findData("odd ones") > 0, timeout=LONG)
+    session.clear()
+    panel.cells.setCurrentIndex(panel.cells.findData("odd ones"))
+    assert panel.arguments()["named_set"] == "odd ones"
+    panel.form.set_value({"max_steps": 1})
+    begin(qtbot, panel, 1)
+    over(qtbot, panel)
+    made = session.project.root / "models" / "paired_cell_inpainting" / "model.json"
+    assert json.loads(made.read_text())["n_cells"] == 40
+
+
+@pytest.mark.slow
+def test_estimates_come_by_themselves_and_follow_the_settings(qtbot, dock, project):
+    opened(qtbot, dock, project)
+    model = card(dock, "model")
+    model.model.setCurrentText("Paired Cell Inpainting")
+    assert not model.embed_estimate.text()  # no worker yet: nothing was asked
+    _warm(dock.runner)
+    qtbot.waitUntil(lambda: dock.runner.pid > 0, timeout=LONG)
+    model.refresh()
+    qtbot.waitUntil(
+        lambda: bool(model.training.estimate.time and model.embed_estimate.time), timeout=2 * LONG
+    )
+    assert "on the CPU" in model.embed_estimate.text() or "graphics card" in model.embed_estimate.text()
+    assert "its limit; all 30 epochs would take" in model.training.estimate.text()
+    assert f"({model.training.estimate.time})" in model.training.train.text()
+    model.training.form.set_value({"epochs": 1})
+    qtbot.wait(20)
+    assert not model.training.estimate.text()  # what is out of date is not shown
+    qtbot.waitUntil(lambda: bool(model.training.estimate.text()), timeout=2 * LONG)
+    assert "30 epochs" not in model.training.estimate.text()
+    assert not list((project.root / "models").glob("*"))
+
+
+def test_segment_three_fields_first(qtbot, dock, tmp_path):
+    wells = [SAMPLE / "wells" / f"{well}.ome.tif" for well in ("A01", "A05", "A09", "A12", "E12")]
+    project = drain(
+        import_fields(tmp_path / "five.cellrep", wells, channels=CHANNELS, metadata=SAMPLE / "plate.csv", group_by=("well",))
+    )  # fmt: skip
+    assert spread_fields(project) == ["A01", "A09", "E12"]
+    dock.open_project(project.root)
+    segment = card(dock, "segment")
+    qtbot.waitUntil(lambda: segment.method.count() > 0 and segment.pilot.isEnabled(), timeout=LONG)
+    click(segment.more.button)
+    click(segment.pilot)
+    qtbot.waitUntil(lambda: dock.runner.current is None and not dock.runner.queued, timeout=2 * LONG)
+    qtbot.wait(100)
+    assert dock.strip.message.text().startswith("✓ Fields A01, A09 and E12 took ")
+    assert "all 5 would take about" in dock.strip.message.text()
+    assert set(open_project(project.root).cells.obs["field"].astype(str)) == {"A01", "A09", "E12"}
+    assert segment.all.text() == "Segment all 5 fields"
+
+
+def test_few_fields_need_no_pilot(qtbot, dock, project):
+    opened(qtbot, dock, project)
+    qtbot.wait(50)
+    pilot = dock.cards["segment"].pilot
+    assert not pilot.isEnabled()
+    assert "no more than 3 fields" in pilot.toolTip()
+
+
+def test_curve_thins_itself_out_and_pictures_fit(qtbot):
+    curve, pictures = Curve(), Pictures()
+    for widget in (curve, pictures):
+        qtbot.addWidget(widget)
+        widget.resize(300, 110)
+        widget.show()
+    for i in range(5 * MOST_POINTS):
+        curve.add(i, 1 / (1 + i))
+    assert len(curve.x) <= MOST_POINTS
+    assert curve.x == sorted(curve.x)
+    assert (np.diff(curve.mean()) < 0).mean() > 0.9
+    pictures.show_pictures(["a", "b"], np.full((3, 2, 8, 8), 255, np.uint8))
+    qtbot.wait(20)
+    assert pictures.height() > 3 * 64
+    white = pictures.grab().toImage().pixelColor(5, pictures.height() - 20)
+    assert (white.red(), white.green(), white.blue()) == (255, 255, 255)
+    curve.grab()
+    curve.clear()
+    assert not curve.x

@@ -1,0 +1,395 @@
+"""Variable groups with real cells and real clicks: which cells are selected, and which are shown along the axis."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from qtpy.QtCore import QPoint, Qt
+
+from napari_cellrep.analysis.projection import z_score
+from napari_cellrep.gui._image import canvas_of
+from napari_cellrep.gui._state import session_of
+from napari_cellrep.gui.views._spread import Asked, look_at, measure, members, reference_of
+from napari_cellrep.gui.views.variability import (
+    ALL_FEATURES,
+    NO_INTENSITY,
+    SCORE,
+    WITHOUT,
+    VariabilityView,
+    _ticks,
+)
+
+LEFT, SHIFT, ALT = (
+    Qt.MouseButton.LeftButton,
+    Qt.KeyboardModifier.ShiftModifier,
+    Qt.KeyboardModifier.AltModifier,
+)
+
+
+# ---- numbers --------------------------------------------------------------------------------------
+
+
+def test_members_of_a_reference():
+    obs = pd.DataFrame({"control": [-1, 0, 1, -1], "drug": pd.Categorical(["DMSO", "x", None, "dmso"])})
+    assert members(obs, "control=-1").tolist() == [True, False, False, True]
+    assert members(obs, "control=-1.0").tolist() == [True, False, False, True]
+    assert members(obs, "drug=DMSO").tolist() == [True, False, False, True]
+    assert not members(obs, "nothing=1").any()
+
+
+def test_the_reference_is_the_scores_then_the_controls_then_everyone():
+    obs = pd.DataFrame({"control": np.repeat([-1, -1, 0], 12), "drug": np.repeat(["a", "b", "b"], 12)})
+    codes = np.repeat([0, 1, 2], 12)
+    found, words = reference_of(obs, codes, "drug=b")
+    assert found.tolist() == [False] * 12 + [True] * 24
+    assert words == "2 reference groups (drug b)"
+    assert reference_of(obs, codes, "")[0].sum() == 24
+    assert reference_of(obs, codes, "drug=gone")[1] == "2 reference groups (control −1)"
+    everyone, words = reference_of(obs[["drug"]], codes, "")
+    assert everyone.all()
+    assert words.startswith("any group")
+    few = np.repeat([0, 1, 2, 3], 9)  # no group has ten reference cells
+    assert reference_of(obs, few, "")[0].all()
+
+
+def test_only_the_given_rows_count_and_groups_stand_as_people_count():
+    rng = np.random.default_rng(0)
+    names = np.repeat(["w10", "w2", "w1", None], [30, 20, 5, 6])
+    obs = pd.DataFrame({"well": names, "q_signal": rng.lognormal(size=61), "control": -1})
+    vectors = rng.normal(5, 3, size=(61, 4)).astype(np.float32)
+    rows = np.flatnonzero(np.arange(61) % 7 != 0)
+    found = measure(obs, rows, vectors, Asked("well", "", "q_signal"))
+    assert found.names == ["w1", "w2", "w10"]
+    for name, own in zip(found.names, found.rows, strict=True):
+        assert own.tolist() == [r for r in rows if names[r] == name]
+    z = z_score(vectors[rows])
+    by_hand = pd.DataFrame(z).groupby(names[rows].astype(str)).std(ddof=0).mean(axis=1)
+    np.testing.assert_allclose(found.spatial.value, by_hand[found.names], rtol=1e-4)
+    cells = obs.iloc[rows].groupby("well")["q_signal"]
+    np.testing.assert_allclose(found.intensity.value, (cells.std(ddof=0) / cells.mean())[found.names])
+    assert found.spatial.rank[0] == 0  # too few cells
+    assert found.names[found.order[-1]] == "w1"
+
+
+def test_groups_are_compared_with_references_of_their_own_kind():
+    rng = np.random.default_rng(1)
+    obs = pd.DataFrame({
+        "well": np.repeat(["A1", "A2", "B1", "B2"], 60), "drug": np.repeat(["x", "y"], 120),
+        "control": np.repeat([-1, 0, -1, 0], 60), "s": rng.normal(size=240) * np.repeat([1, 3], 120),
+    })  # fmt: skip
+    found = measure(obs, np.arange(240), None, Asked("well", "s", "", like="drug", a="control=-1"))
+    assert found.words == "2 reference groups (control −1) of the same drug"
+    np.testing.assert_allclose(found.spatial.ratio, 1, atol=0.35)
+    seen = look_at(obs, np.arange(240) % 5 > 0, None, found, found.names.index("A2"), "s")
+    own = obs["s"].to_numpy()[(np.arange(240) % 5 > 0) & (obs["well"] == "A1").to_numpy()]
+    assert [title for title, _, _ in seen.violins] == ["A: control −1", "A2"]
+    assert seen.violins[0][2] == pytest.approx(tuple(np.quantile(own, [0.25, 0.5, 0.75])))
+    assert np.isnan(seen.share)  # without features the score itself is the axis
+    assert (np.diff(obs["s"].to_numpy()[seen.rows]) > 0).all()
+    mixed = measure(obs, np.arange(240), None, Asked("well", "s", "", a="control=-1"))
+    assert (mixed.spatial.ratio[:2] < 0.7).all()
+
+
+def test_ticks_are_round():
+    assert _ticks(0.5, 2.1) == [0.5, 1.0, 1.5, 2.0]
+    assert _ticks(0.91, 1.13) == [0.95, 1.0, 1.05, 1.1]
+
+
+# ---- the view -------------------------------------------------------------------------------------
+
+
+def opened(viewer, project, qtbot):
+    session = session_of(viewer)
+    session.open(project)
+    session.embedding = "measured"
+    view = VariabilityView(session, canvas_of(viewer))
+    qtbot.addWidget(view)
+    view.resize(900, 420)
+    with qtbot.waitExposed(view):
+        view.show()
+    settled(qtbot, view)
+    return view
+
+
+def settled(qtbot, view):
+    def done():
+        return not view._stale and bool(view.words.text()) and "Measuring" not in view.words.text()
+
+    qtbot.waitUntil(done, timeout=30_000)
+    qtbot.wait(20)
+
+
+@pytest.fixture
+def view(viewer, project, qtbot):
+    view = opened(viewer, project, qtbot)
+    yield view
+    view.disconnect_session()
+
+
+@pytest.fixture
+def scored(viewer, project, qtbot):
+    """A project with "closer to A or to B", and with too few good cells in E12."""
+    cells = project.cells
+    cells.obs["score_measured"] = cells.obs["brightness"].to_numpy(float) - 0.2
+    e12 = np.flatnonzero(cells.obs["field"].astype(str) == "E12")
+    good = cells.obs["good"].to_numpy().copy()
+    good[e12] = False
+    good[e12[:7]] = True
+    cells.obs["good"] = good
+    made = {"recipe": "score", "numbers": {"a": "control=-1", "b": "control=1"}}
+    cells.uns["cellrep"] = {**dict(cells.uns.get("cellrep", {})), "score_measured": json.dumps(made)}
+    project.write_cells(cells)
+    view = opened(viewer, project.root, qtbot)
+    yield view
+    view.disconnect_session()
+
+
+def ids(session):
+    return set(session.cells.obs_names[session.selected])
+
+
+def ids_of(session, *wells):
+    return set(session.cells.obs_names[session.visible & session.cells.obs["field"].isin(wells).to_numpy()])
+
+
+def at(view, name) -> QPoint:
+    return view.scatter.place_of(view.found.names.index(name))
+
+
+def line_of(view, name) -> QPoint:
+    column = list(view.model.frame.columns).index("group")
+    line = next(
+        i for i in range(view.model.rowCount()) if view.model.data(view.model.index(i, column)) == name
+    )
+    return view.list.visualRect(view.model.index(line, column)).center()
+
+
+def test_clicks_in_the_scatter_select_a_groups_cells(view, qtbot):
+    session = view.session
+    n = int(view.found.spatial.beyond.sum())
+    assert view.words.text() == (
+        f"3 groups ranked, {n} {'varies' if n == 1 else 'vary'} more in place than by chance (filled). "
+        "Chance: as many cells of 1 reference group (control −1)."
+    )
+    qtbot.mouseClick(view.scatter, LEFT, pos=at(view, "A12"))
+    assert ids(session) == ids_of(session, "A12")
+    assert view.chosen == "A12"
+    qtbot.mouseClick(view.scatter, LEFT, SHIFT, at(view, "E12"))
+    assert ids(session) == ids_of(session, "A12", "E12")
+    assert view.scatter.marked.tolist() == [name != "A01" for name in view.found.names]
+    qtbot.mouseClick(view.scatter, LEFT, ALT, at(view, "A12"))
+    assert ids(session) == ids_of(session, "E12")
+    qtbot.mouseClick(view.scatter, LEFT, pos=QPoint(view.scatter.width() - 2, view.scatter.height() - 2))
+    assert ids(session) == ids_of(session, "E12")  # there is no group there
+
+
+def test_the_list_selects_too_and_sorts(view, qtbot):
+    session, port = view.session, view.list.viewport()
+    for name in ("A01", "E12"):
+        qtbot.mouseClick(port, LEFT, pos=line_of(view, name))
+        assert ids(session) == ids_of(session, name)
+    qtbot.mouseClick(port, LEFT, SHIFT, line_of(view, "A12"))
+    assert ids(session) == ids_of(session, "E12", "A12")
+
+    def shown(column):
+        return view.model.frame[column].iloc[view.model.order].tolist()
+
+    assert shown("rank") == [1, 2, 3]
+    header = view.list.horizontalHeader()
+    for column in ("cells", "intensity", "group", "interval"):
+        section = list(view.model.frame.columns).index(column)
+        middle = QPoint(header.sectionViewportPosition(section) + 12, header.height() // 2)
+        qtbot.mouseClick(header.viewport(), LEFT, pos=middle)
+        order = shown("spatial" if column == "interval" else column)
+        assert order == sorted(order, reverse=column != "group"), column
+        qtbot.mouseClick(header.viewport(), LEFT, pos=middle)
+        assert shown("spatial" if column == "interval" else column) == order[::-1], column
+    for line, name in enumerate(shown("group")):
+        assert line_of(view, name) == view.list.visualRect(view.model.index(line, 1)).center()
+        qtbot.mouseClick(port, LEFT, pos=line_of(view, name))
+        assert ids(session) == ids_of(session, name)
+
+
+def test_keys_choose_the_line_of_the_cursor(view, qtbot):
+    view.list.setFocus()
+    view.list.setCurrentIndex(view.model.index(0, 0))
+    qtbot.keyClick(view.list, Qt.Key.Key_Down)
+    qtbot.keyClick(view.list, Qt.Key.Key_Return)
+    assert ids(view.session) == ids_of(view.session, view.found.names[int(view.model.order[1])])
+
+
+def test_cells_stand_along_the_groups_own_main_axis(view, qtbot):
+    session = view.session
+    qtbot.mouseClick(view.scatter, LEFT, pos=at(view, "A12"))
+    qtbot.waitUntil(lambda: view.strip.seen is not None, timeout=20_000)
+    seen = view.strip.seen
+    rows = np.flatnonzero(session.visible & (session.cells.obs["field"] == "A12").to_numpy())
+    assert set(seen.rows.tolist()) <= set(rows.tolist())
+    z = z_score(session.cells.obsm["X_measured"][session.visible])[
+        np.searchsorted(np.flatnonzero(session.visible), rows)
+    ]
+    u, s, _ = np.linalg.svd(z - z.mean(axis=0), full_matrices=False)
+    along = dict(zip(rows.tolist(), (u[:, 0] * s[0]).tolist(), strict=True))
+    there = np.array([along[row] for row in seen.rows.tolist()])
+    assert (np.diff(there) > 0).all() or (np.diff(there) < 0).all()
+    assert seen.share == pytest.approx(s[0] ** 2 / (s**2).sum(), rel=1e-3)
+    assert f"{len(rows):,} cells along what differs most" in view.strip.words
+    assert len(seen.violins) == 0  # there is no score
+
+    def pictured():
+        return all((session.cell_id(r), view.canvas.looks()) in view.strip._pictures for r in seen.rows)
+
+    qtbot.waitUntil(pictured, timeout=20_000)
+    tiles = view.strip.tiles()
+    assert [row for row, _ in tiles] == seen.rows.tolist()
+    row, place = tiles[3]
+    qtbot.mouseMove(view.strip, place.center())
+    qtbot.mouseClick(view.strip, LEFT, pos=place.center())
+    assert ids(session) == {session.cell_id(row)}
+    assert session.focus == row
+    qtbot.mouseClick(view.strip, LEFT, SHIFT, tiles[5][1].center())
+    assert ids(session) == {session.cell_id(row), session.cell_id(tiles[5][0])}
+    assert view.chosen == "A12"  # looking at one of its cells does not leave the group
+
+
+def test_double_click_opens_a_field_of_the_group(view, qtbot):
+    qtbot.mouseDClick(view.scatter, LEFT, pos=at(view, "E12"))
+    qtbot.waitUntil(lambda: view.canvas.field == "E12", timeout=20_000)
+
+
+def test_score_violin_and_small_groups(scored, qtbot):
+    view, session = scored, scored.session
+    assert view.spatial.currentText() == SCORE
+    assert "2 groups ranked" in view.words.text()
+    assert "1 with fewer than 10 cells is grey" in view.words.text()
+    small = view.found.names.index("E12")
+    assert small not in view.scatter.shown
+    assert view.model.order[-1] == small
+    assert view.model.data(view.model.index(2, 0)) == "–"
+    grey = view.model.data(view.model.index(2, 1), Qt.ItemDataRole.ForegroundRole)
+    assert grey.color().getRgb()[:3] == (128, 128, 128)
+    assert view.model.data(view.model.index(0, 1), Qt.ItemDataRole.ForegroundRole) is None
+    assert "7 cells" in view.model.data(view.model.index(2, 1), Qt.ItemDataRole.ToolTipRole)
+    score = session.cells.obs["score_measured"]
+    own = score[session.visible & (session.cells.obs["field"] == "A12").to_numpy()]
+    assert view.found.spatial.value[view.found.names.index("A12")] == pytest.approx(own.std(ddof=0))
+    qtbot.mouseClick(view.scatter, LEFT, pos=at(view, "A12"))
+    qtbot.waitUntil(lambda: view.strip.seen is not None, timeout=20_000)
+    titles = [title for title, _, _ in view.strip.seen.violins]
+    assert titles == ["A: control −1", "A12", "B: control 1"]
+    assert view.strip.seen.violins[1][2] == pytest.approx(tuple(np.quantile(own, [0.25, 0.5, 0.75])))
+    shown = score.iloc[view.strip.seen.rows].to_numpy()
+    assert np.corrcoef(np.arange(len(shown)), shown)[0, 1] > 0  # the axis leads towards B
+    qtbot.mouseClick(view.list.viewport(), LEFT, pos=line_of(view, "E12"))  # grey ones can be looked at
+    assert ids(session) == ids_of(session, "E12")
+    assert session.n_selected == 7
+
+
+def test_other_questions_are_measured_anew_and_the_choice_stays(scored, qtbot):
+    view, session = scored, scored.session
+    qtbot.mouseClick(view.scatter, LEFT, pos=at(view, "A12"))
+    before = view.found
+    view.spatial.setCurrentText(ALL_FEATURES)
+    settled(qtbot, view)
+    assert view.found is not before
+    assert view.chosen == "A12"
+    qtbot.waitUntil(lambda: view.strip.seen is not None, timeout=20_000)
+    assert view.found.names[view.strip.seen.group] == "A12"
+    view.spatial.setCurrentText(WITHOUT)
+    settled(qtbot, view)
+    assert f"Without intensity {view.found.left:.0%} of what differs" in view.words.text()
+    assert 0.05 < view.found.left < 0.98
+    session.hide_flagged = False  # all cells of E12 are shown now
+    settled(qtbot, view)
+    assert int((view.found.spatial.rank > 0).sum()) == 3
+    qtbot.mouseClick(view.scatter, LEFT, pos=at(view, "E12"))
+    assert ids(session) == set(session.cells.obs_names[(session.cells.obs["field"] == "E12").to_numpy()])
+    view.intensity.setCurrentText(NO_INTENSITY)
+    settled(qtbot, view)
+    assert len(view.scatter.shown) == 3  # one number only, and still a click
+    qtbot.mouseClick(view.scatter, LEFT, pos=at(view, "A01"))
+    assert ids(session) == ids_of(session, "A01")
+    view.by.setCurrentText("compound")
+    settled(qtbot, view)
+    assert view.found.names == ["LY294002", "Wortmannin"]
+    session.hide_flagged = True
+
+
+def test_the_score_is_what_is_shown_first(scored, qtbot):
+    view, session = scored, scored.session
+    session.embedding = "bare"  # has no score
+    settled(qtbot, view)
+    assert view.spatial.currentText() == ALL_FEATURES
+    session.embedding = "measured"
+    settled(qtbot, view)
+    assert view.spatial.currentText() == SCORE
+    view.spatial.setFocus()
+    qtbot.keyClick(view.spatial, Qt.Key.Key_Down)  # the user's own choice stays
+    settled(qtbot, view)
+    assert view.spatial.currentText() == ALL_FEATURES
+    session.embedding = "bare"
+    session.embedding = "measured"
+    settled(qtbot, view)
+    assert view.spatial.currentText() == ALL_FEATURES
+
+
+def test_hidden_it_measures_nothing_until_it_is_shown(view, qtbot):
+    view.hide()
+    before = view.found
+    view.session.hide_flagged = False
+    qtbot.wait(300)
+    assert view.found is before
+    view.show()
+    settled(qtbot, view)
+    assert view.found is not before
+    assert sum(map(len, view.found.rows)) == view.session.n_cells
+    view.session.hide_flagged = True
+
+
+def test_the_window_goes_on_while_it_measures(view, qtbot, monkeypatch):
+    """A slow measurement is given up for a newer one, and nothing waits for it."""
+    import threading
+
+    from napari_cellrep.gui.views import variability
+
+    held, let_go, stopped = threading.Event(), threading.Event(), []
+
+    def slow(obs, rows, vectors, asked, stop):
+        held.set()
+        let_go.wait(20)
+        stopped.append(stop())
+        return measure(obs, rows, vectors, asked, stop)
+
+    monkeypatch.setattr(variability, "measure", slow)
+    view.by.setCurrentText("compound")
+    qtbot.waitUntil(held.is_set, timeout=20_000)
+    assert "Measuring the groups of" in view.words.text()
+    view.by.setCurrentText("group")
+    qtbot.wait(50)
+    let_go.set()
+    qtbot.waitUntil(lambda: len(stopped) == 2, timeout=20_000)
+    settled(qtbot, view)
+    assert stopped == [True, False]
+    assert "A12" in view.found.names
+
+
+def test_a_failure_is_said(view, qtbot, monkeypatch):
+    from napari_cellrep.gui.views import variability
+
+    def broken(*_, **__):
+        raise ValueError("no luck")
+
+    monkeypatch.setattr(variability, "measure", broken)
+    view.refresh()
+    qtbot.waitUntil(lambda: "could not be measured (no luck)" in view.words.text(), timeout=20_000)
+    assert view.found is None
+    assert view.scatter.group_at(view.scatter.rect().center().toPointF()) == -1
+
+
+def test_without_cells_it_says_what_to_do(viewer, qtbot):
+    view = VariabilityView(session_of(viewer), canvas_of(viewer))
+    qtbot.addWidget(view)
+    view.show()
+    qtbot.waitUntil(lambda: "segment the images" in view.words.text(), timeout=5_000)
+    view.disconnect_session()
