@@ -267,6 +267,15 @@ def explore(root: Path, out: Path) -> None:
     until(lambda: session.focus == middle_row)
     window.shot("explore-cell")
 
+    tree = panel.view("Tree")
+    until(lambda: tree.plot.shown is not None)
+    said: list[str] = []  # what "Save picture…" writes: all wells, however low the panel
+    tree.plot.print_to(str(FRESH / "tree.png"), said.append)
+    until(lambda: said and "saved" in said[-1])
+    saved = Image.open(FRESH / "tree.png")
+    saved.thumbnail((860, 860))
+    saved.save(out / "explore-tree.png", optimize=True)
+
     gallery = panel.view("Gallery")
     dose = session.visible & (obs["field"] == "A12").to_numpy()
     session.select(np.flatnonzero(dose)[:5])

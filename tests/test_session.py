@@ -229,6 +229,21 @@ def test_sets_grow_and_are_forgotten(session: Session, project: Project) -> None
     assert list(open_session(project).sets) == ["even"]
 
 
+def test_several_sets_at_once_leave_the_selection_alone(session: Session, project: Project) -> None:
+    session.select([3])
+    session.add_to_set("mine")
+    heard: list[int] = []
+    session.sets_changed.connect(lambda: heard.append(1))
+    session.save_sets({"one": np.array([4, 2]), "two": np.array([0])}, how={"made": "branch of a tree"})
+    assert chosen(session) == [session.cell_id(3)]
+    assert heard == [1]
+    again = open_session(project)
+    assert list(again.sets) == ["mine", "one", "two"]
+    assert again.sets["one"] == {"cells": ["b:2", "a:7"], "how": {"made": "branch of a tree"}}
+    with pytest.raises(InputError, match="no cells yet"):
+        Session().save_sets({"one": np.array([0])})
+
+
 def open_session(project: Project) -> Session:
     session = Session()
     session.open(project.root)

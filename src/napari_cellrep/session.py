@@ -501,6 +501,27 @@ class Session:
         known = self.sets.get(name.strip(), {})
         self._put_set(name, known.get("cells", []), known.get("how", {"made": "by hand"}))
 
+    def save_sets(self, named: Mapping[str, Any], how: Mapping[str, Any] | str = "") -> None:
+        """Keep several sets of cells at once; the selection stays as it is. Sets of these names are replaced.
+
+        Parameters
+        ----------
+        named : mapping of str to array of int rows
+        how : mapping or str
+            How they were made.
+
+        Raises
+        ------
+        InputError
+            If there are no cells, or the project cannot be written.
+        """
+        if self.cells is None:
+            raise InputError("There are no cells yet, so there is nothing to put into sets.")
+        names = self.cells.obs_names
+        made = dict(how) if isinstance(how, Mapping) else str(how)
+        new = {name: {"cells": list(names[np.asarray(rows)]), "how": made} for name, rows in named.items()}
+        self._write_sets({**self.sets, **new})
+
     def remove_set(self, name: str) -> None:
         """Forget a named set; its cells stay."""
         self._write_sets({k: v for k, v in self.sets.items() if k != name})

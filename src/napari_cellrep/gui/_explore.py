@@ -36,13 +36,14 @@ from napari_cellrep.gui.views.map import TOOLS, MapView, selection_mode
 from napari_cellrep.gui.views.odd import OddView
 from napari_cellrep.gui.views.plate import PlateView
 from napari_cellrep.gui.views.table import TableView
+from napari_cellrep.gui.views.tree import TreeView
 from napari_cellrep.gui.views.variability import VariabilityView
 from napari_cellrep.session import read_project
 from napari_cellrep.specs import InputError
 
 REDO = QKeyCombination(Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier, Qt.Key.Key_Z)
 # Beside the map; each is `View(session, canvas)` with a `title` and `disconnect_session()`.
-VIEWS: tuple[Any, ...] = (GalleryView, TableView, PlateView, VariabilityView, OddView)
+VIEWS: tuple[Any, ...] = (GalleryView, TableView, PlateView, TreeView, VariabilityView, OddView)
 TOOL_TIPS = {
     "lasso": "Lasso: draw around cells to select them.\nShift adds, Alt subtracts, both together intersect.",
     "rectangle": "Rectangle: drag over cells to select them.\nShift adds, Alt subtracts, both together intersect.",

@@ -24,6 +24,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_cellrep.gui._pictures import Background
+from napari_cellrep.gui.views._file import paint_file
 from napari_cellrep.gui.views._order import by_column, by_distance, in_sections
 from napari_cellrep.gui.views._raster import SELECTED
 from napari_cellrep.gui.views.map import selection_mode
@@ -33,7 +34,6 @@ GAP_PX = 4
 TITLE_PX = 22
 KEPT = 4000  # pictures
 AT_ONCE = 24  # pictures of one field per request, so that scrolling on is noticed soon
-PRINT_SCALE = 4
 MOST_PRINTED = 400
 
 # What the order box offers besides columns.
@@ -358,11 +358,14 @@ class Grid(QAbstractScrollArea):
             return
         field = self.session.place(missing[0])[0]
         rows = [row for row in missing if self.session.place(row)[0] == field][:AT_ONCE]
-        self._pending = True
-        self.background.ask_pictures(rows, lambda found: self._arrived(rows, looks, found), looks)
+        self._pending, cells = True, self.session.cells
+        self.background.ask_pictures(rows, lambda found: self._arrived(cells, rows, looks, found), looks)
 
-    def _arrived(self, rows: list[int], looks: Any, found: Any) -> None:
+    def _arrived(self, cells: Any, rows: list[int], looks: Any, found: Any) -> None:
         self._pending = False
+        if self.session.cells is not cells:  # rows of an older table: they may be other cells by now
+            self.viewport().update()
+            return
         for i, row in enumerate(rows):
             if isinstance(
                 found, Exception
@@ -439,20 +442,20 @@ class Grid(QAbstractScrollArea):
             some = [row for row in missing if self.session.place(row)[0] == field][: 4 * AT_ONCE]
             say(f"Cutting {len(missing):,} more pictures…")
 
+            cells = self.session.cells
+
             def go_on(found: Any) -> None:
                 if isinstance(found, Exception):
                     say(f"Not saved: {found}")
                     return
-                self._arrived(some, looks, found)
+                self._arrived(cells, some, looks, found)
                 self.print_to(path, say)
 
             self.background.ask_pictures(some, go_on, looks, kind="print")
             return
         width = max(place.right() for _, place in tiles) + GAP_PX
         height = max(place.bottom() for _, place in tiles) + GAP_PX
-        if _paint_file(
-            path, width, height, lambda painter: self._print(painter, tiles, looks, width, height)
-        ):
+        if paint_file(path, width, height, lambda painter: self._print(painter, tiles, looks, width, height)):
             say(f"{len(tiles):,} cells saved as {path}.")
         else:
             say(f"{path} could not be written; choose another folder.")
@@ -534,32 +537,6 @@ def _in_turn(rows: np.ndarray, groups: np.ndarray) -> np.ndarray:
     for i, row in enumerate(rows):
         turn[i] = place[groups[row]] = place.get(groups[row], -1) + 1
     return rows[np.argsort(turn, kind="stable")]
-
-
-def _paint_file(path: str, width: int, height: int, paint: Callable[[QPainter], None]) -> bool:
-    """Paint to a PNG at `PRINT_SCALE` times the screen's resolution, or to a PDF of one page."""
-    if path.lower().endswith(".pdf"):
-        from qtpy.QtCore import QMarginsF, QSizeF
-        from qtpy.QtGui import QPageSize, QPdfWriter
-
-        writer = QPdfWriter(path)
-        writer.setPageSize(QPageSize(QSizeF(width, height), QPageSize.Unit.Point))
-        writer.setPageMargins(QMarginsF(0, 0, 0, 0))
-        writer.setResolution(72 * PRINT_SCALE)
-        painter = QPainter()
-        if not painter.begin(writer):
-            return False
-        painter.scale(PRINT_SCALE, PRINT_SCALE)
-        paint(painter)
-        painter.end()
-        return True
-    image = QImage(width * PRINT_SCALE, height * PRINT_SCALE, QImage.Format.Format_RGB32)
-    painter = QPainter(image)
-    painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
-    painter.scale(PRINT_SCALE, PRINT_SCALE)
-    paint(painter)
-    painter.end()
-    return image.save(path)
 
 
 def _box(tip: str, items: list[str]) -> QComboBox:

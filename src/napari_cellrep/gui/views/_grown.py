@@ -1,0 +1,133 @@
+"""What the tree shows: groups or cells joined by how alike they are. Plain numbers, no Qt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from napari_cellrep.analysis.profiles import Tree, grow, likeness, mean_profiles, typical
+from napari_cellrep.analysis.projection import z_score
+from napari_cellrep.gui.views._raster import viridis
+
+MOST_CELLS = 2000  # leaves of a tree of cells
+MOST_GROUPS = 1000
+MOST_NUMBERS = 100  # whole numbers of more values are measured, not given (an area in pixels)
+STRIP = 8  # typical cells per leaf
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A tree and what is drawn beside it. Leaf i has `names[i]`, `members[i]` and so on.
+
+    Parameters
+    ----------
+    tree : Tree
+    names : list of str
+    members, typical : list of ndarray of int
+        Rows of the cell table: all cells of the leaf, and some that are nearest to its mean.
+    alike : ndarray of shape (n, n), float32
+        Correlation or distance of each two leaves, in the tree's order.
+    heat : ndarray of shape (n, n, 3), uint8
+        The same as colours.
+    metric, linkage : str
+    by : str
+        Column whose values the leaves are; "" for cells.
+    left_out : int
+        Cells, or groups, without an embedding.
+    of : int
+        Cells the leaves were drawn from, when there were too many.
+    """
+
+    tree: Tree
+    names: list[str]
+    members: list[np.ndarray]
+    typical: list[np.ndarray]
+    alike: np.ndarray
+    heat: np.ndarray
+    metric: str
+    linkage: str
+    by: str
+    left_out: int = 0
+    of: int = 0
+
+
+def grown(
+    vectors: np.ndarray,
+    obs: pd.DataFrame,
+    rows: np.ndarray,
+    by: str,
+    metric: str = "correlation",
+    linkage: str = "average",
+) -> Grown:
+    """Join the groups of a column, or single cells, by how alike they are.
+
+    Parameters
+    ----------
+    vectors : ndarray of shape (n_cells, d)
+        An embedding.
+    obs : DataFrame
+        All cells.
+    rows : ndarray of int
+        The cells that count.
+    by : str
+        Column; "" for a leaf per cell (`MOST_CELLS` of them drawn at random if there are more).
+
+    Raises
+    ------
+    InputError
+        If there are not two leaves with an embedding.
+    """
+    of = 0
+    if by:
+        codes, found = pd.factorize(obs[by].iloc[rows])
+        in_order, ends = np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes + 1))
+        members = [rows[own] for own in np.split(in_order, ends[:-1])[1:]]
+        names = [str(name) for name in found]
+        profiles = mean_profiles(vectors, members)
+    else:
+        if len(rows) > MOST_CELLS:
+            of = len(rows)
+            rows = np.sort(np.random.default_rng(0).choice(rows, MOST_CELLS, replace=False))
+        members = [rows[i : i + 1] for i in range(len(rows))]
+        names = [str(name) for name in obs.index[rows]]
+        profiles = np.asarray(vectors[rows], np.float64)
+    known = np.flatnonzero(np.isfinite(profiles).all(axis=1))
+    members, names = [members[i] for i in known], [names[i] for i in known]
+    z = z_score(profiles[known]) if len(known) else profiles[known]
+    tree = grow(z, metric, linkage)
+    strips = [typical(vectors, own, STRIP) for own in members] if by else members
+    alike = likeness(z, metric)[np.ix_(tree.order, tree.order)]
+    return Grown(
+        tree, names, members, strips, alike, heat_colours(alike, metric), metric, linkage, by,
+        len(profiles) - len(known), of,
+    )  # fmt: skip
+
+
+def heat_colours(alike: np.ndarray, metric: str) -> np.ndarray:
+    """Colours of a heat map, uint8 (n, n, 3): correlations blue, white, red with white at 0; near yellow, far blue."""
+    if metric == "correlation":
+        return diverging()[np.clip(np.round((alike + 1) * 127.5), 0, 255).astype(np.uint8)]
+    share = alike / max(float(alike.max()), 1e-12)
+    return viridis()[::-1][np.round(share * 255).astype(np.uint8)]  # type: ignore[no-any-return]
+
+
+def diverging() -> np.ndarray:
+    """Blue, white, red (ColorBrewer's RdBu ends), uint8 (256, 3)."""
+    ends = np.array([(33, 102, 172), (247, 247, 247), (178, 24, 43)], float)
+    at = np.linspace(0, 2, 256)
+    return np.stack([np.interp(at, (0, 1, 2), ends[:, c]) for c in range(3)], axis=1).round().astype(np.uint8)
+
+
+def columns_of(obs: pd.DataFrame, choices: list[str]) -> list[str]:
+    """Columns whose values a tree can join: words or few numbers, at least two; "group" first."""
+    found = []
+    for column in dict.fromkeys(("group", *choices)):
+        if column not in obs or column in ("good", "flags") or column.startswith(("has_", "q_")):
+            continue
+        n, kind = obs[column].nunique(), obs[column].dtype.kind
+        most = MOST_NUMBERS if kind in "iu" else 0 if kind == "f" else MOST_GROUPS
+        if 2 <= n <= min(most, max(2, len(obs) // 2)):
+            found.append(column)
+    return found

@@ -1,0 +1,334 @@
+"""The tree: groups, or cells, joined by how alike they are; beside it their typical cells and how alike each two are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QShowEvent
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFileDialog,
+    QHBoxLayout,
+    QInputDialog,
+    QLabel,
+    QPushButton,
+    QSlider,
+    QVBoxLayout,
+    QWidget,
+)  # fmt: skip
+
+from napari_cellrep.gui._pictures import Background
+from napari_cellrep.gui.views._dendrogram import Dendrogram
+from napari_cellrep.gui.views._grown import Grown, columns_of, grown
+from napari_cellrep.gui.views._raster import Colours, colours_of
+from napari_cellrep.session import Session
+from napari_cellrep.specs import InputError
+
+MOST_SETS = 30
+STEPS = 1000  # of the slider that cuts
+
+CELLS = "selected cells"
+DISTANCES = {"correlation": "correlation", "Euclidean": "euclidean"}
+JOININGS = {"average": "average", "Ward": "ward"}
+
+
+class TreeView(QWidget):
+    """A dendrogram with the typical cells of its leaves and a heat map of how alike each two leaves are.
+
+    Parameters
+    ----------
+    session : Session
+    canvas : Canvas
+        Says how the viewer shows the channels, and opens fields.
+    """
+
+    title = "Tree"
+
+    def __init__(self, session: Session, canvas: Any) -> None:
+        super().__init__()
+        self.session, self.canvas = session, canvas
+        self.background = Background(session)
+        self._stale = True
+        self._chosen: list[str] = []  # ids of the cells a tree of cells is made of
+        self.rows_of = _box("What is joined: groups by the mean of their cells, or single cells", [])
+        self.take = QPushButton("Take selection")
+        self.take.setToolTip("Make the tree of the cells that are selected now")
+        self.distance = _box(
+            "How unlike two are: 1 − correlation looks at the pattern of the features, Euclidean at their size too.\n"
+            "Every feature is scaled to mean 0 and spread 1 first (z-score).",
+            list(DISTANCES),
+        )
+        self.joining = _box(
+            "How unlike two branches are. Average: the mean over all pairs. Ward: keeps branches tight and alike in "
+            "size.\nThe Paired Cell Inpainting paper joins by maximum likelihood, which is not offered here.",
+            list(JOININGS),
+        )
+        self.height = QSlider(Qt.Orientation.Horizontal)
+        self.height.setRange(0, STEPS)
+        self.height.setMinimumWidth(70)
+        self.height.setToolTip("Cut the tree here: what is joined further left falls apart into branches")
+        self.height.setAccessibleName("Where the tree is cut")
+        self.keep = QPushButton("Save as sets…")
+        self.save = QPushButton("Save picture…")
+        self.save.setToolTip("The whole tree with its pictures and its heat map, for print, as PNG or PDF")
+        self.line = QSlider(Qt.Orientation.Horizontal)
+        self.line.setRange(0, 120)
+        self.line.setFixedWidth(70)
+        self.line.setToolTip("Height of a line; furthest left, the whole tree is in sight")
+        self.line.setAccessibleName("Height of a line")
+        self.words = QLabel()
+        self.words.setContentsMargins(6, 0, 6, 0)
+        self.words.setToolTip(
+            "A group is the mean of its cells' embedding; every number is then scaled over the groups (z-score).\n"
+            "Correlation 1: two groups lie above and below the average in the same features; −1: in the opposite ones."
+        )
+        bar = QHBoxLayout()
+        bar.setContentsMargins(4, 2, 4, 2)
+        for item in (
+            self.rows_of, self.take, self.distance, self.joining, QLabel("cut"), self.height, self.keep, self.save,
+            self.line,
+        ):  # fmt: skip
+            bar.addWidget(item, {self.rows_of: 3, self.height: 2}.get(item, 0))
+        self.plot = Dendrogram(session, canvas, self.background)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        layout.addLayout(bar)
+        layout.addWidget(self.words)
+        layout.addWidget(self.plot, 1)
+
+        self.rows_of.currentIndexChanged.connect(lambda _: self._on_rows_of())
+        self.take.clicked.connect(lambda _=False: self._on_take())
+        self.distance.currentIndexChanged.connect(lambda _: self.refresh())
+        self.joining.currentIndexChanged.connect(lambda _: self.refresh())
+        self.height.valueChanged.connect(self._on_cut)
+        self.line.valueChanged.connect(self.plot.set_line)
+        self.keep.clicked.connect(lambda _=False: self._on_keep())
+        self.save.clicked.connect(lambda _=False: self._on_save())
+        self.plot.clicked.connect(session.select)
+        self.plot.cell_clicked.connect(canvas.click)
+        self.plot.framed.connect(lambda row: canvas.go_to(row, frame=True))
+        self.plot.field_asked.connect(lambda row: canvas.show(session.place(row)[0]))
+        self.plot.menu_requested.connect(lambda row, at: canvas.open_menu(row, at))
+        self._signals = (
+            (session.project_changed, self._on_table_changed),
+            (session.cells_changed, self._on_table_changed),
+            (session.visible_changed, self.refresh),
+            (session.embedding_changed, self.refresh),
+            (session.selection_changed, self.plot.mark),
+            (session.colour_changed, self._on_colour_changed),
+            (session.focus_changed, self._on_focus),
+        )
+        for signal, slot in self._signals:
+            signal.connect(slot)
+        self._on_table_changed()
+
+    def disconnect_session(self) -> None:
+        """Listen no more and let the reading thread end."""
+        for signal, slot in self._signals:
+            signal.disconnect(slot, missing_ok=True)
+        self.background.close()
+
+    # ---- what is shown -----------------------------------------------------------------------------
+
+    def _on_table_changed(self) -> None:
+        chosen, cells = self.rows_of.currentData(), self.session.cells
+        self.background.forget()
+        self.plot.forget()
+        self.rows_of.blockSignals(True)
+        self.rows_of.clear()
+        for column in columns_of(cells.obs, self.session.colour_choices) if cells is not None else ():
+            shown = "groups" if column == "group" else f"by {column.replace('_', ' ')}"
+            self.rows_of.addItem(shown, column)
+        self.rows_of.addItem(CELLS, "")
+        self.rows_of.setCurrentIndex(max(0, self.rows_of.findData(chosen)))
+        self.rows_of.blockSignals(False)
+        self._on_rows_of()
+
+    def _on_rows_of(self) -> None:
+        cells = self.rows_of.currentData() == ""
+        self.take.setVisible(cells)
+        if cells and not self._chosen:
+            self._on_take()
+        else:
+            self.refresh()
+
+    def _on_take(self) -> None:
+        session = self.session
+        self._chosen = [] if session.cells is None else list(session.cells.obs_names[session.selected])
+        self.refresh()
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Grow what was not needed while nobody looked."""
+        super().showEvent(event)
+        if self._stale:
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Grow the tree anew, beside the window; later, while nobody looks."""
+        self._stale = not self.isVisible()
+        if self._stale:
+            return
+        session = self.session
+        cells, by = session.cells, self.rows_of.currentData() or ""
+        if cells is None:
+            self._show(None, "No cells yet: segment the images in the CellRep panel.")
+            return
+        if not session.embedding:
+            self._show(None, "A tree needs an embedding: embed the cells in the CellRep panel.")
+            return
+        rows = np.flatnonzero(session.visible)
+        if not by:
+            at = (
+                cells.obs_names.get_indexer(pd.Index(self._chosen)) if self._chosen else np.zeros(0, np.int64)
+            )
+            rows = np.sort(at[at >= 0])
+            rows = rows[session.visible[rows]]
+            if len(rows) < 2:
+                self._show(
+                    None, "Select two cells or more, on the map for example, and press “Take selection”."
+                )
+                return
+        metric, linkage = DISTANCES[self.distance.currentText()], JOININGS[self.joining.currentText()]
+        vectors, obs = cells.obsm[f"X_{session.embedding}"], cells.obs
+
+        def arrived(found: Any) -> None:
+            if self.session.cells is not cells:
+                return  # another table meanwhile; it is grown anew
+            if isinstance(found, InputError):
+                self._show(None, str(found))
+            elif isinstance(found, Exception):
+                self._show(None, f"The tree could not be made ({found}).")
+            else:
+                self._show(found, "")
+
+        self.words.setText("Joining…")
+        self.background.run(lambda: grown(vectors, obs, rows, by, metric, linkage), arrived, "tree")
+
+    def _show(self, found: Grown | None, words: str) -> None:
+        before = self.plot.shown
+        self.plot.show_tree(found)
+        for button in (self.keep, self.save, self.height):
+            button.setEnabled(found is not None)
+        if found is None:
+            self.background.run(
+                lambda: None, lambda _: None, "tree"
+            )  # what is still being grown is not wanted
+            self.words.setText(words)
+            return
+        n = found.tree.n_leaves
+        if before is None or before.tree.n_leaves != n or before.by != found.by:
+            self.line.setValue(26 if n <= 60 else 14 if n <= 200 else 0)
+        self._on_colour_changed()
+        tops = found.tree.height[-2:] if n > 2 else (0.0, found.tree.height[-1])
+        self.height.blockSignals(True)
+        self.height.setValue(round(float(np.mean(tops)) / self.plot.tallest * STEPS))
+        self.height.blockSignals(False)
+        self._on_cut(self.height.value())
+
+    def _on_cut(self, step: int) -> None:
+        shown = self.plot.shown
+        if shown is None:
+            return
+        self.plot.cut_at(step / STEPS * self.plot.tallest)
+        n = self.plot.n_branches
+        self.keep.setEnabled(2 <= n <= MOST_SETS)
+        self.keep.setToolTip(
+            f"Keep the cells of each of the {n} branches under a name"
+            if 2 <= n <= MOST_SETS
+            else f"Move “cut” until there are 2 to {MOST_SETS} branches (now {n:,})"
+        )
+        self.words.setText(self._sentence(shown))
+
+    def _sentence(self, shown: Grown) -> str:
+        n = shown.tree.n_leaves
+        if not shown.by:
+            what = f"{n:,} of {shown.of:,} selected cells, drawn at random" if shown.of else f"{n:,} cells"
+        else:
+            noun = "groups" if shown.by == "group" else f"values of {shown.by.replace('_', ' ')}"
+            what = f"{n:,} {noun}, {sum(map(len, shown.members)):,} cells"
+        if shown.left_out:
+            what += f" ({shown.left_out:,} without an embedding left out)"
+        branches = self.plot.n_branches
+        return f"{what}: {branches:,} branch{'es' if branches != 1 else ''} at {self.plot.cut_height:.2f}."
+
+    def _on_colour_changed(self) -> None:
+        """Colour the leaves as the map colours their cells."""
+        shown, cells, column = self.plot.shown, self.session.cells, self.session.colour_by
+        if shown is None or cells is None:
+            return
+        obs, n = cells.obs, self.session.n_cells
+
+        def work() -> tuple[np.ndarray, Colours]:
+            colours = colours_of(obs[column] if column in obs else None, n)
+            codes = [_code_of(colours.codes[own], bool(colours.legend)) for own in shown.members]
+            return colours.palette[np.array(codes, np.int64)], colours
+
+        def arrived(found: Any) -> None:
+            if not isinstance(found, Exception) and self.plot.shown is shown:
+                self.plot.colour(found[0], column, found[1])
+
+        self.background.run(work, arrived, "colours")
+
+    def _on_focus(self, _: int) -> None:
+        self.plot.viewport().update()
+
+    # ---- what lasts --------------------------------------------------------------------------------
+
+    def _on_keep(self) -> None:
+        name, ok = QInputDialog.getText(
+            self, "Save branches as sets", "Their name; a number is added:", text="branch"
+        )
+        if ok:
+            self.keep_branches(name)
+
+    def keep_branches(self, name: str) -> None:
+        """Keep the cells of every branch as a named set: "<name> 1" and so on, from the top."""
+        shown = self.plot.shown
+        if shown is None:
+            return
+        name = name.strip() or "branch"
+        sets = {
+            f"{name} {i + 1}": np.sort(np.concatenate([shown.members[leaf] for leaf in self.plot.branch(i)]))
+            for i in range(self.plot.n_branches)
+        }
+        how = {
+            "made": "branch of a tree", "of": shown.by or "cells", "embedding": self.session.embedding,
+            "distance": shown.metric, "joining": shown.linkage, "cut": round(self.plot.cut_height, 6),
+        }  # fmt: skip
+        try:
+            self.session.save_sets(sets, how)
+        except (InputError, OSError) as error:
+            self.words.setText(f"⚠ Not saved: {error}")
+        else:
+            self.words.setText(f"{len(sets)} sets saved, “{name} 1” to “{name} {len(sets)}”: see Sets above.")
+
+    def _on_save(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(
+            self, "Save the tree", "tree.png", "Pictures (*.png);;PDF (*.pdf)"
+        )
+        if path:
+            self.plot.print_to(path, self.words.setText)
+
+
+def _code_of(codes: np.ndarray, categories: bool) -> int:
+    """Colour of a leaf: that of all its cells; where they differ the mean number, or "several" (0)."""
+    known = codes[codes > 0]
+    if not len(known):
+        return 0
+    if (known == known[0]).all():
+        return int(known[0])
+    return 0 if categories else round(float(known.mean()))
+
+
+def _box(tip: str, items: list[str]) -> QComboBox:
+    box = QComboBox()
+    box.addItems(items)
+    box.setToolTip(tip)
+    box.setAccessibleName(tip.split(":")[0])
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    box.setMinimumContentsLength(8)
+    return box

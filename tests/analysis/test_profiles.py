@@ -1,0 +1,134 @@
+"""Means, trees and cuts against SciPy and plain computations."""
+
+import numpy as np
+import pytest
+from scipy.cluster import hierarchy
+from scipy.spatial.distance import pdist, squareform
+
+from napari_cellrep.analysis.profiles import grow, likeness, mean_profiles, typical
+from napari_cellrep.specs import InputError
+
+
+@pytest.fixture
+def z():
+    """Two kinds of twelve rows each, in mixed order."""
+    rng = np.random.default_rng(0)
+    kind = rng.permutation(np.repeat([0, 1], 12))
+    return rng.normal(size=(2, 30))[kind] * 2 + rng.normal(size=(24, 30)), kind
+
+
+def test_means_leave_out_cells_without_a_vector():
+    x = np.arange(24, dtype=np.float32).reshape(8, 3)
+    x[5, 1] = np.nan
+    members = [np.array([7, 0, 5]), np.array([5]), np.array([2, 1])]
+    means = mean_profiles(x, members)
+    np.testing.assert_allclose(means[0], (x[7] + x[0]) / 2)
+    assert np.isnan(means[1]).all()
+    np.testing.assert_allclose(means[2], (x[1] + x[2]) / 2)
+
+
+def test_typical_cells_are_nearest_to_the_mean():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(60, 4)) * (1, 100, 0.01, 0)  # features of unlike size, one that never varies
+    x[11] = np.nan
+    rows = rng.permutation(60)[:40]
+    rows = np.union1d(rows, [11])[::-1]
+    found = typical(x, rows, 5)
+    known = rows[rows != 11]
+    scaled = x[known][:, :3] / x[known][:, :3].std(axis=0)
+    distance = np.linalg.norm(scaled - scaled.mean(axis=0), axis=1)
+    assert found.tolist() == known[np.argsort(distance)][:5].tolist()
+    assert typical(x, np.array([11]), 5).size == 0
+
+
+def test_likeness_is_numpys_correlation_and_scipys_distance(z):
+    x, _ = z
+    np.testing.assert_allclose(likeness(x), np.corrcoef(x), atol=1e-6)
+    np.testing.assert_allclose(likeness(x, "euclidean"), squareform(pdist(x)), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("metric", "linkage"), [("correlation", "average"), ("euclidean", "average"), ("euclidean", "ward")]
+)
+def test_the_tree_is_scipys(z, metric, linkage):
+    x, kind = z
+    tree = grow(x, metric, linkage)
+    plain = hierarchy.linkage(x, linkage, metric)
+    np.testing.assert_allclose(tree.linkage[:, 2:], plain[:, 2:], atol=1e-9)
+    np.testing.assert_allclose(hierarchy.cophenet(tree.linkage), hierarchy.cophenet(plain), atol=1e-9)
+    # Leaves are turned so that neighbours are at least as near as without.
+    square = squareform(pdist(x, metric))
+    order, before = tree.order, hierarchy.leaves_list(plain)
+    assert square[order[1:], order[:-1]].sum() <= square[before[1:], before[:-1]].sum() + 1e-9
+    halves = tree.cut(tree.height[-2:].mean())
+    assert halves[order[0]] == 0
+    assert {tuple(np.unique(kind[halves == i])) for i in (0, 1)} == {(0,), (1,)}
+
+
+def test_ward_of_correlations_is_ward_of_rows_of_length_one(z):
+    x, _ = z
+    rows = x - x.mean(axis=1, keepdims=True)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    tree = grow(x, "correlation", "ward")
+    np.testing.assert_allclose(tree.linkage[:, 2], hierarchy.linkage(rows, "ward")[:, 2], atol=1e-9)
+
+
+def test_branches_hold_together(z):
+    tree = grow(z[0])
+    n = tree.n_leaves
+    assert sorted(tree.order.tolist()) == list(range(n))
+    for node in range(2 * n - 1):
+        below = {node}
+        while any(v >= n for v in below):
+            below = {int(c) for v in below for c in (tree.linkage[v - n, :2] if v >= n else (v,))}
+        assert set(tree.leaves(node).tolist()) == below
+        a, b = tree.children(node)
+        if node >= n:
+            assert tree.parent[a] == tree.parent[b] == node
+            assert tree.first[node] == tree.first[a]
+            assert tree.last[a] + 1 == tree.first[b]
+            assert tree.last[b] == tree.last[node]
+    assert tree.parent[tree.root] == -1
+
+
+def test_a_cut_and_a_branch_at_a_height_agree(z):
+    tree = grow(z[0])
+    for height in (-1.0, 0.0, *tree.height[tree.n_leaves :] + 1e-9):
+        cut = tree.cut(height)
+        plain = hierarchy.fcluster(tree.linkage, height, "distance")
+        assert len(set(zip(cut, plain, strict=True))) == len(set(cut)) == len(set(plain))
+        along = cut[tree.order]
+        assert along[0] == 0
+        assert set(np.diff(along)) <= {0, 1}  # numbered from the first leaf on, without gaps
+        if height >= 0:
+            for leaf in range(tree.n_leaves):
+                own = tree.leaves(tree.branch_at(leaf, height))
+                assert sorted(own) == np.flatnonzero(cut == cut[leaf]).tolist()
+
+
+def test_two_rows_equal_rows_and_flat_rows():
+    tree = grow(np.array([[1.0, -1, 0, 2], [-1, 1, 0, -2]]))
+    assert tree.linkage[0, 2] == pytest.approx(2)
+    same = grow(np.ones((3, 4)) * [[1.0, 2, 3, 5]])
+    assert same.height.max() == pytest.approx(0, abs=1e-12)
+    assert same.cut(1e-9).tolist() == [0, 0, 0]
+    flat = np.vstack([np.zeros((1, 4)), [[1.0, 2, 3, 5], [1.0, 2, 3, 4]]])  # correlates with nothing
+    assert np.isfinite(grow(flat).height).all()
+    assert likeness(flat)[0].tolist() == [0, 0, 0]
+
+
+def test_what_no_tree_can_be_made_of():
+    with pytest.raises(InputError, match="at least two; there is one"):
+        grow(np.ones((1, 5)))
+    with pytest.raises(InputError, match="choose Euclidean"):
+        grow(np.ones((4, 2)))
+    with pytest.raises(InputError, match="takes one of"):
+        grow(np.ones((4, 4)), "cosine")
+
+
+def test_a_thousand_leaves_keep_their_tree(z):
+    """Beyond the number that is turned: still SciPy's tree, and no crossing branches."""
+    x = np.random.default_rng(2).normal(size=(1000, 8))
+    tree = grow(x, "euclidean", "average")
+    np.testing.assert_allclose(tree.linkage, hierarchy.linkage(x, "average"))
+    assert (tree.last - tree.first + 1)[1000:].tolist() == tree.linkage[:, 3].astype(int).tolist()
