@@ -199,9 +199,9 @@ def flag_limits(obs: pd.DataFrame, rules: QualityRules) -> dict[str, tuple[float
 
 
 def flag_masks(obs: pd.DataFrame, rules: QualityRules) -> dict[str, np.ndarray]:
-    """Flag → which cells carry it, bool (n,), decided from their ``q_…`` numbers."""
+    """Flag → which cells carry it, bool (n,), decided from their ``q_…`` numbers; verdicts by hand are not among them."""
     if not len(obs):
-        return {name: np.zeros(0, bool) for name in FLAGS}
+        return {name: np.zeros(0, bool) for name in FLAGS if name != "artefact"}
     limits = flag_limits(obs, rules)
 
     def outside(column: str) -> np.ndarray:
@@ -228,8 +228,7 @@ def set_flags(obs: pd.DataFrame, rules: QualityRules) -> pd.DataFrame:
     """
     on = flag_masks(obs, rules)
     obs = obs.copy()
-    matrix = np.stack([on[name] for name in FLAGS], axis=1)
-    names = np.array(list(FLAGS))
+    matrix, names = np.stack(list(on.values()), axis=1), np.array(list(on))
     obs["flags"] = [";".join(names[row]) for row in matrix]
     obs["good"] = np.logical_not(matrix.any(axis=1)).astype(bool)
     return obs
