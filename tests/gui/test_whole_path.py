@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from watchdog import Watchdog
 from napari_cellrep.gui._explore import ExploreWidget
 
 LONG = 300_000
+TESTS = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.slow
 
@@ -19,6 +21,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def dock(viewer, tmp_path, monkeypatch, qtbot):
     """The dock as napari opens it; the sample goes to a folder of the test."""
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))  # where the worker finds _jobs.py
     monkeypatch.setattr("platformdirs.user_data_dir", lambda *_: str(tmp_path / "data"))
     _, dock = viewer.window.add_plugin_dock_widget("napari-cellrep", "CellRep")
     viewer.window.resize(1500, 950)
@@ -110,4 +113,18 @@ def test_kill_stop_and_a_queue_hold_nothing_up(qtbot, viewer, dock, watched):
         pass
     assert training.state == "stopped"
     rest(qtbot, dock)
+    full = dock.submit("_jobs:run_out_of_memory", "Filling the memory", project=None)
+    rest(qtbot, dock)
+    assert full.state == "failed"
+    assert "enough memory" in dock.strip.message.text()
     assert cards["model"].embed.isEnabled()
+
+
+def test_closing_the_window_during_a_job_holds_nothing_up(qtbot, viewer, dock, watched):
+    dock.submit("_jobs:count", "Counting", project=None, n=1000)
+    qtbot.waitUntil(
+        lambda: dock.runner.current is not None and dock.runner.current.progress.done > 0, timeout=LONG
+    )
+    process = dock.runner._process._popen
+    viewer.close()
+    qtbot.waitUntil(lambda: process.poll() is not None, timeout=10_000)

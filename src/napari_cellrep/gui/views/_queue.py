@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import fisher_exact
 
 from napari_cellrep.analysis.localisation import nucleus_ring_ratio
 from napari_cellrep.analysis.outliers import OddRank, group_mates, odd_rank, oddness, scale_of
@@ -108,6 +107,8 @@ def hit_rate(drawn: Mapping[str, str], verdicts: Mapping[str, Mapping[str, Any]]
     verdicts : mapping
         Cell id → verdict, as the session has them.
     """
+    from scipy.stats import fisher_exact  # takes a second to load: not before it is asked for
+
     said = {kind: [0, 0] for kind in (ODD, RANDOM)}  # called real, not called real
     for cell_id, kind in drawn.items():
         if cell_id in verdicts:
