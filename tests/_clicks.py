@@ -34,6 +34,7 @@ def card(dock, name):
     """Open a card as a person does, and give it."""
     if not dock.cards[name].header.isChecked():
         click(dock.cards[name].header)
+        QTest.qWait(50)  # until it has its height
     return dock.cards[name]
 
 

@@ -243,6 +243,7 @@ def test_train_and_embed(qtbot, dock, project):
     model.model.setCurrentText("Paired Cell Inpainting")
     assert model.training.train.text().startswith("Train on")
     model.training.form.set_value({"batch_size": 8, "epochs": 1, "max_steps": 2})
+    qtbot.wait(50)
     run(qtbot, dock, model.training.train, timeout=200_000)
     assert dock.runner.log[-1].end == "finished", dock.runner.log[-1].details
     assert "Loss" in model.training.loss.text()
