@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
@@ -125,22 +124,8 @@ def _segment(
         return perf_counter() - start
 
     seconds = read_s + _time_field(one, image)
-    memory = _field_memory(one, image) if where == "cpu" else 0
-    return _made("segment", len(todo), seconds * len(todo), memory, where, why, faster)
-
-
-def _field_memory(one: Any, image: np.ndarray) -> int:
-    """Bytes that arrays take at most while a field is segmented: counted on a part of it, 0 where that is not possible."""
-    part = _middle(image, TILE_PX)
-    tracemalloc.start()
-    try:
-        one(part)
-        peak = tracemalloc.get_traced_memory()[1]
-    except InputError:
-        return 0
-    finally:
-        tracemalloc.stop()
-    return round(image.nbytes + peak * image[0].size / part[0].size)
+    # Its memory is not told: tracemalloc crashes Python 3.11 when other threads work, as they do in the window's worker.
+    return _made("segment", len(todo), seconds * len(todo), 0, where, why, faster)
 
 
 def _time_field(one: Any, image: np.ndarray) -> float:

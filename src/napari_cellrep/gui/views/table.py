@@ -125,6 +125,7 @@ class TableView(QWidget):
         super().__init__()
         self.session, self.canvas = session, canvas
         self._column, self._descending = "", False
+        self._clicking = False
         self._hidden: set[str] = set(_LATE)
         self._groups: list[np.ndarray] = []  # rows of the cells of each group shown
         self.rows_of = QComboBox()
@@ -292,7 +293,7 @@ class TableView(QWidget):
 
     def _on_focus(self, row: int) -> None:
         self._mark()
-        if self.of_cells and row >= 0 and not self.table.underMouse():
+        if self.of_cells and row >= 0 and not self._clicking:  # a clicked line stays where it is
             at = np.flatnonzero(self.model.order == row)
             if len(at):
                 self.table.scrollTo(
@@ -319,7 +320,11 @@ class TableView(QWidget):
             if kind == QEvent.Type.MouseButtonDblClick:
                 self.canvas.go_to(int(rows[0]), frame=True)
             elif self.of_cells:
-                self.canvas.click(int(rows[0]), selection_mode(event.modifiers()))
+                self._clicking = True
+                try:
+                    self.canvas.click(int(rows[0]), selection_mode(event.modifiers()))
+                finally:
+                    self._clicking = False
             else:
                 self.session.select(rows, selection_mode(event.modifiers()))
         return False
