@@ -124,7 +124,7 @@ def _segment(
         return perf_counter() - start
 
     seconds = read_s + _time_field(one, image)
-    # Its memory is not told: tracemalloc crashes Python 3.11 when other threads work, as they do in the window's worker.
+    # Its memory is not told: tracemalloc is not safe beside other threads in Python 3.11, and the worker has some.
     return _made("segment", len(todo), seconds * len(todo), 0, where, why, faster)
 
 
