@@ -372,7 +372,6 @@ def test_dropped_branches_are_of_the_student_alone(few):
 @pytest.mark.parametrize(
     ("training", "network", "match"),
     [
-        ({"epochs": 3}, {}, "warming up"),
         ({"local_scale_min": 0.6}, {}, "local_scale_min"),
         ({"local_px": 4}, {}, "smaller than a patch"),
         ({}, {"as_rgb": True}, "photograph"),
