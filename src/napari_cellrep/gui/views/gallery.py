@@ -26,6 +26,7 @@ from qtpy.QtWidgets import (
 from napari_cellrep.gui._pictures import Background
 from napari_cellrep.gui.views._file import paint_file
 from napari_cellrep.gui.views._order import by_column, by_distance, in_sections
+from napari_cellrep.gui.views._parts import choice_box, offer
 from napari_cellrep.gui.views._raster import SELECTED
 from napari_cellrep.gui.views.map import selection_mode
 from napari_cellrep.session import Session
@@ -65,9 +66,11 @@ class GalleryView(QWidget):
         super().__init__()
         self.session, self.canvas = session, canvas
         self.background = Background(session)
-        self.which = _box("Which cells", ["all cells", "selected cells"])
-        self.order = _box("In which order", [])
-        self.by = _box("One line of pictures for each value of a column, side by side for comparing", [])
+        self.which = choice_box("Which cells", ["all cells", "selected cells"])
+        self.order = choice_box("In which order", [])
+        self.by = choice_box(
+            "One line of pictures for each value of a column, side by side for comparing", []
+        )
         self.side = QSlider(Qt.Orientation.Horizontal)
         self.side.setRange(40, 200)
         self.side.setValue(84)
@@ -137,9 +140,9 @@ class GalleryView(QWidget):
         self.background.forget()
         self.grid.forget()
         columns = session.colour_choices
-        _fill(self.order, [PLATE, LIKE, ODD, RANDOM, *columns])
+        offer(self.order, [PLATE, LIKE, ODD, RANDOM, *columns])
         few = [c for c in columns if session.cells is not None and 2 <= session.cells.obs[c].nunique() <= 60]
-        _fill(self.by, ["no lines", *few])
+        offer(self.by, ["no lines", *few])
         self.arrange()
 
     def _on_selection_changed(self) -> None:
@@ -537,23 +540,3 @@ def _in_turn(rows: np.ndarray, groups: np.ndarray) -> np.ndarray:
     for i, row in enumerate(rows):
         turn[i] = place[groups[row]] = place.get(groups[row], -1) + 1
     return rows[np.argsort(turn, kind="stable")]
-
-
-def _box(tip: str, items: list[str]) -> QComboBox:
-    box = QComboBox()
-    box.addItems(items)
-    box.setToolTip(tip)
-    box.setAccessibleName(tip)
-    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    box.setMinimumContentsLength(9)
-    return box
-
-
-def _fill(box: QComboBox, items: list[str]) -> None:
-    """Other items, and the same choice if it is still there."""
-    chosen = box.currentText()
-    box.blockSignals(True)
-    box.clear()
-    box.addItems(items)
-    box.setCurrentIndex(max(0, items.index(chosen) if chosen in items else 0))
-    box.blockSignals(False)

@@ -12,6 +12,7 @@ from qtpy.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QBrush, QColor, QLinearGradient, QMouseEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QToolTip, QVBoxLayout, QWidget
 
+from napari_cellrep.gui.views._parts import offer
 from napari_cellrep.gui.views._raster import SELECTED, Colours, colours_of
 from napari_cellrep.gui.views.map import selection_mode
 from napari_cellrep.session import Session
@@ -170,8 +171,8 @@ class PlateView(QWidget):
             values = cells.obs[column]  # type: ignore[union-attr]
             if pd.api.types.is_float_dtype(values) and values.nunique() > 12:
                 columns.append(f"{column}, spread")
-        _fill(self.what, [COUNT, FLAGGED, CHOSEN, *columns])
-        _fill(self.plate, [plate.name or "plate" for plate in self.plates])
+        offer(self.what, [COUNT, FLAGGED, CHOSEN, *columns])
+        offer(self.plate, [plate.name or "plate" for plate in self.plates])
         self.plate.setVisible(len(self.plates) > 1)
         self.refresh()
 
@@ -381,12 +382,3 @@ class Wells(QWidget):
 def row_name(row: int) -> str:
     """A plate's row: 0 is "A", 26 "AA"."""
     return chr(ord("A") + row) if row < 26 else "A" + chr(ord("A") + row - 26)
-
-
-def _fill(box: QComboBox, items: list[str]) -> None:
-    chosen = box.currentText()
-    box.blockSignals(True)
-    box.clear()
-    box.addItems(items)
-    box.setCurrentIndex(max(0, items.index(chosen) if chosen in items else 0))
-    box.blockSignals(False)

@@ -9,7 +9,6 @@ import pandas as pd
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import (
-    QComboBox,
     QFileDialog,
     QHBoxLayout,
     QInputDialog,
@@ -23,6 +22,7 @@ from qtpy.QtWidgets import (
 from napari_cellrep.gui._pictures import Background
 from napari_cellrep.gui.views._dendrogram import Dendrogram
 from napari_cellrep.gui.views._grown import Grown, columns_of, grown
+from napari_cellrep.gui.views._parts import choice_box
 from napari_cellrep.gui.views._raster import Colours, colours_of
 from napari_cellrep.session import Session
 from napari_cellrep.specs import InputError
@@ -53,19 +53,23 @@ class TreeView(QWidget):
         self.background = Background(session)
         self._stale = True
         self._chosen: list[str] = []  # ids of the cells a tree of cells is made of
-        self.rows_of = _box("What is joined: groups by the mean of their cells, or single cells", [])
+        self.rows_of = choice_box(
+            "What is joined: groups by the mean of their cells, or single cells",
+            name="What is joined",
+            least_letters=8,
+        )
         self.take = QPushButton("Take selection")
         self.take.setToolTip("Make the tree of the cells that are selected now")
-        self.distance = _box(
+        self.distance = choice_box(
             "How unlike two are: 1 − correlation looks at the pattern of the features, Euclidean at their size too.\n"
             "Every feature is scaled to mean 0 and spread 1 first (z-score).",
-            list(DISTANCES),
-        )
-        self.joining = _box(
+            list(DISTANCES), "How unlike two are", 8,
+        )  # fmt: skip
+        self.joining = choice_box(
             "How unlike two branches are. Average: the mean over all pairs. Ward: keeps branches tight and alike in "
             "size.\nThe Paired Cell Inpainting paper joins by maximum likelihood, which is not offered here.",
-            list(JOININGS),
-        )
+            list(JOININGS), "How unlike two branches are. Average", 8,
+        )  # fmt: skip
         self.height = QSlider(Qt.Orientation.Horizontal)
         self.height.setRange(0, STEPS)
         self.height.setMinimumWidth(70)
@@ -322,13 +326,3 @@ def _code_of(codes: np.ndarray, categories: bool) -> int:
     if (known == known[0]).all():
         return int(known[0])
     return 0 if categories else round(float(known.mean()))
-
-
-def _box(tip: str, items: list[str]) -> QComboBox:
-    box = QComboBox()
-    box.addItems(items)
-    box.setToolTip(tip)
-    box.setAccessibleName(tip.split(":")[0])
-    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    box.setMinimumContentsLength(8)
-    return box

@@ -35,6 +35,7 @@ from qtpy.QtWidgets import (
 
 from napari_cellrep.data.cells import provenance
 from napari_cellrep.gui._pictures import Background
+from napari_cellrep.gui.views._parts import choice_box, offer
 from napari_cellrep.gui.views._raster import OKABE_ITO, SELECTED
 from napari_cellrep.gui.views._spread import MIN_CELLS, Asked, Found, Seen, as_frame, look_at, measure
 from napari_cellrep.gui.views.map import selection_mode
@@ -86,12 +87,12 @@ class VariabilityView(QWidget):
         self._stale = True
         self._sort, self._descending = "rank", False
         self._own_choice = False  # whether the user has said what is meant by spatial
-        self.by = _box("What makes a group: cells with the same value of this column")
-        self.spatial = _box(
+        self.by = choice_box("What makes a group: cells with the same value of this column")
+        self.spatial = choice_box(
             "What is meant by spatial: every feature of the embedding; the same without what follows the intensity from "
             "cell to cell; or only how far a cell is on the way from reference A to reference B"
         )
-        self.intensity = _box("The number that tells how much protein a cell has")
+        self.intensity = choice_box("The number that tells how much protein a cell has")
         self.words = QLabel()
         self.words.setContentsMargins(6, 0, 6, 0)
         self.words.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
@@ -195,13 +196,13 @@ class VariabilityView(QWidget):
                     groups.append(column)
         groups.sort(key=lambda column: column != "group")
         numbers.sort(key=lambda column: (column != "q_signal", column.startswith("q_")))
-        _fill(self.by, groups or ["group"])
-        _fill(self.spatial, [*([SCORE] if self.score else []), ALL_FEATURES, WITHOUT])
+        offer(self.by, groups or ["group"])
+        offer(self.spatial, [*([SCORE] if self.score else []), ALL_FEATURES, WITHOUT])
         if not self._own_choice:  # what a table without a score left behind is nobody's choice
             self.spatial.blockSignals(True)
             self.spatial.setCurrentIndex(0)
             self.spatial.blockSignals(False)
-        _fill(self.intensity, [*numbers, NO_INTENSITY])
+        offer(self.intensity, [*numbers, NO_INTENSITY])
         self._later()
 
     def _on_spatial_chosen(self, _: int) -> None:
@@ -990,22 +991,3 @@ def _ticks(low: float, high: float) -> list[float]:
     step = 10 ** np.floor(np.log10((high - low) / 4))
     step *= next((m for m in (1, 2, 5) if (high - low) / (m * step) <= 6), 10)
     return [round(float(v), 6) for v in np.arange(np.ceil(low / step) * step, high + step / 1e3, step)]
-
-
-def _box(tip: str) -> QComboBox:
-    box = QComboBox()
-    box.setToolTip(tip)
-    box.setAccessibleName(tip)
-    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    box.setMinimumContentsLength(9)
-    return box
-
-
-def _fill(box: QComboBox, items: list[str]) -> None:
-    """Other items, and the same choice if it is still there."""
-    chosen = box.currentText()
-    box.blockSignals(True)
-    box.clear()
-    box.addItems(items)
-    box.setCurrentIndex(max(0, items.index(chosen) if chosen in items else 0))
-    box.blockSignals(False)
