@@ -42,7 +42,7 @@ from napari_cellrep.session import read_project
 from napari_cellrep.specs import InputError
 
 REDO = QKeyCombination(Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier, Qt.Key.Key_Z)
-# Beside the map; each is `View(session, canvas)` with a `title` and `disconnect_session()`.
+# Beside the map, in this order; each is a `views._parts.CellView`.
 VIEWS: tuple[Any, ...] = (GalleryView, TableView, PlateView, TreeView, VariabilityView, OddView)
 TOOL_TIPS = {
     "lasso": "Lasso: draw around cells to select them.\nShift adds, Alt subtracts, both together intersect.",

@@ -1,10 +1,42 @@
-"""Boxes of choices as the views beside the map have them."""
+"""What the views beside the map have in common: how they listen to the session, and their boxes of choices."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from qtpy.QtWidgets import QComboBox
+from qtpy.QtWidgets import QComboBox, QWidget
+
+from napari_cellrep.session import Session
+
+
+class CellView(QWidget):
+    """A view of the session's cells, on one of the tabs beside the map.
+
+    Parameters
+    ----------
+    session : Session
+    canvas : Canvas
+        Says how the viewer shows the channels, and what a click, a double-click and the menu do.
+    """
+
+    title = ""  # of the tab
+
+    def __init__(self, session: Session, canvas: Any) -> None:
+        super().__init__()
+        self.session, self.canvas = session, canvas
+        self._signals: tuple[tuple[Any, Callable[..., None]], ...] = ()
+
+    def listen(self, *signals: tuple[Any, Callable[..., None]]) -> None:
+        """Connect (signal of the session, slot) until `disconnect_session`."""
+        self._signals = signals
+        for signal, slot in signals:
+            signal.connect(slot)
+
+    def disconnect_session(self) -> None:
+        """Listen no more; views with a thread let it end as well."""
+        for signal, slot in self._signals:
+            signal.disconnect(slot, missing_ok=True)
 
 
 def choice_box(tip: str, items: Sequence[str] = (), name: str = "", least_letters: int = 9) -> QComboBox:

@@ -20,13 +20,12 @@ from qtpy.QtWidgets import (
     QSlider,
     QToolTip,
     QVBoxLayout,
-    QWidget,
 )
 
 from napari_cellrep.gui._pictures import Background
 from napari_cellrep.gui.views._file import paint_file
 from napari_cellrep.gui.views._order import by_column, by_distance, in_sections
-from napari_cellrep.gui.views._parts import choice_box, offer
+from napari_cellrep.gui.views._parts import CellView, choice_box, offer
 from napari_cellrep.gui.views._raster import SELECTED
 from napari_cellrep.gui.views.map import selection_mode
 from napari_cellrep.session import Session
@@ -50,7 +49,7 @@ class Section:
     top: int
 
 
-class GalleryView(QWidget):
+class GalleryView(CellView):
     """Pictures of the cells the session shows, of its selection, or row by row of the values of a column.
 
     Parameters
@@ -63,8 +62,7 @@ class GalleryView(QWidget):
     title = "Gallery"
 
     def __init__(self, session: Session, canvas: Any) -> None:
-        super().__init__()
-        self.session, self.canvas = session, canvas
+        super().__init__(session, canvas)
         self.background = Background(session)
         self.which = choice_box("Which cells", ["all cells", "selected cells"])
         self.order = choice_box("In which order", [])
@@ -114,7 +112,7 @@ class GalleryView(QWidget):
         self.grid.clicked.connect(canvas.click)
         self.grid.framed.connect(lambda row: canvas.go_to(row, frame=True))
         self.grid.menu_requested.connect(lambda row, at: canvas.open_menu(row, at))
-        self._signals = (
+        self.listen(
             (session.project_changed, self._on_table_changed),
             (session.cells_changed, self._on_table_changed),
             (session.visible_changed, self.arrange),
@@ -122,15 +120,12 @@ class GalleryView(QWidget):
             (session.focus_changed, self._on_marks_changed),
             (session.hover_changed, self._on_marks_changed),
         )
-        for signal, slot in self._signals:
-            signal.connect(slot)
         self.grid.set_side(self.side.value())
         self._on_table_changed()
 
     def disconnect_session(self) -> None:
         """Listen no more and let the reading thread end."""
-        for signal, slot in self._signals:
-            signal.disconnect(slot, missing_ok=True)
+        super().disconnect_session()
         self.background.close()
 
     # ---- what is shown -----------------------------------------------------------------------------

@@ -50,6 +50,7 @@ from napari_cellrep.data.rois import outline, write_rois
 from napari_cellrep.data.verdicts import REASONS, valid
 from napari_cellrep.gui._pictures import Background, Look, compose, default_look, picture_side
 from napari_cellrep.gui.views._order import in_sections
+from napari_cellrep.gui.views._parts import CellView
 from napari_cellrep.gui.views._queue import Measured, blind_round, evidence, export_table, hit_rate, odd_queue
 from napari_cellrep.gui.views._raster import SELECTED
 from napari_cellrep.gui.views.map import selection_mode
@@ -101,7 +102,7 @@ class Shown:
     typical: list[tuple[int, QImage]] = field(default_factory=list)
 
 
-class OddView(QWidget):
+class OddView(CellView):
     """The queue of the oddest cells of a group, each with its verdict.
 
     Parameters
@@ -114,8 +115,7 @@ class OddView(QWidget):
     title = "Odd cells"
 
     def __init__(self, session: Session, canvas: Any) -> None:
-        super().__init__()
-        self.session, self.canvas = session, canvas
+        super().__init__(session, canvas)
         self.background = Background(session)
         self.queue: list[str] = []  # cell ids
         self.position = -1
@@ -212,7 +212,7 @@ class OddView(QWidget):
         self.rater.returnPressed.connect(self.panel.setFocus)
         self.panel.clicked.connect(self._on_clicked)
         self.panel.framed.connect(self._on_framed)
-        self._signals = (
+        self.listen(
             (session.project_changed, self._on_project_changed),
             (session.cells_changed, self._on_table_changed),
             (session.embedding_changed, self._on_embedding_changed),
@@ -220,14 +220,11 @@ class OddView(QWidget):
             (session.verdicts_changed, self._on_verdicts_changed),
             (session.focus_changed, self._on_focus),
         )
-        for signal, slot in self._signals:
-            signal.connect(slot)
         self._on_table_changed()
 
     def disconnect_session(self) -> None:
         """Listen no more and let the reading thread end."""
-        for signal, slot in self._signals:
-            signal.disconnect(slot, missing_ok=True)
+        super().disconnect_session()
         self.background.close()
 
     # ---- what the session says ---------------------------------------------------------------------

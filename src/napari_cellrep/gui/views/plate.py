@@ -12,7 +12,7 @@ from qtpy.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QBrush, QColor, QLinearGradient, QMouseEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QToolTip, QVBoxLayout, QWidget
 
-from napari_cellrep.gui.views._parts import offer
+from napari_cellrep.gui.views._parts import CellView, offer
 from napari_cellrep.gui.views._raster import SELECTED, Colours, colours_of
 from napari_cellrep.gui.views.map import selection_mode
 from napari_cellrep.session import Session
@@ -105,7 +105,7 @@ def well_values(
     return pd.Series(values, name=what, index=pd.Index(list(plate.wells), tupleize_cols=False))
 
 
-class PlateView(QWidget):
+class PlateView(CellView):
     """A heat map of wells; clicking one selects its cells.
 
     Parameters
@@ -118,8 +118,7 @@ class PlateView(QWidget):
     title = "Plate"
 
     def __init__(self, session: Session, canvas: Any) -> None:
-        super().__init__()
-        self.session, self.canvas = session, canvas
+        super().__init__(session, canvas)
         self.plates: list[Plate] = []
         self.what = QComboBox()
         self.what.setToolTip(
@@ -144,21 +143,14 @@ class PlateView(QWidget):
         self.plate.currentIndexChanged.connect(lambda _: self.refresh())
         self.wells.clicked.connect(self._on_clicked)
         self.wells.framed.connect(self._on_framed)
-        self._signals = (
+        self.listen(
             (session.project_changed, self._on_table_changed),
             (session.cells_changed, self._on_table_changed),
             (session.visible_changed, self.refresh),
             (session.selection_changed, self._on_selection_changed),
             (session.focus_changed, self._on_focus),
         )
-        for signal, slot in self._signals:
-            signal.connect(slot)
         self._on_table_changed()
-
-    def disconnect_session(self) -> None:
-        """Listen no more."""
-        for signal, slot in self._signals:
-            signal.disconnect(slot, missing_ok=True)
 
     def _on_table_changed(self) -> None:
         cells = self.session.cells

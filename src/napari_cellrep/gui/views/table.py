@@ -20,12 +20,12 @@ from qtpy.QtWidgets import (
     QPushButton,
     QTableView,
     QVBoxLayout,
-    QWidget,
 )
 
 from napari_cellrep.data.files import write_text
 from napari_cellrep.data.filters import matching
 from napari_cellrep.gui.views._order import by_column
+from napari_cellrep.gui.views._parts import CellView
 from napari_cellrep.gui.views._raster import SELECTED
 from napari_cellrep.gui.views.map import selection_mode
 from napari_cellrep.session import Session
@@ -109,7 +109,7 @@ class TableModel(QAbstractTableModel):
         return None
 
 
-class TableView(QWidget):
+class TableView(CellView):
     """All visible cells, or their groups, with everything the table knows of them.
 
     Parameters
@@ -122,8 +122,7 @@ class TableView(QWidget):
     title = "Table"
 
     def __init__(self, session: Session, canvas: Any) -> None:
-        super().__init__()
-        self.session, self.canvas = session, canvas
+        super().__init__(session, canvas)
         self._column, self._descending = "", False
         self._clicking = False
         self._hidden: set[str] = set(_LATE)
@@ -183,21 +182,14 @@ class TableView(QWidget):
         self.filter.textChanged.connect(lambda words: self.refresh() if not words else None)
         self.choose.clicked.connect(lambda _=False: self._on_choose())
         self.save.clicked.connect(lambda _=False: self._on_save())
-        self._signals = (
+        self.listen(
             (session.project_changed, self._on_table_changed),
             (session.cells_changed, self._on_table_changed),
             (session.visible_changed, self.refresh),
             (session.selection_changed, self._mark),
             (session.focus_changed, self._on_focus),
         )
-        for signal, slot in self._signals:
-            signal.connect(slot)
         self._on_table_changed()
-
-    def disconnect_session(self) -> None:
-        """Listen no more."""
-        for signal, slot in self._signals:
-            signal.disconnect(slot, missing_ok=True)
 
     @property
     def of_cells(self) -> bool:

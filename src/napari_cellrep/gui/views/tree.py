@@ -16,13 +16,12 @@ from qtpy.QtWidgets import (
     QPushButton,
     QSlider,
     QVBoxLayout,
-    QWidget,
 )  # fmt: skip
 
 from napari_cellrep.gui._pictures import Background
 from napari_cellrep.gui.views._dendrogram import Dendrogram
 from napari_cellrep.gui.views._grown import Grown, columns_of, grown
-from napari_cellrep.gui.views._parts import choice_box
+from napari_cellrep.gui.views._parts import CellView, choice_box
 from napari_cellrep.gui.views._raster import Colours, colours_of
 from napari_cellrep.session import Session
 from napari_cellrep.specs import InputError
@@ -35,7 +34,7 @@ DISTANCES = {"correlation": "correlation", "Euclidean": "euclidean"}
 JOININGS = {"average": "average", "Ward": "ward"}
 
 
-class TreeView(QWidget):
+class TreeView(CellView):
     """A dendrogram with the typical cells of its leaves and a heat map of how alike each two leaves are.
 
     Parameters
@@ -48,8 +47,7 @@ class TreeView(QWidget):
     title = "Tree"
 
     def __init__(self, session: Session, canvas: Any) -> None:
-        super().__init__()
-        self.session, self.canvas = session, canvas
+        super().__init__(session, canvas)
         self.background = Background(session)
         self._stale = True
         self._chosen: list[str] = []  # ids of the cells a tree of cells is made of
@@ -117,7 +115,7 @@ class TreeView(QWidget):
         self.plot.framed.connect(lambda row: canvas.go_to(row, frame=True))
         self.plot.field_asked.connect(lambda row: canvas.show(session.place(row)[0]))
         self.plot.menu_requested.connect(lambda row, at: canvas.open_menu(row, at))
-        self._signals = (
+        self.listen(
             (session.project_changed, self._on_table_changed),
             (session.cells_changed, self._on_table_changed),
             (session.visible_changed, self.refresh),
@@ -126,14 +124,11 @@ class TreeView(QWidget):
             (session.colour_changed, self._on_colour_changed),
             (session.focus_changed, self._on_focus),
         )
-        for signal, slot in self._signals:
-            signal.connect(slot)
         self._on_table_changed()
 
     def disconnect_session(self) -> None:
         """Listen no more and let the reading thread end."""
-        for signal, slot in self._signals:
-            signal.disconnect(slot, missing_ok=True)
+        super().disconnect_session()
         self.background.close()
 
     # ---- what is shown -----------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from qtpy.QtWidgets import (
 
 from napari_cellrep.data.cells import provenance
 from napari_cellrep.gui._pictures import Background
-from napari_cellrep.gui.views._parts import choice_box, offer
+from napari_cellrep.gui.views._parts import CellView, choice_box, offer
 from napari_cellrep.gui.views._raster import OKABE_ITO, SELECTED
 from napari_cellrep.gui.views._spread import MIN_CELLS, Asked, Found, Seen, as_frame, look_at, measure
 from napari_cellrep.gui.views.map import selection_mode
@@ -63,7 +63,7 @@ _HEADINGS = {
 }
 
 
-class VariabilityView(QWidget):
+class VariabilityView(CellView):
     """Groups ranked by how much their cells differ; choosing one shows its cells from one end to the other.
 
     Parameters
@@ -76,8 +76,7 @@ class VariabilityView(QWidget):
     title = "Variability"
 
     def __init__(self, session: Session, canvas: Any) -> None:
-        super().__init__()
-        self.session, self.canvas = session, canvas
+        super().__init__(session, canvas)
         self.background = Background(session)
         self.found: Found | None = None
         self.chosen = ""  # a group's name: it stays when the groups are measured anew
@@ -144,7 +143,7 @@ class VariabilityView(QWidget):
         self.spatial.activated.connect(self._on_spatial_chosen)
         self.scatter.clicked.connect(self.choose)
         self.scatter.framed.connect(self._on_framed)
-        self._signals = (
+        self.listen(
             (session.project_changed, self._on_table_changed),
             (session.cells_changed, self._on_table_changed),
             (session.embedding_changed, self._on_table_changed),
@@ -153,14 +152,11 @@ class VariabilityView(QWidget):
             (session.focus_changed, self._on_pointed),
             (session.hover_changed, self._on_pointed),
         )
-        for signal, slot in self._signals:
-            signal.connect(slot)
         self._on_table_changed()
 
     def disconnect_session(self) -> None:
         """Listen no more and let the thread end."""
-        for signal, slot in self._signals:
-            signal.disconnect(slot, missing_ok=True)
+        super().disconnect_session()
         self._soon.stop()
         self._asking += 1
         self.background.close()
