@@ -282,11 +282,7 @@ def explore(root: Path, out: Path) -> None:
     gallery.find_similar()
     gallery.by.setCurrentText("dose_rank")
     QTest.qWait(1500)
-    until(
-        lambda: all(
-            gallery.grid._key(r, canvas.looks()) in gallery.grid._pictures for r, _ in gallery.grid.in_sight()
-        )
-    )
+    until(lambda: all(gallery.grid.pictures.get(r, canvas.looks()) for r, _ in gallery.grid.in_sight()))
     window.part("explore-gallery", panel)
     plate = panel.view("Plate")
     spread = [plate.what.itemText(i) for i in range(plate.what.count())]

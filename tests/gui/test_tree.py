@@ -41,7 +41,7 @@ def settled(qtbot, view):
 
     def done():
         view.plot.viewport().update()
-        return view.plot.shown is not None and not view.plot._missing(
+        return view.plot.shown is not None and not view.plot.pictures.missing(
             view.plot.in_sight(), view.canvas.looks()
         )
 
@@ -131,7 +131,7 @@ def test_pictures_are_of_the_cells_nearest_to_the_mean(view, qtbot):
         nearest = own[np.argsort((scaled**2).sum(axis=1), kind="stable")]
         assert plot.shown.typical[i].tolist() == nearest[:8].tolist()
     row = int(plot.shown.typical[1][2])
-    image: QImage = plot._pictures[plot._key(row, looks)]
+    image: QImage = plot.pictures.get(row, looks)
     field, y, x0 = session.place(row)
     pixels, side = session.project.read_image(field), image.width()
     padded = np.pad(pixels, ((0, 0), (side, side), (side, side)))
@@ -297,11 +297,12 @@ def test_a_picture_that_comes_after_the_table_changed_is_no_other_cells(view, qt
     session.reload()
     settled(qtbot, view)
     assert session.cell_id(row) != before.obs_names[row]
-    plot._pictures.clear()
-    plot._arrived(before, [row], looks, [np.zeros((8, 8, 3), np.uint8)])
-    assert not plot._pictures
-    plot._arrived(session.cells, [row], looks, [np.zeros((8, 8, 3), np.uint8)])
-    assert list(plot._pictures) == [(session.cell_id(row), looks)]
+    plot.pictures.forget()
+    plot.pictures.arrived(before, [row], looks, [np.zeros((8, 8, 3), np.uint8)])
+    assert not len(plot.pictures)
+    plot.pictures.arrived(session.cells, [row], looks, [np.zeros((8, 8, 3), np.uint8)])
+    assert plot.pictures.get(row, looks) is not None
+    assert len(plot.pictures) == 1
 
 
 def test_leaves_have_the_colour_of_their_cells_on_the_map(view, qtbot):
@@ -336,10 +337,10 @@ def test_a_lost_image_is_an_empty_tile(view, qtbot, monkeypatch):
         raise OSError("the drive is gone")
 
     monkeypatch.setattr(view.background, "read_field", gone)
-    view.plot._pictures.clear()
+    view.plot.pictures.forget()
     view.plot.viewport().update()
-    qtbot.waitUntil(lambda: len(view.plot._failed) > 5, timeout=20_000)
-    assert not view.plot._pictures
+    qtbot.waitUntil(lambda: sum(map(view.plot.pictures.lost, view.plot.in_sight())) > 5, timeout=20_000)
+    assert not len(view.plot.pictures)
     click(qtbot, view, leaf(view, "A01"))
     assert ids(view.session) == ids_of(view.session, ["A01"])
 

@@ -238,7 +238,7 @@ def test_cells_stand_along_the_groups_own_main_axis(view, qtbot):
     assert len(seen.violins) == 0  # there is no score
 
     def pictured():
-        return all((session.cell_id(r), view.canvas.looks()) in view.strip._pictures for r in seen.rows)
+        return all(view.strip.pictures.get(r, view.canvas.looks()) for r in seen.rows)
 
     qtbot.waitUntil(pictured, timeout=20_000)
     tiles = view.strip.tiles()
