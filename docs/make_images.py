@@ -275,6 +275,11 @@ def explore(root: Path, out: Path) -> None:
     saved = Image.open(FRESH / "tree.png")
     saved.thumbnail((860, 860))
     saved.save(out / "explore-tree.png", optimize=True)
+    tree.print_branches(str(out / "explore-branches.png"))
+    until(lambda: "saved as" in tree.words.text())
+    page = Image.open(out / "explore-branches.png").convert("RGB")
+    page = page.resize((800, 800 * page.height // page.width), Image.Resampling.LANCZOS).quantize(96)
+    page.save(out / "explore-branches.png", optimize=True)
 
     gallery = panel.view("Gallery")
     dose = session.visible & (obs["field"] == "A12").to_numpy()

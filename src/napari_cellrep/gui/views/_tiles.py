@@ -86,10 +86,7 @@ class Tiles:
                 if isinstance(found, Exception):  # the image is gone, mostly
                     self._lost.add(self.session.cell_id(row))
                     continue
-                picture = np.ascontiguousarray(found[i])
-                h, w = picture.shape[:2]
-                image = QImage(picture.data, w, h, 3 * w, QImage.Format.Format_RGB888).copy()
-                self._kept[self.session.cell_id(row), looks] = image
+                self._kept[self.session.cell_id(row), looks] = as_image(found[i])
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         self.changed()
@@ -98,3 +95,10 @@ class Tiles:
         """Drop all pictures: cells or images changed."""
         self._kept.clear()
         self._lost.clear()
+
+
+def as_image(picture: np.ndarray) -> QImage:
+    """A colour picture, uint8 (H, W, 3), as Qt draws it."""
+    picture = np.ascontiguousarray(picture)
+    h, w = picture.shape[:2]
+    return QImage(picture.data, w, h, 3 * w, QImage.Format.Format_RGB888).copy()
