@@ -33,6 +33,7 @@ from qtpy.QtWidgets import (
 
 from napari_cellrep.data.cells import provenance
 from napari_cellrep.gui._pictures import Background
+from napari_cellrep.gui.views._pairs import Pairs
 from napari_cellrep.gui.views._parts import CellView, choice_box, offer
 from napari_cellrep.gui.views._raster import OKABE_ITO, SELECTED
 from napari_cellrep.gui.views._spread import MIN_CELLS, Asked, Found, Seen, as_frame, look_at, measure
@@ -114,9 +115,15 @@ class VariabilityView(CellView):
         self.list.installEventFilter(self)
         self.list.viewport().installEventFilter(self)
         self.strip = Strip(self)
+        self.pairs = Pairs(session)
+        below = QSplitter(Qt.Orientation.Horizontal)
+        below.addWidget(self.strip)
+        below.addWidget(self.pairs)
+        below.setStretchFactor(0, 1)
+        below.setStretchFactor(1, 0)
         right = QSplitter(Qt.Orientation.Vertical)
         right.addWidget(self.list)
-        right.addWidget(self.strip)
+        right.addWidget(below)
         right.setStretchFactor(0, 2)
         right.setStretchFactor(1, 3)
         right.setSizes([90, 150])
@@ -140,6 +147,7 @@ class VariabilityView(CellView):
             box.currentIndexChanged.connect(lambda _: self._later())
         self.spatial.activated.connect(self._on_spatial_chosen)
         self.scatter.clicked.connect(self.choose)
+        self.pairs.clicked.connect(session.select)
         self.scatter.framed.connect(self._on_framed)
         self.listen(
             (session.project_changed, self._on_table_changed),
@@ -177,6 +185,7 @@ class VariabilityView(CellView):
         session = self.session
         self.background.forget()
         self.strip.forget()
+        self.pairs.show_group(None)
         columns = session.colour_choices
         groups, numbers = [], []
         if session.cells is not None:
@@ -275,7 +284,7 @@ class VariabilityView(CellView):
         self.model.frame_of(found)
         self._arrange()
         self.scatter.show_groups(found)
-        self.strip.show_group(None, "")
+        self._show_group(None, "")
         self._mark()
         if found is not None:
             group = self._group()
@@ -310,7 +319,7 @@ class VariabilityView(CellView):
     def _look(self, group: int) -> None:
         session, found = self.session, self.found
         if found is None or group < 0 or session.cells is None:
-            self.strip.show_group(None, "Click a group to see its cells, from one end to the other.")
+            self._show_group(None, "Click a group to see its cells, from one end to the other.")
             return
         cells, visible, score = session.cells, session.visible, self.score
         vectors = cells.obsm[f"X_{session.embedding}"] if session.embedding else None
@@ -319,7 +328,7 @@ class VariabilityView(CellView):
             if found is not self.found or group != self._group():
                 return
             if isinstance(seen, Exception):
-                self.strip.show_group(None, f"Its cells could not be put in an order ({seen}).")
+                self._show_group(None, f"Its cells could not be put in an order ({seen}).")
                 return
             n = len(found.rows[group])
             words = f"{found.names[group]}: {n:,} cells"
@@ -327,7 +336,7 @@ class VariabilityView(CellView):
                 words += f" along what differs most among them, {seen.share:.0%} of their variance"
             elif not len(seen.rows):
                 words += ", too few to say how they differ"
-            self.strip.show_group(seen, words)
+            self._show_group(seen, words)
 
         self.background.run(
             lambda: look_at(cells.obs, visible, vectors, found, group, score), looked, "group"
@@ -337,8 +346,13 @@ class VariabilityView(CellView):
         if self.found is not None and len(self.found.rows[group]):
             self.canvas.show(self.session.place(int(self.found.rows[group][0]))[0])
 
+    def _show_group(self, seen: Seen | None, words: str) -> None:
+        self.strip.show_group(seen, words)
+        self.pairs.show_group(seen)
+
     def _mark(self) -> None:
         """Show which groups have selected cells."""
+        self.pairs.mark()
         found, selected = self.found, self.session.selected
         marked = np.zeros(0 if found is None else len(found.names), bool)
         if found is not None and self._measured is self.session.cells and selected.any():
