@@ -38,6 +38,7 @@ def new(tmp_path, images, *more):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_from_images_to_a_table_for_other_programs(tmp_path, images, capsys):
     project = str(tmp_path / "p.cellrep")
     assert new(tmp_path, images) == OK
@@ -171,6 +172,7 @@ def test_a_disk_that_fills_is_said_and_what_was_there_stays(tmp_path, images, ca
     np.testing.assert_array_equal(open_project(tmp_path / "p.cellrep").read_labels("A01"), before)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Ctrl-C is sent another way on Windows")
 def test_ctrl_c_ends_with_130_and_keeps_what_is_done(tmp_path, images):
     assert new(tmp_path, images) == OK

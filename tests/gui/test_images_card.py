@@ -3,6 +3,7 @@
 import shutil
 
 import numpy as np
+import pytest
 import tifffile
 
 from _clicks import LONG, card, choose, click, idle, opened, run
@@ -102,6 +103,7 @@ def test_files_are_shown_as_they_are_understood_before_anything_is_made(qtbot, d
     assert [f.id for f in dock.session.project.fields] == ["A01_s1", "A02_s1"]
 
 
+@pytest.mark.slow
 def test_next_weeks_plate_and_the_same_for_it(qtbot, dock, project, tmp_path):
     drain(segment(project, overwrite=True))
     from napari_cellrep.steps.crop import crop

@@ -163,6 +163,7 @@ def test_memory_that_runs_out_in_training_is_a_sentence(qtbot, dock, panel):
     assert panel.train.isEnabled()
 
 
+@pytest.mark.slow
 def test_training_on_a_filter_a_selection_and_a_set(qtbot, dock, panel):
     session = dock.session
     good = session.cells.obs["good"].to_numpy(bool)

@@ -192,6 +192,7 @@ def test_a_crop_can_be_asked_for(tiny):
             drain(embed(tiny, model="tiny", crop=asked))
 
 
+@pytest.mark.slow
 def test_several_models_share_one_reading_of_each_field(tiny, monkeypatch):
     """The vectors are those of one model at a time; each field's pixels are read once for both."""
     alone = {}

@@ -57,6 +57,7 @@ def test_only_what_is_left_to_embed_counts(small):
     assert estimate(small, "embed", model="measurements", crop={"window_px": 48}).n == n
 
 
+@pytest.mark.slow
 def test_training_says_its_limit_where_it_goes_on_and_how_many_cells(small):
     before = files(small)
     settings = {"config": NARROW, "training": {"epochs": 3, "batch_size": 16, "max_seconds": 0.001}}

@@ -535,6 +535,7 @@ def test_the_licence_has_to_be_accepted(publish):
         drain(fetch(NAME))
 
 
+@pytest.mark.slow
 def test_fetch_list_and_embed_by_name(host, publish, small, capsys, monkeypatch):
     body = checkpoint()
     host.files["/w.pth"] = body

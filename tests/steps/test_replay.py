@@ -82,6 +82,7 @@ def test_new_fields_are_treated_like_the_others_and_these_stay_as_they_are(done,
     assert (again.n_fields, again.n_cells) == (0, 0)
 
 
+@pytest.mark.slow
 def test_another_project_s_recipe(done, tmp_path):
     images = write_wells(tmp_path / "other", ("A07", "E09"))
     names = ("tagged:protein", "Hoechst:nucleus")  # the same roles under other names
@@ -98,6 +99,7 @@ def test_another_project_s_recipe(done, tmp_path):
     assert other.comparison["control"] == "control=-1"
 
 
+@pytest.mark.slow
 def test_weights_that_are_gone_and_tables_are_said(done, week2):
     import shutil
 

@@ -15,6 +15,7 @@ TINY = {"width": 0.125}
 SHORT = {"batch_size": 16, "epochs": 2, "seed": 3}
 
 
+@pytest.mark.slow
 def test_training_on_real_cells_leaves_a_model_with_its_card_and_history(small):
     seen = []
     folder = drain(train(small, name="mine", config=TINY, training=SHORT), seen.append)
@@ -30,6 +31,7 @@ def test_training_on_real_cells_leaves_a_model_with_its_card_and_history(small):
     assert load_model(folder).config.width == TINY["width"]
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_training_ends_where_an_uninterrupted_one_does(small):
     import torch
 
@@ -44,6 +46,7 @@ def test_stopped_and_resumed_training_ends_where_an_uninterrupted_one_does(small
         assert torch.equal(a, b), name
 
 
+@pytest.mark.slow
 def test_the_autoencoder_is_trained_and_embedded_the_same_way_and_needs_no_groups(small):
     cells = small.cells
     cells.obs["group"] = [f"g{i}" for i in range(cells.n_obs)]
@@ -139,6 +142,7 @@ def test_a_student_and_a_teacher_from_the_command_line(small):
 # ---- which cells -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_training_on_some_cells_is_remembered(small):
     obs = small.cells.obs
     good = obs.index[obs["good"]]
@@ -177,6 +181,7 @@ def test_no_such_cells_get_a_sentence(small, how, match):
         drain(train(small, config=TINY, training=SHORT, **how))
 
 
+@pytest.mark.slow
 def test_paused_used_and_resumed_as_it_was_started(small):
     """A stopped training says how it was started; its checkpoint makes a model, and it goes on from there."""
     import torch
