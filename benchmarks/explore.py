@@ -27,6 +27,7 @@ from matplotlib.figure import Figure
 from matplotlib.path import Path as MplPath
 
 from napari_cellrep.gui.views._raster import Raster, View, colours_of, inside_polygon
+from napari_cellrep.session import Session
 
 SIZE = (700, 700)
 # Milliseconds, of the issue that asked for the views: for a million cells, so that fewer meet them easily.
@@ -109,12 +110,27 @@ def measure(n: int, times: int) -> list[dict[str, Any]]:
         raster.choose(selected)
         raster.paint(colours, (38, 41, 48), True)
 
+    def handle() -> None:
+        raster.paint(colours.limited(-1.0, 2.0), (38, 41, 48), False)
+
+    session = Session()
+    session.cells = ad.AnnData(obs=pd.DataFrame({"drug": pd.Categorical(np.resize(["a", "b", "c"], n))}))
+    session.selected = np.zeros(n, bool)
+
+    def hide() -> None:
+        session.hide_values("drug", [] if session.hidden_values("drug") else ["b"])
+        raster.place(view, session.visible, none)
+        raster.paint(colours, (38, 41, 48), False)
+
     k = f"{n:,} cells"
     return [
         ms(f"first frame, {k}", best_ms(first, times), "first frame", limit=limit, agreement=drawn,
            peer=("matplotlib scatter", best_ms(by_matplotlib, 1))),
         ms(f"pan, {k}", pan_ms, "pan", limit=limit, agreement=drawn),
         ms(f"recolour, {k}", best_ms(lambda: raster.paint(colours, (38, 41, 48), False), times), "recolour",
+           agreement=drawn),
+        ms(f"a handle of the colour bar moved, {k}", best_ms(handle, times), "recolour", agreement=drawn),
+        ms(f"a value hidden in the legend, {k}", best_ms(hide, 2 * times), "pan",
            agreement=drawn),
         ms(f"select 1,000, {k}", best_ms(select, times), "select", agreement=drawn),
         ms(f"hover, {k}", best_ms(lambda: raster.nearest(300, 310), times), "hover", agreement=drawn),
@@ -138,7 +154,6 @@ class Looks:
 def table_rows(n: int = 100_000) -> list[dict[str, Any]]:
     """The real table of many cells: a click on a header, a search, a selection made elsewhere."""
     from napari_cellrep.gui.views.table import TableView
-    from napari_cellrep.session import Session
 
     rng = np.random.default_rng(0)
     obs = pd.DataFrame(
@@ -193,7 +208,6 @@ def gallery_rows() -> list[dict[str, Any]]:
     from napari_cellrep.data import open_project
     from napari_cellrep.gui.views.gallery import GalleryView
     from napari_cellrep.jobs import drain
-    from napari_cellrep.session import Session
     from napari_cellrep.steps.crop import crop
     from napari_cellrep.steps.sample import open_sample
     from napari_cellrep.steps.segment import segment

@@ -53,6 +53,22 @@ def test_the_count_line_tells_the_selection(explore, qtbot) -> None:
     assert explore.count.text() == f"{len(chosen):,} of {session.n_cells:,} cells"
 
 
+def test_the_bar_tells_what_the_legend_hides(explore, qtbot) -> None:
+    session, legend = explore.session, explore.map.legend
+    session.colour_by = "well"
+    n, inside = session.n_visible, int((session.counted & (session.cells.obs["well"] == "A12")).sum())
+    assert not explore.hidden.isVisible()
+    qtbot.mouseClick(legend, Qt.MouseButton.LeftButton, pos=legend.lines["A12"].center().toPoint())
+    qtbot.waitUntil(lambda: explore.count.text() == f"0 of {n - inside:,} cells", timeout=20_000)
+    assert explore.hidden.isVisible()
+    assert explore.hidden.text() == f"show {inside:,} hidden"
+    assert f"{inside:,} cells are hidden in the map's legend" in explore.count.toolTip()
+    session.colour_by = "control"
+    qtbot.mouseClick(explore.hidden, Qt.MouseButton.LeftButton)
+    assert session.n_visible == n
+    assert not explore.hidden.isVisible()
+
+
 def test_keys_undo_and_redo(explore, qtbot) -> None:
     session = explore.session
     first = lasso(explore, qtbot, "A12")

@@ -7,6 +7,7 @@ from matplotlib.path import Path as MplPath
 from qtpy.QtCore import QPoint, Qt
 
 from napari_cellrep.gui.views._raster import (
+    MIXED,
     OKABE_ITO,
     SELECTED,
     Raster,
@@ -108,7 +109,7 @@ def test_selected_points_are_orange_and_the_rest_is_dim() -> None:
 
 def test_columns_become_colours() -> None:
     wells = colours_of(pd.Series(["A10", "A2", None, "A2"], dtype="category"), 4)
-    assert [t for t, _ in wells.legend] == ["A2", "A10"]
+    assert wells.legend == (("A2", 1), ("A10", 2), ("no value", 0))
     assert wells.codes.tolist() == [2, 1, 0, 1]
     dose = colours_of(pd.Series([0, 10, 3]), 3)
     assert [t for t, _ in dose.legend] == ["0", "3", "10"]
@@ -121,10 +122,28 @@ def test_columns_become_colours() -> None:
     assert score.codes[-2] == 255
     yes = colours_of(pd.Series([True, False]), 2)
     assert {t for t, _ in yes.legend} == {"yes", "no"}
+    pooled = colours_of(pd.Series(["a;b", "b", "a", "b;c", ""]), 5)
+    assert pooled.legend == (("a", 1), ("b", 2), ("several", 255), ("no value", 0))
+    assert pooled.codes.tolist() == [255, 2, 1, 255, 0]
+    assert tuple(pooled.palette[255]) == MIXED
+    assert colours_of(pd.Series([0.0, np.nan, 3.0]), 3).legend == (("0", 1), ("3", 2), ("no value", 0))
     many = colours_of(pd.Series([f"gene {i}" for i in range(700)]), 700)
     assert many.codes.min() == 1
     assert colours_of(pd.Series([np.nan, np.nan]), 2).codes.tolist() == [0, 0]
     assert colours_of(pd.Series([2.5, 2.5]), 2).codes.tolist() == [1, 1]
+
+
+def test_the_ends_of_the_colours_can_be_moved() -> None:
+    values = np.append(np.linspace(0, 100, 1001), [1e6, np.nan])
+    own = colours_of(pd.Series(values), 1003)
+    assert own.reach[1] < 200  # one wild value does not squeeze the others
+    moved = own.limited(40, 60)
+    assert moved.limits == (40, 60)
+    assert (moved.codes[values < 40] == 1).all()
+    assert (moved.codes[values > 60] == 255).all()
+    assert moved.codes[500] == 128
+    assert moved.codes[-1] == 0
+    assert (own.limited(*own.limits).codes == own.codes).all()
 
 
 # ---- a widget, real events ------------------------------------------------------------------------
@@ -332,3 +351,149 @@ def test_modifiers_are_the_same_everywhere() -> None:
     assert [selection_mode(m) for m in (Qt.KeyboardModifier.NoModifier, shift, alt, shift | alt)] == [
         "replace", "add", "subtract", "intersect",
     ]  # fmt: skip
+
+
+# ---- the legend -----------------------------------------------------------------------------------
+
+LEFT = Qt.MouseButton.LeftButton
+
+
+def line(view: MapView, name: str) -> QPoint:
+    """Where a line of the legend stands."""
+    return view.legend.lines[name].center().toPoint()
+
+
+def drawn(view: MapView) -> set[str]:
+    """Values of the colour column among the points that own a pixel."""
+    view.grab()
+    owners = np.unique(view.raster.owner[view.raster.owner >= 0])
+    return set(view.session.cells.obs[view.session.colour_by].astype(str).iloc[owners])
+
+
+def test_a_click_in_the_legend_hides_and_shows(view, session, qtbot) -> None:
+    session.colour_by = "well"
+    everything = np.array([[590, 1], [598, 398], [1, 398], [1, 1], [590, 1]])
+    drag(qtbot, view, everything)
+    before = session.n_selected
+    qtbot.mouseClick(view.legend, LEFT, pos=line(view, "A12"))
+    qtbot.waitUntil(lambda: session.n_selected < before, timeout=20_000)  # what is hidden is not selected
+    assert drawn(view) == {"A01", "E12"}
+    session.clear()
+    drag(qtbot, view, everything)
+    well = session.cells.obs["well"].astype(str).to_numpy()
+    assert set(well[session.selected]) == {"A01", "E12"}
+    assert session.n_selected == session.n_visible == (session.counted & (well != "A12")).sum()
+    session.colour_by = "control"  # it stays hidden
+    assert "A12" not in set(well[session.visible])
+    session.colour_by = "well"
+    qtbot.mouseClick(view.legend, LEFT, pos=line(view, "A12"))
+    qtbot.waitUntil(lambda: drawn(view) == {"A01", "A12", "E12"}, timeout=20_000)
+
+
+def test_a_double_click_in_the_legend_isolates(view, session, qtbot) -> None:
+    session.colour_by = "well"
+    seen: list[int] = []
+    session.visible_changed.connect(lambda: seen.append(session.n_visible))
+
+    def twice(name: str) -> None:
+        qtbot.mouseClick(view.legend, LEFT, pos=line(view, name))
+        qtbot.mouseDClick(view.legend, LEFT, pos=line(view, name))
+
+    twice("E12")
+    assert drawn(view) == {"E12"}
+    twice("A01")
+    assert drawn(view) == {"A01"}
+    twice("A01")
+    assert drawn(view) == {"A01", "A12", "E12"}
+    twice("A12")
+    qtbot.mouseClick(view.legend, LEFT, pos=line(view, "show all"))
+    assert drawn(view) == {"A01", "A12", "E12"}
+    assert "show all" not in view.legend.lines
+    assert len(seen) == 5  # a double-click is one change, not two
+
+
+def test_the_legend_works_by_keys(view, session, qtbot) -> None:
+    session.colour_by = "well"
+    view.legend.setFocus()
+    qtbot.keyClick(view.legend, Qt.Key.Key_Down)
+    qtbot.keyClick(view.legend, Qt.Key.Key_Space)
+    qtbot.waitUntil(lambda: drawn(view) == {"A01", "E12"}, timeout=20_000)
+    qtbot.keyClick(view.legend, Qt.Key.Key_Return)
+    assert drawn(view) == {"A12"}
+    session.colour_by = "brightness"
+    low, high = view.colours.limits
+    qtbot.keyClick(view.legend, Qt.Key.Key_Right)
+    assert view.colours.limits[0] > low
+    qtbot.keyClick(view.legend, Qt.Key.Key_Down)
+    qtbot.keyClick(view.legend, Qt.Key.Key_Left)
+    assert view.colours.limits[1] < high
+    qtbot.keyClick(view.legend, Qt.Key.Key_Home)
+    assert view.colours.limits == (low, high)
+
+
+def test_handles_move_the_ends_of_the_colours(view, session, qtbot) -> None:
+    session.colour_by = "brightness"
+    low, high = view.colours.limits
+    legend = view.legend
+    y = int(legend._bar.center().y())
+    was = view.colours.codes.copy()
+
+    def pull(handle: int, to: float) -> None:
+        qtbot.mousePress(legend, LEFT, pos=QPoint(round(legend.handles[handle]), y))
+        for share in (0.5, 1):
+            x = legend.handles[handle] * (1 - share) + to * share
+            qtbot.mouseMove(legend, QPoint(round(x), y))
+        qtbot.mouseRelease(legend, LEFT, pos=QPoint(round(to), y))
+
+    middle_px = legend._bar.center().x()
+    pull(1, middle_px)
+    assert legend.handles[1] == pytest.approx(middle_px, abs=1)
+    assert view.colours.limits[0] == low
+    assert view.colours.limits[1] < high
+    value = session.cells.obs["brightness"].to_numpy()
+    assert (view.colours.codes[value > view.colours.limits[1]] == 255).all()
+    pull(0, legend._bar.right())  # not past the other one
+    assert view.colours.limits[0] < view.colours.limits[1]
+    assert session.colour_limits("brightness") == view.colours.limits
+    session.colour_by = "well"
+    session.colour_by = "brightness"
+    assert view.colours.limits != (low, high)  # remembered
+    qtbot.mouseDClick(legend, LEFT, pos=QPoint(round(middle_px), y))
+    assert view.colours.limits == (low, high)
+    assert (view.colours.codes == was).all()
+    assert not chosen(session)
+
+
+def test_cells_without_a_value_can_be_hidden(view, session, qtbot) -> None:
+    rows = np.flatnonzero(session.visible)[:40]
+    session.cells.obs.iloc[rows, session.cells.obs.columns.get_loc("brightness")] = np.nan
+    session.colour_by = "brightness"
+    n = session.n_visible
+    qtbot.mouseClick(view.legend, LEFT, pos=line(view, "no value"))
+    qtbot.waitUntil(lambda: session.n_visible == n - 40, timeout=20_000)
+    assert not session.visible[rows].any()
+
+
+def test_a_long_legend_turns_pages(view, session, qtbot) -> None:
+    session.cells.obs["many"] = [f"m{i % 150}" for i in range(session.n_cells)]
+    session.colour_by = "many"
+    seen: set[str] = set()
+    while True:
+        seen |= set(view.legend.lines)
+        (more,) = [text for text in view.legend.lines if text.endswith("more") or text.startswith("back")]
+        qtbot.mouseClick(view.legend, LEFT, pos=line(view, more))
+        if more.startswith("back"):
+            break
+    assert {f"m{i}" for i in range(150)} <= seen
+    assert "m0" in view.legend.lines
+
+
+def test_the_map_gets_what_the_legend_does_not_want(view, session, qtbot) -> None:
+    session.colour_by = "well"
+    title = QPoint(12, 12)
+    assert view.childAt(title) is view.legend
+    before = view.view.centre
+    qtbot.mousePress(view.legend, Qt.MouseButton.MiddleButton, pos=QPoint(4, 4))
+    qtbot.mouseMove(view.legend, QPoint(40, 44))
+    qtbot.mouseRelease(view.legend, Qt.MouseButton.MiddleButton, pos=QPoint(40, 44))
+    assert view.view.centre != before

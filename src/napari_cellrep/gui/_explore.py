@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from napari.settings import get_settings
 from napari.utils.theme import get_theme
 from qtpy.QtCore import QEvent, QKeyCombination, QPointF, QRectF, QSize, Qt
@@ -112,6 +113,10 @@ class ExploreWidget(QWidget):
             "Show cells that carry a quality flag too: at the image's edge, debris, saturated, out of focus, …"
         )
         self.flagged.toggled.connect(self._on_flagged_toggled)
+        self.hidden = _button(
+            "", "Show the values again that are hidden in the map's legend", session.show_all_values
+        )
+        self.hidden.hide()
         self.undo = _button(
             "↶", "Undo the last change of the selection, or the last verdict (Ctrl+Z)", self._on_undo
         )
@@ -144,7 +149,16 @@ class ExploreWidget(QWidget):
         bar.addWidget(self.search)
         bar.addSpacing(8)
         bar.addWidget(self.count, 1)
-        for item in (self.flagged, self.undo, self.redo, self.invert, self.clear, self.sets, self.save):
+        for item in (
+            self.hidden,
+            self.flagged,
+            self.undo,
+            self.redo,
+            self.invert,
+            self.clear,
+            self.sets,
+            self.save,
+        ):
             bar.addWidget(item)
 
         self.nothing = QLabel()
@@ -255,10 +269,15 @@ class ExploreWidget(QWidget):
     def _on_selection_changed(self) -> None:
         session = self.session
         self.count.setText(f"{session.n_selected:,} of {session.n_visible:,} cells")
-        hidden = session.n_cells - session.n_visible
-        if hidden or session.hide_flagged:
-            self.flagged.setText(f"show {hidden:,} flagged" if hidden else "show flagged")
-        self.count.setToolTip(f"{hidden:,} flagged cells are hidden" if hidden else "All cells are shown")
+        counted = int(np.count_nonzero(session.counted))
+        flagged, hidden = session.n_cells - counted, counted - session.n_visible
+        if flagged or session.hide_flagged:
+            self.flagged.setText(f"show {flagged:,} flagged" if flagged else "show flagged")
+        self.hidden.setText(f"show {hidden:,} hidden")
+        self.hidden.setVisible(hidden > 0)
+        why = [f"{flagged:,} flagged cells are hidden"] * bool(flagged)
+        why += [f"{hidden:,} cells are hidden in the map's legend"] * bool(hidden)
+        self.count.setToolTip("\n".join(why) or "All cells are shown")
         any_selected = session.n_selected > 0
         self.undo.setEnabled(session.can_undo)
         self.redo.setEnabled(session.can_redo)
@@ -348,7 +367,7 @@ class ExploreWidget(QWidget):
         if len(shown):
             self.session.select(shown, selection_mode(QApplication.keyboardModifiers()))
         else:
-            hidden = f" {len(rows):,} flagged cells are hidden." if len(rows) else ""
+            hidden = f" {len(rows):,} such cells are hidden." if len(rows) else ""
             self.viewer.status = f"No cell says “{self.search.text().strip()}”.{hidden}"
 
     def _fill_sets(self) -> None:

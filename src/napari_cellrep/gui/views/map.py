@@ -11,7 +11,6 @@ from qtpy.QtGui import (
     QColor,
     QImage,
     QKeyEvent,
-    QLinearGradient,
     QMouseEvent,
     QPainter,
     QPainterPath,
@@ -23,15 +22,15 @@ from qtpy.QtGui import (
 )
 from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QWidget
 
+from napari_cellrep.gui.views._legend import Legend
 from napari_cellrep.gui.views._raster import SELECTED, Colours, Raster, View, colours_of, inside_polygon
-from napari_cellrep.gui.views._words import column_words, is_signed
+from napari_cellrep.gui.views._words import column_words, number_words
 from napari_cellrep.session import Session
 
 TOOLS = ("lasso", "rectangle", "pan")
 REACH_PX = 10  # hover and click find a point within this distance
 CLICK_PX = 4  # a press and release nearer than this is a click
 PULSE_MS = 700
-LEGEND_LINES = 12
 
 
 def selection_mode(modifiers: Any) -> str:
@@ -109,6 +108,7 @@ class MapView(QWidget):
         self.tool = "lasso"
         self.raster = Raster(np.zeros((0, 2)))
         self.colours: Colours = colours_of(None, 0)
+        self._own_colours = self.colours  # before somebody moved the ends of the colour bar
         self.view = View()
         self._background, self._text, self._light = (38, 41, 48), QColor(240, 241, 242), False
         self._image = QImage()
@@ -124,6 +124,10 @@ class MapView(QWidget):
         self._pulse.setInterval(30)
         self._pulse.timeout.connect(self._beat)
         self.card = HoverCard(self)
+        self.legend = Legend(self)
+        self.legend.reached.connect(self._hide_card)
+        self.legend.hidden_chosen.connect(lambda names: session.hide_values(session.colour_by, names))
+        self.legend.limits_chosen.connect(lambda limits: session.set_colour_limits(session.colour_by, limits))
         self.setMouseTracking(True)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setMinimumSize(160, 120)
@@ -134,6 +138,7 @@ class MapView(QWidget):
             (session.visible_changed, self._on_visible_changed),
             (session.selection_changed, self._on_selection_changed),
             (session.colour_changed, self._on_colour_changed),
+            (session.limits_changed, self._on_limits_changed),
             (session.focus_changed, self._on_focus_changed),
             (session.hover_changed, self._on_hover_changed),
         )
@@ -169,6 +174,7 @@ class MapView(QWidget):
         self._redo("place")
 
     def _on_visible_changed(self) -> None:
+        self._tell_legend()
         self._redo("place")
 
     def _on_selection_changed(self) -> None:
@@ -178,8 +184,20 @@ class MapView(QWidget):
         session = self.session
         known = session.cells is not None and session.colour_by in session.cells.obs
         column = session.cells.obs[session.colour_by] if known and session.cells is not None else None
-        self.colours = colours_of(column, len(self.raster.points))
+        self._own_colours = colours_of(column, len(self.raster.points))
+        self._on_limits_changed()
+
+    def _on_limits_changed(self) -> None:
+        limits = self.session.colour_limits(self.session.colour_by)
+        self.colours = self._own_colours if limits is None else self._own_colours.limited(*limits)
+        self._tell_legend()
         self._redo("paint")
+
+    def _tell_legend(self) -> None:
+        name, has_map = self.session.colour_by, bool(len(self.raster.points))
+        ends = ("A", "B") if self.colours.signed else ("", "")
+        title = column_words(name) if has_map else ""
+        self.legend.tell(title, self.colours, self.session.hidden_values(name), ends)
 
     def _on_focus_changed(self, row: int) -> None:
         at = self._screen(row)
@@ -211,6 +229,7 @@ class MapView(QWidget):
         """Take the colours of napari's theme (red, green, blue)."""
         self._background, self._text = tuple(background), QColor(*text)
         self._light = sum(background) > 384
+        self.legend.set_theme(background, self._text)
         self._redo("paint")
 
     def set_tool(self, tool: str) -> None:
@@ -249,6 +268,7 @@ class MapView(QWidget):
 
     def resizeEvent(self, event: Any) -> None:  # noqa: D102
         size = self._size()
+        self.legend.arrange()
         if self.view.size != size and self.has_map:
             old = self.view.size
             grow = min(size[0] / old[0], size[1] / old[1])
@@ -287,7 +307,6 @@ class MapView(QWidget):
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         self._draw_marks(painter)
         self._draw_gesture(painter)
-        self._draw_legend(painter)
 
     def _ring(self, painter: QPainter, at: QPointF, radius: float, colour: QColor) -> None:
         painter.setBrush(Qt.BrushStyle.NoBrush)
@@ -322,60 +341,6 @@ class MapView(QWidget):
         painter.fillPath(shape, fill)
         painter.setPen(QPen(QColor(*SELECTED), 1.5))
         painter.drawPath(shape)
-
-    def _draw_legend(self, painter: QPainter) -> None:
-        name = self.session.colour_by
-        if not name:
-            return
-        metrics = painter.fontMetrics()
-        line, pad = metrics.height() + 2, 8
-        entries = self.colours.legend
-        most = max(1, min(LEGEND_LINES, (self.height() - 40) // line - 2))
-        title = column_words(name)
-        if entries:
-            columns = min(3, -(-len(entries) // most))
-            shown = entries if len(entries) <= columns * most else entries[: columns * most - 1]
-            texts = [t for t, _ in shown]
-            if len(shown) < len(entries):
-                texts.append(f"and {len(entries) - len(shown):,} more")
-            texts = [metrics.elidedText(t, Qt.TextElideMode.ElideRight, 150) for t in texts]
-            lines = -(-len(texts) // columns)
-            step = max(metrics.horizontalAdvance(t) for t in texts) + line + pad
-            width = max(metrics.horizontalAdvance(title) + 2 * pad, columns * step + pad)
-            height = line * (lines + 1) + 2 * pad
-        else:
-            low, high = (_number(v) for v in self.colours.limits)
-            if is_signed(name):
-                low, high = f"A {low}", f"{high} B"
-            bar_px = max(150, min(metrics.horizontalAdvance(title), self.width() - 40))
-            texts, width, height = [], bar_px + 2 * pad, 2 * line + 14 + 2 * pad
-        box = QRectF(8, 8, width, height)
-        back = QColor(*self._background)
-        back.setAlpha(215)
-        painter.fillRect(box, back)
-        painter.setPen(self._text)
-        x, y = box.left() + pad, box.top() + pad
-        painter.drawText(QPointF(x, y + metrics.ascent()), title)
-        y += line
-        if entries:
-            for i, text in enumerate(texts):
-                left, top = x + step * (i // lines), y + line * (i % lines)
-                if i < len(shown):
-                    painter.setPen(Qt.PenStyle.NoPen)
-                    painter.setBrush(QColor(*(int(v) for v in self.colours.palette[shown[i][1]])))
-                    painter.drawEllipse(QPointF(left + 5, top + line / 2 - 1), 5, 5)
-                painter.setPen(self._text)
-                painter.drawText(QPointF(left + line, top + metrics.ascent()), text)
-            return
-        bar = QRectF(x, y + 2, bar_px, 10)
-        gradient = QLinearGradient(bar.topLeft(), bar.topRight())
-        for share in np.linspace(0, 1, 9):
-            r, g, b = (int(v) for v in self.colours.palette[1 + round(share * 254)])
-            gradient.setColorAt(float(share), QColor(r, g, b))
-        painter.fillRect(bar, gradient)
-        y += 16 + metrics.ascent()
-        painter.drawText(QPointF(x, y), low)
-        painter.drawText(QPointF(x + bar_px - metrics.horizontalAdvance(high), y), high)
 
     # ---- gestures --------------------------------------------------------------------------------
 
@@ -514,21 +479,8 @@ class MapView(QWidget):
         for column in shown:
             value = session.value(row, column)
             if value is not None:
-                lines.append(f"{html.escape(column_words(column))}: {html.escape(_number(value))}")
+                lines.append(f"{html.escape(column_words(column))}: {html.escape(number_words(value))}")
         flags = session.value(row, "flags")
         if flags:
             lines.append("flagged: " + html.escape(str(flags).replace(";", ", ").replace("_", " ")))
         return "<br>".join(lines)
-
-
-def _number(value: Any) -> str:
-    """A value as people write it: 1,234 · 0.0123 · Wortmannin."""
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
-    if isinstance(value, int | np.integer):
-        return f"{int(value):,}"
-    if isinstance(value, float | np.floating):
-        if not np.isfinite(value):
-            return "none"
-        return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
-    return str(value)
