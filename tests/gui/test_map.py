@@ -244,6 +244,87 @@ def test_the_rectangle_selects_too(view, session, qtbot) -> None:
     assert len(want) > 5
 
 
+def corners(view: MapView, row: int, radius_px: float = 60) -> np.ndarray:
+    """Five corners about a cell."""
+    return circle(view, row, radius_px)[::12].astype(int)
+
+
+def click_corners(qtbot, view: MapView, at: np.ndarray, modifier=Qt.KeyboardModifier.NoModifier) -> None:
+    for x, y in at:
+        qtbot.mouseClick(view, Qt.MouseButton.LeftButton, modifier, QPoint(int(x), int(y)))
+
+
+def finish(qtbot, view: MapView, at: np.ndarray, how: str) -> None:
+    if how == "Enter":
+        qtbot.keyClick(view, Qt.Key.Key_Return)
+    elif how == "first corner":
+        click_corners(qtbot, view, at[:1] + 2)
+    else:  # Qt sends the first click of a double-click, too
+        qtbot.mouseDClick(view, Qt.MouseButton.LeftButton, pos=QPoint(*map(int, at[-1])))
+
+
+@pytest.mark.parametrize("how", ["Enter", "first corner", "double-click"])
+def test_a_polygon_selects_what_is_inside_it(view, session, qtbot, how) -> None:
+    framed: list[int] = []
+    view.framed.connect(framed.append)
+    view.set_tool("polygon")
+    at = corners(view, middle(session, "A12"))
+    click_corners(qtbot, view, at[:2])
+    finish(qtbot, view, at[:2], "Enter")  # two corners enclose nothing
+    assert not chosen(session)
+    click_corners(qtbot, view, at[2:])
+    finish(qtbot, view, at, how)
+    assert chosen(session) == expected(view, at)
+    assert len(chosen(session)) > 10
+    assert not framed
+
+
+def test_polygons_combine_as_lassos_do(view, session, qtbot) -> None:
+    view.set_tool("polygon")
+    row = middle(session, "A12")
+    first, second = corners(view, row), corners(view, row, 45) + np.array([30, 0])
+    click_corners(qtbot, view, first)
+    finish(qtbot, view, first, "Enter")
+    click_corners(qtbot, view, second)
+    qtbot.keyClick(view, Qt.Key.Key_Return, Qt.KeyboardModifier.ShiftModifier)
+    assert chosen(session) == expected(view, first) | expected(view, second)
+    click_corners(qtbot, view, second, Qt.KeyboardModifier.AltModifier)
+    finish(qtbot, view, second, "Enter")  # Alt was held when it began
+    assert chosen(session) == expected(view, first) - expected(view, second)
+
+
+def test_corners_come_off_and_a_polygon_is_given_up(view, session, qtbot) -> None:
+    view.set_tool("polygon")
+    at = corners(view, middle(session, "A12"))
+    click_corners(qtbot, view, at)
+    click_corners(qtbot, view, np.array([[595, 395]]))
+    qtbot.keyClick(view, Qt.Key.Key_Backspace)
+    finish(qtbot, view, at, "Enter")
+    want = expected(view, at)
+    assert chosen(session) == want
+    click_corners(qtbot, view, corners(view, middle(session, "A01")))
+    qtbot.keyClick(view, Qt.Key.Key_Escape)
+    qtbot.keyClick(view, Qt.Key.Key_Return)
+    click_corners(qtbot, view, at[:2])
+    view.set_tool("lasso")
+    view.set_tool("polygon")
+    qtbot.keyClick(view, Qt.Key.Key_Return)
+    assert chosen(session) == want
+
+
+def test_a_polygon_stays_where_it_is_when_the_map_moves(view, session, qtbot) -> None:
+    view.set_tool("polygon")
+    row = middle(session, "A12")
+    at = corners(view, row)
+    click_corners(qtbot, view, at[:3])
+    drag(qtbot, view, np.array([[300, 200], [320, 190], [340, 180]]), button=Qt.MouseButton.RightButton)
+    moved = at + np.array([40, -20])
+    click_corners(qtbot, view, moved[3:])
+    finish(qtbot, view, moved, "Enter")
+    assert chosen(session) == expected(view, moved)
+    assert len(chosen(session)) > 10
+
+
 @pytest.mark.parametrize("button", [Qt.MouseButton.RightButton, Qt.MouseButton.MiddleButton])
 def test_other_buttons_move_the_map(view, session, qtbot, button) -> None:
     row = middle(session, "A01")

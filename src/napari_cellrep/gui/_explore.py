@@ -47,6 +47,8 @@ REDO = QKeyCombination(Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier
 VIEWS: tuple[Any, ...] = (GalleryView, TableView, PlateView, TreeView, VariabilityView, OddView)
 TOOL_TIPS = {
     "lasso": "Lasso: draw around cells to select them.\nShift adds, Alt subtracts, both together intersect.",
+    "polygon": "Polygon: click its corners; a double-click or Enter closes it, Backspace takes the last corner off,\n"
+    "Escape gives up. Shift adds, Alt subtracts, both together intersect.",
     "rectangle": "Rectangle: drag over cells to select them.\nShift adds, Alt subtracts, both together intersect.",
     "pan": "Move the map (also: drag with the right or middle button; the wheel zooms; Home shows everything).",
 }
@@ -471,6 +473,14 @@ def _tool_icon(name: str, colour: QColor) -> QIcon:
         painter.drawEllipse(QRectF(4, 4, 28, 20))
         painter.setPen(QPen(colour, 2.6))
         painter.drawLine(QPointF(11, 23), QPointF(8, 33))
+    elif name == "polygon":
+        corners = [QPointF(*at) for at in ((5, 11), (22, 4), (32, 17), (25, 31), (8, 28))]
+        pen.setWidthF(2.0)
+        painter.setPen(pen)
+        painter.drawPolygon(QPolygonF(corners))
+        painter.setBrush(colour)
+        for at in corners:
+            painter.drawRect(QRectF(at.x() - 2.5, at.y() - 2.5, 5, 5))
     elif name == "rectangle":
         pen.setStyle(Qt.PenStyle.DashLine)
         pen.setDashPattern([2.2, 1.4])

@@ -167,10 +167,11 @@ class View:
     @classmethod
     def fit(cls, points: np.ndarray, size: tuple[int, int], margin: float = 0.06) -> View:
         """The view that shows all finite `points` (n, 2)."""
-        points = points[np.isfinite(points).all(axis=1)]
-        if not len(points):
+        finite = _finite(points)
+        if not finite.any():
             return cls(size=size)
-        low, high = points.min(axis=0), points.max(axis=0)
+        columns = [points[finite, k] for k in (0, 1)]  # one by one: several times faster than along an axis
+        low, high = np.array([c.min() for c in columns]), np.array([c.max() for c in columns])
         span = np.maximum(high - low, 1e-9)
         scale = float(np.min(np.array(size) * (1 - 2 * margin) / span))
         mid = (low + high) / 2
@@ -217,10 +218,12 @@ class Raster:
     point_px: int = field(init=False, default=MAX_POINT_PX)
 
     def __post_init__(self) -> None:
-        finite = np.flatnonzero(np.isfinite(self.points).all(axis=1))
+        finite = np.flatnonzero(_finite(self.points))
         # Drawn in one random order for good: no group hides another because it comes later in the table.
         self._rows = np.random.default_rng(0).permutation(finite).astype(np.int32)
-        self._xy = np.ascontiguousarray(self.points[self._rows].T)  # (2, m) float64, in drawing order
+        self._xy = np.stack(
+            [self.points[:, k].copy()[self._rows] for k in (0, 1)]
+        )  # float64, in drawing order
         self.owner = self.chosen = np.full((1, 1), -1, np.int32)
         self._view = View()
         self._near: tuple[np.ndarray, np.ndarray, np.ndarray] = (
@@ -332,6 +335,11 @@ class Raster:
         apart = np.hypot(*(self._view.to_px(self.points[rows]) - (x_px, y_px)).T)
         best = int(np.argmin(apart))
         return int(rows[best]) if apart[best] <= reach_px + self.point_px / 2 else -1
+
+
+def _finite(points: np.ndarray) -> np.ndarray:
+    """Which points have a place, bool (n,)."""
+    return np.isfinite(points[:, 0] + points[:, 1])
 
 
 def _stamp(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QPointF, QRectF, QSize, Qt, QTimer, Signal
+from qtpy.QtCore import QEvent, QPointF, QRectF, QSize, Qt, QTimer, Signal
 from qtpy.QtGui import (
     QColor,
     QImage,
@@ -27,7 +27,7 @@ from napari_cellrep.gui.views._raster import SELECTED, Colours, Raster, View, co
 from napari_cellrep.gui.views._words import column_words, number_words
 from napari_cellrep.session import Session
 
-TOOLS = ("lasso", "rectangle", "pan")
+TOOLS = ("lasso", "polygon", "rectangle", "pan")
 REACH_PX = 10  # hover and click find a point within this distance
 CLICK_PX = 4  # a press and release nearer than this is a click
 PULSE_MS = 700
@@ -82,7 +82,8 @@ class HoverCard(QFrame):
 class MapView(QWidget):
     """The cells of a session as points.
 
-    Left drag draws with the tool, right or middle drag moves the map, the wheel zooms.
+    Left drag draws with the tool, right or middle drag moves the map, the wheel zooms. With the polygon tool, clicks
+    set corners; a double-click, Enter or a click on the first corner closes it.
 
     Parameters
     ----------
@@ -117,7 +118,11 @@ class MapView(QWidget):
         self._press: QPointF | None = None
         self._press_button = Qt.MouseButton.NoButton
         self._dragging = False
-        self._space_pan = False
+        self._corners: list[
+            tuple[float, float]
+        ] = []  # of the polygon, in map units: it stays when the map moves
+        self._corner_modifiers = Qt.KeyboardModifier.NoModifier  # when the first corner was set
+        self._pointer: QPointF | None = None
         self._fitted_for: tuple[int, str] = (0, "")
         self._pulse_left = 0
         self._pulse = QTimer(self)
@@ -165,6 +170,7 @@ class MapView(QWidget):
 
     def _on_cells_changed(self) -> None:
         points = self.session.map_coordinates()
+        self._corners = []
         self.raster = Raster(np.zeros((0, 2)) if points is None else points)
         self.card.hide()
         self._on_colour_changed()
@@ -233,9 +239,11 @@ class MapView(QWidget):
         self._redo("paint")
 
     def set_tool(self, tool: str) -> None:
-        """Choose what a left drag does: "lasso", "rectangle" or "pan"."""
+        """Choose what the left button does: one of TOOLS."""
         if tool not in TOOLS:
             raise ValueError(f"The map's tools are {', '.join(TOOLS)}; got {tool!r}.")
+        if tool != self.tool:
+            self._give_up()
         self.tool = tool
         self.setCursor(Qt.CursorShape.OpenHandCursor if tool == "pan" else Qt.CursorShape.CrossCursor)
         self.tool_changed.emit(tool)
@@ -325,6 +333,8 @@ class MapView(QWidget):
             self._ring(painter, focus, 9 + grow, QColor(*SELECTED) if grow else self._text)
 
     def _draw_gesture(self, painter: QPainter) -> None:
+        if self._corners:
+            self._draw_polygon(painter)
         if not self._dragging or len(self._path) < 2 or self._press_button != Qt.MouseButton.LeftButton:
             return
         if self.tool == "lasso":
@@ -336,11 +346,27 @@ class MapView(QWidget):
             shape.addRect(QRectF(self._path[0], self._path[-1]).normalized())
         else:
             return
+        self._draw_shape(painter, shape)
+
+    def _draw_shape(self, painter: QPainter, shape: QPainterPath) -> None:
         fill = QColor(*SELECTED)
         fill.setAlpha(40)
         painter.fillPath(shape, fill)
+        painter.setBrush(Qt.BrushStyle.NoBrush)
         painter.setPen(QPen(QColor(*SELECTED), 1.5))
         painter.drawPath(shape)
+
+    def _draw_polygon(self, painter: QPainter) -> None:
+        corners = [QPointF(*at) for at in self.view.to_px(np.array(self._corners)) / self.devicePixelRatioF()]
+        shape = QPainterPath()
+        shape.addPolygon(QPolygonF(corners + [self._pointer] * (self._pointer is not None)))
+        if len(corners) > 1:
+            shape.closeSubpath()
+        self._draw_shape(painter, shape)
+        painter.setBrush(QColor(*SELECTED))
+        for i, corner in enumerate(corners):
+            half = 4.0 if i == 0 else 2.5  # the first is the one that closes
+            painter.drawRect(QRectF(corner.x() - half, corner.y() - half, 2 * half, 2 * half))
 
     # ---- gestures --------------------------------------------------------------------------------
 
@@ -353,9 +379,12 @@ class MapView(QWidget):
         self._hide_card()
 
     def mouseMoveEvent(self, event: QMouseEvent) -> None:  # noqa: D102
-        at = event.position()
+        at = self._pointer = event.position()
+        if self._corners:
+            self.update()
         if self._press is None:
-            self._hover(at)
+            if not self._corners:  # a card would hide what is being drawn
+                self._hover(at)
             return
         if not self._dragging:
             if (at - self._press).manhattanLength() < CLICK_PX:
@@ -380,7 +409,9 @@ class MapView(QWidget):
         moves = self._moves_map()
         self._press, self._dragging, self._path = None, False, []
         mode = selection_mode(event.modifiers())
-        if not dragged:
+        if self.tool == "polygon" and button == Qt.MouseButton.LeftButton:
+            self._add_corner(event.position(), event.modifiers())
+        elif not dragged:
             row = self.raster.nearest(*self._px(event.position()), REACH_PX * self.devicePixelRatioF())
             if button == Qt.MouseButton.LeftButton and row >= 0:
                 self.clicked.emit(row, mode)
@@ -396,14 +427,50 @@ class MapView(QWidget):
             self.select_inside(np.array([self._px(p) for p in path]), mode)
         self.update()
 
+    # ---- the polygon: corner by corner ---------------------------------------------------------------
+
+    def _add_corner(self, at: QPointF, modifiers: Any) -> None:
+        if not self.has_map:
+            return
+        px = self._px(at)
+        if len(self._corners) > 2:
+            first = self.view.to_px(np.array(self._corners[:1]))[0]
+            if np.hypot(*(first - px)) <= REACH_PX * self.devicePixelRatioF():
+                self._close_polygon(modifiers)
+                return
+        if not self._corners:
+            self._corner_modifiers = modifiers
+        x, y = self.view.from_px(np.array(px))
+        self._corners.append((float(x), float(y)))
+        self.update()
+
+    def _close_polygon(self, modifiers: Any) -> None:
+        """Select what is inside; with the first two corners there is nothing inside yet, and they stay."""
+        if len(self._corners) < 3:
+            return
+        inside = inside_polygon(self.raster.points, np.array(self._corners)) & self.session.visible
+        mode = selection_mode(modifiers | self._corner_modifiers)
+        self._corners = []
+        self.session.select(inside, mode)
+        self.update()
+
+    def _give_up(self) -> None:
+        self._press, self._dragging, self._path, self._corners = None, False, [], []
+        self.update()
+
     def select_inside(self, polygon_px: np.ndarray, mode: str = "replace") -> None:
         """Select the visible cells whose points lie inside a polygon (canvas px)."""
         polygon = self.view.from_px(polygon_px)
         self.session.select(inside_polygon(self.raster.points, polygon) & self.session.visible, mode)
 
     def mouseDoubleClickEvent(self, event: QMouseEvent) -> None:  # noqa: D102
+        if event.button() != Qt.MouseButton.LeftButton:
+            return
+        if self.tool == "polygon":
+            self._close_polygon(event.modifiers())
+            return
         row = self.raster.nearest(*self._px(event.position()), REACH_PX * self.devicePixelRatioF())
-        if event.button() == Qt.MouseButton.LeftButton and row >= 0:
+        if row >= 0:
             self.framed.emit(row)
 
     def wheelEvent(self, event: QWheelEvent) -> None:  # noqa: D102
@@ -414,10 +481,22 @@ class MapView(QWidget):
             self._redo("place")
         event.accept()
 
+    def event(self, event: Any) -> bool:  # noqa: D102
+        # While a polygon is drawn, its keys are not the window's shortcuts.
+        keys = (Qt.Key.Key_Return, Qt.Key.Key_Enter, Qt.Key.Key_Backspace)
+        if self._corners and event.type() == QEvent.Type.ShortcutOverride and event.key() in keys:
+            event.accept()
+            return True
+        return bool(super().event(event))
+
     def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: D102
         key = event.key()
-        if key == Qt.Key.Key_Escape and self._dragging:
-            self._press, self._dragging, self._path = None, False, []
+        if key == Qt.Key.Key_Escape and (self._dragging or self._corners):
+            self._give_up()
+        elif self._corners and key in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
+            self._close_polygon(event.modifiers() & ~Qt.KeyboardModifier.KeypadModifier)
+        elif self._corners and key == Qt.Key.Key_Backspace:
+            self._corners.pop()
             self.update()
         elif key == Qt.Key.Key_Space and self.session.focus >= 0:
             self.framed.emit(self.session.focus)
@@ -428,6 +507,8 @@ class MapView(QWidget):
 
     def leaveEvent(self, event: Any) -> None:  # noqa: D102
         self._hide_card()
+        self._pointer = None
+        self.update()
 
     # ---- hover -----------------------------------------------------------------------------------
 
