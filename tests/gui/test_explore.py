@@ -69,6 +69,15 @@ def test_the_bar_tells_what_the_legend_hides(explore, qtbot) -> None:
     assert not explore.hidden.isVisible()
 
 
+def test_density_is_a_choice_of_the_menu(explore, qtbot) -> None:
+    menu = explore.shown.menu()
+    menu.popup(explore.shown.mapToGlobal(QPoint(0, explore.shown.height())))
+    qtbot.waitUntil(menu.isVisible, timeout=20_000)
+    qtbot.mouseClick(menu, Qt.MouseButton.LeftButton, pos=menu.actionGeometry(explore.density).center())
+    assert explore.density.isChecked()
+    qtbot.waitUntil(lambda: len(explore.map.density.contours) == 4, timeout=20_000)
+
+
 def test_keys_undo_and_redo(explore, qtbot) -> None:
     session = explore.session
     first = lasso(explore, qtbot, "A12")

@@ -6,6 +6,7 @@ import pytest
 from matplotlib.path import Path as MplPath
 from qtpy.QtCore import QPoint, Qt
 
+from napari_cellrep.gui.views._density import Contour, contours
 from napari_cellrep.gui.views._raster import (
     MIXED,
     OKABE_ITO,
@@ -144,6 +145,36 @@ def test_the_ends_of_the_colours_can_be_moved() -> None:
     assert moved.codes[500] == 128
     assert moved.codes[-1] == 0
     assert (own.limited(*own.limits).codes == own.codes).all()
+
+
+def held(points: np.ndarray, contour: Contour) -> np.ndarray:
+    """Which points an odd number of a contour's loops surround."""
+    return np.sum([inside_polygon(points, loop) for loop in contour.loops], axis=0) % 2 == 1
+
+
+def test_contours_hold_the_share_they_say() -> None:
+    rng = np.random.default_rng(4)
+    ring = rng.uniform(0, 2 * np.pi, 30_000)
+    points = np.r_[
+        np.c_[np.cos(ring), np.sin(ring)] * 3 + rng.normal(size=(30_000, 2)) * 0.3,  # with a hole in it
+        rng.normal(size=(10_000, 2)) * 0.5 + (7, 1),
+    ]
+    codes = np.repeat([1, 2], [30_000, 10_000]).astype(np.uint8)
+    box = (-5.0, -5.0, 10.0, 5.0)
+    for contour in contours(*points.T, box, (0.25, 0.5, 0.9)):
+        assert held(points, contour).mean() == pytest.approx(contour.share, abs=0.02)
+        assert all((loop[0] == loop[-1]).all() for loop in contour.loops)
+    of_each = contours(*points.T, box, (0.5,), codes, (1, 2, 9))
+    assert [c.code for c in of_each] == [1, 2]  # nobody is a 9
+    for contour in of_each:
+        assert held(points[codes == contour.code], contour).mean() == pytest.approx(0.5, abs=0.02)
+        assert not held(points[codes != contour.code], contour).any()
+    assert not held(np.zeros((1, 2)), of_each[0]).any()  # the hole
+    assert np.hypot(*(np.array(of_each[1].peak) - (7, 1))) < 0.3
+    assert contours(*points[:9].T, box, (0.5,)) == []
+    near = contours(*points.T, (6.9, 0.9, 7.1, 1.1), (0.5,))  # far zoomed in, most points far outside
+    assert near
+    assert contours(*points.T, (7.0, 1.0, 7.0 + 1e-9, 1.0 + 1e-9), (0.5,)) == []
 
 
 # ---- a widget, real events ------------------------------------------------------------------------
@@ -578,3 +609,29 @@ def test_the_map_gets_what_the_legend_does_not_want(view, session, qtbot) -> Non
     qtbot.mouseMove(view.legend, QPoint(40, 44))
     qtbot.mouseRelease(view.legend, Qt.MouseButton.MiddleButton, pos=QPoint(40, 44))
     assert view.view.centre != before
+
+
+# ---- what is drawn over the points ------------------------------------------------------------------
+
+
+def test_density_follows_what_is_shown(view, session, qtbot) -> None:
+    plain = view.grab().toImage()
+    view.density.turn(True)
+    qtbot.waitUntil(lambda: len(view.density.contours) == 4, timeout=20_000)
+    assert view.grab().toImage() != plain
+    points = session.map_coordinates()
+    for contour in view.density.contours:
+        assert held(points[session.visible], contour).mean() == pytest.approx(contour.share, abs=0.05)
+    before = view.density.contours
+    session.hide_values("well", ["A01"])
+    qtbot.waitUntil(lambda: view.density.contours is not before, timeout=20_000)
+    half = next(c for c in view.density.contours if c.share == 0.5)
+    assert held(points[session.visible], half).mean() == pytest.approx(0.5, abs=0.05)
+    before = view.density.contours
+    view.view = view.view.zoomed(4, (300, 200))
+    view._redo("place")
+    qtbot.waitUntil(lambda: view.density.contours is not before, timeout=20_000)
+    view.density.turn(False)
+    session.show_all_values()
+    view.fit()
+    assert view.grab().toImage() == plain

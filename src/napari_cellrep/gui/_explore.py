@@ -103,6 +103,19 @@ class ExploreWidget(QWidget):
             group.addButton(button)
             self.tools[name] = button
 
+        self.shown = QToolButton()
+        self.shown.setText("Show")
+        self.shown.setToolTip("What is drawn on the map beside the points")
+        self.shown.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        self.shown.setStyleSheet("QToolButton { padding: 2px 14px 2px 6px }")
+        menu = QMenu(self.shown)
+        menu.setToolTipsVisible(True)
+        self.shown.setMenu(menu)
+        self.density = menu.addAction("Density")
+        self.density.setToolTip("Lines that enclose 25, 50, 75 and 95 % of the cells in view")
+        self.density.setCheckable(True)
+        self.density.toggled.connect(self.map.density.turn)
+
         self.count = QLabel()
         # A label that grew with its text would shift the whole dock while the selection changes.
         self.count.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
@@ -146,7 +159,14 @@ class ExploreWidget(QWidget):
         bar = QHBoxLayout()
         bar.setContentsMargins(6, 2, 6, 2)
         bar.setSpacing(4)
-        for item in (QLabel("Map"), self.embedding, QLabel("colour"), self.colour, *self.tools.values()):
+        for item in (
+            QLabel("Map"),
+            self.embedding,
+            QLabel("colour"),
+            self.colour,
+            *self.tools.values(),
+            self.shown,
+        ):
             bar.addWidget(item, 2 if isinstance(item, QComboBox) else 0)
         bar.addWidget(self.search)
         bar.addSpacing(8)

@@ -232,6 +232,11 @@ class Raster:
             np.zeros(0, np.int32),
         )
 
+    @property
+    def in_drawing_order(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """x, y (map units) and rows of all points that have a place."""
+        return self._xy[0], self._xy[1], self._rows
+
     def place(self, view: View, visible: np.ndarray, selected: np.ndarray, pixel_ratio: float = 1.0) -> None:
         """First pass: which point owns which pixel.
 

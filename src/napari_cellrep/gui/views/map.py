@@ -22,6 +22,7 @@ from qtpy.QtGui import (
 )
 from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QWidget
 
+from napari_cellrep.gui.views._contours import DensityLines, lines_in_view
 from napari_cellrep.gui.views._legend import Legend
 from napari_cellrep.gui.views._raster import SELECTED, Colours, Raster, View, colours_of, inside_polygon
 from napari_cellrep.gui.views._words import column_words, number_words
@@ -129,6 +130,9 @@ class MapView(QWidget):
         self._pulse.setInterval(30)
         self._pulse.timeout.connect(self._beat)
         self.card = HoverCard(self)
+        self.density = DensityLines(
+            self, lambda: lines_in_view(self.raster, self.view, session.visible), self.update
+        )
         self.legend = Legend(self)
         self.legend.reached.connect(self._hide_card)
         self.legend.hidden_chosen.connect(lambda names: session.hide_values(session.colour_by, names))
@@ -156,6 +160,7 @@ class MapView(QWidget):
         for signal, slot in self._signals:
             signal.disconnect(slot, missing_ok=True)
         self._pulse.stop()
+        self.density.stop()
         self.card.hide()
 
     def sizeHint(self) -> QSize:  # noqa: D102
@@ -171,6 +176,7 @@ class MapView(QWidget):
     def _on_cells_changed(self) -> None:
         points = self.session.map_coordinates()
         self._corners = []
+        self.density.clear()
         self.raster = Raster(np.zeros((0, 2)) if points is None else points)
         self.card.hide()
         self._on_colour_changed()
@@ -227,6 +233,8 @@ class MapView(QWidget):
     def _redo(self, what: str) -> None:
         order = ("", "paint", "choose", "place")
         self._stale = max(self._stale, what, key=order.index)
+        if what == "place":
+            self.density.stale()
         self.update()
 
     # ---- looks -----------------------------------------------------------------------------------
@@ -313,6 +321,8 @@ class MapView(QWidget):
             self._refresh()
         painter.drawImage(0, 0, self._image)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        back = QColor(*self._background)
+        self.density.draw(painter, self.view, self.devicePixelRatioF(), self._text, back)
         self._draw_marks(painter)
         self._draw_gesture(painter)
 
