@@ -227,8 +227,15 @@ def test_it_finds_the_map_of_the_embedding(session: Session, project: Project) -
     project.write_cells(cells)
     session.reload()
     assert session.map_name == "UMAP"
+    umap, pca = session.maps
+    assert (umap.name, pca.name) == ("UMAP", "PCA 1 · 2")  # the third component has no fourth
     session.embedding = "bare"
     assert session.map_coordinates() is None
+    assert session.map_coordinates(pca).tolist()[1] == [3, 4]
+    del cells.obsm["X_pca_net"]
+    project.write_cells(cells)
+    session.reload()
+    assert session.map_coordinates(pca) is None
 
 
 def test_the_first_colour_is_the_dose(session: Session) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,31 @@ _NOT_COLOURS = ("label", "mask_hash", "box_y0", "box_x0", "box_y1", "box_x1", "q
 NO_VALUE, SEVERAL = "no value", "several"
 # What a newcomer wants to see first, if the plate table has it.
 _FIRST_COLOURS = ("dose", "conc", "time", "compound", "treatment", "protein")
+
+
+@dataclass(frozen=True)
+class MapPlace:
+    """One way to lay out the cells of an embedding.
+
+    Parameters
+    ----------
+    embedding : str
+    key : str
+        Of ``obsm``.
+    axes : tuple of int
+        Which two of its columns.
+    """
+
+    embedding: str
+    key: str
+    axes: tuple[int, int] = (0, 1)
+
+    @property
+    def name(self) -> str:
+        """How people call it: "UMAP", "PCA 3 · 4"."""
+        if self.key.startswith("X_umap_"):
+            return "UMAP"
+        return f"PCA {self.axes[0] + 1} · {self.axes[1] + 1}"
 
 
 class Session:
@@ -503,15 +529,35 @@ class Session:
         """What `map_coordinates` gives: "UMAP" or "PCA"; "" when there is no map."""
         return {"X_u": "UMAP", "X_p": "PCA", "": ""}[self._map_key(self._embedding)[:3]]
 
-    def map_coordinates(self) -> np.ndarray | None:
-        """Where the cells are on the map of the present embedding, float (n_cells, 2), or None without a map.
+    @property
+    def maps(self) -> list[MapPlace]:
+        """All maps in the table: of every embedding the UMAP, and the first six principal components in pairs."""
+        found: list[MapPlace] = []
+        if self.cells is None:
+            return found
+        obsm = self.cells.obsm
+        for embedding in self.embeddings:
+            for key, most in ((f"X_umap_{embedding}", 2), (f"X_pca_{embedding}", 6)):
+                columns = obsm[key].shape[1] if key in obsm else 0
+                found += [MapPlace(embedding, key, (i, i + 1)) for i in range(0, min(columns, most) - 1, 2)]
+        return found
 
-        UMAP if there is one, else the first two principal components. Rows without an embedding are NaN.
+    def map_coordinates(self, place: MapPlace | None = None) -> np.ndarray | None:
+        """Where the cells are on a map, float (n_cells, 2), or None where there is no such map.
+
+        Parameters
+        ----------
+        place : MapPlace, optional
+            One of `maps`. Without it the map of the present embedding: UMAP if there is one, else the first two
+            principal components. Rows without an embedding are NaN.
         """
-        key = self._map_key(self._embedding)
-        if not key or self.cells is None:
+        if self.cells is None:
             return None
-        return np.asarray(self.cells.obsm[key], np.float64)[:, :2]
+        if place is not None:
+            known = place in self.maps
+            return np.asarray(self.cells.obsm[place.key], np.float64)[:, list(place.axes)] if known else None
+        key = self._map_key(self._embedding)
+        return np.asarray(self.cells.obsm[key], np.float64)[:, :2] if key else None
 
     @property
     def colour_choices(self) -> list[str]:

@@ -449,6 +449,25 @@ def test_the_wheel_zooms(view, session, qtbot) -> None:
     assert view.view.scale == pytest.approx(scale)
 
 
+def test_the_view_comes_back_with_the_size(view, session, qtbot) -> None:
+    whole = view.view
+    view.resize(300, 400)
+    assert view.view.scale < whole.scale
+    view.resize(600, 400)
+    assert view.view == whole
+    view.view = near = whole.zoomed(5, (300, 200))
+    view.resize(300, 380)
+    view.resize(600, 400)
+    assert view.view == near
+
+
+def test_the_whole_map_stands_beside_its_legend(view, session, qtbot) -> None:
+    px = view.view.to_px(session.map_coordinates()[session.visible]) / view.devicePixelRatioF()
+    assert view.legend.isVisible()
+    assert px[:, 0].min() > view.legend.geometry().right()
+    assert px[:, 0].max() < view.width()
+
+
 def test_the_focused_cell_comes_into_view(view, session, qtbot) -> None:
     row = middle(session, "A12")
     view.view = view.view.zoomed(50, (0, 0))

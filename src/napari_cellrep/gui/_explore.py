@@ -36,10 +36,11 @@ from napari_cellrep.gui.views.gallery import GalleryView
 from napari_cellrep.gui.views.map import TOOLS, MapView, selection_mode
 from napari_cellrep.gui.views.odd import OddView
 from napari_cellrep.gui.views.plate import PlateView
+from napari_cellrep.gui.views.second_map import SecondMap
 from napari_cellrep.gui.views.table import TableView
 from napari_cellrep.gui.views.tree import TreeView
 from napari_cellrep.gui.views.variability import VariabilityView
-from napari_cellrep.session import read_project
+from napari_cellrep.session import MapPlace, read_project
 from napari_cellrep.specs import InputError
 
 REDO = QKeyCombination(Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier, Qt.Key.Key_Z)
@@ -72,9 +73,9 @@ class ExploreWidget(QWidget):
         self.setObjectName("cellrep-explore")
 
         self.map = MapView(session, canvas.ask_picture)
-        self.map.clicked.connect(canvas.click)
-        self.map.framed.connect(self._on_framed)
-        self.map.menu_requested.connect(lambda row, at: self.canvas.open_menu(row, at))
+        self._listen_to_map(self.map)
+        self.second: SecondMap | None = None
+        self._second_place: MapPlace | None = None  # what it showed when it was closed
 
         self.embedding = QComboBox()
         self.embedding.setToolTip(
@@ -99,7 +100,7 @@ class ExploreWidget(QWidget):
             button.setIconSize(QSize(18, 18))
             button.setToolTip(TOOL_TIPS[name])
             button.setAccessibleName(name)
-            button.clicked.connect(lambda _=False, name=name: self.map.set_tool(name))
+            button.clicked.connect(lambda _=False, name=name: self._on_tool(name))
             group.addButton(button)
             self.tools[name] = button
 
@@ -114,7 +115,16 @@ class ExploreWidget(QWidget):
         self.density = menu.addAction("Density")
         self.density.setToolTip("Lines that enclose 25, 50, 75 and 95 % of the cells in view")
         self.density.setCheckable(True)
-        self.density.toggled.connect(self.map.density.turn)
+        self.density.toggled.connect(self._on_density)
+        self.two = QToolButton()
+        self.two.setCheckable(True)
+        self.two.setIconSize(QSize(18, 18))
+        self.two.setAccessibleName("Second map")
+        self.two.setToolTip(
+            "Second map: another embedding, or other axes, beside the first.\n"
+            "Selection, colours and what is hidden are the same on both."
+        )
+        self.two.toggled.connect(self._on_two)
 
         self.count = QLabel()
         # A label that grew with its text would shift the whole dock while the selection changes.
@@ -165,6 +175,7 @@ class ExploreWidget(QWidget):
             QLabel("colour"),
             self.colour,
             *self.tools.values(),
+            self.two,
             self.shown,
         ):
             bar.addWidget(item, 2 if isinstance(item, QComboBox) else 0)
@@ -195,7 +206,10 @@ class ExploreWidget(QWidget):
         column.addWidget(self.map_it, 0, Qt.AlignmentFlag.AlignHCenter)
         column.addStretch()
         self.stack = QStackedWidget()
-        self.stack.addWidget(self.map)
+        self.maps = QSplitter(Qt.Orientation.Horizontal)  # the map, and a second one if it is asked for
+        self.maps.addWidget(self.map)
+        self.maps.setChildrenCollapsible(False)
+        self.stack.addWidget(self.maps)
         self.stack.addWidget(empty)
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
@@ -226,9 +240,8 @@ class ExploreWidget(QWidget):
         for signal, slot in self._signals:
             signal.connect(slot)
         napari_viewer.events.theme.connect(self._on_theme_changed)
-        self.destroyed.connect(_disconnected(self._signals, self.map._signals))
-        self.map.tool_changed.connect(lambda name: self.tools[name].setChecked(True))
-        self.map.set_tool("lasso")
+        self.destroyed.connect(_disconnected(self._signals, self.map.signals))
+        self._on_tool("lasso")
         self._on_theme_changed()
         self._on_table_changed()
         self._on_visible_changed()
@@ -310,14 +323,15 @@ class ExploreWidget(QWidget):
     def _on_theme_changed(self, event: Any = None) -> None:
         theme = get_theme(self.viewer.theme)
         text = theme.text.as_rgb_tuple()[:3]
-        self.map.set_theme(theme.background.as_rgb_tuple()[:3], text)
-        for name, button in self.tools.items():
+        for view in self._maps():
+            view.set_theme(theme.background.as_rgb_tuple()[:3], text)
+            view.card.setStyleSheet(f"HoverCard {{ border: 1px solid {theme.text.as_hex()}; }}")
+        for name, button in (*self.tools.items(), ("two maps", self.two)):
             button.setIcon(_tool_icon(name, QColor(*text)))
             # napari's own style does not tell a pressed tool button from another
             button.setStyleSheet(
                 f"QToolButton:checked {{ background: {theme.current.as_hex()}; border-radius: 3px; }}"
             )
-        self.map.card.setStyleSheet(f"HoverCard {{ border: 1px solid {theme.text.as_hex()}; }}")
 
     # ---- keys: only while the focus is in this dock; napari has its own meanings on its canvas ---------
 
@@ -349,6 +363,49 @@ class ExploreWidget(QWidget):
             super().keyPressEvent(event)
         else:
             slot()
+
+    # ---- one map or two --------------------------------------------------------------------------------
+
+    def _maps(self) -> tuple[MapView, ...]:
+        return (self.map,) if self.second is None else (self.map, self.second.map)
+
+    def _listen_to_map(self, view: MapView) -> None:
+        view.clicked.connect(self.canvas.click)
+        view.framed.connect(self._on_framed)
+        view.menu_requested.connect(lambda row, at: self.canvas.open_menu(row, at))
+
+    def _on_tool(self, name: str) -> None:
+        self.tools[name].setChecked(True)
+        for view in self._maps():
+            view.set_tool(name)
+
+    def _on_density(self, on: bool) -> None:
+        for view in self._maps():
+            view.density.turn(on)
+
+    def _on_two(self, on: bool) -> None:
+        if on and self.second is None:
+            self.second = second = SecondMap(self.session, self.canvas.ask_picture, self._second_place)
+            second.closed.connect(lambda: self.two.setChecked(False))
+            self.destroyed.connect(_disconnected(second.signals))
+            self._listen_to_map(second.map)
+            second.map.set_tool(self.map.tool)
+            second.map.density.turn(self.density.isChecked())
+            # Both get about the width that the one had, as far as the views beside them can give it.
+            self._one_map_sizes = self.views.sizes()
+            both = min(sum(self._one_map_sizes) * 2 // 3, 2 * self._one_map_sizes[0])
+            self.maps.addWidget(second)
+            self.views.setSizes([both, sum(self._one_map_sizes) - both])
+            self.maps.setSizes([both // 2, both // 2])
+            self._on_theme_changed()
+        elif not on and self.second is not None:
+            second, self.second = self.second, None
+            self._second_place = second.place
+            second.disconnect_session()
+            second.hide()
+            second.setParent(None)
+            second.deleteLater()
+            self.views.setSizes(self._one_map_sizes)
 
     # ---- what the user does ----------------------------------------------------------------------
 
@@ -501,6 +558,14 @@ def _tool_icon(name: str, colour: QColor) -> QIcon:
         painter.setBrush(colour)
         for at in corners:
             painter.drawRect(QRectF(at.x() - 2.5, at.y() - 2.5, 5, 5))
+    elif name == "two maps":
+        painter.setPen(QPen(colour, 2.2))
+        painter.drawRect(QRectF(3, 7, 13, 22))
+        painter.drawRect(QRectF(20, 7, 13, 22))
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(colour)
+        for at in ((8, 14), (12, 20), (8, 24), (27, 12), (24, 19), (29, 23)):
+            painter.drawEllipse(QPointF(*at), 1.8, 1.8)
     elif name == "rectangle":
         pen.setStyle(Qt.PenStyle.DashLine)
         pen.setDashPattern([2.2, 1.4])

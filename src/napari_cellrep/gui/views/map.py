@@ -26,7 +26,7 @@ from napari_cellrep.gui.views._contours import DensityLines, lines_in_view
 from napari_cellrep.gui.views._legend import Legend
 from napari_cellrep.gui.views._raster import SELECTED, Colours, Raster, View, colours_of, inside_polygon
 from napari_cellrep.gui.views._words import column_words, number_words
-from napari_cellrep.session import Session
+from napari_cellrep.session import MapPlace, Session
 
 TOOLS = ("lasso", "polygon", "rectangle", "pan")
 REACH_PX = 10  # hover and click find a point within this distance
@@ -91,27 +91,35 @@ class MapView(QWidget):
     session : Session
     ask_picture : callable, optional
         ``ask_picture(row, then)``: get a cell's picture without waiting; ``then(rgb)`` is called with it.
+    place : MapPlace, optional
+        Which map it shows; without it the one the session looks at.
+    with_legend : bool
+        Whether the colours are explained on it.
     """
 
     clicked = Signal(int, str)  # row, selection mode
     framed = Signal(int)  # double-click or Space: go to this cell in the image
     menu_requested = Signal(int, object)  # row or -1, global position
-    tool_changed = Signal(str)
 
     def __init__(
         self,
         session: Session,
         ask_picture: Callable[[int, Callable[[Any], None]], None] | None = None,
-        parent: QWidget | None = None,
+        place: MapPlace | None = None,
+        with_legend: bool = True,
     ) -> None:
-        super().__init__(parent)
+        super().__init__()
         self.session = session
+        self.place = place
+        self._with_legend = with_legend
         self._ask_picture = ask_picture
         self.tool = "lasso"
         self.raster = Raster(np.zeros((0, 2)))
         self.colours: Colours = colours_of(None, 0)
         self._own_colours = self.colours  # before somebody moved the ends of the colour bar
-        self.view = View()
+        self.view = self._fitted = self._resized = self._settled = (
+            View()
+        )  # the last as it was before the widget's size
         self._background, self._text, self._light = (38, 41, 48), QColor(240, 241, 242), False
         self._image = QImage()
         self._stale = "place"  # what the next paint has to do first: "place", "choose", "paint" or ""
@@ -124,7 +132,7 @@ class MapView(QWidget):
         ] = []  # of the polygon, in map units: it stays when the map moves
         self._corner_modifiers = Qt.KeyboardModifier.NoModifier  # when the first corner was set
         self._pointer: QPointF | None = None
-        self._fitted_for: tuple[int, str] = (0, "")
+        self._fitted_for: tuple[Any, ...] = ()
         self._pulse_left = 0
         self._pulse = QTimer(self)
         self._pulse.setInterval(30)
@@ -141,9 +149,9 @@ class MapView(QWidget):
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setMinimumSize(160, 120)
         self.setAccessibleName("Map of cells")
-        self._signals = (
+        self.signals = (
             (session.cells_changed, self._on_cells_changed),
-            (session.embedding_changed, self._on_cells_changed),
+            (session.embedding_changed, self._on_embedding_changed),
             (session.visible_changed, self._on_visible_changed),
             (session.selection_changed, self._on_selection_changed),
             (session.colour_changed, self._on_colour_changed),
@@ -151,13 +159,13 @@ class MapView(QWidget):
             (session.focus_changed, self._on_focus_changed),
             (session.hover_changed, self._on_hover_changed),
         )
-        for signal, slot in self._signals:
+        for signal, slot in self.signals:
             signal.connect(slot)
         self._on_cells_changed()
 
     def disconnect_session(self) -> None:
         """Stop listening; called before the widget goes."""
-        for signal, slot in self._signals:
+        for signal, slot in self.signals:
             signal.disconnect(slot, missing_ok=True)
         self._pulse.stop()
         self.density.stop()
@@ -173,15 +181,30 @@ class MapView(QWidget):
         """Whether there is anything to draw."""
         return bool(len(self.raster.points))
 
+    def coordinates(self) -> np.ndarray | None:
+        """Where the cells are on this map, float (n_cells, 2); None without a map."""
+        return self.session.map_coordinates(self.place)
+
+    def show_place(self, place: MapPlace | None) -> None:
+        """Show another map; None: the one the session looks at."""
+        if place != self.place:
+            self.place = place
+            self._on_cells_changed()
+
+    def _on_embedding_changed(self) -> None:
+        if self.place is None:
+            self._on_cells_changed()
+
     def _on_cells_changed(self) -> None:
-        points = self.session.map_coordinates()
+        points = self.coordinates()
         self._corners = []
         self.density.clear()
         self.raster = Raster(np.zeros((0, 2)) if points is None else points)
         self.card.hide()
         self._on_colour_changed()
-        if self._fitted_for != (id(self.session.cells), self.session.embedding) and points is not None:
-            self._fitted_for = (id(self.session.cells), self.session.embedding)
+        shown = (id(self.session.cells), self.place or self.session.embedding)
+        if self._fitted_for != shown and points is not None:
+            self._fitted_for = shown
             self.fit()
         self._redo("place")
 
@@ -208,7 +231,7 @@ class MapView(QWidget):
     def _tell_legend(self) -> None:
         name, has_map = self.session.colour_by, bool(len(self.raster.points))
         ends = ("A", "B") if self.colours.signed else ("", "")
-        title = column_words(name) if has_map else ""
+        title = column_words(name) if has_map and self._with_legend else ""
         self.legend.tell(title, self.colours, self.session.hidden_values(name), ends)
 
     def _on_focus_changed(self, row: int) -> None:
@@ -254,14 +277,17 @@ class MapView(QWidget):
             self._give_up()
         self.tool = tool
         self.setCursor(Qt.CursorShape.OpenHandCursor if tool == "pan" else Qt.CursorShape.CrossCursor)
-        self.tool_changed.emit(tool)
 
     def fit(self) -> None:
         """Show the whole map."""
         shown = self.raster.points
         if len(shown) == len(self.session.visible) and self.session.visible.any():
             shown = shown[self.session.visible]
-        self.view = View.fit(shown, self._size())
+        (w, h), left = self._size(), 0
+        if not self.legend.isHidden() and self.legend.geometry().right() < 0.4 * self.width():
+            left = round(self.legend.geometry().right() * self.devicePixelRatioF())  # beside it, not below
+        view = View.fit(shown, (w - left, h))
+        self.view = self._fitted = View(view.centre, view.scale, (w, h)).moved(left / 2, 0)
         self._redo("place")
 
     def _size(self) -> tuple[int, int]:
@@ -286,12 +312,14 @@ class MapView(QWidget):
         size = self._size()
         self.legend.arrange()
         if self.view.size != size and self.has_map:
-            old = self.view.size
-            grow = min(size[0] / old[0], size[1] / old[1])
-            if old == (1, 1):
+            if self.view.size == (1, 1) or self.view is self._fitted:
                 self.fit()
-            else:  # the same part of the map, larger or smaller
-                self.view = View(self.view.centre, self.view.scale * grow, size)
+            else:  # the same part of the map, larger or smaller; and as it was when the size is again
+                if self.view is not self._resized:
+                    self._settled = self.view
+                old = self._settled
+                grow = min(size[0] / old.size[0], size[1] / old.size[1])
+                self.view = self._resized = View(self.view.centre, old.scale * grow, size)
         self._redo("place")
 
     def _refresh(self) -> None:
