@@ -5,8 +5,8 @@ python benchmarks/explore.py [--quick] --json FILE     (needs a screen, or a vir
 Limit: the least any raster on one core can do, which is to place every point (two multiplications) and write its
 number once into a buffer of the canvas. Peers in the same process: matplotlib's scatter for frames, matplotlib's
 Path for the lasso, pandas' own sorting for the table. Agreement of the lasso: share of points on which both say the
-same; of a frame: share of drawn pixels whose owner lies under them; of the density: whether the line of 50 % encloses
-half of the cells; of the table: share of lines that are as pandas sorts them; of the gallery: share of tiles in sight
+same; of a frame: share of drawn pixels whose owner lies under them; of density and clouds: whether what should hold half
+of the cells does; of the table: share of lines that are as pandas sorts them; of the gallery: share of tiles in sight
 that have their picture in the end.
 """
 
@@ -27,13 +27,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.path import Path as MplPath
 
-from napari_cellrep.gui.views._contours import lines_in_view
+from napari_cellrep.gui.views._contours import clouds_of, lines_in_view
 from napari_cellrep.gui.views._raster import Raster, View, colours_of, inside_polygon
 from napari_cellrep.session import Session
 
 SIZE = (700, 700)
 # Milliseconds, of the issue that asked for the views: for a million cells, so that fewer meet them easily.
 GOAL_MS = {
+    "clouds": 100.0,
     "density": 30.0,
     "first frame": 150.0,
     "pan": 33.0,
@@ -127,6 +128,11 @@ def measure(n: int, times: int) -> list[dict[str, Any]]:
     shown = points[visible & np.isfinite(points).all(axis=1)]
     inside = (np.sum([inside_polygon(shown, loop) for loop in half.loops], axis=0) % 2).mean()
 
+    twelve = colours_of(pd.Series(pd.Categorical(np.resize([f"drug {i}" for i in range(12)], n))), n)
+    cloud = next(c for c in clouds_of(raster, twelve, visible) if c.share == 0.5)
+    own = points[visible & np.isfinite(points).all(axis=1) & (twelve.codes == cloud.code)]
+    in_cloud = (np.sum([inside_polygon(own, loop) for loop in cloud.loops], axis=0) % 2).mean()
+
     session = Session()
     session.cells = ad.AnnData(obs=pd.DataFrame({"drug": pd.Categorical(np.resize(["a", "b", "c"], n))}))
     session.selected = np.zeros(n, bool)
@@ -148,6 +154,8 @@ def measure(n: int, times: int) -> list[dict[str, Any]]:
            agreement=drawn),
         ms(f"density, {k}", best_ms(lambda: lines_in_view(raster, view, visible), times), "density",
            agreement=float(np.isclose(inside, 0.5, atol=0.02))),
+        ms(f"clouds of 12 values, {k}", best_ms(lambda: clouds_of(raster, twelve, visible), times), "clouds",
+           agreement=float(np.isclose(in_cloud, 0.5, atol=0.02))),
         ms(f"select 1,000, {k}", best_ms(select, times), "select", agreement=drawn),
         ms(f"hover, {k}", best_ms(lambda: raster.nearest(300, 310), times), "hover", agreement=drawn),
         ms(f"lasso of 120 points, {k}", best_ms(lambda: inside_polygon(points, polygon), times), "lasso",

@@ -72,13 +72,15 @@ def test_the_bar_tells_what_the_legend_hides(explore, qtbot) -> None:
     assert not explore.hidden.isVisible()
 
 
-def test_density_is_a_choice_of_the_menu(explore, qtbot) -> None:
-    menu = explore.shown.menu()
+@pytest.mark.parametrize(("name", "n"), [("density", 4), ("clouds", 9)])
+def test_what_is_drawn_is_chosen_in_the_menu(explore, qtbot, name, n) -> None:
+    explore.session.colour_by = "well"
+    menu, action = explore.shown.menu(), getattr(explore, name)
     menu.popup(explore.shown.mapToGlobal(QPoint(0, explore.shown.height())))
     qtbot.waitUntil(menu.isVisible, timeout=20_000)
-    qtbot.mouseClick(menu, Qt.MouseButton.LeftButton, pos=menu.actionGeometry(explore.density).center())
-    assert explore.density.isChecked()
-    qtbot.waitUntil(lambda: len(explore.map.density.contours) == 4, timeout=20_000)
+    qtbot.mouseClick(menu, Qt.MouseButton.LeftButton, pos=menu.actionGeometry(action).center())
+    assert action.isChecked()
+    qtbot.waitUntil(lambda: len(getattr(explore.map, name).contours) == n, timeout=20_000)
 
 
 @pytest.fixture
@@ -140,7 +142,11 @@ def test_two_maps_share_all_but_the_place(two, qtbot) -> None:
         qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
         assert first.tool == second.tool == name
     two.density.setChecked(True)
-    qtbot.waitUntil(lambda: bool(first.density.contours and second.density.contours), timeout=20_000)
+    two.clouds.setChecked(True)
+    for view in (first, second):
+        qtbot.waitUntil(
+            lambda view=view: bool(view.density.contours and view.clouds.contours), timeout=20_000
+        )
 
 
 def test_the_second_map_is_chosen_closed_and_remembered(two, qtbot) -> None:

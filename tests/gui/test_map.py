@@ -6,6 +6,7 @@ import pytest
 from matplotlib.path import Path as MplPath
 from qtpy.QtCore import QPoint, Qt
 
+from napari_cellrep.gui.views._contours import clouds_of, clouds_words
 from napari_cellrep.gui.views._density import Contour, contours
 from napari_cellrep.gui.views._raster import (
     MIXED,
@@ -654,3 +655,55 @@ def test_density_follows_what_is_shown(view, session, qtbot) -> None:
     session.show_all_values()
     view.fit()
     assert view.grab().toImage() == plain
+
+
+def test_a_cloud_for_each_value(view, session, qtbot) -> None:
+    session.colour_by = "well"
+    view.fit()
+    plain = view.grab().toImage()
+    view.clouds.turn(True)
+    qtbot.waitUntil(lambda: len(view.clouds.contours) == 9, timeout=20_000)  # three wells, three shares
+    assert view.grab().toImage() != plain
+    points, well = session.map_coordinates(), session.cells.obs["well"].astype(str).to_numpy()
+    codes = dict(view.colours.legend)
+
+    def check(names: set[str]) -> None:
+        assert {c.code for c in view.clouds.contours} == {codes[name] for name in names}
+        for contour in view.clouds.contours:
+            of = [name for name in names if codes[name] == contour.code]
+            inside = held(points[session.visible & np.isin(well, of)], contour)
+            assert inside.mean() == pytest.approx(contour.share, abs=0.08)
+
+    check({"A01", "A12", "E12"})
+    before = view.clouds.contours
+    view.view = view.view.zoomed(6, (300, 200))  # a cloud is of all its cells, not of those in view
+    view._redo("place")
+    view.grab()
+    qtbot.wait(200)
+    assert view.clouds.contours is before
+    qtbot.mouseDClick(view.legend, LEFT, pos=line(view, "E12"))
+    qtbot.waitUntil(lambda: len(view.clouds.contours) == 3, timeout=20_000)
+    check({"E12"})
+    session.show_all_values()
+    session.colour_by = "brightness"  # numbers have no clouds, and the map says so
+    view.fit()
+    view.grab()
+    assert not view.clouds.contours
+    assert "need a colour column of values" in clouds_words(view.colours)
+    session.colour_by = "well"
+    view.fit()
+    view.clouds.turn(False)
+    assert view.grab().toImage() == plain
+
+
+def test_clouds_are_of_the_most_frequent_values() -> None:
+    rng = np.random.default_rng(7)
+    names = np.repeat([f"v{i}" for i in range(40)], np.arange(20, 60))
+    colours = colours_of(pd.Series([*names, "v0;v1", None]), len(names) + 2)
+    raster = Raster(rng.normal(size=(len(names) + 2, 2)))
+    made = clouds_of(raster, colours, np.ones(len(names) + 2, bool))
+    legend = dict(colours.legend)
+    assert {c.code for c in made} == {legend[f"v{i}"] for i in range(16, 40)}
+    assert "24 most frequent" in clouds_words(colours)
+    nobody = np.zeros(len(names) + 2, bool)
+    assert clouds_of(raster, colours, nobody) == []

@@ -116,6 +116,12 @@ class ExploreWidget(QWidget):
         self.density.setToolTip("Lines that enclose 25, 50, 75 and 95 % of the cells in view")
         self.density.setCheckable(True)
         self.density.toggled.connect(self._on_density)
+        self.clouds = menu.addAction("Clouds")
+        self.clouds.setToolTip(
+            "A cloud for each value of the colour column: the densest regions with 25, 50 and 75 % of its cells"
+        )
+        self.clouds.setCheckable(True)
+        self.clouds.toggled.connect(self._on_clouds)
         self.two = QToolButton()
         self.two.setCheckable(True)
         self.two.setIconSize(QSize(18, 18))
@@ -383,6 +389,10 @@ class ExploreWidget(QWidget):
         for view in self._maps():
             view.density.turn(on)
 
+    def _on_clouds(self, on: bool) -> None:
+        for view in self._maps():
+            view.clouds.turn(on)
+
     def _on_two(self, on: bool) -> None:
         if on and self.second is None:
             self.second = second = SecondMap(self.session, self.canvas.ask_picture, self._second_place)
@@ -391,6 +401,7 @@ class ExploreWidget(QWidget):
             self._listen_to_map(second.map)
             second.map.set_tool(self.map.tool)
             second.map.density.turn(self.density.isChecked())
+            second.map.clouds.turn(self.clouds.isChecked())
             # Both get about the width that the one had, as far as the views beside them can give it.
             self._one_map_sizes = self.views.sizes()
             both = min(sum(self._one_map_sizes) * 2 // 3, 2 * self._one_map_sizes[0])

@@ -22,7 +22,7 @@ from qtpy.QtGui import (
 )
 from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QWidget
 
-from napari_cellrep.gui.views._contours import DensityLines, lines_in_view
+from napari_cellrep.gui.views._contours import Clouds, DensityLines, clouds_of, clouds_words, lines_in_view
 from napari_cellrep.gui.views._legend import Legend
 from napari_cellrep.gui.views._raster import SELECTED, Colours, Raster, View, colours_of, inside_polygon
 from napari_cellrep.gui.views._words import column_words, number_words
@@ -32,6 +32,7 @@ TOOLS = ("lasso", "polygon", "rectangle", "pan")
 REACH_PX = 10  # hover and click find a point within this distance
 CLICK_PX = 4  # a press and release nearer than this is a click
 PULSE_MS = 700
+BOTTOM_LEFT = int(Qt.AlignmentFlag.AlignBottom | Qt.AlignmentFlag.AlignLeft) | int(Qt.TextFlag.TextWordWrap)
 
 
 def selection_mode(modifiers: Any) -> str:
@@ -141,7 +142,13 @@ class MapView(QWidget):
         self.density = DensityLines(
             self, lambda: lines_in_view(self.raster, self.view, session.visible), self.update
         )
+        self.clouds = Clouds(
+            self,
+            lambda: clouds_of(self.raster, self.colours, session.visible),
+            lambda: self._redo("paint"),  # the points are dim below clouds
+        )
         self.legend = Legend(self)
+        self.legend.set_theme(self._background, self._text)
         self.legend.reached.connect(self._hide_card)
         self.legend.hidden_chosen.connect(lambda names: session.hide_values(session.colour_by, names))
         self.legend.limits_chosen.connect(lambda limits: session.set_colour_limits(session.colour_by, limits))
@@ -169,6 +176,7 @@ class MapView(QWidget):
             signal.disconnect(slot, missing_ok=True)
         self._pulse.stop()
         self.density.stop()
+        self.clouds.stop()
         self.card.hide()
 
     def sizeHint(self) -> QSize:  # noqa: D102
@@ -199,6 +207,7 @@ class MapView(QWidget):
         points = self.coordinates()
         self._corners = []
         self.density.clear()
+        self.clouds.clear()
         self.raster = Raster(np.zeros((0, 2)) if points is None else points)
         self.card.hide()
         self._on_colour_changed()
@@ -210,6 +219,7 @@ class MapView(QWidget):
 
     def _on_visible_changed(self) -> None:
         self._tell_legend()
+        self.clouds.stale()
         self._redo("place")
 
     def _on_selection_changed(self) -> None:
@@ -220,6 +230,8 @@ class MapView(QWidget):
         known = session.cells is not None and session.colour_by in session.cells.obs
         column = session.cells.obs[session.colour_by] if known and session.cells is not None else None
         self._own_colours = colours_of(column, len(self.raster.points))
+        self.clouds.clear()  # they have other colours now
+        self.clouds.stale()
         self._on_limits_changed()
 
     def _on_limits_changed(self) -> None:
@@ -333,7 +345,8 @@ class MapView(QWidget):
             self.raster.place(self.view, session.visible, session.selected, self.devicePixelRatioF())
         elif self._stale == "choose":
             self.raster.choose(session.selected)
-        pixels = self.raster.paint(self.colours, self._background, session.n_selected > 0, self._light)
+        dim = session.n_selected > 0 or bool(self.clouds.contours)
+        pixels = self.raster.paint(self.colours, self._background, dim, self._light)
         h, w = pixels.shape[:2]
         self._pixels = np.ascontiguousarray(pixels)  # QImage does not own its memory
         self._image = QImage(self._pixels.data, w, h, 4 * w, QImage.Format.Format_RGB32)
@@ -350,7 +363,17 @@ class MapView(QWidget):
         painter.drawImage(0, 0, self._image)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         back = QColor(*self._background)
-        self.density.draw(painter, self.view, self.devicePixelRatioF(), self._text, back)
+        ratio = self.devicePixelRatioF()
+        if self.clouds.on:
+            self.clouds.draw(painter, self.view, ratio, self.colours, self._text, back)
+            words, room = clouds_words(self.colours), self.rect().adjusted(8, 0, -8, -6)
+            back.setAlpha(190)
+            painter.fillRect(painter.boundingRect(room, BOTTOM_LEFT, words), back)
+            back.setAlpha(255)
+            painter.setPen(self._text)
+            painter.drawText(room, BOTTOM_LEFT, words)
+        if self.density.on:
+            self.density.draw(painter, self.view, ratio, self._text, back)
         self._draw_marks(painter)
         self._draw_gesture(painter)
 
