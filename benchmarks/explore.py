@@ -249,7 +249,7 @@ def gallery_rows() -> list[dict[str, Any]]:
         view.show()
         grid, bar = view.grid, view.grid.verticalScrollBar()
         took: list[float] = []
-        paint, arrived = grid.paintEvent, grid._arrived
+        paint, arrived = grid.paintEvent, grid.pictures.arrived
 
         def timed(call: Callable[..., None]) -> Callable[..., None]:
             def run(*args: Any) -> None:
@@ -259,7 +259,7 @@ def gallery_rows() -> list[dict[str, Any]]:
 
             return run
 
-        grid.paintEvent, grid._arrived = timed(paint), timed(arrived)
+        grid.paintEvent, grid.pictures.arrived = timed(paint), timed(arrived)
         stop = time.perf_counter() + 3
         while time.perf_counter() < stop:
             app.processEvents()
@@ -283,7 +283,7 @@ def gallery_rows() -> list[dict[str, Any]]:
 
 
 def _all_there(grid: Any) -> bool:
-    return all(grid._key(number, ()) in grid._pictures for number, _ in grid.in_sight())
+    return not grid.pictures.missing((number for number, _ in grid.in_sight()), ())
 
 
 def main() -> int:

@@ -275,6 +275,11 @@ def explore(root: Path, out: Path) -> None:
     saved = Image.open(FRESH / "tree.png")
     saved.thumbnail((860, 860))
     saved.save(out / "explore-tree.png", optimize=True)
+    tree.print_branches(str(out / "explore-branches.png"))
+    until(lambda: "saved as" in tree.words.text())
+    page = Image.open(out / "explore-branches.png").convert("RGB")
+    page = page.resize((800, 800 * page.height // page.width), Image.Resampling.LANCZOS).quantize(96)
+    page.save(out / "explore-branches.png", optimize=True)
 
     gallery = panel.view("Gallery")
     dose = session.visible & (obs["field"] == "A12").to_numpy()
@@ -282,11 +287,7 @@ def explore(root: Path, out: Path) -> None:
     gallery.find_similar()
     gallery.by.setCurrentText("dose_rank")
     QTest.qWait(1500)
-    until(
-        lambda: all(
-            gallery.grid._key(r, canvas.looks()) in gallery.grid._pictures for r, _ in gallery.grid.in_sight()
-        )
-    )
+    until(lambda: all(gallery.grid.pictures.get(r, canvas.looks()) for r, _ in gallery.grid.in_sight()))
     window.part("explore-gallery", panel)
     plate = panel.view("Plate")
     spread = [plate.what.itemText(i) for i in range(plate.what.count())]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 
@@ -13,6 +15,20 @@ def click(widget, at=None):
     assert widget.isEnabled(), widget.toolTip()
     assert widget.isVisible()
     QTest.mouseClick(widget, Qt.MouseButton.LeftButton, pos=at or QPoint(10, widget.height() // 2))
+
+
+def hover(qtbot, widget, at, seen, timeout=20_000):
+    """Keep the pointer moving about a place, as a hand does, until the window has seen it.
+
+    A single jump of the pointer is lost when the window system is not ready for it.
+    """
+    turns = itertools.cycle((QPoint(1, 1), QPoint(0, 0)))
+
+    def moved():
+        qtbot.mouseMove(widget, at + next(turns))
+        return seen()
+
+    qtbot.waitUntil(moved, timeout=timeout)
 
 
 def click_item(view, row):

@@ -30,8 +30,8 @@ def settled(qtbot, view):
 
     def done():
         view.grid.viewport().update()
-        keys = [view.grid._key(row, view.canvas.looks()) for row, _ in view.grid.in_sight()]
-        return bool(view.grid.sections) and all(key in view.grid._pictures for key in keys)
+        looks, rows = view.canvas.looks(), [row for row, _ in view.grid.in_sight()]
+        return bool(view.grid.sections) and all(view.grid.pictures.get(row, looks) for row in rows)
 
     qtbot.waitUntil(lambda: view.background._latest.get("order") is not None, timeout=20_000)
     qtbot.wait(50)
@@ -49,7 +49,7 @@ def middle(view, row: int) -> QPoint:
 def test_all_visible_cells_are_there_and_only_those_in_sight_have_pictures(gallery):
     assert shown(gallery) == np.flatnonzero(gallery.session.visible).tolist()
     assert gallery.words.text() == f"{gallery.session.n_visible:,} cells."
-    assert 0 < len(gallery.grid._pictures) < 80
+    assert 0 < len(gallery.grid.pictures) < 80
     gallery.session.hide_flagged = False
 
 
@@ -57,7 +57,7 @@ def test_each_tile_is_its_own_cell(gallery, qtbot):
     """A tile shows the pixels about that cell's centre, cut by hand from its field."""
     session, looks = gallery.session, gallery.canvas.looks()
     for row, _ in gallery.grid.in_sight()[::7]:
-        image: QImage = gallery.grid._pictures[gallery.grid._key(row, looks)]
+        image: QImage = gallery.grid.pictures.get(row, looks)
         field, y, x = session.place(row)
         pixels = session.project.read_image(field)
         side = image.width()
@@ -181,8 +181,10 @@ def test_a_lost_image_is_an_empty_tile(gallery, qtbot, project, monkeypatch):
     monkeypatch.setattr(gallery.background, "read_field", gone)
     gallery.grid.forget()
     gallery.grid.viewport().update()
-    qtbot.waitUntil(lambda: len(gallery.grid._failed) > 5, timeout=20_000)
-    assert not gallery.grid._pictures
+    qtbot.waitUntil(
+        lambda: sum(gallery.grid.pictures.lost(row) for row, _ in gallery.grid.in_sight()) > 5, timeout=20_000
+    )
+    assert not len(gallery.grid.pictures)
 
 
 def test_without_cells_it_says_what_to_do(viewer, qtbot):

@@ -7,6 +7,7 @@ import pytest
 from napari.layers import Image, Labels
 from qtpy.QtCore import QPoint, Qt
 
+from _clicks import hover
 from napari_cellrep.gui import _runner
 from napari_cellrep.gui._image import (
     EDGE,
@@ -271,10 +272,7 @@ def test_hovering_the_image_names_the_cell(viewer, session, canvas, qtbot) -> No
     open_field(viewer, qtbot, "A12")
     qtbot.wait(100)
     row = inner_cells(session, "A12", 1)[0]
-    at = at_cell(viewer, session, row)
-    qtbot.mouseMove(native(viewer), at + QPoint(1, 1))
-    qtbot.mouseMove(native(viewer), at)
-    qtbot.waitUntil(lambda: session.hover == row)
+    hover(qtbot, native(viewer), at_cell(viewer, session, row), lambda: session.hover == row)
 
 
 def result_of(session, target: int, scale: float, side: int = 8) -> dict:

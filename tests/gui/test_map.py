@@ -6,6 +6,7 @@ import pytest
 from matplotlib.path import Path as MplPath
 from qtpy.QtCore import QPoint, Qt
 
+from _clicks import hover
 from napari_cellrep.gui.views._contours import clouds_of, clouds_words
 from napari_cellrep.gui.views._density import Contour, contours
 from napari_cellrep.gui.views._raster import (
@@ -418,15 +419,13 @@ def test_hover_shows_a_card(session, qtbot) -> None:
     view.fit()
     view.grab()
     row = middle(session, "A12")
-    qtbot.mouseMove(view, view._screen(row).toPoint())
-    qtbot.waitUntil(lambda: view.card.isVisible())
+    hover(qtbot, view, view._screen(row).toPoint(), view.card.isVisible)
     shown = session.hover
     assert asked == [shown]
     assert session.cell_id(shown) in view.card.words.text()
     assert "A12" in view.card.words.text()
     assert view.card.picture.pixmap().width() == view.card.PICTURE_PX
-    qtbot.mouseMove(view, QPoint(597, 397))
-    qtbot.waitUntil(lambda: not view.card.isVisible())
+    hover(qtbot, view, QPoint(596, 396), lambda: not view.card.isVisible())
     assert session.hover == -1
     view.disconnect_session()
 

@@ -12,7 +12,9 @@ from napari_cellrep.gui._image import canvas_of
 from napari_cellrep.gui._pictures import compose, default_look
 from napari_cellrep.gui._state import session_of
 from napari_cellrep.gui.views import _grown
+from napari_cellrep.gui.views._branches import branches_of, picture
 from napari_cellrep.gui.views._grown import columns_of, grown, heat_colours
+from napari_cellrep.gui.views._raster import category_colours
 from napari_cellrep.gui.views.tree import TreeView
 
 LEFT, PLAIN = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
@@ -41,7 +43,7 @@ def settled(qtbot, view):
 
     def done():
         view.plot.viewport().update()
-        return view.plot.shown is not None and not view.plot._missing(
+        return view.plot.shown is not None and not view.plot.pictures.missing(
             view.plot.in_sight(), view.canvas.looks()
         )
 
@@ -131,7 +133,7 @@ def test_pictures_are_of_the_cells_nearest_to_the_mean(view, qtbot):
         nearest = own[np.argsort((scaled**2).sum(axis=1), kind="stable")]
         assert plot.shown.typical[i].tolist() == nearest[:8].tolist()
     row = int(plot.shown.typical[1][2])
-    image: QImage = plot._pictures[plot._key(row, looks)]
+    image: QImage = plot.pictures.get(row, looks)
     field, y, x0 = session.place(row)
     pixels, side = session.project.read_image(field), image.width()
     padded = np.pad(pixels, ((0, 0), (side, side), (side, side)))
@@ -297,11 +299,12 @@ def test_a_picture_that_comes_after_the_table_changed_is_no_other_cells(view, qt
     session.reload()
     settled(qtbot, view)
     assert session.cell_id(row) != before.obs_names[row]
-    plot._pictures.clear()
-    plot._arrived(before, [row], looks, [np.zeros((8, 8, 3), np.uint8)])
-    assert not plot._pictures
-    plot._arrived(session.cells, [row], looks, [np.zeros((8, 8, 3), np.uint8)])
-    assert list(plot._pictures) == [(session.cell_id(row), looks)]
+    plot.pictures.forget()
+    plot.pictures.arrived(before, [row], looks, [np.zeros((8, 8, 3), np.uint8)])
+    assert not len(plot.pictures)
+    plot.pictures.arrived(session.cells, [row], looks, [np.zeros((8, 8, 3), np.uint8)])
+    assert plot.pictures.get(row, looks) is not None
+    assert len(plot.pictures) == 1
 
 
 def test_leaves_have_the_colour_of_their_cells_on_the_map(view, qtbot):
@@ -331,15 +334,55 @@ def test_a_picture_for_print(view, qtbot, tmp_path):
     assert "could not be written" in said[-1]
 
 
+def test_branches_are_saved_with_the_places_of_their_cells(view, qtbot, tmp_path):
+    session, tree = view.session, view.plot.shown.tree
+    view.height.setValue(round(tree.height[-2:].mean() / tree.height[-1] * view.height.maximum()))
+
+    def saved(name):
+        view.print_branches(str(tmp_path / name))
+        qtbot.waitUntil(lambda: "saved as" in view.words.text(), timeout=20_000)
+        return view.words.text()
+
+    assert saved("all.png").startswith("2 branches")
+    everything = QImage(str(tmp_path / "all.png"))
+    click(qtbot, view, leaf(view, "A01"))
+    assert saved("one.png").startswith("1 branch ")
+    one = QImage(str(tmp_path / "one.png"))
+    assert one.width() == everything.width()
+    assert one.height() < 0.6 * everything.height()
+    saved("all.pdf")
+    assert (tmp_path / "all.pdf").read_bytes().startswith(b"%PDF")
+    view.print_branches(str(tmp_path / "no" / "folder.png"))
+    qtbot.waitUntil(lambda: "could not be written" in view.words.text(), timeout=20_000)
+
+    cells = session.cells
+    at = next(i for i in range(2) if len(view.plot.branch(i)) == 2)
+    colours, x = category_colours(2), cells.obsm["X_measured"]
+    found = branches_of(view.plot.shown, [(at, view.plot.branch(at))], colours, x, cells.obs)[0]
+    assert found.title.startswith(f"Branch {at + 1}: 2 groups")
+    assert found.colour == tuple(colours[at])
+    assert set(cells.obs["field"].iloc[found.rows]) == {found.field_id}
+    assert found.field_id in ("A12", "E12")
+    pictured = picture(view.background, session.project, cells.obs, found, 40, view.canvas.looks())
+    assert len(pictured.crops) == len(pictured.boxes) == len(found.rows) == 10
+    image = session.project.read_image(found.field_id)
+    for row, crop, (left, top, wide, high) in zip(found.rows, pictured.crops, pictured.boxes, strict=True):
+        _, y, x = session.place(row)
+        assert ((left + wide / 2) * image.shape[2], (top + high / 2) * image.shape[1]) == pytest.approx(
+            (x, y)
+        )
+        assert (crop.width(), crop.height()) == (40, 40)
+
+
 def test_a_lost_image_is_an_empty_tile(view, qtbot, monkeypatch):
     def gone(*_):
         raise OSError("the drive is gone")
 
     monkeypatch.setattr(view.background, "read_field", gone)
-    view.plot._pictures.clear()
+    view.plot.pictures.forget()
     view.plot.viewport().update()
-    qtbot.waitUntil(lambda: len(view.plot._failed) > 5, timeout=20_000)
-    assert not view.plot._pictures
+    qtbot.waitUntil(lambda: sum(map(view.plot.pictures.lost, view.plot.in_sight())) > 5, timeout=20_000)
+    assert not len(view.plot.pictures)
     click(qtbot, view, leaf(view, "A01"))
     assert ids(view.session) == ids_of(view.session, ["A01"])
 

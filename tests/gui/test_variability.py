@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from qtpy.QtCore import QPoint, Qt
 
+from _clicks import hover
 from napari_cellrep.analysis.projection import z_score
 from napari_cellrep.gui._image import canvas_of
 from napari_cellrep.gui._state import session_of
@@ -238,7 +239,7 @@ def test_cells_stand_along_the_groups_own_main_axis(view, qtbot):
     assert len(seen.violins) == 0  # there is no score
 
     def pictured():
-        return all((session.cell_id(r), view.canvas.looks()) in view.strip._pictures for r in seen.rows)
+        return all(view.strip.pictures.get(r, view.canvas.looks()) for r in seen.rows)
 
     qtbot.waitUntil(pictured, timeout=20_000)
     tiles = view.strip.tiles()
@@ -251,6 +252,37 @@ def test_cells_stand_along_the_groups_own_main_axis(view, qtbot):
     qtbot.mouseClick(view.strip, LEFT, SHIFT, tiles[5][1].center())
     assert ids(session) == {session.cell_id(row), session.cell_id(tiles[5][0])}
     assert view.chosen == "A12"  # looking at one of its cells does not leave the group
+
+
+def test_each_two_cells_of_the_group_are_compared(view, qtbot):
+    session, pairs = view.session, view.pairs
+    qtbot.mouseClick(view.scatter, LEFT, pos=at(view, "A12"))
+    qtbot.waitUntil(lambda: pairs.seen is not None, timeout=20_000)
+    rows, alike = pairs.seen.paired, pairs.seen.alike
+    own = np.flatnonzero(session.visible & (session.cells.obs["field"] == "A12").to_numpy())
+    assert sorted(rows) == own.tolist()
+    z = z_score(session.cells.obsm["X_measured"][session.visible])
+    where = np.searchsorted(np.flatnonzero(session.visible), rows)
+    np.testing.assert_allclose(alike, np.corrcoef(z[where]), atol=1e-4)
+
+    def place(one, other):
+        area, n = pairs.area(), len(rows)
+        return QPoint(
+            area.left() + int((other + 0.5) * area.width() / n),
+            area.top() + int((one + 0.5) * area.height() / n),
+        )
+
+    one, other = pairs.pair_at(place(2, len(rows) - 3))
+    assert abs(one - 2) <= 1  # there may be more cells than pixels
+    qtbot.mouseClick(pairs, LEFT, pos=place(2, len(rows) - 3))
+    assert ids(session) == {session.cell_id(int(rows[i])) for i in (one, other)}
+    first, last = place(0, 0), place(len(rows) // 3, len(rows) // 3)
+    qtbot.mousePress(pairs, LEFT, pos=first)
+    hover(qtbot, pairs, last, lambda: pairs._drag is not None and pairs._drag != first)
+    qtbot.mouseRelease(pairs, LEFT, pos=last)
+    (a, _), (b, _) = pairs.pair_at(first), pairs.pair_at(last)
+    assert ids(session) == {session.cell_id(int(row)) for row in rows[a : b + 1]}
+    assert pairs._marks.tolist() == list(range(a, b + 1))
 
 
 def test_double_click_opens_a_field_of_the_group(view, qtbot):

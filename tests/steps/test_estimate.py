@@ -1,6 +1,7 @@
 from pathlib import Path
 from time import perf_counter
 
+import numpy as np
 import pytest
 
 from napari_cellrep.cli import main
@@ -8,7 +9,7 @@ from napari_cellrep.data import Project
 from napari_cellrep.jobs import drain
 from napari_cellrep.specs import InputError
 from napari_cellrep.steps.embed import embed
-from napari_cellrep.steps.estimate import about, estimate
+from napari_cellrep.steps.estimate import _resident_peak, about, estimate
 from napari_cellrep.steps.segment import segment
 from napari_cellrep.steps.train import train
 
@@ -30,6 +31,17 @@ def test_nothing_is_written_and_what_is_done_costs_nothing(small):
     assert (again.n, again.seconds) == (0, 0)
     assert "already" in again.sentence
     assert files(small) == before
+
+
+def test_memory_of_segmentation_is_what_the_process_grows_by(small):
+    with _resident_peak() as peak:
+        np.ones(20_000_000).sum()
+    assert 150e6 < peak[0] < 250e6
+    found = estimate(small, "segment", overwrite=True)
+    image = small.read_image(small.fields[0].id)
+    assert image.nbytes < found.memory_bytes < 60 * image.nbytes + 50e6
+    assert "MB" in found.sentence
+    assert estimate(small, "segment").memory_bytes == 0
 
 
 def test_only_what_is_left_to_embed_counts(small):

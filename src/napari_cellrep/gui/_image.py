@@ -343,13 +343,13 @@ class Canvas:
             return
         end = time.perf_counter() + PAINT_SLICE_S
         obs = self.session.cells.obs
-        boxes = np.stack([obs[c].to_numpy() for c in ("box_y0", "box_x0", "box_y1", "box_x1")], axis=1)
+        box = [obs[c].to_numpy() for c in ("box_y0", "box_x0", "box_y1", "box_x1")]
         while self._todo and time.perf_counter() < end:
             label = self._todo.pop()
             row = self.session.row_of(self.field, label)
             marks = self._goal.get(label, 0)
             if row >= 0:
-                y0, x0, y1, x1 = boxes[row]
+                y0, x0, y1, x1 = (int(side[row]) for side in box)
                 paint_cell(overlay.data[y0:y1, x0:x1], cells.data[y0:y1, x0:x1] == label, marks)
             if marks:
                 self._marked[label] = marks
@@ -654,21 +654,22 @@ def paint_cell(overlay: np.ndarray, mask: np.ndarray, marks: int) -> None:
     if not marks:
         overlay[mask] = 0
         return
-    rim = mask & ~_shrunk(mask)
-    overlay[mask] = 0
+    once = _shrunk(mask)
+    codes = np.full(mask.shape, RING if marks & 1 else 0, np.uint8)
     if marks & 1:
-        inner = _shrunk(_shrunk(_shrunk(mask)))
-        overlay[mask] = RING
-        overlay[inner] = FILL
-        overlay[rim] = EDGE
-    if marks & 6:
-        overlay[rim] = FOCUS if marks & 2 else HOVER
+        codes[_shrunk(_shrunk(once))] = FILL
+    codes[~once] = FOCUS if marks & 2 else HOVER if marks & 4 else EDGE
+    np.copyto(overlay, codes, where=mask)
 
 
 def _shrunk(mask: np.ndarray) -> np.ndarray:
     """The mask without its rim; what touches the box's border is rim."""
     out = np.zeros_like(mask)
-    out[1:-1, 1:-1] = mask[1:-1, 1:-1] & mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
+    inner = out[1:-1, 1:-1]
+    np.logical_and(mask[1:-1, 1:-1], mask[:-2, 1:-1], out=inner)
+    inner &= mask[2:, 1:-1]
+    inner &= mask[1:-1, :-2]
+    inner &= mask[1:-1, 2:]
     return out
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import ctypes
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 
 from napari_cellrep.data import Project
 from napari_cellrep.data.cells import measure_field
@@ -42,7 +47,7 @@ class Estimate:
     seconds : float
         Good to a factor of two or so: a machine that does other things meanwhile takes longer.
     memory_bytes : int
-        Of the device, at the peak, beside what Python and torch take themselves; 0: not known.
+        Of the device, at the peak, beside what Python and torch take themselves; 0: nothing is to be done.
     device : str
     why : str
         Why this device: "no graphics card was found".
@@ -117,34 +122,71 @@ def _segment(
     image = project.read_image(field.id)
     read_s = perf_counter() - start
 
-    def one(part: np.ndarray) -> float:
+    if where == "cpu":
+        watched = _resident_peak
+    else:
+        import torch
+
+        from napari_cellrep.models._engine import memory_peak
+
+        watched = partial(memory_peak, torch.device(where))
+
+    def one(part: np.ndarray) -> tuple[float, int]:
         start = perf_counter()
-        labels = module.segment(part, project.channels, settings, device, field_id=field.id)
-        measure_field(field, part, labels, project.channels, WINDOW_PX)
-        return perf_counter() - start
+        with watched() as peak:
+            labels = module.segment(part, project.channels, settings, device, field_id=field.id)
+            measure_field(field, part, labels, project.channels, WINDOW_PX)
+        return perf_counter() - start, peak[0]
 
-    seconds = read_s + _time_field(one, image)
-    # Its memory is not told: tracemalloc is not safe beside other threads in Python 3.11, and the worker has some.
-    return _made("segment", len(todo), seconds * len(todo), 0, where, why, faster)
+    seconds, memory = _try_field(one, image)
+    if where == "cpu":
+        memory += image.nbytes
+    return _made("segment", len(todo), (read_s + seconds) * len(todo), memory, where, why, faster)
 
 
-def _time_field(one: Any, image: np.ndarray) -> float:
-    """Seconds of a whole field: timed as such if a part of it says that this is quick."""
+def _try_field(one: Any, image: np.ndarray) -> tuple[float, int]:
+    """Seconds and bytes of a whole field: tried as such if a part of it says that this is quick."""
     part = _middle(image, TILE_PX)
     share = part[0].size / image[0].size
-    if share > 0.5:
-        one(image)  # the first time of anything is slow
-        return float(one(image))
     try:
-        first = one(part)
-        again = one(part) if first < 4 * TRIAL_S else first
+        # The first time of anything is slow, and imports stay in memory.
+        again, memory = one(part)
+        if again < 4 * TRIAL_S:
+            again, memory = one(part)
     except (
         InputError
     ):  # a segmenter that wants the field as it is (imported labels), or nothing in the middle
-        return float(one(image))
+        return one(image)  # type: ignore[no-any-return]
     if again / share < 2 * TRIAL_S:
-        return float(one(image))
-    return float(again / share)
+        return one(image)  # type: ignore[no-any-return]
+    return again / share, int(memory / share)
+
+
+@contextlib.contextmanager
+def _resident_peak() -> Iterator[list[int]]:
+    """Bytes by which this process grows at most meanwhile, looked at every 2 ms; the list holds them afterwards.
+
+    Arrays that fit into memory the process holds but does not use are not seen, so that is given back first where
+    the C library can (glibc); elsewhere the number is too small after a long session.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    process, peak, over = psutil.Process(), [0], threading.Event()
+    before = process.memory_info().rss
+
+    def look() -> None:
+        while True:
+            peak[0] = max(peak[0], process.memory_info().rss - before)
+            if over.wait(0.002):
+                return
+
+    watcher = threading.Thread(target=look, name="cellrep-memory", daemon=True)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        over.set()
+        watcher.join()
 
 
 def _middle(image: np.ndarray, side: int) -> np.ndarray:
@@ -266,8 +308,7 @@ def machine() -> str:
     from napari_cellrep.models._engine import choose_device
 
     best = choose_device("auto")
-    free = _free_memory()
-    here = f"{os.cpu_count()} cores" + (f", {_size(free)} free" if free else "")
+    here = f"{os.cpu_count()} cores, {_size(psutil.virtual_memory().available)} free"
     if best.type == "cuda":
         import torch
 
@@ -276,15 +317,6 @@ def machine() -> str:
     if best.type == "mps":
         return f"{_name(best)}; {here}"
     return f"CPU, {here}; no graphics card was found"
-
-
-def _free_memory() -> int:
-    """Bytes of memory that are free, or 0 where it cannot be told."""
-    try:
-        import psutil  # comes with napari
-    except ImportError:
-        return 0
-    return int(psutil.virtual_memory().available)
 
 
 def _place(device: str, on_device: bool) -> tuple[str, str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -29,12 +28,11 @@ from napari_cellrep.gui._pictures import Background
 from napari_cellrep.gui.views._file import paint_file
 from napari_cellrep.gui.views._grown import STRIP, Grown, diverging
 from napari_cellrep.gui.views._raster import SELECTED, Colours, category_colours, viridis
+from napari_cellrep.gui.views._tiles import Tiles
 from napari_cellrep.gui.views.map import selection_mode
 from napari_cellrep.session import Session
 
 FEW_CELLS = 10  # the mean of fewer is mostly luck: such groups are grey
-KEPT = 4000  # pictures
-AT_ONCE = 24  # pictures of one field per request
 HEADER_PX = 34
 NAME_PX = 12
 PICTURE_PX = 20  # lines lower than this have no pictures
@@ -76,7 +74,7 @@ class Dendrogram(QAbstractScrollArea):
 
     def __init__(self, session: Session, canvas: Any, background: Background) -> None:
         super().__init__()
-        self.session, self.canvas, self.background = session, canvas, background
+        self.session, self.canvas = session, canvas
         self.shown: Grown | None = None
         self.tallest = 1.0
         self.cut_height = 0.0
@@ -92,9 +90,7 @@ class Dendrogram(QAbstractScrollArea):
         self._rows, self._starts = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self._middle = np.zeros(0)
         self._widths: dict[int, float] = {}  # font size → the longest name
-        self._pictures: OrderedDict[tuple[str, Any], QImage] = OrderedDict()
-        self._failed: set[str] = set()
-        self._pending = False
+        self.pictures = Tiles(session, canvas, background, self.viewport().update)
         self._heat = QImage()
         self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOn)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
@@ -146,8 +142,7 @@ class Dendrogram(QAbstractScrollArea):
 
     def forget(self) -> None:
         """Drop pictures, and the tree: its rows are those of an older table."""
-        self._pictures.clear()
-        self._failed.clear()
+        self.pictures.forget()
         self.show_tree(None)
 
     def set_line(self, px: int) -> None:
@@ -268,9 +263,6 @@ class Dendrogram(QAbstractScrollArea):
 
     # ---- pictures ----------------------------------------------------------------------------------
 
-    def _key(self, row: int, looks: Any) -> tuple[str, Any]:
-        return self.session.cell_id(row), looks
-
     def in_sight(self) -> list[int]:
         """Rows of the cells whose pictures can be seen."""
         if self.shown is None:
@@ -282,44 +274,6 @@ class Dendrogram(QAbstractScrollArea):
         return [
             int(r) for leaf in self.shown.tree.order[first:last] for r in self.shown.typical[leaf][:n_strip]
         ]
-
-    def _missing(self, rows: list[int], looks: Any) -> list[int]:
-        """The first rows of one field that have no picture yet."""
-        missing = [
-            r for r in rows
-            if self._key(r, looks) not in self._pictures and self.session.cell_id(r) not in self._failed
-        ]  # fmt: skip
-        if not missing:
-            return []
-        field = self.session.place(missing[0])[0]
-        return [r for r in missing if self.session.place(r)[0] == field][:AT_ONCE]
-
-    def _ask(self) -> None:
-        if self._pending or self.shown is None or self.session.project is None:
-            return
-        looks = self.canvas.looks()
-        if rows := self._missing(self.in_sight(), looks):
-            self._pending, cells = True, self.session.cells
-            self.background.ask_pictures(rows, lambda found: self._arrived(cells, rows, looks, found), looks)
-
-    def _arrived(self, cells: Any, rows: list[int], looks: Any, found: Any) -> None:
-        self._pending = False
-        if self.session.cells is not cells:  # rows of an older table: they may be other cells by now
-            self.viewport().update()
-            return
-        for i, row in enumerate(rows):
-            if isinstance(
-                found, Exception
-            ):  # the image is gone, mostly: an empty tile, and not again and again
-                self._failed.add(self.session.cell_id(row))
-            else:
-                picture = np.ascontiguousarray(found[i])
-                h, w = picture.shape[:2]
-                image = QImage(picture.data, w, h, 3 * w, QImage.Format.Format_RGB888).copy()
-                self._pictures[self._key(row, looks)] = image
-        while len(self._pictures) > KEPT:
-            self._pictures.popitem(last=False)
-        self.viewport().update()
 
     # ---- painting ----------------------------------------------------------------------------------
 
@@ -338,7 +292,7 @@ class Dendrogram(QAbstractScrollArea):
         painter.restore()
         self._draw_header(painter, self.columns(width, self.line), text, self.line)
         painter.end()
-        self._ask()
+        self.pictures.ask(self.in_sight())
 
     def _draw(
         self,
@@ -386,7 +340,7 @@ class Dendrogram(QAbstractScrollArea):
         painter.drawImage(area, self._heat_image(area))
 
     def _draw_picture(self, painter: QPainter, row: int, box: QRectF, looks: Any, marked: bool) -> None:
-        picture = self._pictures.get(self._key(row, looks))
+        picture = self.pictures.get(row, looks)
         if picture is None:
             painter.fillRect(box, QColor(128, 128, 128, 40))
         else:
@@ -567,19 +521,15 @@ class Dendrogram(QAbstractScrollArea):
         line = min(self.line, PRINT_PX / n)
         looks = self.canvas.looks()
         n_strip = self.columns(width, line).n_strip
-        rows = self._missing(
-            [int(r) for leaf in shown.tree.order for r in shown.typical[leaf][:n_strip]], looks
-        )
-        if rows:
-            cells = self.session.cells
+        rows = [int(r) for leaf in shown.tree.order for r in shown.typical[leaf][:n_strip]]
+        if missing := self.pictures.missing(rows, looks):
 
-            def go_on(found: Any) -> None:
+            def go_on(_: Any) -> None:
                 if self.shown is shown:
-                    self._arrived(cells, rows, looks, found)
                     self.print_to(path, say)
 
             say("Cutting more pictures…")
-            self.background.ask_pictures(rows, go_on, looks, kind="print")
+            self.pictures.fetch(missing, looks, go_on)
             return
         height = int(np.ceil(n * line)) + HEADER_PX + 4
 

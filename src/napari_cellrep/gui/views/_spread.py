@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from napari_cellrep.analysis.profiles import likeness
 from napari_cellrep.analysis.variability import (
     Compared,
     compare_spread,
@@ -22,6 +23,7 @@ from napari_cellrep.gui.views._raster import _natural
 MIN_CELLS = 10
 STEPS = 8
 VIOLIN_POINTS = 96
+MOST_PAIRED = 300  # cells of a group that are compared with each other
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,10 @@ class Seen:
         Scores at which the violins are given; empty without a score.
     violins : list of (title, outline, quartiles)
         Reference A, the group, reference B, those there are; the outline's largest value is 1.
+    paired : ndarray of int
+        Rows of cells in their order along the axis, at most `MOST_PAIRED` at even steps; none without an embedding.
+    alike : ndarray of shape (len(paired), len(paired)), float32
+        Correlation of each two of their z-scored vectors.
     """
 
     group: int
@@ -114,6 +120,8 @@ class Seen:
     share: float
     at: np.ndarray
     violins: list[tuple[str, np.ndarray, tuple[float, float, float]]]
+    paired: np.ndarray
+    alike: np.ndarray
 
 
 def members(obs: pd.DataFrame, reference: str) -> np.ndarray:
@@ -221,10 +229,14 @@ def look_at(
     scores = obs[score].iloc[rows].to_numpy(float, na_value=np.nan) if score else None
     share = np.nan
     position = np.full(len(rows), np.nan)
+    paired, alike = np.zeros(0, np.int64), np.zeros((0, 0), np.float32)
     if vectors is not None and found.scale is not None:
-        position, share = main_axis(
-            _scaled(np.asarray(vectors[rows], np.float32), found.scale), towards=scores
-        )
+        z = _scaled(np.asarray(vectors[rows], np.float32), found.scale)
+        position, share = main_axis(z, towards=scores)
+        in_order = np.argsort(position, kind="stable")[: int(np.isfinite(position).sum())]
+        if len(in_order) > MOST_PAIRED:
+            in_order = in_order[np.linspace(0, len(in_order) - 1, MOST_PAIRED).round().astype(np.int64)]
+        paired, alike = rows[in_order], likeness(z[in_order]).astype(np.float32)
     elif scores is not None:
         position = scores
     steps = even_steps(position, STEPS)
@@ -234,10 +246,10 @@ def look_at(
     at, violins = np.zeros(0), []
     if scores is not None and np.isfinite(scores).any():
         parts = [(found.names[group], scores)]
-        alike = visible & _of_the_same(obs, found.asked.like, rows)
+        beside = visible & _of_the_same(obs, found.asked.like, rows)
         for reference, title in ((found.asked.a, "A"), (found.asked.b, "B")):
             if reference:
-                those = obs[score].to_numpy(float, na_value=np.nan)[alike & members(obs, reference)]
+                those = obs[score].to_numpy(float, na_value=np.nan)[beside & members(obs, reference)]
                 if np.isfinite(those).any():
                     parts.insert(0 if title == "A" else len(parts), (f"{title}: {_said(reference)}", those))
         every = np.concatenate([p[np.isfinite(p)] for _, p in parts])
@@ -248,7 +260,7 @@ def look_at(
             outline = density(part, at)
             quartiles = np.quantile(part[np.isfinite(part)], (0.25, 0.5, 0.75))
             violins.append((title, outline / max(outline.max(), 1e-300), tuple(map(float, quartiles))))
-    return Seen(group, rows[steps], places, float(share), at, violins)
+    return Seen(group, rows[steps], places, float(share), at, violins, paired, alike)
 
 
 def as_frame(found: Found) -> pd.DataFrame:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from qtpy.QtCore import QEvent, QPoint, QRect, QSize, Qt, Signal
-from qtpy.QtGui import QColor, QImage, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen, QResizeEvent
+from qtpy.QtGui import QColor, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen, QResizeEvent
 from qtpy.QtWidgets import (
     QAbstractScrollArea,
     QComboBox,
@@ -27,13 +26,12 @@ from napari_cellrep.gui.views._file import paint_file
 from napari_cellrep.gui.views._order import by_column, by_distance, in_sections
 from napari_cellrep.gui.views._parts import CellView, choice_box, offer
 from napari_cellrep.gui.views._raster import SELECTED
+from napari_cellrep.gui.views._tiles import Tiles
 from napari_cellrep.gui.views.map import selection_mode
 from napari_cellrep.session import Session
 
 GAP_PX = 4
 TITLE_PX = 22
-KEPT = 4000  # pictures
-AT_ONCE = 24  # pictures of one field per request, so that scrolling on is noticed soon
 MOST_PRINTED = 400
 
 # What the order box offers besides columns.
@@ -245,13 +243,11 @@ class Grid(QAbstractScrollArea):
 
     def __init__(self, view: GalleryView) -> None:
         super().__init__()
-        self.session, self.canvas, self.background = view.session, view.canvas, view.background
+        self.session, self.canvas = view.session, view.canvas
         self.side = 84
         self.sections: list[Section] = []
         self._raw: list[tuple[str, np.ndarray]] = []
-        self._pictures: OrderedDict[tuple[str, Any], QImage] = OrderedDict()
-        self._failed: set[str] = set()
-        self._pending = False
+        self.pictures = Tiles(self.session, self.canvas, view.background, self.viewport().update)
         self._press: QPoint | None = None
         self._band: QRect | None = None
         self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOn)
@@ -336,48 +332,7 @@ class Grid(QAbstractScrollArea):
 
     def forget(self) -> None:
         """Drop all pictures: cells or images changed."""
-        self._pictures.clear()
-        self._failed.clear()
-
-    def _key(self, row: int, looks: Any) -> tuple[str, Any]:
-        return self.session.cell_id(row), looks
-
-    def _ask(self) -> None:
-        """Ask for pictures that are missing in sight, one field at a time; what has scrolled away is not asked for."""
-        if self._pending or self.session.project is None or self.session.cells is None:
-            return
-        looks = self.canvas.looks()
-        missing = [
-            row
-            for row, _ in self.in_sight()
-            if self._key(row, looks) not in self._pictures and self.session.cell_id(row) not in self._failed
-        ]
-        if not missing:
-            return
-        field = self.session.place(missing[0])[0]
-        rows = [row for row in missing if self.session.place(row)[0] == field][:AT_ONCE]
-        self._pending, cells = True, self.session.cells
-        self.background.ask_pictures(rows, lambda found: self._arrived(cells, rows, looks, found), looks)
-
-    def _arrived(self, cells: Any, rows: list[int], looks: Any, found: Any) -> None:
-        self._pending = False
-        if self.session.cells is not cells:  # rows of an older table: they may be other cells by now
-            self.viewport().update()
-            return
-        for i, row in enumerate(rows):
-            if isinstance(
-                found, Exception
-            ):  # the image is gone, mostly: an empty tile, and not again and again
-                self._failed.add(self.session.cell_id(row))
-            else:
-                picture = np.ascontiguousarray(found[i])
-                h, w = picture.shape[:2]
-                self._pictures[self._key(row, looks)] = QImage(
-                    picture.data, w, h, 3 * w, QImage.Format.Format_RGB888
-                ).copy()
-        while len(self._pictures) > KEPT:
-            self._pictures.popitem(last=False)
-        self.viewport().update()
+        self.pictures.forget()
 
     # ---- painting ----------------------------------------------------------------------------------
 
@@ -392,7 +347,7 @@ class Grid(QAbstractScrollArea):
             painter.setPen(QPen(QColor(*SELECTED), 1, Qt.PenStyle.DashLine))
             painter.drawRect(self._band)
         painter.end()
-        self._ask()
+        self.pictures.ask(row for row, _ in self.in_sight())
 
     def _draw(self, painter: QPainter, tiles: list[tuple[int, QRect]], looks: Any, shift: int) -> None:
         session = self.session
@@ -402,10 +357,10 @@ class Grid(QAbstractScrollArea):
                 where = QRect(GAP_PX, section.top + shift, max(10, self.viewport().width()), TITLE_PX)
                 painter.drawText(where, Qt.AlignmentFlag.AlignVCenter, section.title)
         for row, place in tiles:
-            picture = self._pictures.get(self._key(row, looks))
+            picture = self.pictures.get(row, looks)
             if picture is None:
                 painter.fillRect(place, QColor(128, 128, 128, 40))
-                if session.cell_id(row) in self._failed:
+                if self.pictures.lost(row):
                     painter.drawText(place, Qt.AlignmentFlag.AlignCenter, "no image")
             else:
                 painter.drawImage(place, picture)
@@ -434,22 +389,17 @@ class Grid(QAbstractScrollArea):
             say("There is no cell to print.")
             return
         rows = [row for row, _ in tiles]
-        missing = [row for row in rows if self._key(row, looks) not in self._pictures]
+        missing = [row for row in rows if self.pictures.get(row, looks) is None]
         if missing:
-            field = self.session.place(missing[0])[0]
-            some = [row for row in missing if self.session.place(row)[0] == field][: 4 * AT_ONCE]
             say(f"Cutting {len(missing):,} more pictures…")
-
-            cells = self.session.cells
 
             def go_on(found: Any) -> None:
                 if isinstance(found, Exception):
                     say(f"Not saved: {found}")
-                    return
-                self._arrived(cells, some, looks, found)
-                self.print_to(path, say)
+                else:
+                    self.print_to(path, say)
 
-            self.background.ask_pictures(some, go_on, looks, kind="print")
+            self.pictures.fetch(missing, looks, go_on)
             return
         width = max(place.right() for _, place in tiles) + GAP_PX
         height = max(place.bottom() for _, place in tiles) + GAP_PX
@@ -469,7 +419,7 @@ class Grid(QAbstractScrollArea):
                     QRect(GAP_PX, section.top, width, TITLE_PX), Qt.AlignmentFlag.AlignVCenter, section.title
                 )
         for row, place in tiles:
-            painter.drawImage(place, self._pictures[self._key(row, looks)])
+            painter.drawImage(place, self.pictures.get(row, looks))
 
     # ---- gestures ----------------------------------------------------------------------------------
 

@@ -18,11 +18,13 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
 )  # fmt: skip
 
-from napari_cellrep.gui._pictures import Background
+from napari_cellrep.gui._pictures import Background, picture_side
+from napari_cellrep.gui.views._branches import Pictured, branches_of, paint, picture, size_px
 from napari_cellrep.gui.views._dendrogram import Dendrogram
+from napari_cellrep.gui.views._file import paint_file
 from napari_cellrep.gui.views._grown import Grown, columns_of, grown
 from napari_cellrep.gui.views._parts import CellView, choice_box
-from napari_cellrep.gui.views._raster import Colours, colours_of
+from napari_cellrep.gui.views._raster import Colours, category_colours, colours_of
 from napari_cellrep.session import Session
 from napari_cellrep.specs import InputError
 
@@ -76,6 +78,7 @@ class TreeView(CellView):
         self.keep = QPushButton("Save as sets…")
         self.save = QPushButton("Save picture…")
         self.save.setToolTip("The whole tree with its pictures and its heat map, for print, as PNG or PDF")
+        self.save_branches = QPushButton("Save branches…")
         self.line = QSlider(Qt.Orientation.Horizontal)
         self.line.setRange(0, 120)
         self.line.setFixedWidth(70)
@@ -91,7 +94,7 @@ class TreeView(CellView):
         bar.setContentsMargins(4, 2, 4, 2)
         for item in (
             self.rows_of, self.take, self.distance, self.joining, QLabel("cut"), self.height, self.keep, self.save,
-            self.line,
+            self.save_branches, self.line,
         ):  # fmt: skip
             bar.addWidget(item, {self.rows_of: 3, self.height: 2}.get(item, 0))
         self.plot = Dendrogram(session, canvas, self.background)
@@ -110,6 +113,7 @@ class TreeView(CellView):
         self.line.valueChanged.connect(self.plot.set_line)
         self.keep.clicked.connect(lambda _=False: self._on_keep())
         self.save.clicked.connect(lambda _=False: self._on_save())
+        self.save_branches.clicked.connect(lambda _=False: self._on_save_branches())
         self.plot.clicked.connect(session.select)
         self.plot.cell_clicked.connect(canvas.click)
         self.plot.framed.connect(lambda row: canvas.go_to(row, frame=True))
@@ -210,7 +214,7 @@ class TreeView(CellView):
     def _show(self, found: Grown | None, words: str) -> None:
         before = self.plot.shown
         self.plot.show_tree(found)
-        for button in (self.keep, self.save, self.height):
+        for button in (self.keep, self.save, self.save_branches, self.height):
             button.setEnabled(found is not None)
         if found is None:
             self.background.run(
@@ -239,6 +243,13 @@ class TreeView(CellView):
             f"Keep the cells of each of the {n} branches under a name"
             if 2 <= n <= MOST_SETS
             else f"Move “cut” until there are 2 to {MOST_SETS} branches (now {n:,})"
+        )
+        self.save_branches.setEnabled(n <= MOST_SETS)
+        self.save_branches.setToolTip(
+            "Ten typical cells of each branch, and where they lie in a field, for print, as PNG or PDF.\n"
+            "Of the branches with selected cells; of all where nothing is selected."
+            if n <= MOST_SETS
+            else f"Move “cut” until there are at most {MOST_SETS} branches (now {n:,})"
         )
         self.words.setText(self._sentence(shown))
 
@@ -311,6 +322,50 @@ class TreeView(CellView):
         )
         if path:
             self.plot.print_to(path, self.words.setText)
+
+    def _on_save_branches(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(
+            self, "Save the branches", "branches.png", "Pictures (*.png);;PDF (*.pdf)"
+        )
+        if path:
+            self.print_branches(path)
+
+    def print_branches(self, path: str) -> None:
+        """Save typical cells of the branches with selected cells, or of all, with their places in a field.
+
+        Parameters
+        ----------
+        path : str
+            ``.png`` or ``.pdf``.
+        """
+        shown, session = self.plot.shown, self.session
+        cells, project = session.cells, session.project
+        if shown is None or cells is None or project is None:
+            return
+        every = [(i, self.plot.branch(i)) for i in range(self.plot.n_branches)]
+        chosen = [
+            (i, leaves) for i, leaves in every
+            if any(session.selected[shown.members[leaf]].any() for leaf in leaves)
+        ]  # fmt: skip
+        colours = category_colours(max(1, self.plot.n_branches))
+        vectors, obs, looks = cells.obsm[f"X_{session.embedding}"], cells.obs, self.canvas.looks()
+        side = picture_side(session)
+        subtitle = f"Embedding {session.embedding}; nearest to the mean of the branch's cells there."
+
+        def work() -> list[Pictured]:
+            found = branches_of(shown, chosen or every, colours, vectors, obs)
+            return [picture(self.background, project, obs, branch, side, looks) for branch in found]
+
+        def arrived(found: Any) -> None:
+            if isinstance(found, Exception):
+                self.words.setText(f"⚠ Not saved: {found}")
+            elif paint_file(path, *size_px(found), lambda painter: paint(painter, found, subtitle)):
+                self.words.setText(f"{len(found):,} branch{'es' if len(found) != 1 else ''} saved as {path}.")
+            else:
+                self.words.setText(f"⚠ {path} could not be written; choose another folder.")
+
+        self.words.setText("Cutting the pictures…")
+        self.background.run(work, arrived, "branches")
 
 
 def _code_of(codes: np.ndarray, categories: bool) -> int:

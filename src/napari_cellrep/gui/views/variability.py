@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ from qtpy.QtCore import QEvent, QModelIndex, QPoint, QPointF, QRect, QRectF, QSi
 from qtpy.QtGui import (
     QBrush,
     QColor,
-    QImage,
     QMouseEvent,
     QPainter,
     QPaintEvent,
@@ -35,9 +33,11 @@ from qtpy.QtWidgets import (
 
 from napari_cellrep.data.cells import provenance
 from napari_cellrep.gui._pictures import Background
+from napari_cellrep.gui.views._pairs import Pairs
 from napari_cellrep.gui.views._parts import CellView, choice_box, offer
 from napari_cellrep.gui.views._raster import OKABE_ITO, SELECTED
 from napari_cellrep.gui.views._spread import MIN_CELLS, Asked, Found, Seen, as_frame, look_at, measure
+from napari_cellrep.gui.views._tiles import Tiles
 from napari_cellrep.gui.views.map import selection_mode
 from napari_cellrep.gui.views.table import TableModel
 from napari_cellrep.session import Session
@@ -49,7 +49,6 @@ MOST_BARS = (
 )
 REACH_PX = 9
 NAMED = 6  # groups that bear their name in the scatter
-KEPT = 400  # pictures
 _HEADINGS = {
     "rank": "1 is the most variable. Groups with fewer than ten good cells are not ranked.",
     "group": "Click a group to select its cells and to see them below",
@@ -116,9 +115,15 @@ class VariabilityView(CellView):
         self.list.installEventFilter(self)
         self.list.viewport().installEventFilter(self)
         self.strip = Strip(self)
+        self.pairs = Pairs(session)
+        below = QSplitter(Qt.Orientation.Horizontal)
+        below.addWidget(self.strip)
+        below.addWidget(self.pairs)
+        below.setStretchFactor(0, 1)
+        below.setStretchFactor(1, 0)
         right = QSplitter(Qt.Orientation.Vertical)
         right.addWidget(self.list)
-        right.addWidget(self.strip)
+        right.addWidget(below)
         right.setStretchFactor(0, 2)
         right.setStretchFactor(1, 3)
         right.setSizes([90, 150])
@@ -142,6 +147,7 @@ class VariabilityView(CellView):
             box.currentIndexChanged.connect(lambda _: self._later())
         self.spatial.activated.connect(self._on_spatial_chosen)
         self.scatter.clicked.connect(self.choose)
+        self.pairs.clicked.connect(session.select)
         self.scatter.framed.connect(self._on_framed)
         self.listen(
             (session.project_changed, self._on_table_changed),
@@ -179,6 +185,7 @@ class VariabilityView(CellView):
         session = self.session
         self.background.forget()
         self.strip.forget()
+        self.pairs.show_group(None)
         columns = session.colour_choices
         groups, numbers = [], []
         if session.cells is not None:
@@ -277,7 +284,7 @@ class VariabilityView(CellView):
         self.model.frame_of(found)
         self._arrange()
         self.scatter.show_groups(found)
-        self.strip.show_group(None, "")
+        self._show_group(None, "")
         self._mark()
         if found is not None:
             group = self._group()
@@ -312,7 +319,7 @@ class VariabilityView(CellView):
     def _look(self, group: int) -> None:
         session, found = self.session, self.found
         if found is None or group < 0 or session.cells is None:
-            self.strip.show_group(None, "Click a group to see its cells, from one end to the other.")
+            self._show_group(None, "Click a group to see its cells, from one end to the other.")
             return
         cells, visible, score = session.cells, session.visible, self.score
         vectors = cells.obsm[f"X_{session.embedding}"] if session.embedding else None
@@ -321,7 +328,7 @@ class VariabilityView(CellView):
             if found is not self.found or group != self._group():
                 return
             if isinstance(seen, Exception):
-                self.strip.show_group(None, f"Its cells could not be put in an order ({seen}).")
+                self._show_group(None, f"Its cells could not be put in an order ({seen}).")
                 return
             n = len(found.rows[group])
             words = f"{found.names[group]}: {n:,} cells"
@@ -329,7 +336,7 @@ class VariabilityView(CellView):
                 words += f" along what differs most among them, {seen.share:.0%} of their variance"
             elif not len(seen.rows):
                 words += ", too few to say how they differ"
-            self.strip.show_group(seen, words)
+            self._show_group(seen, words)
 
         self.background.run(
             lambda: look_at(cells.obs, visible, vectors, found, group, score), looked, "group"
@@ -339,8 +346,13 @@ class VariabilityView(CellView):
         if self.found is not None and len(self.found.rows[group]):
             self.canvas.show(self.session.place(int(self.found.rows[group][0]))[0])
 
+    def _show_group(self, seen: Seen | None, words: str) -> None:
+        self.strip.show_group(seen, words)
+        self.pairs.show_group(seen)
+
     def _mark(self) -> None:
         """Show which groups have selected cells."""
+        self.pairs.mark()
         found, selected = self.found, self.session.selected
         marked = np.zeros(0 if found is None else len(found.names), bool)
         if found is not None and self._measured is self.session.cells and selected.any():
@@ -725,12 +737,10 @@ class Strip(QWidget):
 
     def __init__(self, view: VariabilityView) -> None:
         super().__init__()
-        self.session, self.canvas, self.background = view.session, view.canvas, view.background
+        self.session, self.canvas = view.session, view.canvas
         self.seen: Seen | None = None
         self.words = ""
-        self._pictures: OrderedDict[tuple[str, Any], QImage] = OrderedDict()
-        self._failed: set[str] = set()
-        self._pending = False
+        self.pictures = Tiles(self.session, self.canvas, view.background, self.update)
         self.setMouseTracking(True)
         self.setMinimumHeight(self.HEAD_PX + self.TILE_PX + self.ARROW_PX + 3 * self.VIOLIN_PX[0])
         self.setAccessibleName("Cells of the chosen group along what differs most among them")
@@ -746,8 +756,7 @@ class Strip(QWidget):
 
     def forget(self) -> None:
         """Drop all pictures: cells or images changed."""
-        self._pictures.clear()
-        self._failed.clear()
+        self.pictures.forget()
         self.seen = None
 
     # ---- layout ------------------------------------------------------------------------------------
@@ -787,41 +796,6 @@ class Strip(QWidget):
         """The cell under a point, or -1."""
         return next((row for row, place in self.tiles() if place.contains(at)), -1)
 
-    # ---- pictures ----------------------------------------------------------------------------------
-
-    def _ask(self) -> None:
-        """Ask for missing pictures, one field at a time."""
-        if self._pending or self.session.cells is None:
-            return
-        looks = self.canvas.looks()
-        missing = [
-            row
-            for row, _ in self.tiles()
-            if (self.session.cell_id(row), looks) not in self._pictures
-            and self.session.cell_id(row) not in self._failed
-        ]
-        if not missing:
-            return
-        field = self.session.place(missing[0])[0]
-        rows = [row for row in missing if self.session.place(row)[0] == field]
-        ids = [self.session.cell_id(row) for row in rows]
-        self._pending = True
-        self.background.ask_pictures(rows, lambda found: self._arrived(ids, looks, found), looks)
-
-    def _arrived(self, ids: list[str], looks: Any, found: Any) -> None:
-        self._pending = False
-        for i, cell_id in enumerate(ids):
-            if isinstance(found, Exception):  # the image is gone, mostly: an empty tile, and not again
-                self._failed.add(cell_id)
-            else:
-                picture = np.ascontiguousarray(found[i])
-                h, w = picture.shape[:2]
-                image = QImage(picture.data, w, h, 3 * w, QImage.Format.Format_RGB888).copy()
-                self._pictures[cell_id, looks] = image
-        while len(self._pictures) > KEPT:
-            self._pictures.popitem(last=False)
-        self.update()
-
     # ---- painting ----------------------------------------------------------------------------------
 
     def paintEvent(self, event: QPaintEvent) -> None:
@@ -844,16 +818,15 @@ class Strip(QWidget):
         if self.seen is not None and self.seen.violins:
             self._draw_violins(painter, text, self.seen)
         painter.end()
-        self._ask()
+        self.pictures.ask(row for row, _ in tiles)
 
     def _draw_tiles(self, painter: QPainter, text: QColor, tiles: list[tuple[int, QRect]]) -> None:
         session, looks = self.session, self.canvas.looks()
         for row, place in tiles:
-            cell_id = session.cell_id(row)
-            picture = self._pictures.get((cell_id, looks))
+            picture = self.pictures.get(row, looks)
             if picture is None:
                 painter.fillRect(place, QColor(128, 128, 128, 40))
-                if cell_id in self._failed:
+                if self.pictures.lost(row):
                     painter.setPen(text)
                     painter.drawText(place, Qt.AlignmentFlag.AlignCenter, "no image")
             else:

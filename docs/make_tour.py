@@ -1,0 +1,129 @@
+"""Take the tour of docs/explore-tour.md by real clicks and keys: pictures of each step, and an animation of all.
+
+python docs/make_tour.py PROJECT.cellrep [docs/images]
+
+PROJECT is a project of the sample with a trained network, as `cellrep demo` makes it; the tour works on a copy. Needs
+a screen; Xvfb will do.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+from make_images import FRESH, LEFT, PLAIN, Window, until
+from PIL import Image, ImageDraw, ImageFont
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtTest import QTest
+
+WIDTH_PX, CAPTION_PX, COLOURS = 880, 26, 96
+
+
+class Film:
+    """Frames of a window with a line of words below."""
+
+    def __init__(self, window: Window) -> None:
+        self.window = window
+        self.frames: list[Image.Image] = []
+        self.times_ms: list[int] = []
+
+    def take(self, words: str, ms: int = 1600) -> Image.Image:
+        """Add a frame; gives the window as it was, in full size."""
+        whole = Image.fromarray(self.window.viewer.screenshot(canvas_only=False, flash=False)[..., :3])
+        height = WIDTH_PX * whole.height // whole.width
+        frame = Image.new("RGB", (WIDTH_PX, height + CAPTION_PX), "#1b1d22")
+        frame.paste(whole.resize((WIDTH_PX, height), Image.Resampling.LANCZOS), (0, 0))
+        ImageDraw.Draw(frame).text((10, height + 5), words, fill="white", font=ImageFont.load_default(14))
+        self.frames.append(frame)
+        self.times_ms.append(ms)
+        return whole
+
+    def save(self, path: Path) -> None:
+        """Write a GIF of one palette, that of its busiest frame."""
+        palette = self.frames[-1].quantize(COLOURS)
+        flat = [frame.quantize(COLOURS, palette=palette, dither=Image.Dither.NONE) for frame in self.frames]
+        flat[0].save(
+            path, save_all=True, append_images=flat[1:], duration=self.times_ms, loop=0, optimize=True
+        )
+        print(f"{path.name}: {len(flat)} frames, {path.stat().st_size:,} bytes")
+
+
+def keep(picture: Image.Image, path: Path) -> None:
+    """Save a step's picture, small."""
+    picture.quantize(200).save(path, optimize=True)
+    print(f"{path.name}: {path.stat().st_size:,} bytes")
+
+
+def main() -> None:
+    """Open, lasso, look, judge, export."""
+    root, out = Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else "docs/images")
+    copy = FRESH / root.name
+    shutil.copytree(root, copy)
+    window = Window(out, 1280, 800)
+    viewer, session, canvas = window.viewer, window.session, window.canvas
+    film = Film(window)
+    film.take("napari, with the Explore panel still to be opened", 1200)
+    session.open(copy)
+    session.embedding = "paired_cell_inpainting"
+    panel = window.dock("Explore")
+    panel.setMinimumHeight(340)
+    view = panel.map
+    canvas.show("A07")
+    until(lambda: canvas.field == "A07")
+    viewer.reset_view()
+    viewer.scene.camera.zoom *= 2
+    view.fit()
+    QTest.qWait(800)
+    keep(film.take("Open: the project's cells on a map, a field above", 2200), out / "tour-1-open.png")
+
+    obs = session.cells.obs
+    at = view.view.to_px(session.map_coordinates())
+    high = session.visible & np.isfinite(at).all(axis=1) & (obs["dose_rank"].to_numpy() >= 9)
+    middle, turn = np.median(at[high], axis=0), np.linspace(0, 2 * np.pi, 60)
+    path = [QPoint(int(x), int(y)) for x, y in middle + np.c_[60 * np.cos(turn), 40 * np.sin(turn)]]
+    QTest.mousePress(view, LEFT, PLAIN, path[0])
+    for i, p in enumerate(path[1:]):
+        QTest.mouseMove(view, p)
+        if i % 14 == 13:
+            film.take("Lasso: draw around cells on the map", 300)
+    QTest.mouseRelease(view, LEFT, PLAIN, path[-1])
+    until(lambda: not canvas._todo)
+    keep(film.take("They light up in the image and are counted", 2200), out / "tour-2-lasso.png")
+
+    gallery = panel.view("Gallery")
+    gallery.which.setCurrentText("selected cells")
+    looks = canvas.looks()
+    until(lambda: all(gallery.grid.pictures.get(r, looks) for r, _ in gallery.grid.in_sight()))
+    keep(film.take("Gallery: what they have in common", 2200), out / "tour-3-gallery.png")
+
+    odd = panel.view("Odd cells")
+    until(lambda: odd.queue and odd.panel.shown is not None, 60)
+    for _ in range(2):
+        QTest.qWait(1500)
+    until(lambda: canvas.field == session.place(session.row_of_id(odd.cell_id))[0], 60)
+    keep(film.take("Odd cells: the oddest of a group, in its image and beside its mates", 2600),
+         out / "tour-4-odd.png")  # fmt: skip
+    for key, said in ((Qt.Key.Key_R, "R"), (Qt.Key.Key_U, "U")):
+        before = odd.position
+        QTest.keyClick(odd, key)
+        until(lambda before=before: odd.position != before)
+        until(lambda: odd.panel.shown is not None and odd.panel.shown.cell_id == odd.cell_id)
+        QTest.qWait(1200)
+        word = {"R": "Real", "U": "Unsure"}[said]
+        film.take(f"{word} ({said}): the verdict is kept, the next cell comes", 1800)
+    table = FRESH / "odd-cells.csv"
+    odd.save_table(table)
+    until(table.is_file)
+    QTest.qWait(800)
+    keep(
+        film.take("Export: a table, outlines for Fiji, a page for each cell", 2600), out / "tour-5-export.png"
+    )
+    print(table.read_text().splitlines()[:3])
+    film.save(out / "tour.gif")
+    window.close()
+
+
+if __name__ == "__main__":
+    main()
