@@ -7,7 +7,7 @@ import pytest
 from napari_cellrep.data import Project, create_project, open_project
 from napari_cellrep.data.cells import make_table
 from napari_cellrep.data.fields import Field
-from napari_cellrep.session import Session
+from napari_cellrep.session import Session, categories
 from napari_cellrep.specs import Channel, InputError
 
 
@@ -102,6 +102,54 @@ def test_hidden_cells_are_never_selected(session: Session) -> None:
     assert chosen(session) == IDS[:5]
 
 
+def test_hidden_values_leave_what_is_visible(session: Session) -> None:
+    session.cells.obs["drug"] = ["x", "x;y", "y", None, "x", "x"]
+    session.cells.obs["score"] = [0.5, np.nan, 1.5, np.inf, 2.0, 1.0]
+    seen: list[str] = []
+    session.visible_changed.connect(lambda: seen.append("visible"))
+    session.select(np.ones(6, bool))
+    session.hide_values("drug", ["x"])
+    assert chosen(session) == ["a:2", "a:7", "b:1"]
+    assert session.counted.sum() == 5  # b:3 is flagged; the others count, seen or not
+    session.hide_values("score", ["no value"])
+    assert session.cells.obs_names[session.visible].tolist() == ["a:7"]
+    session.hide_values("drug", ["several", "no value"])
+    session.hide_values("drug", ["no value", "several"])  # the same: nobody is told
+    assert session.cells.obs_names[session.visible].tolist() == ["a:1", "a:7", "b:2"]
+    session.undo()
+    assert chosen(session) == ["a:7"]
+    session.reload()  # what was added to the table is gone, the rest is as it was
+    assert session.n_visible == 5
+    session.hide_values("field", ["a"])
+    session.hide_flagged = False
+    assert session.cells.obs_names[session.visible].tolist() == ["b:1", "b:2", "b:3"]
+    session.show_all_values()
+    assert session.n_visible == 6
+    assert len(seen) == 6
+    session.hide_values("field", ["a"])
+    session.open(session.project)
+    assert session.n_visible == 6
+
+
+def test_values_in_words() -> None:
+    codes, words = categories(pd.Series(["b", "a;b", None, "c; d", "b", "", "a;"]))
+    assert words == ["b", "several", "a;"]
+    assert codes.tolist() == [0, 1, -1, 1, 0, -1, 2]
+    assert categories(pd.Series([True, False, None], dtype=object))[1] == ["yes", "no"]
+    assert categories(pd.Series([1.0, 1234567.0, np.nan, 0.25]))[1] == ["1", "1234567", "0.25"]
+
+
+def test_the_ends_of_the_colours_are_remembered(session: Session) -> None:
+    seen: list[int] = []
+    session.limits_changed.connect(lambda: seen.append(1))
+    session.set_colour_limits("area_px", (1, 2))
+    session.set_colour_limits("area_px", (1.0, 2.0))
+    assert session.colour_limits("area_px") == (1.0, 2.0)
+    session.set_colour_limits("area_px", None)
+    assert session.colour_limits("area_px") is None
+    assert len(seen) == 2
+
+
 def test_undo_and_redo(session: Session) -> None:
     session.select([0])
     session.select([1], "add")
@@ -179,8 +227,15 @@ def test_it_finds_the_map_of_the_embedding(session: Session, project: Project) -
     project.write_cells(cells)
     session.reload()
     assert session.map_name == "UMAP"
+    umap, pca = session.maps
+    assert (umap.name, pca.name) == ("UMAP", "PCA 1 · 2")  # the third component has no fourth
     session.embedding = "bare"
     assert session.map_coordinates() is None
+    assert session.map_coordinates(pca).tolist()[1] == [3, 4]
+    del cells.obsm["X_pca_net"]
+    project.write_cells(cells)
+    session.reload()
+    assert session.map_coordinates(pca) is None
 
 
 def test_the_first_colour_is_the_dose(session: Session) -> None:

@@ -6,7 +6,8 @@ A view reads the session and writes intents to it; no view writes another view.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,14 +33,42 @@ _Step = tuple[np.ndarray, Verdicts]
 
 # Columns that place a cell rather than say something about it.
 _NOT_COLOURS = ("label", "mask_hash", "box_y0", "box_x0", "box_y1", "box_x1", "q_window_over_edge")
+# What the legend says of cells without a value in a column, and of those with more than one ("a;b").
+NO_VALUE, SEVERAL = "no value", "several"
 # What a newcomer wants to see first, if the plate table has it.
 _FIRST_COLOURS = ("dose", "conc", "time", "compound", "treatment", "protein")
+
+
+@dataclass(frozen=True)
+class MapPlace:
+    """One way to lay out the cells of an embedding.
+
+    Parameters
+    ----------
+    embedding : str
+    key : str
+        Of ``obsm``.
+    axes : tuple of int
+        Which two of its columns.
+    """
+
+    embedding: str
+    key: str
+    axes: tuple[int, int] = (0, 1)
+
+    @property
+    def name(self) -> str:
+        """How people call it: "UMAP", "PCA 3 · 4"."""
+        if self.key.startswith("X_umap_"):
+            return "UMAP"
+        return f"PCA {self.axes[0] + 1} · {self.axes[1] + 1}"
 
 
 class Session:
     """The single truth of one viewer; every view shows it and writes its wishes to it.
 
-    What is selected is always visible: hiding flagged cells also takes them out of the selection.
+    What is selected is always visible: hiding flagged cells, or a value of a column, also takes them out of the
+    selection.
     Cells are joined by ``cell_id``; a row number is only valid until `cells_changed`.
 
     Attributes
@@ -49,6 +78,8 @@ class Session:
         One row per cell.
     selected, visible : ndarray of shape (n_cells,), bool
         Read them; change them through the methods.
+    counted : ndarray of shape (n_cells,), bool
+        What the flags leave, whatever value is hidden.
     focus, hover : int
         The row last clicked, and the row under the pointer; -1 for none.
     """
@@ -60,6 +91,7 @@ class Session:
     focus_changed = Signal(int)
     hover_changed = Signal(int)
     colour_changed = Signal()
+    limits_changed = Signal()  # where the colours of a column of numbers begin and end
     embedding_changed = Signal()
     sets_changed = Signal()
     verdicts_changed = Signal()
@@ -68,7 +100,7 @@ class Session:
         self.project: Project | None = None
         self.cells: ad.AnnData | None = None
         self.selected = np.zeros(0, bool)
-        self.visible = np.zeros(0, bool)
+        self.visible = self.counted = np.zeros(0, bool)
         self.focus = -1
         self.hover = -1
         self.sets: dict[str, dict[str, Any]] = {}
@@ -76,6 +108,8 @@ class Session:
         self._embedding = ""
         self._colour_by = ""
         self._hide_flagged = True
+        self._hidden: dict[str, frozenset[str]] = {}
+        self._limits: dict[str, tuple[float, float]] = {}
         self._undo: list[_Step] = []
         self._redo: list[_Step] = []
         self._rows: dict[str, np.ndarray] = {}
@@ -102,8 +136,9 @@ class Session:
         """Look at a project (None: at nothing). Selection and undo start afresh."""
         self.project = open_project(project) if isinstance(project, (str, Path)) else project
         self.cells = None
-        self.selected = self.visible = np.zeros(0, bool)
+        self.selected = self.visible = self.counted = np.zeros(0, bool)
         self.focus = self.hover = -1
+        self._hidden, self._limits = {}, {}
         self._undo, self._redo, self.sets, self.verdicts = [], [], {}, {}
         self._embedding = self._colour_by = ""
         self._read_table()
@@ -149,7 +184,7 @@ class Session:
         has = self.project is not None and self.project.has_cells
         self.cells = self.project.cells if has and self.project is not None else None
         self.verdicts = read_verdicts(self.project.root) if self.project is not None else {}
-        self.visible = self._shown()
+        self._look()
         self.selected = np.zeros(self.n_cells, bool)
         if self._embedding not in self.embeddings:
             self._embedding = next((e for e in self.embeddings if self._map_key(e)), "") or next(
@@ -365,7 +400,8 @@ class Session:
                 rejected = self.verdict(cell_id).get("verdict") == "artefact"
                 if rejected or FLAG in str(self.value(row, "flags") or "").split(";"):
                     set_flagged(self.cells.obs, np.array([row]), rejected)
-        before, self.visible = self.visible, self._shown()
+        before = self.visible
+        self._look()
         return not np.array_equal(before, self.visible)
 
     def _announce_verdicts(self, verdicts: bool, hidden: bool) -> None:
@@ -401,14 +437,70 @@ class Session:
         if hide == self._hide_flagged:
             return
         self._hide_flagged = bool(hide)
-        self.visible = self._shown()
+        self._look_again()
+
+    def hidden_values(self, column: str) -> frozenset[str]:
+        """Which values of a column are hidden, in the words of `categories`."""
+        return self._hidden.get(column, frozenset())
+
+    def hide_values(self, column: str, names: Iterable[str]) -> None:
+        """Hide the cells with these values in a column, and only these; () shows all of the column again.
+
+        What is hidden stays hidden when another column colours the cells.
+
+        Parameters
+        ----------
+        column : str
+        names : iterable of str
+            Values in the words of `categories`; NO_VALUE and SEVERAL are such words too.
+        """
+        hidden = frozenset(names)
+        if hidden == self.hidden_values(column):
+            return
+        self._hidden = {k: v for k, v in {**self._hidden, column: hidden}.items() if v}
+        self._look_again()
+
+    def show_all_values(self) -> None:
+        """Hide no value of any column any more."""
+        if self._hidden:
+            self._hidden = {}
+            self._look_again()
+
+    def _look(self) -> None:
+        """Find out which cells are shown."""
+        obs = None if self.cells is None else self.cells.obs
+        self.counted = np.ones(self.n_cells, bool)
+        if obs is not None and self._hide_flagged and "good" in obs:
+            self.counted = np.array(obs["good"], bool)
+        self.visible = self.counted.copy()
+        for column, names in self._hidden.items():
+            if obs is None or column not in obs:
+                continue
+            if names == {NO_VALUE} and pd.api.types.is_float_dtype(obs[column].dtype):  # however many numbers
+                self.visible &= np.isfinite(obs[column].to_numpy(float, na_value=np.nan))
+                continue
+            codes, known = categories(obs[column])
+            # The last one serves the code -1.
+            keep = np.array([name not in names for name in known] + [NO_VALUE not in names])
+            self.visible &= keep[codes]
+
+    def _look_again(self) -> None:
+        self._look()
         self.visible_changed.emit()
         self._set_selected(self.selected)
 
-    def _shown(self) -> np.ndarray:
-        if self.cells is not None and self._hide_flagged and "good" in self.cells.obs:
-            return np.array(self.cells.obs["good"], bool)
-        return np.ones(self.n_cells, bool)
+    def colour_limits(self, column: str) -> tuple[float, float] | None:
+        """Where the colours of a column of numbers begin and end, if somebody has said so."""
+        return self._limits.get(column)
+
+    def set_colour_limits(self, column: str, limits: tuple[float, float] | None) -> None:
+        """Say where the colours of a column begin and end; None: where they do by themselves."""
+        if limits == self._limits.get(column):
+            return
+        self._limits.pop(column, None)
+        if limits is not None:
+            self._limits[column] = (float(limits[0]), float(limits[1]))
+        self.limits_changed.emit()
 
     @property
     def embeddings(self) -> list[str]:
@@ -437,15 +529,35 @@ class Session:
         """What `map_coordinates` gives: "UMAP" or "PCA"; "" when there is no map."""
         return {"X_u": "UMAP", "X_p": "PCA", "": ""}[self._map_key(self._embedding)[:3]]
 
-    def map_coordinates(self) -> np.ndarray | None:
-        """Where the cells are on the map of the present embedding, float (n_cells, 2), or None without a map.
+    @property
+    def maps(self) -> list[MapPlace]:
+        """All maps in the table: of every embedding the UMAP, and the first six principal components in pairs."""
+        found: list[MapPlace] = []
+        if self.cells is None:
+            return found
+        obsm = self.cells.obsm
+        for embedding in self.embeddings:
+            for key, most in ((f"X_umap_{embedding}", 2), (f"X_pca_{embedding}", 6)):
+                columns = obsm[key].shape[1] if key in obsm else 0
+                found += [MapPlace(embedding, key, (i, i + 1)) for i in range(0, min(columns, most) - 1, 2)]
+        return found
 
-        UMAP if there is one, else the first two principal components. Rows without an embedding are NaN.
+    def map_coordinates(self, place: MapPlace | None = None) -> np.ndarray | None:
+        """Where the cells are on a map, float (n_cells, 2), or None where there is no such map.
+
+        Parameters
+        ----------
+        place : MapPlace, optional
+            One of `maps`. Without it the map of the present embedding: UMAP if there is one, else the first two
+            principal components. Rows without an embedding are NaN.
         """
-        key = self._map_key(self._embedding)
-        if not key or self.cells is None:
+        if self.cells is None:
             return None
-        return np.asarray(self.cells.obsm[key], np.float64)[:, :2]
+        if place is not None:
+            known = place in self.maps
+            return np.asarray(self.cells.obsm[place.key], np.float64)[:, list(place.axes)] if known else None
+        key = self._map_key(self._embedding)
+        return np.asarray(self.cells.obsm[key], np.float64)[:, :2] if key else None
 
     @property
     def colour_choices(self) -> list[str]:
@@ -579,6 +691,42 @@ def read_project(path: Path | str) -> Project:
     if project.has_cells:
         _ = project.cells
     return project
+
+
+def categories(column: pd.Series) -> tuple[np.ndarray, list[str]]:
+    """Which value of a column each cell has, in words.
+
+    Parameters
+    ----------
+    column : Series of n values
+
+    Returns
+    -------
+    codes : ndarray of shape (n,), int
+        Index into the words; -1 for no value.
+    words : list of str
+        In the order they occur; SEVERAL stands for all that hold more than one ("a;b").
+    """
+    found, values = pd.factorize(column)
+    words: dict[str, int] = {}
+    codes = np.full(len(values) + 1, -1)  # the last one serves what is missing
+    for i, value in enumerate(values):
+        word = _worded(value)
+        if word:
+            codes[i] = words.setdefault(word, len(words))
+    return codes[found], list(words)
+
+
+def _worded(value: Any) -> str:
+    """One value of a column as the legend says it; "" for none."""
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, float | np.floating):
+        if not np.isfinite(value):
+            return ""
+        return str(int(value)) if value == int(value) else f"{value:g}"
+    parts = [part for part in str(value).split(";") if part.strip()]
+    return SEVERAL if len(parts) > 1 else str(value)
 
 
 def _unpacked(bits: np.ndarray, n: int) -> np.ndarray:

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from matplotlib.path import Path as MplPath
 from qtpy.QtCore import QObject, QPoint, Qt, Signal
 from qtpy.QtWidgets import QInputDialog, QLineEdit
 
+from _clicks import choose
 from napari_cellrep.gui import _explore, _runner
 from napari_cellrep.gui._explore import ExploreWidget
 from napari_cellrep.gui._state import session_of
+from napari_cellrep.gui.views._raster import View
 
 
 @pytest.fixture
@@ -51,6 +54,145 @@ def test_the_count_line_tells_the_selection(explore, qtbot) -> None:
     assert explore.flagged.text() == f"show {hidden:,} flagged"
     qtbot.mouseClick(explore.flagged, Qt.MouseButton.LeftButton, pos=QPoint(8, explore.flagged.height() // 2))
     assert explore.count.text() == f"{len(chosen):,} of {session.n_cells:,} cells"
+
+
+def test_the_bar_tells_what_the_legend_hides(explore, qtbot) -> None:
+    session, legend = explore.session, explore.map.legend
+    session.colour_by = "well"
+    n, inside = session.n_visible, int((session.counted & (session.cells.obs["well"] == "A12")).sum())
+    assert not explore.hidden.isVisible()
+    qtbot.mouseClick(legend, Qt.MouseButton.LeftButton, pos=legend.lines["A12"].center().toPoint())
+    qtbot.waitUntil(lambda: explore.count.text() == f"0 of {n - inside:,} cells", timeout=20_000)
+    assert explore.hidden.isVisible()
+    assert explore.hidden.text() == f"show {inside:,} hidden"
+    assert f"{inside:,} cells are hidden in the map's legend" in explore.count.toolTip()
+    session.colour_by = "control"
+    qtbot.mouseClick(explore.hidden, Qt.MouseButton.LeftButton)
+    assert session.n_visible == n
+    assert not explore.hidden.isVisible()
+
+
+@pytest.mark.parametrize(("name", "n"), [("density", 4), ("clouds", 9)])
+def test_what_is_drawn_is_chosen_in_the_menu(explore, qtbot, name, n) -> None:
+    explore.session.colour_by = "well"
+    menu, action = explore.shown.menu(), getattr(explore, name)
+    menu.popup(explore.shown.mapToGlobal(QPoint(0, explore.shown.height())))
+    qtbot.waitUntil(menu.isVisible, timeout=20_000)
+    qtbot.mouseClick(menu, Qt.MouseButton.LeftButton, pos=menu.actionGeometry(action).center())
+    assert action.isChecked()
+    qtbot.waitUntil(lambda: len(getattr(explore.map, name).contours) == n, timeout=20_000)
+
+
+@pytest.fixture
+def two(explore, project, qtbot):
+    """Two maps: the second shows components, of which twenty cells have none."""
+    cells = project.cells
+    x = np.nan_to_num(cells.obsm["X_measured"][:, :4])
+    x[::20] = np.nan
+    cells.obsm["X_pca_measured"] = x
+    project.write_cells(cells)
+    explore.session.reload()
+    qtbot.mouseClick(explore.two, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: explore.second.map.width() > 200, timeout=20_000)
+    explore.second.map.grab()
+    return explore
+
+
+def owners(view) -> set[int]:
+    view.grab()
+    return set(np.unique(view.raster.owner[view.raster.owner >= 0]).tolist())
+
+
+def test_two_maps_share_all_but_the_place(two, qtbot) -> None:
+    session, first, second = two.session, two.map, two.second.map
+    assert second.place.name == "PCA 1 · 2"
+    assert two.second.choice.currentText() == "measured · PCA 1 · 2"
+    at = session.map_coordinates(second.place)
+    assert not np.allclose(at, session.map_coordinates(), equal_nan=True)
+    px = second.view.to_px(at)
+    middle = np.nanmedian(px, axis=0)
+    t = np.linspace(0, 2 * np.pi, 48)
+    path = (middle + 40 * np.c_[np.cos(t), np.sin(t)]).astype(int)
+    before = first.view
+    qtbot.mousePress(second, Qt.MouseButton.LeftButton, pos=QPoint(*map(int, path[0])))
+    for x, y in path[1:]:
+        qtbot.mouseMove(second, QPoint(int(x), int(y)))
+    qtbot.mouseRelease(second, Qt.MouseButton.LeftButton, pos=QPoint(*map(int, path[-1])))
+    inside = MplPath(path).contains_points(np.nan_to_num(px, nan=1e9)) & session.visible
+    assert inside.sum() > 10
+    assert (session.selected == inside).all()
+    assert not session.selected[::20].any()  # they are not on this map
+    first.grab()
+    on_first = np.unique(first.raster.chosen[first.raster.chosen >= 0])
+    assert len(on_first)
+    assert session.selected[on_first].all()
+    assert first.view is before
+
+    session.colour_by = "well"
+    assert (first.colours.codes == second.colours.codes).all()
+    assert second.legend.isHidden()
+    session.hide_values("well", ["A12"])
+    shown = set(np.flatnonzero(session.visible).tolist())
+    assert owners(first) <= shown
+    assert owners(second) <= shown
+    plain = second.grab().toImage()
+    session.set_hover(next(iter(owners(second))))
+    assert second.grab().toImage() != plain
+    for name, button in two.tools.items():
+        qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+        assert first.tool == second.tool == name
+    two.density.setChecked(True)
+    two.clouds.setChecked(True)
+    for view in (first, second):
+        qtbot.waitUntil(
+            lambda view=view: bool(view.density.contours and view.clouds.contours), timeout=20_000
+        )
+
+
+def test_the_second_map_is_chosen_closed_and_remembered(two, qtbot) -> None:
+    session, second = two.session, two.second
+    n, choices = (
+        len(session.selection_changed),
+        [second.choice.itemText(i) for i in range(second.choice.count())],
+    )
+    assert choices == ["measured · UMAP", "measured · PCA 1 · 2", "measured · PCA 3 · 4"]
+    choose(second.choice, "PCA 3 · 4")
+    assert np.allclose(second.map.coordinates(), session.cells.obsm["X_pca_measured"][:, 2:4], equal_nan=True)
+    view = two.map.view
+    two.map.view = moved = View(view.centre, view.scale * 3, view.size)
+    qtbot.mouseClick(second.close_it, Qt.MouseButton.LeftButton)
+    assert two.second is None
+    assert not two.two.isChecked()
+    assert len(session.selection_changed) == n - 1
+    qtbot.waitUntil(lambda: two.map.width() > moved.size[0], timeout=20_000)
+    assert two.map.view.centre == moved.centre
+    session.select([1, 2, 3])  # would raise in a dead widget
+    qtbot.mouseClick(two.two, Qt.MouseButton.LeftButton)
+    assert two.second.place.name == "PCA 3 · 4"
+    qtbot.waitUntil(lambda: two.map.width() == moved.size[0], timeout=20_000)
+    assert two.map.view.scale == pytest.approx(moved.scale)
+    session.embedding = "bare"  # which has no map; the second one stays what it is
+    assert two.second.place.embedding == "measured"
+
+
+def test_the_second_map_lives_without_its_coordinates(two, project, qtbot) -> None:
+    session, second = two.session, two.second
+    cells = project.cells
+    components = cells.obsm["X_pca_measured"].copy()
+    del cells.obsm["X_pca_measured"]
+    project.write_cells(cells)
+    session.reload()
+    assert second.place.name == "UMAP"
+    project.write_cells(cells[:0].copy())
+    session.reload()
+    assert second.map.grab()
+    session.open(None)
+    assert not second.choice.isEnabled()
+    cells.obsm["X_pca_measured"] = components
+    project.write_cells(cells)
+    session.open(project)
+    assert second.choice.count() == 3
+    assert second.map.has_map
 
 
 def test_keys_undo_and_redo(explore, qtbot) -> None:
@@ -191,11 +333,14 @@ def test_closing_the_dock_leaves_no_listener(viewer, project, qtbot) -> None:
     session = session_of(viewer)
     session.open(project)
     widget = ExploreWidget(viewer)
+    one = len(session.selection_changed)
     dock = viewer.window.add_dock_widget(widget, area="bottom")
+    widget.two.setChecked(True)
     n = len(session.selection_changed)
+    assert n == one + 1
     viewer.window.remove_dock_widget(dock)
     widget.deleteLater()
-    qtbot.waitUntil(lambda: len(session.selection_changed) < n)
+    qtbot.waitUntil(lambda: len(session.selection_changed) < one, timeout=20_000)
     del widget
     session.select([0, 1, 2, 3])  # would raise in a dead widget
     session.colour_by = "control"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from napari.settings import get_settings
 from napari.utils.theme import get_theme
 from qtpy.QtCore import QEvent, QKeyCombination, QPointF, QRectF, QSize, Qt
@@ -35,10 +36,11 @@ from napari_cellrep.gui.views.gallery import GalleryView
 from napari_cellrep.gui.views.map import TOOLS, MapView, selection_mode
 from napari_cellrep.gui.views.odd import OddView
 from napari_cellrep.gui.views.plate import PlateView
+from napari_cellrep.gui.views.second_map import SecondMap
 from napari_cellrep.gui.views.table import TableView
 from napari_cellrep.gui.views.tree import TreeView
 from napari_cellrep.gui.views.variability import VariabilityView
-from napari_cellrep.session import read_project
+from napari_cellrep.session import MapPlace, read_project
 from napari_cellrep.specs import InputError
 
 REDO = QKeyCombination(Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier, Qt.Key.Key_Z)
@@ -46,6 +48,8 @@ REDO = QKeyCombination(Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier
 VIEWS: tuple[Any, ...] = (GalleryView, TableView, PlateView, TreeView, VariabilityView, OddView)
 TOOL_TIPS = {
     "lasso": "Lasso: draw around cells to select them.\nShift adds, Alt subtracts, both together intersect.",
+    "polygon": "Polygon: click its corners; a double-click or Enter closes it, Backspace takes the last corner off,\n"
+    "Escape gives up. Shift adds, Alt subtracts, both together intersect.",
     "rectangle": "Rectangle: drag over cells to select them.\nShift adds, Alt subtracts, both together intersect.",
     "pan": "Move the map (also: drag with the right or middle button; the wheel zooms; Home shows everything).",
 }
@@ -69,9 +73,9 @@ class ExploreWidget(QWidget):
         self.setObjectName("cellrep-explore")
 
         self.map = MapView(session, canvas.ask_picture)
-        self.map.clicked.connect(canvas.click)
-        self.map.framed.connect(self._on_framed)
-        self.map.menu_requested.connect(lambda row, at: self.canvas.open_menu(row, at))
+        self._listen_to_map(self.map)
+        self.second: SecondMap | None = None
+        self._second_place: MapPlace | None = None  # what it showed when it was closed
 
         self.embedding = QComboBox()
         self.embedding.setToolTip(
@@ -96,9 +100,37 @@ class ExploreWidget(QWidget):
             button.setIconSize(QSize(18, 18))
             button.setToolTip(TOOL_TIPS[name])
             button.setAccessibleName(name)
-            button.clicked.connect(lambda _=False, name=name: self.map.set_tool(name))
+            button.clicked.connect(lambda _=False, name=name: self._on_tool(name))
             group.addButton(button)
             self.tools[name] = button
+
+        self.shown = QToolButton()
+        self.shown.setText("Show")
+        self.shown.setToolTip("What is drawn on the map beside the points")
+        self.shown.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        self.shown.setStyleSheet("QToolButton { padding: 2px 14px 2px 6px }")
+        menu = QMenu(self.shown)
+        menu.setToolTipsVisible(True)
+        self.shown.setMenu(menu)
+        self.density = menu.addAction("Density")
+        self.density.setToolTip("Lines that enclose 25, 50, 75 and 95 % of the cells in view")
+        self.density.setCheckable(True)
+        self.density.toggled.connect(self._on_density)
+        self.clouds = menu.addAction("Clouds")
+        self.clouds.setToolTip(
+            "A cloud for each value of the colour column: the densest regions with 25, 50 and 75 % of its cells"
+        )
+        self.clouds.setCheckable(True)
+        self.clouds.toggled.connect(self._on_clouds)
+        self.two = QToolButton()
+        self.two.setCheckable(True)
+        self.two.setIconSize(QSize(18, 18))
+        self.two.setAccessibleName("Second map")
+        self.two.setToolTip(
+            "Second map: another embedding, or other axes, beside the first.\n"
+            "Selection, colours and what is hidden are the same on both."
+        )
+        self.two.toggled.connect(self._on_two)
 
         self.count = QLabel()
         # A label that grew with its text would shift the whole dock while the selection changes.
@@ -112,6 +144,10 @@ class ExploreWidget(QWidget):
             "Show cells that carry a quality flag too: at the image's edge, debris, saturated, out of focus, …"
         )
         self.flagged.toggled.connect(self._on_flagged_toggled)
+        self.hidden = _button(
+            "", "Show the values again that are hidden in the map's legend", session.show_all_values
+        )
+        self.hidden.hide()
         self.undo = _button(
             "↶", "Undo the last change of the selection, or the last verdict (Ctrl+Z)", self._on_undo
         )
@@ -139,12 +175,29 @@ class ExploreWidget(QWidget):
         bar = QHBoxLayout()
         bar.setContentsMargins(6, 2, 6, 2)
         bar.setSpacing(4)
-        for item in (QLabel("Map"), self.embedding, QLabel("colour"), self.colour, *self.tools.values()):
+        for item in (
+            QLabel("Map"),
+            self.embedding,
+            QLabel("colour"),
+            self.colour,
+            *self.tools.values(),
+            self.two,
+            self.shown,
+        ):
             bar.addWidget(item, 2 if isinstance(item, QComboBox) else 0)
         bar.addWidget(self.search)
         bar.addSpacing(8)
         bar.addWidget(self.count, 1)
-        for item in (self.flagged, self.undo, self.redo, self.invert, self.clear, self.sets, self.save):
+        for item in (
+            self.hidden,
+            self.flagged,
+            self.undo,
+            self.redo,
+            self.invert,
+            self.clear,
+            self.sets,
+            self.save,
+        ):
             bar.addWidget(item)
 
         self.nothing = QLabel()
@@ -159,7 +212,10 @@ class ExploreWidget(QWidget):
         column.addWidget(self.map_it, 0, Qt.AlignmentFlag.AlignHCenter)
         column.addStretch()
         self.stack = QStackedWidget()
-        self.stack.addWidget(self.map)
+        self.maps = QSplitter(Qt.Orientation.Horizontal)  # the map, and a second one if it is asked for
+        self.maps.addWidget(self.map)
+        self.maps.setChildrenCollapsible(False)
+        self.stack.addWidget(self.maps)
         self.stack.addWidget(empty)
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
@@ -190,9 +246,8 @@ class ExploreWidget(QWidget):
         for signal, slot in self._signals:
             signal.connect(slot)
         napari_viewer.events.theme.connect(self._on_theme_changed)
-        self.destroyed.connect(_disconnected(self._signals, self.map._signals))
-        self.map.tool_changed.connect(lambda name: self.tools[name].setChecked(True))
-        self.map.set_tool("lasso")
+        self.destroyed.connect(_disconnected(self._signals, self.map.signals))
+        self._on_tool("lasso")
         self._on_theme_changed()
         self._on_table_changed()
         self._on_visible_changed()
@@ -255,10 +310,15 @@ class ExploreWidget(QWidget):
     def _on_selection_changed(self) -> None:
         session = self.session
         self.count.setText(f"{session.n_selected:,} of {session.n_visible:,} cells")
-        hidden = session.n_cells - session.n_visible
-        if hidden or session.hide_flagged:
-            self.flagged.setText(f"show {hidden:,} flagged" if hidden else "show flagged")
-        self.count.setToolTip(f"{hidden:,} flagged cells are hidden" if hidden else "All cells are shown")
+        counted = int(np.count_nonzero(session.counted))
+        flagged, hidden = session.n_cells - counted, counted - session.n_visible
+        if flagged or session.hide_flagged:
+            self.flagged.setText(f"show {flagged:,} flagged" if flagged else "show flagged")
+        self.hidden.setText(f"show {hidden:,} hidden")
+        self.hidden.setVisible(hidden > 0)
+        why = [f"{flagged:,} flagged cells are hidden"] * bool(flagged)
+        why += [f"{hidden:,} cells are hidden in the map's legend"] * bool(hidden)
+        self.count.setToolTip("\n".join(why) or "All cells are shown")
         any_selected = session.n_selected > 0
         self.undo.setEnabled(session.can_undo)
         self.redo.setEnabled(session.can_redo)
@@ -269,14 +329,15 @@ class ExploreWidget(QWidget):
     def _on_theme_changed(self, event: Any = None) -> None:
         theme = get_theme(self.viewer.theme)
         text = theme.text.as_rgb_tuple()[:3]
-        self.map.set_theme(theme.background.as_rgb_tuple()[:3], text)
-        for name, button in self.tools.items():
+        for view in self._maps():
+            view.set_theme(theme.background.as_rgb_tuple()[:3], text)
+            view.card.setStyleSheet(f"HoverCard {{ border: 1px solid {theme.text.as_hex()}; }}")
+        for name, button in (*self.tools.items(), ("two maps", self.two)):
             button.setIcon(_tool_icon(name, QColor(*text)))
             # napari's own style does not tell a pressed tool button from another
             button.setStyleSheet(
                 f"QToolButton:checked {{ background: {theme.current.as_hex()}; border-radius: 3px; }}"
             )
-        self.map.card.setStyleSheet(f"HoverCard {{ border: 1px solid {theme.text.as_hex()}; }}")
 
     # ---- keys: only while the focus is in this dock; napari has its own meanings on its canvas ---------
 
@@ -308,6 +369,54 @@ class ExploreWidget(QWidget):
             super().keyPressEvent(event)
         else:
             slot()
+
+    # ---- one map or two --------------------------------------------------------------------------------
+
+    def _maps(self) -> tuple[MapView, ...]:
+        return (self.map,) if self.second is None else (self.map, self.second.map)
+
+    def _listen_to_map(self, view: MapView) -> None:
+        view.clicked.connect(self.canvas.click)
+        view.framed.connect(self._on_framed)
+        view.menu_requested.connect(lambda row, at: self.canvas.open_menu(row, at))
+
+    def _on_tool(self, name: str) -> None:
+        self.tools[name].setChecked(True)
+        for view in self._maps():
+            view.set_tool(name)
+
+    def _on_density(self, on: bool) -> None:
+        for view in self._maps():
+            view.density.turn(on)
+
+    def _on_clouds(self, on: bool) -> None:
+        for view in self._maps():
+            view.clouds.turn(on)
+
+    def _on_two(self, on: bool) -> None:
+        if on and self.second is None:
+            self.second = second = SecondMap(self.session, self.canvas.ask_picture, self._second_place)
+            second.closed.connect(lambda: self.two.setChecked(False))
+            self.destroyed.connect(_disconnected(second.signals))
+            self._listen_to_map(second.map)
+            second.map.set_tool(self.map.tool)
+            second.map.density.turn(self.density.isChecked())
+            second.map.clouds.turn(self.clouds.isChecked())
+            # Both get about the width that the one had, as far as the views beside them can give it.
+            self._one_map_sizes = self.views.sizes()
+            both = min(sum(self._one_map_sizes) * 2 // 3, 2 * self._one_map_sizes[0])
+            self.maps.addWidget(second)
+            self.views.setSizes([both, sum(self._one_map_sizes) - both])
+            self.maps.setSizes([both // 2, both // 2])
+            self._on_theme_changed()
+        elif not on and self.second is not None:
+            second, self.second = self.second, None
+            self._second_place = second.place
+            second.disconnect_session()
+            second.hide()
+            second.setParent(None)
+            second.deleteLater()
+            self.views.setSizes(self._one_map_sizes)
 
     # ---- what the user does ----------------------------------------------------------------------
 
@@ -348,7 +457,7 @@ class ExploreWidget(QWidget):
         if len(shown):
             self.session.select(shown, selection_mode(QApplication.keyboardModifiers()))
         else:
-            hidden = f" {len(rows):,} flagged cells are hidden." if len(rows) else ""
+            hidden = f" {len(rows):,} such cells are hidden." if len(rows) else ""
             self.viewer.status = f"No cell says “{self.search.text().strip()}”.{hidden}"
 
     def _fill_sets(self) -> None:
@@ -452,6 +561,22 @@ def _tool_icon(name: str, colour: QColor) -> QIcon:
         painter.drawEllipse(QRectF(4, 4, 28, 20))
         painter.setPen(QPen(colour, 2.6))
         painter.drawLine(QPointF(11, 23), QPointF(8, 33))
+    elif name == "polygon":
+        corners = [QPointF(*at) for at in ((5, 11), (22, 4), (32, 17), (25, 31), (8, 28))]
+        pen.setWidthF(2.0)
+        painter.setPen(pen)
+        painter.drawPolygon(QPolygonF(corners))
+        painter.setBrush(colour)
+        for at in corners:
+            painter.drawRect(QRectF(at.x() - 2.5, at.y() - 2.5, 5, 5))
+    elif name == "two maps":
+        painter.setPen(QPen(colour, 2.2))
+        painter.drawRect(QRectF(3, 7, 13, 22))
+        painter.drawRect(QRectF(20, 7, 13, 22))
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(colour)
+        for at in ((8, 14), (12, 20), (8, 24), (27, 12), (24, 19), (29, 23)):
+            painter.drawEllipse(QPointF(*at), 1.8, 1.8)
     elif name == "rectangle":
         pen.setStyle(Qt.PenStyle.DashLine)
         pen.setDashPattern([2.2, 1.4])

@@ -6,12 +6,13 @@ moves; the second (`Raster.paint`) looks colours up per pixel and runs when colo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
 from napari_cellrep.gui.views._words import is_signed
+from napari_cellrep.session import NO_VALUE, SEVERAL, categories
 
 SELECTED = (255, 122, 0)  # the one selection colour, in every view
 DIM = 0.25  # what is not selected keeps this share of its colour
@@ -23,6 +24,8 @@ OKABE_ITO = np.array(
      (153, 153, 153)], np.uint8,
 )  # fmt: skip
 MISSING = (128, 128, 128)
+MIXED = (176, 176, 176)  # cells with several values, as those of two pooled proteins
+MIXED_CODE = 255
 
 
 def category_colours(n: int) -> np.ndarray:
@@ -56,15 +59,30 @@ class Colours:
         Index into `palette`; 0 is "no value".
     palette : ndarray of shape (256, 3), uint8
     legend : tuple of (text, code)
-        One entry per category in their order; empty for a continuous column.
+        One entry per category in their order, "several" and "no value" last; empty for a continuous column.
     limits : tuple of float
-        Values at the ends of the colour bar (continuous columns: 1st and 99th percentile).
+        Values at the ends of the colours (continuous columns: 1st and 99th percentile at first).
+    reach : tuple of float
+        Values between which limits can be chosen.
+    values : ndarray of shape (n,), float64, or None
+        Of a continuous column; NaN for no value.
+    signed : bool
+        Whether zero is the middle.
     """
 
     codes: np.ndarray
     palette: np.ndarray
     legend: tuple[tuple[str, int], ...] = ()
     limits: tuple[float, float] = (0.0, 1.0)
+    reach: tuple[float, float] = (0.0, 1.0)
+    values: np.ndarray | None = None
+    signed: bool = False
+
+    def limited(self, low: float, high: float) -> Colours:
+        """The same column with its colours beginning and ending elsewhere."""
+        if self.values is None:
+            return self
+        return replace(self, codes=_shades(self.values, low, high), limits=(low, high))
 
 
 def colours_of(column: pd.Series | None, n: int) -> Colours:
@@ -91,22 +109,41 @@ def colours_of(column: pd.Series | None, n: int) -> Colours:
             if signed:
                 high = max(abs(low), abs(high))
                 low = -high
-            share = (np.where(known, values, low) - low) / (high - low if high > low else 1.0)
             palette[1:] = diverging(255) if signed else viridis(255)
-            codes = np.where(known, 1 + np.clip(share, 0, 1) * 254, 0).astype(np.uint8)
-            return Colours(codes, palette, limits=(float(low), float(high)))
+            low, high, wide = float(low), float(high), float(high - low) / 2
+            if signed:
+                reach = (low - wide, high + wide)
+            else:  # a few wild values must not squeeze all others into one end of the bar
+                reach = (max(float(finite.min()), low - wide), min(float(finite.max()), high + wide))
+            values = np.where(known, values, np.nan)
+            return Colours(_shades(values, low, high), palette, (), (low, high), reach, values, signed)
         palette[1 : 1 + len(steps)] = viridis(max(len(steps), 2))[: len(steps)]
         codes = np.where(known, 1 + np.searchsorted(steps, np.where(known, values, 0)), 0).astype(np.uint8)
-        return Colours(codes, palette, tuple((f"{s:g}", i + 1) for i, s in enumerate(steps)))
-    found, names = pd.factorize(column)
-    order = sorted(range(len(names)), key=lambda i: _natural(str(names[i])))
+        legend = [(str(int(s)), i + 1) for i, s in enumerate(steps)]
+        return Colours(
+            codes, palette, tuple(legend) + ((NO_VALUE, 0),) * bool(len(steps) and not known.all())
+        )
+    found, names = categories(column)
+    order = sorted(range(len(names)), key=lambda i: (names[i] == SEVERAL, _natural(names[i])))
     rank = np.empty(len(names) + 1, np.int64)
-    rank[order] = np.arange(len(names)) % 255 + 1
+    rank[order] = np.arange(len(names)) % (MIXED_CODE - 1) + 1
     rank[-1] = 0  # missing
-    texts = {True: "yes", False: "no"}
     palette[1:] = category_colours(255)
-    legend = tuple((texts.get(names[i], str(names[i])), int(rank[i])) for i in order)
-    return Colours(rank[found].astype(np.uint8), palette, legend)
+    palette[MIXED_CODE] = MIXED
+    if SEVERAL in names:
+        rank[names.index(SEVERAL)] = MIXED_CODE
+    legend = [(names[i], int(rank[i])) for i in order]
+    missing = bool(len(names) and (found < 0).any())
+    return Colours(rank[found].astype(np.uint8), palette, tuple(legend) + ((NO_VALUE, 0),) * missing)
+
+
+def _shades(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """1 at `low` to 255 at `high`, 0 for NaN."""
+    share = values - low
+    share *= 254 / (high - low if high > low else 1.0)
+    np.clip(share, 0, 254, out=share)
+    share += 1
+    return np.nan_to_num(share, copy=False).astype(np.uint8)
 
 
 def _natural(text: str) -> tuple[tuple[int, float | str], ...]:
@@ -130,10 +167,11 @@ class View:
     @classmethod
     def fit(cls, points: np.ndarray, size: tuple[int, int], margin: float = 0.06) -> View:
         """The view that shows all finite `points` (n, 2)."""
-        points = points[np.isfinite(points).all(axis=1)]
-        if not len(points):
+        finite = _finite(points)
+        if not finite.any():
             return cls(size=size)
-        low, high = points.min(axis=0), points.max(axis=0)
+        columns = [points[finite, k] for k in (0, 1)]  # one by one: several times faster than along an axis
+        low, high = np.array([c.min() for c in columns]), np.array([c.max() for c in columns])
         span = np.maximum(high - low, 1e-9)
         scale = float(np.min(np.array(size) * (1 - 2 * margin) / span))
         mid = (low + high) / 2
@@ -180,10 +218,12 @@ class Raster:
     point_px: int = field(init=False, default=MAX_POINT_PX)
 
     def __post_init__(self) -> None:
-        finite = np.flatnonzero(np.isfinite(self.points).all(axis=1))
+        finite = np.flatnonzero(_finite(self.points))
         # Drawn in one random order for good: no group hides another because it comes later in the table.
         self._rows = np.random.default_rng(0).permutation(finite).astype(np.int32)
-        self._xy = np.ascontiguousarray(self.points[self._rows].T)  # (2, m) float64, in drawing order
+        self._xy = np.stack(
+            [self.points[:, k].copy()[self._rows] for k in (0, 1)]
+        )  # float64, in drawing order
         self.owner = self.chosen = np.full((1, 1), -1, np.int32)
         self._view = View()
         self._near: tuple[np.ndarray, np.ndarray, np.ndarray] = (
@@ -191,6 +231,11 @@ class Raster:
             np.zeros(0, np.float32),
             np.zeros(0, np.int32),
         )
+
+    @property
+    def in_drawing_order(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """x, y (map units) and rows of all points that have a place."""
+        return self._xy[0], self._xy[1], self._rows
 
     def place(self, view: View, visible: np.ndarray, selected: np.ndarray, pixel_ratio: float = 1.0) -> None:
         """First pass: which point owns which pixel.
@@ -295,6 +340,11 @@ class Raster:
         apart = np.hypot(*(self._view.to_px(self.points[rows]) - (x_px, y_px)).T)
         best = int(np.argmin(apart))
         return int(rows[best]) if apart[best] <= reach_px + self.point_px / 2 else -1
+
+
+def _finite(points: np.ndarray) -> np.ndarray:
+    """Which points have a place, bool (n,)."""
+    return np.isfinite(points[:, 0] + points[:, 1])
 
 
 def _stamp(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 # Prefix of what an analysis computed → what it says; the rest of the name is the embedding.
 _ANALYSES = {"score_": "closer to A or to B", "outlier_": "how odd", "unlike_": "how unlike the control"}
 
@@ -17,3 +21,16 @@ def column_words(column: str) -> str:
 def is_signed(column: str) -> bool:
     """Whether zero is the middle of a column: one side is A, the other B."""
     return column.startswith("score_")
+
+
+def number_words(value: Any) -> str:
+    """A value as people write it: 1,234 · 0.0123 · Wortmannin."""
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, int | np.integer):
+        return f"{int(value):,}"
+    if isinstance(value, float | np.floating):
+        if not np.isfinite(value):
+            return "none"
+        return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
+    return str(value)

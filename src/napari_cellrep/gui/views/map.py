@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QPointF, QRectF, QSize, Qt, QTimer, Signal
+from qtpy.QtCore import QEvent, QPointF, QRectF, QSize, Qt, QTimer, Signal
 from qtpy.QtGui import (
     QColor,
     QImage,
     QKeyEvent,
-    QLinearGradient,
     QMouseEvent,
     QPainter,
     QPainterPath,
@@ -23,15 +22,17 @@ from qtpy.QtGui import (
 )
 from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QWidget
 
+from napari_cellrep.gui.views._contours import Clouds, DensityLines, clouds_of, clouds_words, lines_in_view
+from napari_cellrep.gui.views._legend import Legend
 from napari_cellrep.gui.views._raster import SELECTED, Colours, Raster, View, colours_of, inside_polygon
-from napari_cellrep.gui.views._words import column_words, is_signed
-from napari_cellrep.session import Session
+from napari_cellrep.gui.views._words import column_words, number_words
+from napari_cellrep.session import MapPlace, Session
 
-TOOLS = ("lasso", "rectangle", "pan")
+TOOLS = ("lasso", "polygon", "rectangle", "pan")
 REACH_PX = 10  # hover and click find a point within this distance
 CLICK_PX = 4  # a press and release nearer than this is a click
 PULSE_MS = 700
-LEGEND_LINES = 12
+BOTTOM_LEFT = int(Qt.AlignmentFlag.AlignBottom | Qt.AlignmentFlag.AlignLeft) | int(Qt.TextFlag.TextWordWrap)
 
 
 def selection_mode(modifiers: Any) -> str:
@@ -83,33 +84,43 @@ class HoverCard(QFrame):
 class MapView(QWidget):
     """The cells of a session as points.
 
-    Left drag draws with the tool, right or middle drag moves the map, the wheel zooms.
+    Left drag draws with the tool, right or middle drag moves the map, the wheel zooms. With the polygon tool, clicks
+    set corners; a double-click, Enter or a click on the first corner closes it.
 
     Parameters
     ----------
     session : Session
     ask_picture : callable, optional
         ``ask_picture(row, then)``: get a cell's picture without waiting; ``then(rgb)`` is called with it.
+    place : MapPlace, optional
+        Which map it shows; without it the one the session looks at.
+    with_legend : bool
+        Whether the colours are explained on it.
     """
 
     clicked = Signal(int, str)  # row, selection mode
     framed = Signal(int)  # double-click or Space: go to this cell in the image
     menu_requested = Signal(int, object)  # row or -1, global position
-    tool_changed = Signal(str)
 
     def __init__(
         self,
         session: Session,
         ask_picture: Callable[[int, Callable[[Any], None]], None] | None = None,
-        parent: QWidget | None = None,
+        place: MapPlace | None = None,
+        with_legend: bool = True,
     ) -> None:
-        super().__init__(parent)
+        super().__init__()
         self.session = session
+        self.place = place
+        self._with_legend = with_legend
         self._ask_picture = ask_picture
         self.tool = "lasso"
         self.raster = Raster(np.zeros((0, 2)))
         self.colours: Colours = colours_of(None, 0)
-        self.view = View()
+        self._own_colours = self.colours  # before somebody moved the ends of the colour bar
+        self.view = self._fitted = self._resized = self._settled = (
+            View()
+        )  # the last as it was before the widget's size
         self._background, self._text, self._light = (38, 41, 48), QColor(240, 241, 242), False
         self._image = QImage()
         self._stale = "place"  # what the next paint has to do first: "place", "choose", "paint" or ""
@@ -117,35 +128,55 @@ class MapView(QWidget):
         self._press: QPointF | None = None
         self._press_button = Qt.MouseButton.NoButton
         self._dragging = False
-        self._space_pan = False
-        self._fitted_for: tuple[int, str] = (0, "")
+        self._corners: list[
+            tuple[float, float]
+        ] = []  # of the polygon, in map units: it stays when the map moves
+        self._corner_modifiers = Qt.KeyboardModifier.NoModifier  # when the first corner was set
+        self._pointer: QPointF | None = None
+        self._fitted_for: tuple[Any, ...] = ()
         self._pulse_left = 0
         self._pulse = QTimer(self)
         self._pulse.setInterval(30)
         self._pulse.timeout.connect(self._beat)
         self.card = HoverCard(self)
+        self.density = DensityLines(
+            self, lambda: lines_in_view(self.raster, self.view, session.visible), self.update
+        )
+        self.clouds = Clouds(
+            self,
+            lambda: clouds_of(self.raster, self.colours, session.visible),
+            lambda: self._redo("paint"),  # the points are dim below clouds
+        )
+        self.legend = Legend(self)
+        self.legend.set_theme(self._background, self._text)
+        self.legend.reached.connect(self._hide_card)
+        self.legend.hidden_chosen.connect(lambda names: session.hide_values(session.colour_by, names))
+        self.legend.limits_chosen.connect(lambda limits: session.set_colour_limits(session.colour_by, limits))
         self.setMouseTracking(True)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setMinimumSize(160, 120)
         self.setAccessibleName("Map of cells")
-        self._signals = (
+        self.signals = (
             (session.cells_changed, self._on_cells_changed),
-            (session.embedding_changed, self._on_cells_changed),
+            (session.embedding_changed, self._on_embedding_changed),
             (session.visible_changed, self._on_visible_changed),
             (session.selection_changed, self._on_selection_changed),
             (session.colour_changed, self._on_colour_changed),
+            (session.limits_changed, self._on_limits_changed),
             (session.focus_changed, self._on_focus_changed),
             (session.hover_changed, self._on_hover_changed),
         )
-        for signal, slot in self._signals:
+        for signal, slot in self.signals:
             signal.connect(slot)
         self._on_cells_changed()
 
     def disconnect_session(self) -> None:
         """Stop listening; called before the widget goes."""
-        for signal, slot in self._signals:
+        for signal, slot in self.signals:
             signal.disconnect(slot, missing_ok=True)
         self._pulse.stop()
+        self.density.stop()
+        self.clouds.stop()
         self.card.hide()
 
     def sizeHint(self) -> QSize:  # noqa: D102
@@ -158,17 +189,37 @@ class MapView(QWidget):
         """Whether there is anything to draw."""
         return bool(len(self.raster.points))
 
+    def coordinates(self) -> np.ndarray | None:
+        """Where the cells are on this map, float (n_cells, 2); None without a map."""
+        return self.session.map_coordinates(self.place)
+
+    def show_place(self, place: MapPlace | None) -> None:
+        """Show another map; None: the one the session looks at."""
+        if place != self.place:
+            self.place = place
+            self._on_cells_changed()
+
+    def _on_embedding_changed(self) -> None:
+        if self.place is None:
+            self._on_cells_changed()
+
     def _on_cells_changed(self) -> None:
-        points = self.session.map_coordinates()
+        points = self.coordinates()
+        self._corners = []
+        self.density.clear()
+        self.clouds.clear()
         self.raster = Raster(np.zeros((0, 2)) if points is None else points)
         self.card.hide()
         self._on_colour_changed()
-        if self._fitted_for != (id(self.session.cells), self.session.embedding) and points is not None:
-            self._fitted_for = (id(self.session.cells), self.session.embedding)
+        shown = (id(self.session.cells), self.place or self.session.embedding)
+        if self._fitted_for != shown and points is not None:
+            self._fitted_for = shown
             self.fit()
         self._redo("place")
 
     def _on_visible_changed(self) -> None:
+        self._tell_legend()
+        self.clouds.stale()
         self._redo("place")
 
     def _on_selection_changed(self) -> None:
@@ -178,8 +229,22 @@ class MapView(QWidget):
         session = self.session
         known = session.cells is not None and session.colour_by in session.cells.obs
         column = session.cells.obs[session.colour_by] if known and session.cells is not None else None
-        self.colours = colours_of(column, len(self.raster.points))
+        self._own_colours = colours_of(column, len(self.raster.points))
+        self.clouds.clear()  # they have other colours now
+        self.clouds.stale()
+        self._on_limits_changed()
+
+    def _on_limits_changed(self) -> None:
+        limits = self.session.colour_limits(self.session.colour_by)
+        self.colours = self._own_colours if limits is None else self._own_colours.limited(*limits)
+        self._tell_legend()
         self._redo("paint")
+
+    def _tell_legend(self) -> None:
+        name, has_map = self.session.colour_by, bool(len(self.raster.points))
+        ends = ("A", "B") if self.colours.signed else ("", "")
+        title = column_words(name) if has_map and self._with_legend else ""
+        self.legend.tell(title, self.colours, self.session.hidden_values(name), ends)
 
     def _on_focus_changed(self, row: int) -> None:
         at = self._screen(row)
@@ -203,6 +268,8 @@ class MapView(QWidget):
     def _redo(self, what: str) -> None:
         order = ("", "paint", "choose", "place")
         self._stale = max(self._stale, what, key=order.index)
+        if what == "place":
+            self.density.stale()
         self.update()
 
     # ---- looks -----------------------------------------------------------------------------------
@@ -211,22 +278,28 @@ class MapView(QWidget):
         """Take the colours of napari's theme (red, green, blue)."""
         self._background, self._text = tuple(background), QColor(*text)
         self._light = sum(background) > 384
+        self.legend.set_theme(background, self._text)
         self._redo("paint")
 
     def set_tool(self, tool: str) -> None:
-        """Choose what a left drag does: "lasso", "rectangle" or "pan"."""
+        """Choose what the left button does: one of TOOLS."""
         if tool not in TOOLS:
             raise ValueError(f"The map's tools are {', '.join(TOOLS)}; got {tool!r}.")
+        if tool != self.tool:
+            self._give_up()
         self.tool = tool
         self.setCursor(Qt.CursorShape.OpenHandCursor if tool == "pan" else Qt.CursorShape.CrossCursor)
-        self.tool_changed.emit(tool)
 
     def fit(self) -> None:
         """Show the whole map."""
         shown = self.raster.points
         if len(shown) == len(self.session.visible) and self.session.visible.any():
             shown = shown[self.session.visible]
-        self.view = View.fit(shown, self._size())
+        (w, h), left = self._size(), 0
+        if not self.legend.isHidden() and self.legend.geometry().right() < 0.4 * self.width():
+            left = round(self.legend.geometry().right() * self.devicePixelRatioF())  # beside it, not below
+        view = View.fit(shown, (w - left, h))
+        self.view = self._fitted = View(view.centre, view.scale, (w, h)).moved(left / 2, 0)
         self._redo("place")
 
     def _size(self) -> tuple[int, int]:
@@ -249,13 +322,16 @@ class MapView(QWidget):
 
     def resizeEvent(self, event: Any) -> None:  # noqa: D102
         size = self._size()
+        self.legend.arrange()
         if self.view.size != size and self.has_map:
-            old = self.view.size
-            grow = min(size[0] / old[0], size[1] / old[1])
-            if old == (1, 1):
+            if self.view.size == (1, 1) or self.view is self._fitted:
                 self.fit()
-            else:  # the same part of the map, larger or smaller
-                self.view = View(self.view.centre, self.view.scale * grow, size)
+            else:  # the same part of the map, larger or smaller; and as it was when the size is again
+                if self.view is not self._resized:
+                    self._settled = self.view
+                old = self._settled
+                grow = min(size[0] / old.size[0], size[1] / old.size[1])
+                self.view = self._resized = View(self.view.centre, old.scale * grow, size)
         self._redo("place")
 
     def _refresh(self) -> None:
@@ -269,7 +345,8 @@ class MapView(QWidget):
             self.raster.place(self.view, session.visible, session.selected, self.devicePixelRatioF())
         elif self._stale == "choose":
             self.raster.choose(session.selected)
-        pixels = self.raster.paint(self.colours, self._background, session.n_selected > 0, self._light)
+        dim = session.n_selected > 0 or bool(self.clouds.contours)
+        pixels = self.raster.paint(self.colours, self._background, dim, self._light)
         h, w = pixels.shape[:2]
         self._pixels = np.ascontiguousarray(pixels)  # QImage does not own its memory
         self._image = QImage(self._pixels.data, w, h, 4 * w, QImage.Format.Format_RGB32)
@@ -285,9 +362,20 @@ class MapView(QWidget):
             self._refresh()
         painter.drawImage(0, 0, self._image)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        back = QColor(*self._background)
+        ratio = self.devicePixelRatioF()
+        if self.clouds.on:
+            self.clouds.draw(painter, self.view, ratio, self.colours, self._text, back)
+            words, room = clouds_words(self.colours), self.rect().adjusted(8, 0, -8, -6)
+            back.setAlpha(190)
+            painter.fillRect(painter.boundingRect(room, BOTTOM_LEFT, words), back)
+            back.setAlpha(255)
+            painter.setPen(self._text)
+            painter.drawText(room, BOTTOM_LEFT, words)
+        if self.density.on:
+            self.density.draw(painter, self.view, ratio, self._text, back)
         self._draw_marks(painter)
         self._draw_gesture(painter)
-        self._draw_legend(painter)
 
     def _ring(self, painter: QPainter, at: QPointF, radius: float, colour: QColor) -> None:
         painter.setBrush(Qt.BrushStyle.NoBrush)
@@ -306,6 +394,8 @@ class MapView(QWidget):
             self._ring(painter, focus, 9 + grow, QColor(*SELECTED) if grow else self._text)
 
     def _draw_gesture(self, painter: QPainter) -> None:
+        if self._corners:
+            self._draw_polygon(painter)
         if not self._dragging or len(self._path) < 2 or self._press_button != Qt.MouseButton.LeftButton:
             return
         if self.tool == "lasso":
@@ -317,65 +407,27 @@ class MapView(QWidget):
             shape.addRect(QRectF(self._path[0], self._path[-1]).normalized())
         else:
             return
+        self._draw_shape(painter, shape)
+
+    def _draw_shape(self, painter: QPainter, shape: QPainterPath) -> None:
         fill = QColor(*SELECTED)
         fill.setAlpha(40)
         painter.fillPath(shape, fill)
+        painter.setBrush(Qt.BrushStyle.NoBrush)
         painter.setPen(QPen(QColor(*SELECTED), 1.5))
         painter.drawPath(shape)
 
-    def _draw_legend(self, painter: QPainter) -> None:
-        name = self.session.colour_by
-        if not name:
-            return
-        metrics = painter.fontMetrics()
-        line, pad = metrics.height() + 2, 8
-        entries = self.colours.legend
-        most = max(1, min(LEGEND_LINES, (self.height() - 40) // line - 2))
-        title = column_words(name)
-        if entries:
-            columns = min(3, -(-len(entries) // most))
-            shown = entries if len(entries) <= columns * most else entries[: columns * most - 1]
-            texts = [t for t, _ in shown]
-            if len(shown) < len(entries):
-                texts.append(f"and {len(entries) - len(shown):,} more")
-            texts = [metrics.elidedText(t, Qt.TextElideMode.ElideRight, 150) for t in texts]
-            lines = -(-len(texts) // columns)
-            step = max(metrics.horizontalAdvance(t) for t in texts) + line + pad
-            width = max(metrics.horizontalAdvance(title) + 2 * pad, columns * step + pad)
-            height = line * (lines + 1) + 2 * pad
-        else:
-            low, high = (_number(v) for v in self.colours.limits)
-            if is_signed(name):
-                low, high = f"A {low}", f"{high} B"
-            bar_px = max(150, min(metrics.horizontalAdvance(title), self.width() - 40))
-            texts, width, height = [], bar_px + 2 * pad, 2 * line + 14 + 2 * pad
-        box = QRectF(8, 8, width, height)
-        back = QColor(*self._background)
-        back.setAlpha(215)
-        painter.fillRect(box, back)
-        painter.setPen(self._text)
-        x, y = box.left() + pad, box.top() + pad
-        painter.drawText(QPointF(x, y + metrics.ascent()), title)
-        y += line
-        if entries:
-            for i, text in enumerate(texts):
-                left, top = x + step * (i // lines), y + line * (i % lines)
-                if i < len(shown):
-                    painter.setPen(Qt.PenStyle.NoPen)
-                    painter.setBrush(QColor(*(int(v) for v in self.colours.palette[shown[i][1]])))
-                    painter.drawEllipse(QPointF(left + 5, top + line / 2 - 1), 5, 5)
-                painter.setPen(self._text)
-                painter.drawText(QPointF(left + line, top + metrics.ascent()), text)
-            return
-        bar = QRectF(x, y + 2, bar_px, 10)
-        gradient = QLinearGradient(bar.topLeft(), bar.topRight())
-        for share in np.linspace(0, 1, 9):
-            r, g, b = (int(v) for v in self.colours.palette[1 + round(share * 254)])
-            gradient.setColorAt(float(share), QColor(r, g, b))
-        painter.fillRect(bar, gradient)
-        y += 16 + metrics.ascent()
-        painter.drawText(QPointF(x, y), low)
-        painter.drawText(QPointF(x + bar_px - metrics.horizontalAdvance(high), y), high)
+    def _draw_polygon(self, painter: QPainter) -> None:
+        corners = [QPointF(*at) for at in self.view.to_px(np.array(self._corners)) / self.devicePixelRatioF()]
+        shape = QPainterPath()
+        shape.addPolygon(QPolygonF(corners + [self._pointer] * (self._pointer is not None)))
+        if len(corners) > 1:
+            shape.closeSubpath()
+        self._draw_shape(painter, shape)
+        painter.setBrush(QColor(*SELECTED))
+        for i, corner in enumerate(corners):
+            half = 4.0 if i == 0 else 2.5  # the first is the one that closes
+            painter.drawRect(QRectF(corner.x() - half, corner.y() - half, 2 * half, 2 * half))
 
     # ---- gestures --------------------------------------------------------------------------------
 
@@ -388,9 +440,12 @@ class MapView(QWidget):
         self._hide_card()
 
     def mouseMoveEvent(self, event: QMouseEvent) -> None:  # noqa: D102
-        at = event.position()
+        at = self._pointer = event.position()
+        if self._corners:
+            self.update()
         if self._press is None:
-            self._hover(at)
+            if not self._corners:  # a card would hide what is being drawn
+                self._hover(at)
             return
         if not self._dragging:
             if (at - self._press).manhattanLength() < CLICK_PX:
@@ -415,7 +470,9 @@ class MapView(QWidget):
         moves = self._moves_map()
         self._press, self._dragging, self._path = None, False, []
         mode = selection_mode(event.modifiers())
-        if not dragged:
+        if self.tool == "polygon" and button == Qt.MouseButton.LeftButton:
+            self._add_corner(event.position(), event.modifiers())
+        elif not dragged:
             row = self.raster.nearest(*self._px(event.position()), REACH_PX * self.devicePixelRatioF())
             if button == Qt.MouseButton.LeftButton and row >= 0:
                 self.clicked.emit(row, mode)
@@ -431,14 +488,50 @@ class MapView(QWidget):
             self.select_inside(np.array([self._px(p) for p in path]), mode)
         self.update()
 
+    # ---- the polygon: corner by corner ---------------------------------------------------------------
+
+    def _add_corner(self, at: QPointF, modifiers: Any) -> None:
+        if not self.has_map:
+            return
+        px = self._px(at)
+        if len(self._corners) > 2:
+            first = self.view.to_px(np.array(self._corners[:1]))[0]
+            if np.hypot(*(first - px)) <= REACH_PX * self.devicePixelRatioF():
+                self._close_polygon(modifiers)
+                return
+        if not self._corners:
+            self._corner_modifiers = modifiers
+        x, y = self.view.from_px(np.array(px))
+        self._corners.append((float(x), float(y)))
+        self.update()
+
+    def _close_polygon(self, modifiers: Any) -> None:
+        """Select what is inside; with the first two corners there is nothing inside yet, and they stay."""
+        if len(self._corners) < 3:
+            return
+        inside = inside_polygon(self.raster.points, np.array(self._corners)) & self.session.visible
+        mode = selection_mode(modifiers | self._corner_modifiers)
+        self._corners = []
+        self.session.select(inside, mode)
+        self.update()
+
+    def _give_up(self) -> None:
+        self._press, self._dragging, self._path, self._corners = None, False, [], []
+        self.update()
+
     def select_inside(self, polygon_px: np.ndarray, mode: str = "replace") -> None:
         """Select the visible cells whose points lie inside a polygon (canvas px)."""
         polygon = self.view.from_px(polygon_px)
         self.session.select(inside_polygon(self.raster.points, polygon) & self.session.visible, mode)
 
     def mouseDoubleClickEvent(self, event: QMouseEvent) -> None:  # noqa: D102
+        if event.button() != Qt.MouseButton.LeftButton:
+            return
+        if self.tool == "polygon":
+            self._close_polygon(event.modifiers())
+            return
         row = self.raster.nearest(*self._px(event.position()), REACH_PX * self.devicePixelRatioF())
-        if event.button() == Qt.MouseButton.LeftButton and row >= 0:
+        if row >= 0:
             self.framed.emit(row)
 
     def wheelEvent(self, event: QWheelEvent) -> None:  # noqa: D102
@@ -449,10 +542,22 @@ class MapView(QWidget):
             self._redo("place")
         event.accept()
 
+    def event(self, event: Any) -> bool:  # noqa: D102
+        # While a polygon is drawn, its keys are not the window's shortcuts.
+        keys = (Qt.Key.Key_Return, Qt.Key.Key_Enter, Qt.Key.Key_Backspace)
+        if self._corners and event.type() == QEvent.Type.ShortcutOverride and event.key() in keys:
+            event.accept()
+            return True
+        return bool(super().event(event))
+
     def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: D102
         key = event.key()
-        if key == Qt.Key.Key_Escape and self._dragging:
-            self._press, self._dragging, self._path = None, False, []
+        if key == Qt.Key.Key_Escape and (self._dragging or self._corners):
+            self._give_up()
+        elif self._corners and key in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
+            self._close_polygon(event.modifiers() & ~Qt.KeyboardModifier.KeypadModifier)
+        elif self._corners and key == Qt.Key.Key_Backspace:
+            self._corners.pop()
             self.update()
         elif key == Qt.Key.Key_Space and self.session.focus >= 0:
             self.framed.emit(self.session.focus)
@@ -463,6 +568,8 @@ class MapView(QWidget):
 
     def leaveEvent(self, event: Any) -> None:  # noqa: D102
         self._hide_card()
+        self._pointer = None
+        self.update()
 
     # ---- hover -----------------------------------------------------------------------------------
 
@@ -514,21 +621,8 @@ class MapView(QWidget):
         for column in shown:
             value = session.value(row, column)
             if value is not None:
-                lines.append(f"{html.escape(column_words(column))}: {html.escape(_number(value))}")
+                lines.append(f"{html.escape(column_words(column))}: {html.escape(number_words(value))}")
         flags = session.value(row, "flags")
         if flags:
             lines.append("flagged: " + html.escape(str(flags).replace(";", ", ").replace("_", " ")))
         return "<br>".join(lines)
-
-
-def _number(value: Any) -> str:
-    """A value as people write it: 1,234 · 0.0123 · Wortmannin."""
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
-    if isinstance(value, int | np.integer):
-        return f"{int(value):,}"
-    if isinstance(value, float | np.floating):
-        if not np.isfinite(value):
-            return "none"
-        return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
-    return str(value)
