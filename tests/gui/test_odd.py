@@ -339,19 +339,6 @@ def test_pictures_lie_in_the_panel_and_not_over_each_other(odd, qtbot, size, n_s
         assert not any(place.intersects(other) for other in places[i + 1 :])
 
 
-def test_would_a_reviewer_believe_it(odd, qtbot):
-    choose(qtbot, odd, "A12")
-    first = odd.cell_id
-    qtbot.mouseClick(odd.check, LEFT)
-    qtbot.waitUntil(lambda: hasattr(odd, "note") and odd.note.isVisible(), timeout=20_000)
-    words = odd.note.text.toPlainText()
-    assert words.startswith(f"{first}, one of ")
-    assert "among good cells: number 1 of " in words  # as in the queue
-    assert "bare: number " in words
-    assert odd.words.text().startswith("1 of 20")
-    odd.note.close()
-
-
 def test_export(odd, qtbot, tmp_path):
     session = odd.session
     odd.n.setValue(4)
@@ -474,3 +461,30 @@ def test_each_cell_is_shown_as_the_network_got_it(embedded, qtbot):
     settled(qtbot, odd)
     assert odd.panel.shown.n_seen == 0
     assert "seen" not in [p[0] for p in odd.panel.places(odd.panel.rect(), odd.panel.shown)]
+
+
+def test_would_a_reviewer_believe_it(embedded, qtbot):
+    odd = embedded
+    choose(qtbot, odd, "A12")
+    first = odd.cell_id
+    qtbot.mouseClick(odd.check, LEFT)
+    assert not odd.check.isEnabled()
+    assert f"{first} is being checked" in odd.check.toolTip()
+    odd.step(1)  # the window does not wait
+    qtbot.waitUntil(lambda: hasattr(odd, "note") and odd.note.isVisible(), timeout=120_000)
+    words = odd.note.text.toPlainText()
+    assert words.startswith(f"{first}, one of ")
+    assert "✓ It is odd among the good cells of its group: holds. Number 1 of " in words  # as in the queue
+    assert "It is odd in measured too: " in words
+    assert "Among 150 mates" in words or "mates, as it was: number 1 of " in words
+    assert odd.check.isEnabled()
+    assert odd.words.text().startswith("2 of 20")
+    odd.note.close()
+    # An artefact given in this window counts in the worker as well.
+    n_good = int(odd.session.cells.obs["good"][odd.session.cells.obs["group"] == "A12"].sum())
+    assert f"of which {n_good} are good" in words
+    press(qtbot, odd, Qt.Key.Key_A)
+    qtbot.mouseClick(odd.check, LEFT)
+    qtbot.waitUntil(lambda: odd.note.isVisible(), timeout=120_000)
+    assert f"of which {n_good - 1} are good" in odd.note.text.toPlainText()
+    odd.note.close()

@@ -33,11 +33,11 @@ class Sight:
         self._planes: dict[str, int] = {}
         self._asked: tuple[str, str, str] | None = None  # under way
         self._wanted: tuple[str, str, str] | None = None
-        self._closed = False
+        self.closed = False
 
     def close(self) -> None:
         """Hand no answer on any more."""
-        self._closed = True
+        self.closed = True
 
     def n_planes(self) -> int:
         """Planes that the network of the embedding gets; 0 where no network is known."""
@@ -73,7 +73,7 @@ class Sight:
 
     def _ask(self) -> None:
         viewer = self.canvas.viewer
-        if self._asked is not None or self._wanted is None or viewer is None or self._closed:
+        if self._asked is not None or self._wanted is None or viewer is None or self.closed:
             return
         question = self._asked = self._wanted
         root, embedding, cell_id = question
@@ -81,7 +81,7 @@ class Sight:
 
         def answered(answer: Any) -> None:
             self._asked = None
-            if self._closed:
+            if self.closed:
                 return
             if not isinstance(answer, str) and cells is self._cells:
                 self._kept[question] = answer

@@ -41,9 +41,10 @@ from napari_cellrep.data.files import write_text
 from napari_cellrep.data.rois import outline, write_rois
 from napari_cellrep.data.verdicts import REASONS, valid
 from napari_cellrep.gui._pictures import Background, picture_side
+from napari_cellrep.gui._runner import runner_of
 from napari_cellrep.gui.views._order import in_sections
 from napari_cellrep.gui.views._parts import CellView
-from napari_cellrep.gui.views._queue import Measured, blind_round, evidence, export_table, hit_rate, odd_queue
+from napari_cellrep.gui.views._queue import Measured, blind_round, export_table, hit_rate, odd_queue
 from napari_cellrep.gui.views._sheet import Panel, Shown, cut_shown
 from napari_cellrep.gui.views._sight import Sight
 from napari_cellrep.session import Session
@@ -58,6 +59,10 @@ MEANINGS = {
     "The cell gets the flag “artefact”: hidden, and left out of rankings. Ctrl+Z takes it back.",
     "unsure": "It does not look different, or it cannot be told why (U)",
 }
+BELIEVE = (
+    "Would a reviewer believe it? Tries the doubts one by one: flagged cells, a second model, black surroundings, a shift\n"
+    "of 5 px, the structure channels alone, other fields, the pixels alone, chance, and what the network was trained on"
+)
 
 
 class OddView(CellView):
@@ -85,6 +90,7 @@ class OddView(CellView):
         self._odd = np.zeros(0)
         self._said: dict[str, Any] = {}
         self._result = ""
+        self._checking = ""  # cell whose doubts are being tried
         self._wanted = ""  # cell to show once the queue is new
         self._seek = False  # all had a verdict: is there one without in the new queue?
         self._mine = False  # the verdict or focus was set here
@@ -142,12 +148,7 @@ class OddView(CellView):
             button.setCheckable(True)
             self.buttons[verdict] = button
             bottom.addWidget(button)
-        self.check = _button(
-            "Believe it?",
-            "Would a reviewer believe it? Its rank with and without flagged cells, its rank in every other embedding,\n"
-            "and a readout from the pixels alone",
-            self.show_evidence,
-        )
+        self.check = _button("Believe it?", BELIEVE, self.show_evidence)
         bottom.addWidget(self.check)
         bottom.addStretch(1)
         bottom.addWidget(QLabel("rater"))
@@ -453,7 +454,15 @@ class OddView(CellView):
         self.back.setEnabled(self.position > 0)
         self.next.setEnabled(0 <= self.position < len(self.queue) - 1)
         self.reason.setEnabled(bool(cell_id))
-        self.check.setEnabled(bool(cell_id) and not blind)
+        self.check.setEnabled(bool(cell_id) and not blind and not self._checking)
+        self.check.setText("Checking…" if self._checking else "Believe it?")
+        self.check.setToolTip(
+            f"{self._checking} is being checked: its group is embedded anew, which takes some seconds"
+            if self._checking
+            else "Not in a blind round: it would tell which cell it is"
+            if blind
+            else BELIEVE
+        )
         self.n.setEnabled(not blind)
         for item in (self.group, self.group_word):
             item.setVisible(not blind)
@@ -584,24 +593,32 @@ class OddView(CellView):
     # ---- would a reviewer believe it? ----------------------------------------------------------------
 
     def show_evidence(self) -> None:
-        """Open a note on what speaks for and against the cell being odd."""
-        session, cell_id = self.session, self.cell_id
-        row = session.row_of_id(cell_id) if cell_id else -1
-        if row < 0 or session.project is None:
+        """Have the worker try what a reviewer would doubt, and show what came of it."""
+        session, cell_id, viewer = self.session, self.cell_id, self.canvas.viewer
+        if not cell_id or session.project is None or viewer is None or self._checking:
             return
-        project, obs, embedding = session.project, session.cells.obs, session.embedding
-        vectors = {name: session.cells.obsm[f"X_{name}"] for name in session.embeddings}
 
-        def arrived(lines: Any) -> None:
-            if isinstance(lines, Exception):
-                self.words.setText(f"It could not be checked ({lines}).")
+        def done(say: Callable[[Any], None]) -> Callable[[Any], None]:
+            def answered(value: Any) -> None:
+                self._checking = ""
+                if not self.sight.closed:  # the view is there still
+                    self._tell()
+                    say(value)
+
+            return answered
+
+        def show(found: Any) -> None:
+            if self.drawn:  # a blind round began meanwhile, and this would tell
                 return
-            self._tell()
-            self.note = Note(self, f"Would a reviewer believe {cell_id}?", "\n".join(lines))
+            self.note = Note(self, f"Would a reviewer believe {cell_id}?", "\n".join(found["lines"]))
             self.note.show()
 
-        self.words.setText(f"Checking {cell_id} in {len(vectors):,} embeddings…")
-        self.background.run(lambda: evidence(project, obs, vectors, embedding, row), arrived, "evidence")
+        self._checking = cell_id
+        self._tell()
+        runner_of(viewer).ask(
+            "believe.believe", session.project.root, done(show), done(self.words.setText),
+            cell_id=cell_id, embedding=session.embedding,
+        )  # fmt: skip
 
     # ---- keys: only while the focus is in this view --------------------------------------------------
 
@@ -789,7 +806,7 @@ class Note(QDialog):
         layout = QVBoxLayout(self)
         layout.addWidget(self.text)
         layout.addWidget(copy, 0, Qt.AlignmentFlag.AlignRight)
-        self.resize(680, 400)
+        self.resize(760, 520)
 
 
 # ---- small parts -----------------------------------------------------------------------------------
