@@ -150,6 +150,25 @@ def test_it_recurs_when_odd_cells_like_it_are_in_another_field(simple_project):
     assert checks["recurs"].numbers["other_well"] == checks["recurs"].numbers["other_field"]
 
 
+def test_a_cell_that_is_odd_by_one_number_only(simple_project):
+    cells = simple_project.cells
+    obs, x = cells.obs, cells.obsm["X_simple"]
+    own = np.flatnonzero(obs["good"] & (obs["group"] == "A06"))
+    usual = np.median(x[own], axis=0)
+    spread = x[obs["good"]].std(axis=0)
+    x[own[0]] = usual
+    x[own[0], 2] += 30 * spread[2]
+    check = checks_of(simple_project, str(obs.index[own[0]]))[1]["one number"]
+    assert check.verdict == "does not hold"
+    assert check.numbers["feature"] == 2
+    assert check.numbers["share"] > 0.95
+    x[own[0]] = usual + 30 * spread
+    check = checks_of(simple_project, str(obs.index[own[0]]))[1]["one number"]
+    assert check.verdict == "holds"
+    assert (check.numbers["rank"], check.numbers["n"]) == (1, len(own))
+    assert check.numbers["share"] < 0.5
+
+
 def test_chance_is_that_of_as_many_reference_cells(simple_project):
     cells = simple_project.cells
     obs, x = cells.obs, cells.obsm["X_simple"]

@@ -180,7 +180,7 @@ def believe(
     it = _Subject(project, obs, embedding, row, good, own)
     n_steps = 4 + len(TREATMENTS)
     yield Progress(0, n_steps, f"Ranks of {cell_id}")
-    checks = [*_flags(it), *_other_models(it)]
+    checks = [*_flags(it), _one_number(it), *_other_models(it)]
     yield Progress(1, n_steps, "Cutting the cells of its group")
     found, why = None, ""
     try:
@@ -258,6 +258,35 @@ def _flags(it: _Subject) -> list[Check]:
         return [*checks, Check("flagged", claim, UNKNOWN, "no other cell of its group carries a flag.")]
     words = f"Number {every.rank:,} of {every.n:,}, against {_rank_words(found)} without them."
     return [*checks, _check("flagged", claim, every.odd, words, rank=every.rank, n=every.n)]
+
+
+def _one_number(it: _Subject) -> Check:
+    """Whether it is odd without the number that sets it apart most: a unit that hardly ever fires does that to cells."""
+    claim = "It does not hang on a single number of its vector"
+    good = it.good[it.own]
+    z = it.z(it.embedding)[it.own]
+    pool = np.flatnonzero(good & np.isfinite(z).all(axis=1))
+    pool = pool[pool != it.cell]
+    if not np.isfinite(z[it.cell]).all() or len(pool) < K or z.shape[1] < 2:
+        return Check(
+            "one number", claim, UNKNOWN, "it has no vector, or there are too few good cells or numbers."
+        )
+    near = pool[nearest(z[it.cell][None], K, to=z[pool])[0][0]]
+    parts = ((z[near] - z[it.cell]) ** 2).mean(axis=0)
+    most = int(np.argmax(parts))
+    found = odd_rank(np.delete(z, most, axis=1), it.cell, good, K)
+    if found is None or not parts[most] > 0:
+        return Check(
+            "one number", claim, UNKNOWN, "it is the same as its mates, or there are too few of them."
+        )
+    share = float(parts[most] / parts.sum())
+    rare = float((np.abs(z[pool, most] - np.median(z[pool, most])) < 1e-6).mean())
+    words = f"Without the one of {z.shape[1]:,} that sets it apart most ({100 * share:.0f} % of the squared distance"
+    words += f"; the same in {100 * rare:.0f} % of its mates)" if rare > 0.5 else ")"
+    words += f" it is {_rank_words(found)}."
+    return _check(
+        "one number", claim, found.odd, words, feature=most, share=round(share, 4), rank=found.rank, n=found.n
+    )
 
 
 def _other_models(it: _Subject) -> list[Check]:
