@@ -436,7 +436,7 @@ def embedded(odd, qtbot):
     runner_of(odd.canvas.viewer).close()
 
 
-def test_each_cell_is_shown_as_the_network_got_it(embedded, qtbot):
+def test_as_the_network_got_it_and_whether_a_reviewer_would_believe_it(embedded, qtbot):
     odd = embedded
     first = odd.cell_id
     qtbot.waitUntil(lambda: bool(odd.panel.shown.seen), timeout=60_000)
@@ -456,16 +456,10 @@ def test_each_cell_is_shown_as_the_network_got_it(embedded, qtbot):
     image = odd.panel.shown.seen[1][1]
     data = np.frombuffer(image.constBits().asstring(image.sizeInBytes()), np.uint8)
     np.testing.assert_array_equal(data.reshape(64, -1)[:, :64], expected)
-    # An embedding from elsewhere: no place is kept for pictures that cannot come.
-    odd.session.embedding = "measured"
-    settled(qtbot, odd)
-    assert odd.panel.shown.n_seen == 0
-    assert "seen" not in [p[0] for p in odd.panel.places(odd.panel.rect(), odd.panel.shown)]
-
-
-def test_would_a_reviewer_believe_it(embedded, qtbot):
-    odd = embedded
+    # Would a reviewer believe it?
     choose(qtbot, odd, "A12")
+    odd.go(0)
+    settled(qtbot, odd)
     first = odd.cell_id
     qtbot.mouseClick(odd.check, LEFT)
     assert not odd.check.isEnabled()
@@ -488,3 +482,17 @@ def test_would_a_reviewer_believe_it(embedded, qtbot):
     qtbot.waitUntil(lambda: odd.note.isVisible(), timeout=120_000)
     assert f"of which {n_good - 1} are good" in odd.note.text.toPlainText()
     odd.note.close()
+    # An embedding from elsewhere: no place is kept for pictures that cannot come.
+    odd.session.embedding = "measured"
+    settled(qtbot, odd)
+    assert odd.panel.shown.n_seen == 0
+    assert "seen" not in [p[0] for p in odd.panel.places(odd.panel.rect(), odd.panel.shown)]
+    # The weights are gone: it is said, and nothing else changes.
+    path = odd.session.project.embedding_folder("net") / "key.json"
+    path.write_text(path.read_text().replace('"weights": "', '"weights": "no'))
+    odd.session.reload()
+    odd.session.embedding = "net"
+    settled(qtbot, odd)
+    qtbot.waitUntil(lambda: "not in this project any more" in odd.panel.shown.seen_words, timeout=60_000)
+    assert odd.panel.shown.seen == []
+    odd.panel.repaint()

@@ -259,6 +259,27 @@ def test_without_a_network_the_rest_is_told(simple_project):
     assert f"{sum(c.verdict == 'cannot be told' for c in found.checks)} cannot be told" in found.lines[1]
 
 
+def test_a_cell_alone_in_its_group_and_one_without_a_vector(netted):
+    cells = netted.cells
+    obs = cells.obs
+    first, second = (str(i) for i in obs.index[obs["good"]][:2])
+    obs["group"] = obs["group"].astype(str)
+    obs.loc[first, "group"] = "solo"
+    found, checks = checks_of(netted, first, "net")
+    told = {name for name, check in checks.items() if check.verdict != "cannot be told"}
+    assert told <= {"recurs", "trained"}
+    assert (found.n_group, found.n_good) == (1, 1)
+    cells.obsm["X_net"][obs.index.get_loc(second)] = np.nan
+    _, checks = checks_of(netted, second, "net")
+    for name in ("good", "one number", "recurs", "chance"):
+        assert checks[name].verdict == "cannot be told"
+    assert checks["model measurements"].verdict != "cannot be told"
+    obs["group"] = obs["group"].astype(object)
+    obs.loc[first, "group"] = None
+    with pytest.raises(InputError, match="belongs to no group"):
+        drain(believe(netted, cell_id=first, embedding="net"))
+
+
 def test_from_the_command_line(netted, capsys):
     cell = str(netted.cells.obs.index[netted.cells.obs["good"]][0])
     words = ["believe", str(netted.root), "--cell", cell, "--embedding", "net", "--device", "cpu"]
