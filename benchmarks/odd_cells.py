@@ -104,28 +104,32 @@ def stability(project: Project) -> list[dict[str, Any]]:
 # ---- judged by eye -----------------------------------------------------------------------------------
 
 
-def draw_blind(project: Project, folder: Path) -> None:
+def draw_blind(project: Project, folder: Path, embedding: str) -> None:
     """Pictures of 20 cells each, and the table to fill in; which cell is odd is written nowhere."""
     lines = []
     folder.mkdir(parents=True, exist_ok=True)
-    for drug, drawn in rounds(project).items():
+    for drug, drawn in rounds(project, embedding).items():
         ids = [cell_id for cell_id, _ in drawn]
         for first in range(0, len(ids), TOP):
             sheet(project, ids[first : first + TOP], first).save(folder / f"{drug}-{first // TOP + 1}.png")
-        lines += [{"drug": drug, "number": i + 1, "verdict": "", "reason": ""} for i in range(len(ids))]
+        lines += [
+            {"embedding": embedding, "drug": drug, "number": i + 1, "verdict": "", "reason": ""}
+            for i in range(len(ids))
+        ]
     pd.DataFrame(lines).to_csv(folder / "judge.csv", index=False)
 
 
-def rounds(project: Project) -> dict[str, list[tuple[str, str]]]:
+def rounds(project: Project, embedding: str) -> dict[str, list[tuple[str, str]]]:
     """(cell id, "odd" or "random") per drug, in the order of the pictures: the same every time."""
     cells = project.cells
     obs, good = cells.obs, cells.obs["good"].to_numpy(bool)
     group, drug = pd.factorize(obs["group"])[0], obs["compound"].astype(str).to_numpy()
-    odd = odd_of(np.asarray(cells.obsm[f"X_{EMBEDDING}"], np.float32), group, good)
+    odd = odd_of(np.asarray(cells.obsm[f"X_{embedding}"], np.float32), group, good)
+    seed = SEED + 10 * (embedding != EMBEDDING)
     out = {}
     for i, name in enumerate(sorted(set(drug))):
         mine = (drug == name) & good
-        drawn = blind_round(top(odd, mine), np.flatnonzero(mine & np.isfinite(odd)), group, SEED + i)
+        drawn = blind_round(top(odd, mine), np.flatnonzero(mine & np.isfinite(odd)), group, seed + i)
         out[name] = [(str(obs.index[r]), kind) for r, kind in drawn]
     return out
 
@@ -173,23 +177,30 @@ def pictures(project: Project, r: int, outline: bool) -> list[np.ndarray]:
 
 
 def judged(project: Project, path: Path) -> tuple[list[dict[str, Any]], pd.DataFrame]:
-    """Hit rates per drug and over both, and the table with the names put back."""
-    table = pd.read_csv(path, keep_default_na=False, dtype={"number": int})
-    drawn = rounds(project)
-    if "cell_id" not in table:  # once: another training draws other cells
-        names = [drawn[d][n - 1] for d, n in zip(table["drug"], table["number"], strict=True)]
-        table["cell_id"], table["drawn"] = [i for i, _ in names], [kind for _, kind in names]
-        table["rater"] = "founder"
+    """Hit rates per embedding and drug, and over both drugs; and the table with the names put back."""
+    table = pd.read_csv(path, keep_default_na=False, dtype={"number": int, "cell_id": str, "drawn": str})
+    for embedding in table["embedding"].unique():
+        new = (table["embedding"] == embedding) & (table.get("cell_id", "") == "")
+        if new.any():  # once: another training draws other cells
+            drawn = rounds(project, embedding)
+            names = [drawn[d][n - 1] for d, n in zip(table["drug"][new], table["number"][new], strict=True)]
+            table.loc[new, "cell_id"], table.loc[new, "drawn"] = (
+                [i for i, _ in names],
+                [kind for _, kind in names],
+            )
+            table.loc[new, "rater"] = "founder"
     rows = []
-    for name in (*drawn, "both drugs"):
-        mine = table if name == "both drugs" else table[table["drug"] == name]
-        said = {i: {"verdict": v} for i, v in zip(mine["cell_id"], mine["verdict"], strict=True) if v}
-        found = hit_rate(dict(zip(mine["cell_id"], mine["drawn"], strict=True)), said)
-        counts = mine.groupby(["drawn", "verdict"]).size().unstack(fill_value=0).to_dict("index")
-        rows.append(
-            row(f"{name}: odd cells called real", found.odd_real, "cells", n_odd=found.odd, random_real=found.random_real,
-                n_random=found.random, p=float(f"{found.p:.2g}"), counts=counts, words=found.words)
-        )  # fmt: skip
+    for embedding, own in table.groupby("embedding", sort=False):
+        for name in (*own["drug"].unique(), "both drugs"):
+            mine = own if name == "both drugs" else own[own["drug"] == name]
+            said = {i: {"verdict": v} for i, v in zip(mine["cell_id"], mine["verdict"], strict=True) if v}
+            found = hit_rate(dict(zip(mine["cell_id"], mine["drawn"], strict=True)), said)
+            counts = mine.groupby(["drawn", "verdict"]).size().unstack(fill_value=0).to_dict("index")
+            rows.append(
+                row(f"{name}, odd by {embedding}: called real", found.odd_real, "cells", n_odd=found.odd,
+                    random_real=found.random_real, n_random=found.random, p=float(f"{found.p:.2g}"), counts=counts,
+                    words=found.words)
+            )  # fmt: skip
     return rows, table
 
 
@@ -197,11 +208,12 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("project", type=Path, help="bbbc013.cellrep, as `cellrep demo` makes it")
     parser.add_argument("--blind", type=Path, metavar="FOLDER", help="only draw the pictures to be judged")
+    parser.add_argument("--embedding", default=EMBEDDING, help="by which the cells of --blind are odd")
     parser.add_argument("--verdicts", type=Path, metavar="CSV", help="the filled table of --blind")
     args = parser.parse_args()
     project = open_project(args.project)
     if args.blind:
-        draw_blind(project, args.blind)
+        draw_blind(project, args.blind, args.embedding)
         return
     rows = [] if args.quick else stability(project)
     if args.verdicts:
