@@ -29,7 +29,7 @@ SHIFT_PX = 5
 SHIFTS = {"up": (-SHIFT_PX, 0), "down": (SHIFT_PX, 0), "left": (0, -SHIFT_PX), "right": (0, SHIFT_PX)}
 TREATMENTS = ("plain", "masked", "structure", *SHIFTS)
 MOST_MATES = 150  # embedded anew in every way: seconds on a CPU
-N_DRAWS, MANY_CELLS = 200, 1000
+N_DRAWS, MANY_CELLS, MOST_REFERENCE = 200, 1000, 20_000
 K = 10
 # Metadata that says where a cell was and not what was done to it.
 _PLACES = {
@@ -101,25 +101,31 @@ class _Subject:
     row: int
     good: np.ndarray  # (n_cells,)
     own: np.ndarray  # rows of its group
+    scales: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     @property
     def cell(self) -> int:
         return int(np.flatnonzero(self.own == self.row)[0])
 
-    def z(self, embedding: str) -> np.ndarray:
-        """Vectors of all cells, scaled by the spread of the good ones."""
-        x = np.asarray(self.project.cells.obsm[f"X_{embedding}"], np.float32)
-        mean, sd = scale_of(x, self.good if self.good.any() else np.ones(len(x), bool))
-        return np.asarray((x - mean) / sd)
+    def z(self, embedding: str, rows: np.ndarray) -> np.ndarray:
+        """Vectors of some cells, scaled by the spread of all good ones."""
+        x = self.project.cells.obsm[f"X_{embedding}"]
+        if embedding not in self.scales:
+            self.scales[embedding] = scale_of(x, self.good if self.good.any() else np.ones(len(x), bool))
+        mean, sd = self.scales[embedding]
+        return np.asarray((np.asarray(x[rows], np.float32) - mean) / sd)
+
+    def finite(self, rows: np.ndarray) -> np.ndarray:
+        """Those of some rows that have a vector."""
+        return rows[np.isfinite(self.project.cells.obsm[f"X_{self.embedding}"][rows]).all(axis=1)]
 
     def rank(self, embedding: str, with_flagged: bool = False) -> OddRank | None:
         among = np.ones(len(self.own), bool) if with_flagged else self.good[self.own]
-        return odd_rank(self.z(embedding)[self.own], self.cell, among, K)
+        return odd_rank(self.z(embedding, self.own), self.cell, among, K)
 
     def mates(self, seed: int) -> np.ndarray:
         """Rows of good cells of the group, at most `MOST_MATES`, drawn at random."""
-        finite = np.isfinite(self.project.cells.obsm[f"X_{self.embedding}"][self.own]).all(axis=1)
-        rows = self.own[self.good[self.own] & finite & (self.own != self.row)]
+        rows = self.finite(self.own[self.good[self.own] & (self.own != self.row)])
         if len(rows) > MOST_MATES:
             rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_MATES, replace=False))
         return rows
@@ -264,7 +270,7 @@ def _one_number(it: _Subject) -> Check:
     """Whether it is odd without the number that sets it apart most: a unit that hardly ever fires does that to cells."""
     claim = "It does not hang on a single number of its vector"
     good = it.good[it.own]
-    z = it.z(it.embedding)[it.own]
+    z = it.z(it.embedding, it.own)
     pool = np.flatnonzero(good & np.isfinite(z).all(axis=1))
     pool = pool[pool != it.cell]
     if not np.isfinite(z[it.cell]).all() or len(pool) < K or z.shape[1] < 2:
@@ -500,19 +506,22 @@ def _treatment(it: _Subject) -> tuple[np.ndarray, str]:
 
 def _recurs(it: _Subject) -> Check:
     claim = "Cells like it are found in another field"
-    z = it.z(it.embedding)
     same, called = _treatment(it)
-    pool = np.flatnonzero(same & it.good & np.isfinite(z).all(axis=1))
+    pool = it.finite(np.flatnonzero(same & it.good))
     pool = pool[pool != it.row]
+    own = it.finite(np.array([it.row]))
     fields = it.obs["field"].astype(str).to_numpy()
     elsewhere = fields[pool] != fields[it.row]
-    if not np.isfinite(z[it.row]).all() or len(pool) < K:
+    if not len(own):
+        return Check("recurs", claim, UNKNOWN, "it has no vector.")
+    if len(pool) < K:
         return Check(
             "recurs", claim, UNKNOWN, f"fewer than {K} good cells have the same treatment ({called})."
         )
     if not elsewhere.any():
         return Check("recurs", claim, UNKNOWN, f"the treatment ({called}) was imaged in one field only.")
-    (index,), distance = nearest(z[it.row][None], K, to=z[pool])
+    z = it.z(it.embedding, pool)
+    (index,), distance = nearest(it.z(it.embedding, own), K, to=z)
     near = pool[index]
     words = f"Of its {K} nearest among {len(pool):,} cells treated alike ({called}), "
     parts, numbers = [], {}
@@ -525,10 +534,8 @@ def _recurs(it: _Subject) -> Check:
             n = int(other[index].sum())
             parts.append(f"{n} lie in another {word} ({K * other.mean():.1f} by chance)")
             numbers[f"other_{word}"] = n
-    some = (
-        pool if len(pool) <= MANY_CELLS else np.random.default_rng(0).choice(pool, MANY_CELLS, replace=False)
-    )
-    usual = nearest(z[some], 2, to=z[pool])[1][:, 1]  # the first is the cell itself
+    some = np.random.default_rng(0).permutation(len(pool))[:MANY_CELLS]
+    usual = nearest(z[some], 2, to=z)[1][:, 1]  # the first is the cell itself
     close = float(np.percentile(usual, 100 * (1 - ODD_SHARE)))
     away = distance[0] <= close
     alike = int((away & (fields[near] != fields[it.row])).sum())
@@ -576,14 +583,12 @@ def _reference(it: _Subject) -> tuple[np.ndarray, str]:
 
 def _by_chance(it: _Subject, seed: int) -> Check:
     claim = "It is odder than the oddest of as many reference cells"
-    z = it.z(it.embedding)
-    finite = np.isfinite(z).all(axis=1)
     reference, called = _reference(it)
-    pool = np.flatnonzero(reference & it.good & finite)
-    rows = it.own[finite[it.own] & (it.good[it.own] | (it.own == it.row))]
+    pool = it.finite(np.flatnonzero(reference & it.good))
+    rows = it.finite(it.own[it.good[it.own] | (it.own == it.row)])
     n = len(rows)
-    if not finite[it.row] or n < 5:
-        return Check("chance", claim, UNKNOWN, "its group has too few good cells.")
+    if it.row not in rows or n < 5:
+        return Check("chance", claim, UNKNOWN, "it has no vector, or its group has too few good cells.")
     if len(pool) < n:
         return Check(
             "chance",
@@ -591,8 +596,11 @@ def _by_chance(it: _Subject, seed: int) -> Check:
             UNKNOWN,
             f"{n:,} reference cells are needed; {called} has {len(pool):,} good ones.",
         )
-    odd = oddness(z[rows], np.zeros(n, np.int64), it.good[rows], K)[rows == it.row][0]
-    draws = oddest_by_chance(z[pool], n, draws=N_DRAWS if n <= MANY_CELLS else N_DRAWS // 5, k=K, seed=seed)
+    odd = oddness(it.z(it.embedding, rows), np.zeros(n, np.int64), it.good[rows], K)[rows == it.row][0]
+    if len(pool) > max(n, MOST_REFERENCE):
+        pool = np.random.default_rng(seed).choice(pool, max(n, MOST_REFERENCE), replace=False)
+    n_draws = N_DRAWS if n <= MANY_CELLS else N_DRAWS // 5
+    draws = oddest_by_chance(it.z(it.embedding, pool), n, draws=n_draws, k=K, seed=seed)
     low, median, high = np.percentile(draws, (5, 50, 95))
     words = (
         f"Its distance is {odd:.2f}; the oddest of {n:,} random cells has {median:.2f} (9 of 10 draws from {low:.2f} to "
