@@ -27,9 +27,18 @@ from napari_cellrep.data import Project, open_project
 from napari_cellrep.data.crops import Boxes, cut_crops
 from napari_cellrep.gui._pictures import Look, compose, default_look
 from napari_cellrep.gui.views._queue import blind_round, hit_rate
+from napari_cellrep.jobs import drain
 from napari_cellrep.models._engine import Embedder
 from napari_cellrep.specs import CropSpec
-from napari_cellrep.steps.believe import TREATMENTS, protein_planes, treated_crops
+from napari_cellrep.steps.believe import (
+    FAILS,
+    HOLDS,
+    TREATMENTS,
+    UNKNOWN,
+    believe,
+    protein_planes,
+    treated_crops,
+)
 from napari_cellrep.steps.embed import boxes_of
 from napari_cellrep.steps.networks import network_of
 
@@ -98,6 +107,27 @@ def stability(project: Project) -> list[dict[str, Any]]:
                 row(f"{name}: of the top {TOP} still there, {words}", len(np.intersect1d(best, top(odd, mine & good))), "cells",
                     expected=round(expected, 2), cell_ids=obs.index[np.intersect1d(best, top(odd, mine & good))].tolist(), **more)
             )  # fmt: skip
+    return rows
+
+
+def doubts(project: Project) -> list[dict[str, Any]]:
+    """For how many of the top 20 per drug each claim of `steps.believe` holds (within the cell's own well)."""
+    cells = project.cells
+    obs, good = cells.obs, cells.obs["good"].to_numpy(bool)
+    group, drug = pd.factorize(obs["group"])[0], obs["compound"].astype(str).to_numpy()
+    odd = odd_of(np.asarray(cells.obsm[f"X_{EMBEDDING}"], np.float32), group, good)
+    rows = []
+    for name in sorted(set(drug)):
+        counts: dict[str, dict[str, int]] = {}
+        for r in top(odd, (drug == name) & good):
+            job = believe(project, cell_id=str(obs.index[r]), embedding=EMBEDDING, device="cpu")
+            for check in drain(job).checks:
+                mine = counts.setdefault(check.claim, {HOLDS: 0, FAILS: 0, UNKNOWN: 0})
+                mine[check.verdict] += 1
+        rows += [
+            row(f"{name}: {claim}", said[HOLDS], "cells", drug=name, does_not_hold=said[FAILS], cannot_be_told=said[UNKNOWN])
+            for claim, said in counts.items()
+        ]  # fmt: skip
     return rows
 
 
@@ -215,7 +245,7 @@ def main() -> None:
     if args.blind:
         draw_blind(project, args.blind, args.embedding)
         return
-    rows = [] if args.quick else stability(project)
+    rows = [] if args.quick else stability(project) + doubts(project)
     if args.verdicts:
         more, table = judged(project, args.verdicts)
         rows += more
