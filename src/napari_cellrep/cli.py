@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import inspect
+import json
 import os
 import subprocess
 import sys
@@ -311,6 +313,16 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="a setting of the recipe; may be given several times",
     )
+
+    doubt = add(
+        "believe", _believe,
+        "Would a reviewer believe that a cell is odd? Try what speaks for and against it.",
+    )  # fmt: skip
+    _project_argument(doubt)
+    doubt.add_argument("--cell", required=True, metavar="ID", help="the cell, by its id in the cell table")
+    doubt.add_argument("--embedding", default="", help="the one it is odd in (default: the only one)")
+    doubt.add_argument("--json", action="store_true", help="print the numbers for a program")
+    doubt.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
 
     compare = add(
         "compare", _compare,
@@ -783,6 +795,17 @@ def _analyze(args: argparse.Namespace) -> None:
         )
     )
     print(getattr(result, "summary", result))
+
+
+def _believe(args: argparse.Namespace) -> None:
+    from napari_cellrep.steps.believe import believe
+
+    job = believe(_open(args.project), cell_id=args.cell, embedding=args.embedding, device=args.device)
+    found = run(job)
+    if args.json:
+        print(json.dumps(dataclasses.asdict(found), indent=1, ensure_ascii=False))
+    else:
+        print("\n".join(found.lines))
 
 
 def _compare(args: argparse.Namespace) -> None:

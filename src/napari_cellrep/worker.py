@@ -216,7 +216,9 @@ class Worker:
 
         if not reuse:
             return open_project(root)
-        parts = (Path(root) / name for name in ("project.json", "fields.parquet", "cells.zarr"))
+        parts = (
+            Path(root) / name for name in ("project.json", "fields.parquet", "cells.zarr", "verdicts.json")
+        )
         stamp = tuple(p.stat().st_mtime_ns if p.exists() else 0 for p in parts)
         known = self._asked_projects.get(root)
         if known is None or known[0] != stamp:

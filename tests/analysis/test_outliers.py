@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from napari_cellrep.analysis.outliers import neighbour_distance, odd_rank, scale_of
+from napari_cellrep.analysis.outliers import OddRank, neighbour_distance, odd_rank, oddest_by_chance, scale_of
 
 
 def test_the_odd_cell_scores_highest_in_its_own_group_only():
@@ -53,3 +53,23 @@ def test_a_feature_that_never_changes_tells_nothing():
     assert np.allclose(mean, own.mean(axis=0), rtol=1e-5)
     assert np.allclose(sd[[0, 2]], own[:, [0, 2]].std(axis=0), rtol=1e-5)
     assert np.allclose(((x - mean) / sd)[:50, 1], 0)
+
+
+def test_the_oddest_of_many_is_odder_than_that_of_few_and_repeats_with_its_seed():
+    z = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
+    few, many = oddest_by_chance(z, 30, draws=40), oddest_by_chance(z, 290, draws=40)
+    assert few.shape == (40,)
+    np.testing.assert_array_equal(few, oddest_by_chance(z, 30, draws=40))
+    assert not np.array_equal(few, oddest_by_chance(z, 30, draws=40, seed=1))
+    whole = oddest_by_chance(z, 300, draws=2)
+    np.testing.assert_allclose(whole, neighbour_distance(z).max(), rtol=1e-5)
+    # Against the usual distance of as many cells, the extreme of many is the more extreme.
+    usual = [np.median(neighbour_distance(z[:n])) for n in (30, 290)]
+    assert np.median(few) / usual[0] < np.median(many) / usual[1]
+
+
+def test_odd_is_the_oddest_twentieth_or_the_oddest():
+    assert OddRank(1, 7, 2.0).odd
+    assert not OddRank(2, 7, 2.0).odd
+    assert OddRank(5, 100, 2.0).odd
+    assert not OddRank(6, 100, 2.0).odd

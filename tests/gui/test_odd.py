@@ -12,8 +12,13 @@ from napari_cellrep.data.verdicts import read_verdicts
 from napari_cellrep.gui._explore import ExploreWidget
 from napari_cellrep.gui._image import canvas_of
 from napari_cellrep.gui._pictures import compose, default_look
+from napari_cellrep.gui._runner import runner_of
 from napari_cellrep.gui._state import session_of
-from napari_cellrep.gui.views.odd import ALL, OddView, scale_bar
+from napari_cellrep.gui.views._sheet import scale_bar
+from napari_cellrep.gui.views.odd import ALL, OddView
+from napari_cellrep.jobs import drain
+from napari_cellrep.steps.embed import embed
+from napari_cellrep.steps.preview import what_it_sees
 
 LEFT = Qt.MouseButton.LeftButton
 
@@ -322,27 +327,16 @@ def test_clicks_on_pictures(odd, qtbot):
 
 
 @pytest.mark.parametrize("size", [(900, 330), (420, 700), (300, 160), (1600, 240)])
-def test_pictures_lie_in_the_panel_and_not_over_each_other(odd, qtbot, size):
+@pytest.mark.parametrize("n_seen", [0, 2, 7])
+def test_pictures_lie_in_the_panel_and_not_over_each_other(odd, qtbot, size, n_seen):
     odd.resize(*size)
     odd.panel.resize(*size)
+    odd.panel.shown.n_seen = n_seen
     places = [p[3] for p in odd.panel.places(odd.panel.rect(), odd.panel.shown)]
-    assert len(places) == 14
+    assert len(places) == 14 + min(n_seen, 4)
     for i, place in enumerate(places):
         assert odd.panel.rect().contains(place), (i, place, odd.panel.rect())
         assert not any(place.intersects(other) for other in places[i + 1 :])
-
-
-def test_would_a_reviewer_believe_it(odd, qtbot):
-    choose(qtbot, odd, "A12")
-    first = odd.cell_id
-    qtbot.mouseClick(odd.check, LEFT)
-    qtbot.waitUntil(lambda: hasattr(odd, "note") and odd.note.isVisible(), timeout=20_000)
-    words = odd.note.text.toPlainText()
-    assert words.startswith(f"{first}, one of ")
-    assert "among good cells: number 1 of " in words  # as in the queue
-    assert "bare: number " in words
-    assert odd.words.text().startswith("1 of 20")
-    odd.note.close()
 
 
 def test_export(odd, qtbot, tmp_path):
@@ -428,3 +422,77 @@ def test_scale_bars_are_round(side, um, expected):
     assert length == pytest.approx(expected[0])
     assert words == expected[1]
     assert side / 5 <= length <= side / 2
+
+
+@pytest.fixture
+def embedded(odd, qtbot):
+    """The view looking at an embedding by a real (small, untrained) network."""
+    project = odd.session.project
+    drain(embed(project, model="paired_cell_inpainting", config={"width": 0.05}, key="net", device="cpu"))
+    odd.session.reload()
+    odd.session.embedding = "net"
+    settled(qtbot, odd)
+    yield odd
+    runner_of(odd.canvas.viewer).close()
+
+
+def test_as_the_network_got_it_and_whether_a_reviewer_would_believe_it(embedded, qtbot):
+    odd = embedded
+    first = odd.cell_id
+    qtbot.waitUntil(lambda: bool(odd.panel.shown.seen), timeout=60_000)
+    shown = odd.panel.shown
+    kinds = [p[0] for p in odd.panel.places(odd.panel.rect(), shown)]
+    assert kinds[:6] == ["large", "channel", "channel", "around", "seen", "seen"]
+    by_hand = what_it_sees(odd.session.project, embedding="net", cell_id=first)
+    for (name, image), expected in zip(shown.seen, by_hand.pictures, strict=True):
+        data = np.frombuffer(image.constBits().asstring(image.sizeInBytes()), np.uint8)
+        np.testing.assert_array_equal(data.reshape(64, -1)[:, :64], expected)
+        assert name in ("FKHR-GFP", "DNA")
+    # Stepping fast: the pictures are always of the cell that is shown.
+    for _ in range(4):
+        odd.step(1)
+    qtbot.waitUntil(lambda: odd.panel.shown.cell_id == odd.queue[4] and bool(odd.panel.shown.seen), timeout=60_000)  # fmt: skip
+    expected = what_it_sees(odd.session.project, embedding="net", cell_id=odd.queue[4]).pictures[1]
+    image = odd.panel.shown.seen[1][1]
+    data = np.frombuffer(image.constBits().asstring(image.sizeInBytes()), np.uint8)
+    np.testing.assert_array_equal(data.reshape(64, -1)[:, :64], expected)
+    # Would a reviewer believe it?
+    choose(qtbot, odd, "A12")
+    odd.go(0)
+    settled(qtbot, odd)
+    first = odd.cell_id
+    qtbot.mouseClick(odd.check, LEFT)
+    assert not odd.check.isEnabled()
+    assert f"{first} is being checked" in odd.check.toolTip()
+    odd.step(1)  # the window does not wait
+    qtbot.waitUntil(lambda: hasattr(odd, "note") and odd.note.isVisible(), timeout=120_000)
+    words = odd.note.text.toPlainText()
+    assert words.startswith(f"{first}, one of ")
+    assert "✓ It is odd among the good cells of its group: holds. Number 1 of " in words  # as in the queue
+    assert "It is odd in measured too: " in words
+    assert "Among 150 mates" in words or "mates, as it was: number 1 of " in words
+    assert odd.check.isEnabled()
+    assert odd.words.text().startswith("2 of 20")
+    odd.note.close()
+    # An artefact given in this window counts in the worker as well.
+    n_good = int(odd.session.cells.obs["good"][odd.session.cells.obs["group"] == "A12"].sum())
+    assert f"of which {n_good} are good" in words
+    press(qtbot, odd, Qt.Key.Key_A)
+    qtbot.mouseClick(odd.check, LEFT)
+    qtbot.waitUntil(lambda: odd.note.isVisible(), timeout=120_000)
+    assert f"of which {n_good - 1} are good" in odd.note.text.toPlainText()
+    odd.note.close()
+    # An embedding from elsewhere: no place is kept for pictures that cannot come.
+    odd.session.embedding = "measured"
+    settled(qtbot, odd)
+    assert odd.panel.shown.n_seen == 0
+    assert "seen" not in [p[0] for p in odd.panel.places(odd.panel.rect(), odd.panel.shown)]
+    # The weights are gone: it is said, and nothing else changes.
+    path = odd.session.project.embedding_folder("net") / "key.json"
+    path.write_text(path.read_text().replace('"weights": "', '"weights": "no'))
+    odd.session.reload()
+    odd.session.embedding = "net"
+    settled(qtbot, odd)
+    qtbot.waitUntil(lambda: "not in this project any more" in odd.panel.shown.seen_words, timeout=60_000)
+    assert odd.panel.shown.seen == []
+    odd.panel.repaint()

@@ -2,13 +2,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from napari_cellrep.analysis.localisation import nucleus_ring_ratio
 from napari_cellrep.analysis.outliers import neighbour_distance
 from napari_cellrep.data import open_project
 from napari_cellrep.data.verdicts import make_verdict, write_verdicts
-from napari_cellrep.gui.views._queue import Measured, blind_round, evidence, hit_rate, odd_queue
+from napari_cellrep.gui.views._queue import Measured, blind_round, hit_rate, odd_queue
 from napari_cellrep.jobs import drain
-from napari_cellrep.specs import Channel
 from napari_cellrep.steps.analyze import analyze
 from napari_cellrep.steps.crop import crop
 
@@ -97,54 +95,6 @@ def test_mates_are_good_cells_of_the_group_and_never_the_cell():
     assert near.tolist() == by_hand.tolist()
     middle = np.median(measured.z[pool], axis=0)
     assert typical.tolist() == pool[np.argsort(((measured.z[pool] - middle) ** 2).sum(axis=1))][:5].tolist()
-
-
-def test_what_a_reviewer_wants_to_know(project):
-    cells = project.cells
-    obs, vectors = cells.obs, {name: cells.obsm[f"X_{name}"] for name in ("measured", "bare")}
-    good = obs["good"].to_numpy(bool)
-    own = np.flatnonzero((obs["group"] == "A12").to_numpy())
-
-    def number(name, which, row):  # by hand, among `which` cells of the group
-        x = vectors[name].astype(float)
-        z = (x - x[good].mean(axis=0)) / x[good].std(axis=0)
-        rows = own[which[own]]
-        d = np.sqrt(((z[rows][:, None] - z[rows][None]) ** 2).sum(axis=2))
-        odd = np.sort(d, axis=1)[:, 1:11].mean(axis=1)
-        return int((odd > odd[rows == row]).sum()) + 1, len(rows)
-
-    row = int(own[good[own]][3])
-    lines = evidence(project, obs, vectors, "measured", row)
-    text = "\n".join(lines)
-    assert (
-        lines[0]
-        == f"{obs.index[row]}, one of {len(own)} cells of group A12, of which {good[own].sum()} are good."
-    )
-    assert "among good cells: number {} of {},".format(*number("measured", good, row)) in text
-    assert "with flagged cells too: number {} of {},".format(*number("measured", good | True, row)) in text
-    rank, n = number("bare", good, row)
-    assert f"    bare: number {rank} of {n}," in text
-    assert f"among the oddest 5 % of the group in {int(rank <= round(0.05 * n))} of 1" in text
-    ratios = nucleus_ring_ratio(project.read_image("A12")[0], project.read_labels("A12"))
-    assert "second opinion" not in text
-    layers = {"measured": vectors["measured"], "measured.conv1": vectors["bare"]}
-    of_one = "\n".join(evidence(project, obs, layers, "measured", row))
-    assert f"no second opinion\n    measured.conv1: number {rank} of {n}," in of_one
-    assert "oddest 5 %" not in of_one
-    assert f"    {ratios[int(obs['label'].iloc[row])]:.2f}; good cells of its group " in text
-    values = np.array([ratios[int(label)] for label in obs["label"].iloc[own[good[own] & (own != row)]]])
-    below = np.mean(values[np.isfinite(values)] < ratios[int(obs["label"].iloc[row])])
-    assert f"higher than {100 * below:.0f} % of them" in text
-
-
-def test_a_reviewer_hears_of_flags_and_of_what_is_missing(project):
-    obs = project.cells.obs
-    row = int(np.flatnonzero(~obs["good"].to_numpy(bool))[0])
-    project.set_channels([Channel("FKHR-GFP", "er"), Channel("DNA", "nucleus")])
-    text = "\n".join(evidence(project, obs, {"measured": project.cells.obsm["X_measured"]}, "measured", row))
-    assert "Against it: the cell itself is flagged (" in text
-    assert "no embedding by another model" in text
-    assert "no protein channel" in text
 
 
 def test_steps_leave_an_artefact_out_whatever_the_rules_of_the_flags_are(project):

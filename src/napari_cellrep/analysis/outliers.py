@@ -8,6 +8,8 @@ import numpy as np
 
 from napari_cellrep.analysis.neighbours import nearest
 
+ODD_SHARE = 0.05  # a cell counts as odd among so large a share of the oddest of its group
+
 
 def neighbour_distance(z: np.ndarray, k: int = 10, group: np.ndarray | None = None) -> np.ndarray:
     """Mean distance of every cell to its k nearest others: large means unusual.
@@ -164,6 +166,11 @@ class OddRank:
     n: int
     times: float
 
+    @property
+    def odd(self) -> bool:
+        """Whether it is among the oddest `ODD_SHARE` of the group, or the oddest."""
+        return self.rank <= max(1, round(ODD_SHARE * self.n))
+
 
 def odd_rank(z: np.ndarray, cell: int, good: np.ndarray, k: int = 10) -> OddRank | None:
     """How odd a cell is among the good cells of its group.
@@ -190,3 +197,27 @@ def odd_rank(z: np.ndarray, cell: int, good: np.ndarray, k: int = 10) -> OddRank
     usual = float(np.median(odd[others]))
     times = float(odd[cell] / usual) if usual > 0 else float("inf")
     return OddRank(1 + int((odd[others] > odd[cell]).sum()), 1 + len(others), times)
+
+
+def oddest_by_chance(z: np.ndarray, n: int, *, draws: int = 200, k: int = 10, seed: int = 0) -> np.ndarray:
+    """How odd the oddest of n cells is when the n are drawn at random: what a group of n shows by its size alone.
+
+    Parameters
+    ----------
+    z : ndarray of shape (m, d), float
+        Cells to draw from, without replacement (a cell drawn twice would be its own nearest); finite.
+    n : int
+        Cells in a draw, 4 to m.
+    draws, k : int
+        How often; neighbours as in `neighbour_distance`.
+    seed : int
+
+    Returns
+    -------
+    ndarray of shape (draws,), float64
+        The largest `neighbour_distance` of each draw.
+    """
+    rng = np.random.default_rng(seed)
+    return np.array(
+        [neighbour_distance(z[rng.choice(len(z), n, replace=False)], k).max() for _ in range(draws)]
+    )

@@ -19,6 +19,7 @@ from napari_cellrep.steps.embed import (
     set_crop,
     take_channels,
 )
+from napari_cellrep.steps.networks import network_of
 
 if TYPE_CHECKING:
     from napari_cellrep.models import EmbeddingModel
@@ -52,8 +53,15 @@ class Sight:
     words: str
 
 
-def what_it_sees(project: Project, *, model: str, channels: Sequence[str] = (), cell_id: str = "") -> Sight:
-    """Cut and scale one cell exactly as `steps.embed.embed` would.
+def what_it_sees(
+    project: Project,
+    *,
+    model: str = "",
+    channels: Sequence[str] = (),
+    cell_id: str = "",
+    embedding: str = "",
+) -> Sight:
+    """Cut and scale one cell exactly as `steps.embed.embed` would, or did.
 
     Parameters
     ----------
@@ -61,11 +69,13 @@ def what_it_sees(project: Project, *, model: str, channels: Sequence[str] = (), 
         As `steps.embed.embed` takes them.
     cell_id : str
         Which cell; empty: the first good one.
+    embedding : str
+        Instead of a model: as the cells were cut and scaled when this embedding was made.
 
     Raises
     ------
     InputError
-        If there are no cells, no such cell, the model is not there, or the project lacks a channel it wants.
+        If there are no cells, no such cell, the model is not there (any more), or the project lacks a channel it wants.
     """
     from napari_cellrep.models._engine import to_tensor
 
@@ -77,7 +87,7 @@ def what_it_sees(project: Project, *, model: str, channels: Sequence[str] = (), 
         raise InputError(f"There is no cell called {cell_id!r} (any more).")
     row = obs.loc[[cell_id]]
     field = project.field(str(row["field"].iloc[0]))
-    net, planes = _network(project, model, tuple(channels))
+    net, planes = _network(project, model, tuple(channels), embedding)
     image, labels = _read(project, field.id)
     crops = cut_crops(pick_planes(image, planes), labels, boxes_of(row), net.crop, field.um_per_px)
     seen = net.preprocess(to_tensor(crops)).float().numpy()[0]
@@ -100,25 +110,37 @@ def what_it_sees(project: Project, *, model: str, channels: Sequence[str] = (), 
 
 
 def _network(
-    project: Project, model: str, channels: tuple[str, ...]
+    project: Project, model: str, channels: tuple[str, ...], embedding: str
 ) -> tuple[EmbeddingModel, tuple[int, ...]]:
     """A network and the planes it gets, kept without its weights: only its crop and its scaling are wanted."""
     own = project.root / "models" / model / "model.json"
+    own = project.embedding_folder(embedding) / "key.json" if embedding else own
     stamp = own.stat().st_mtime_ns if own.is_file() else 0
     window = project.last("crop").get("rules", {}).get("window_px", 0)
-    key = (str(project.root), model, stamp, channels, project.channels, window)
+    key = (str(project.root), model, stamp, channels, project.channels, window, embedding)
     if key not in _networks:
-        config = {"channels": channels} if channels and _takes_channels(project, model) else None
-        net, trained = find_model(project, model, config=config)
-        take_channels(net, channels)
-        set_crop(net, project, None, trained)
-        planes = match_channels(net.roles, project.channels, net.spec.title, net.may_lack)
+        net, planes = _of_embedding(project, embedding) if embedding else _of_model(project, model, channels)
         for parameter in net.parameters():
             parameter.data = parameter.data.new_empty(0)
         while len(_networks) >= MOST_KEPT:
             del _networks[next(iter(_networks))]
         _networks[key] = net, planes
     return _networks[key]
+
+
+def _of_embedding(project: Project, embedding: str) -> tuple[EmbeddingModel, tuple[int, ...]]:
+    found = network_of(project, embedding)
+    return found.net, found.planes
+
+
+def _of_model(
+    project: Project, model: str, channels: tuple[str, ...]
+) -> tuple[EmbeddingModel, tuple[int, ...]]:
+    config = {"channels": channels} if channels and _takes_channels(project, model) else None
+    net, trained = find_model(project, model, config=config)
+    take_channels(net, channels)
+    set_crop(net, project, None, trained)
+    return net, match_channels(net.roles, project.channels, net.spec.title, net.may_lack)
 
 
 def _read(project: Project, field_id: str) -> tuple[np.ndarray, np.ndarray]:

@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from napari_cellrep.analysis.localisation import nucleus_ring_ratio
-from napari_cellrep.analysis.outliers import OddRank, group_mates, odd_rank, oddness, scale_of
+from napari_cellrep.analysis.outliers import group_mates, oddness, scale_of
 from napari_cellrep.data.fields import Field
 from napari_cellrep.data.project import Project
 from napari_cellrep.data.verdicts import valid
-from napari_cellrep.specs import InputError, find_channel
 
 ODD, RANDOM = "odd", "random"
 
@@ -199,95 +197,3 @@ class Measured:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         own = self.rows[self.code[row]]
         return group_mates(self.z, row, own[good[own]])
-
-
-def evidence(
-    project: Project, obs: pd.DataFrame, vectors: Mapping[str, np.ndarray], embedding: str, row: int
-) -> list[str]:
-    """Would a reviewer believe that this cell is odd? What speaks for and against it, line by line.
-
-    Parameters
-    ----------
-    vectors : mapping
-        Embedding → ndarray of shape (n_cells, d).
-    embedding : str
-        The one in which the cell is odd.
-    row : int
-    """
-    group = str(obs["group"].iloc[row])
-    own = np.flatnonzero((obs["group"] == obs["group"].iloc[row]).to_numpy())
-    cell = int(np.flatnonzero(own == row)[0])
-    every = obs["good"].to_numpy(bool) if "good" in obs else np.ones(len(obs), bool)
-    good = every[own]
-
-    def rank(name: str, with_flagged: bool = False) -> OddRank | None:
-        x = vectors[name]
-        mean, sd = scale_of(x, every)
-        z = (np.asarray(x[own], np.float32) - mean) / sd
-        return odd_rank(z, cell, np.ones(len(own), bool) if with_flagged else good)
-
-    lines = [
-        f"{obs.index[row]}, one of {len(own):,} cells of group {group}, of which {int(good.sum()):,} are good."
-    ]
-    if not good[cell]:
-        flags = str(obs["flags"].iloc[row]).replace(";", ", ").replace("_", " ") if "flags" in obs else ""
-        lines.append(f"Against it: the cell itself is flagged ({flags}).")
-    lines += ["", f"{_name(embedding)}", f"    among good cells: {_rank_words(rank(embedding))}"]
-    lines.append(f"    with flagged cells too: {_rank_words(rank(embedding, with_flagged=True))}")
-    # "<model>.<layer>" is another layer of the same network: it sees what the network sees.
-    model = embedding.partition(".")[0]
-    others = {name: rank(name) for name in vectors if name != embedding}
-    layers = {name: found for name, found in others.items() if name.partition(".")[0] == model}
-    others = {name: found for name, found in others.items() if name not in layers}
-    if layers:
-        lines += ["", "In other layers of the same network, which are no second opinion"]
-        lines += [f"    {_name(name)}: {_rank_words(found)}" for name, found in layers.items()]
-    if others:
-        lines += ["", "In other embeddings"]
-        lines += [f"    {_name(name)}: {_rank_words(found)}" for name, found in others.items()]
-        known = [found for found in others.values() if found is not None]
-        n_odd = sum(found.rank <= max(1, round(0.05 * found.n)) for found in known)
-        lines.append(f"    among the oddest 5 % of the group in {n_odd:,} of {len(known):,}")
-    else:
-        lines += ["", "There is no embedding by another model in this project: it would tell more."]
-    return [*lines, "", *_readout_words(project, obs, own, cell, good)]
-
-
-def _name(embedding: str) -> str:
-    return embedding.replace("_", " ")
-
-
-def _rank_words(found: OddRank | None) -> str:
-    if found is None:
-        return "no vector, or too few cells to compare with"
-    return f"number {found.rank:,} of {found.n:,}, {found.times:.1f} times as far from its nearest as usual"
-
-
-def _readout_words(
-    project: Project, obs: pd.DataFrame, own: np.ndarray, cell: int, good: np.ndarray
-) -> list[str]:
-    """The protein inside the outline over that in a ring around it: from pixels, without any model."""
-    try:
-        protein = find_channel(project.channels, "protein")
-    except InputError:
-        return ["No raw readout: the project has no protein channel."]
-    fields, labels = obs["field"].astype(str).to_numpy()[own], obs["label"].to_numpy()[own]
-    ratio = np.full(len(own), np.nan)
-    for name in dict.fromkeys(fields):
-        found = nucleus_ring_ratio(project.read_image(name)[protein], project.read_labels(name))
-        mine = fields == name
-        ratio[mine] = [found.get(int(label), np.nan) for label in labels[mine]]
-    title = (
-        f"{project.channels[protein].name} inside the outline over a ring around it, from the pixels alone"
-    )
-    mates = good & np.isfinite(ratio)
-    mates[cell] = False
-    if not np.isfinite(ratio[cell]) or mates.sum() < 3:
-        return [title, "    cannot be read here: no ring, or no signal in it"]
-    low, usual, high = np.percentile(ratio[mates], (10, 50, 90))
-    below = float((ratio[mates] < ratio[cell]).mean())
-    return [
-        title,
-        f"    {ratio[cell]:.2f}; good cells of its group {usual:.2f} (8 of 10 from {low:.2f} to {high:.2f})",
-        f"    higher than {100 * below:.0f} % of them",
-    ]

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from qtpy.QtCore import QEvent, QMarginsF, QPoint, QRect, QRectF, QSize, Qt, Signal
+from qtpy.QtCore import QEvent, QMarginsF, QRect, QRectF, Qt
 from qtpy.QtGui import (
     QColor,
     QGuiApplication,
-    QImage,
     QKeyEvent,
-    QMouseEvent,
     QPageLayout,
     QPageSize,
     QPainter,
-    QPaintEvent,
     QPdfWriter,
-    QPen,
     QShowEvent,
 )
 from qtpy.QtWidgets import (
@@ -38,24 +33,22 @@ from qtpy.QtWidgets import (
     QPushButton,
     QSizePolicy,
     QSpinBox,
-    QToolTip,
     QVBoxLayout,
     QWidget,
 )
 
-from napari_cellrep.data.crops import Boxes, cut_crops
 from napari_cellrep.data.files import write_text
-from napari_cellrep.data.project import Project
 from napari_cellrep.data.rois import outline, write_rois
 from napari_cellrep.data.verdicts import REASONS, valid
-from napari_cellrep.gui._pictures import Background, Look, compose, default_look, picture_side
+from napari_cellrep.gui._pictures import Background, picture_side
+from napari_cellrep.gui._runner import runner_of
 from napari_cellrep.gui.views._order import in_sections
 from napari_cellrep.gui.views._parts import CellView
-from napari_cellrep.gui.views._queue import Measured, blind_round, evidence, export_table, hit_rate, odd_queue
-from napari_cellrep.gui.views._raster import SELECTED
-from napari_cellrep.gui.views.map import selection_mode
+from napari_cellrep.gui.views._queue import Measured, blind_round, export_table, hit_rate, odd_queue
+from napari_cellrep.gui.views._sheet import Panel, Shown, cut_shown
+from napari_cellrep.gui.views._sight import Sight
 from napari_cellrep.session import Session
-from napari_cellrep.specs import CropSpec, InputError
+from napari_cellrep.specs import InputError
 
 ALL = "all groups in turn"
 NO_REASON = "no reason"
@@ -66,40 +59,10 @@ MEANINGS = {
     "The cell gets the flag “artefact”: hidden, and left out of rankings. Ctrl+Z takes it back.",
     "unsure": "It does not look different, or it cannot be told why (U)",
 }
-AROUND = 4  # the cell in its surroundings: so many times the side of its picture
-GAP_PX, TITLE_PX = 6, 16
-
-
-@dataclass
-class Shown:
-    """One odd cell with all pictures of it.
-
-    Parameters
-    ----------
-    cell_id : str
-    row : int
-    side_px : int
-        Side of the picture in field pixels.
-    um_per_px : float
-        0 when unknown.
-    large, around : QImage
-        As the viewer shows the channels.
-    box : tuple of float
-        The cell's bounding box as shares of `around`: x, y, width, height.
-    channels, near, typical : list
-        (name or row, QImage).
-    """
-
-    cell_id: str
-    row: int
-    side_px: int
-    um_per_px: float
-    large: QImage
-    around: QImage
-    box: tuple[float, float, float, float]
-    channels: list[tuple[str, QImage]] = field(default_factory=list)
-    near: list[tuple[int, QImage]] = field(default_factory=list)
-    typical: list[tuple[int, QImage]] = field(default_factory=list)
+BELIEVE = (
+    "Would a reviewer believe it? Tries the doubts one by one: flagged cells, a second model, black surroundings, a shift\n"
+    "of 5 px, the structure channels alone, other fields, the pixels alone, chance, and what the network was trained on"
+)
 
 
 class OddView(CellView):
@@ -117,6 +80,7 @@ class OddView(CellView):
     def __init__(self, session: Session, canvas: Any) -> None:
         super().__init__(session, canvas)
         self.background = Background(session)
+        self.sight = Sight(session, canvas, self._on_seen)
         self.queue: list[str] = []  # cell ids
         self.position = -1
         self.drawn: dict[str, str] = {}  # cell id → "odd" or "random", in a blind round
@@ -126,6 +90,7 @@ class OddView(CellView):
         self._odd = np.zeros(0)
         self._said: dict[str, Any] = {}
         self._result = ""
+        self._checking = ""  # cell whose doubts are being tried
         self._wanted = ""  # cell to show once the queue is new
         self._seek = False  # all had a verdict: is there one without in the new queue?
         self._mine = False  # the verdict or focus was set here
@@ -183,12 +148,7 @@ class OddView(CellView):
             button.setCheckable(True)
             self.buttons[verdict] = button
             bottom.addWidget(button)
-        self.check = _button(
-            "Believe it?",
-            "Would a reviewer believe it? Its rank with and without flagged cells, its rank in every other embedding,\n"
-            "and a readout from the pixels alone",
-            self.show_evidence,
-        )
+        self.check = _button("Believe it?", BELIEVE, self.show_evidence)
         bottom.addWidget(self.check)
         bottom.addStretch(1)
         bottom.addWidget(QLabel("rater"))
@@ -225,6 +185,7 @@ class OddView(CellView):
     def disconnect_session(self) -> None:
         """Listen no more and let the reading thread end."""
         super().disconnect_session()
+        self.sight.close()
         self.background.close()
 
     # ---- what the session says ---------------------------------------------------------------------
@@ -493,7 +454,15 @@ class OddView(CellView):
         self.back.setEnabled(self.position > 0)
         self.next.setEnabled(0 <= self.position < len(self.queue) - 1)
         self.reason.setEnabled(bool(cell_id))
-        self.check.setEnabled(bool(cell_id) and not blind)
+        self.check.setEnabled(bool(cell_id) and not blind and not self._checking)
+        self.check.setText("Checking…" if self._checking else "Believe it?")
+        self.check.setToolTip(
+            f"{self._checking} is being checked: its group is embedded anew, which takes some seconds"
+            if self._checking
+            else "Not in a blind round: it would tell which cell it is"
+            if blind
+            else BELIEVE
+        )
         self.n.setEnabled(not blind)
         for item in (self.group, self.group_word):
             item.setVisible(not blind)
@@ -577,10 +546,18 @@ class OddView(CellView):
             if isinstance(shown, Exception):
                 self.panel.show_cell(None, f"No picture: {shown}")
             elif shown.cell_id == self.cell_id:
+                shown.n_seen = self.sight.n_planes()
                 self.panel.show_cell(shown)
+                self.sight.look(cell_id)
 
         self.panel.looks = self.canvas.looks()
         self._cut(cell_id, arrived, "cell")
+
+    def _on_seen(self, cell_id: str, answer: dict[str, Any] | str) -> None:
+        shown = self.panel.shown
+        if shown is not None and shown.cell_id == cell_id == self.cell_id:
+            shown.set_seen(answer)
+            self.panel.update()
 
     def _cut(self, cell_id: str, then: Callable[[Any], None], kind: str = "") -> None:
         session, background, looks = self.session, self.background, self.canvas.looks()
@@ -595,7 +572,7 @@ class OddView(CellView):
         def work() -> Shown:
             near, typical = measured.mates(row, good)
             rows = np.concatenate([[row], near, typical]).astype(np.int64)
-            return _cut_cells(
+            return cut_shown(
                 background, project, obs.iloc[rows][names], rows, len(near), side, looks, cell_id
             )
 
@@ -616,24 +593,32 @@ class OddView(CellView):
     # ---- would a reviewer believe it? ----------------------------------------------------------------
 
     def show_evidence(self) -> None:
-        """Open a note on what speaks for and against the cell being odd."""
-        session, cell_id = self.session, self.cell_id
-        row = session.row_of_id(cell_id) if cell_id else -1
-        if row < 0 or session.project is None:
+        """Have the worker try what a reviewer would doubt, and show what came of it."""
+        session, cell_id, viewer = self.session, self.cell_id, self.canvas.viewer
+        if not cell_id or session.project is None or viewer is None or self._checking:
             return
-        project, obs, embedding = session.project, session.cells.obs, session.embedding
-        vectors = {name: session.cells.obsm[f"X_{name}"] for name in session.embeddings}
 
-        def arrived(lines: Any) -> None:
-            if isinstance(lines, Exception):
-                self.words.setText(f"It could not be checked ({lines}).")
+        def done(say: Callable[[Any], None]) -> Callable[[Any], None]:
+            def answered(value: Any) -> None:
+                self._checking = ""
+                if not self.sight.closed:  # the view is there still
+                    self._tell()
+                    say(value)
+
+            return answered
+
+        def show(found: Any) -> None:
+            if self.drawn:  # a blind round began meanwhile, and this would tell
                 return
-            self._tell()
-            self.note = Note(self, f"Would a reviewer believe {cell_id}?", "\n".join(lines))
+            self.note = Note(self, f"Would a reviewer believe {cell_id}?", "\n".join(found["lines"]))
             self.note.show()
 
-        self.words.setText(f"Checking {cell_id} in {len(vectors):,} embeddings…")
-        self.background.run(lambda: evidence(project, obs, vectors, embedding, row), arrived, "evidence")
+        self._checking = cell_id
+        self._tell()
+        runner_of(viewer).ask(
+            "believe.believe", session.project.root, done(show), done(self.words.setText),
+            cell_id=cell_id, embedding=session.embedding,
+        )  # fmt: skip
 
     # ---- keys: only while the focus is in this view --------------------------------------------------
 
@@ -809,163 +794,6 @@ class OddView(CellView):
         painter.restore()
 
 
-class Panel(QWidget):
-    """The cell, large, with its channels and surroundings; beside it group-mates."""
-
-    clicked = Signal(int, str)  # row, selection mode
-    framed = Signal(int)
-
-    def __init__(self, view: OddView) -> None:
-        super().__init__()
-        self.view = view
-        self.shown: Shown | None = None
-        self.complaint = ""
-        self.looks: tuple[Look, ...] = ()
-        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.setMouseTracking(True)
-        self.setMinimumHeight(110)
-        self.setAccessibleName("Odd cell and its group-mates")
-
-    def sizeHint(self) -> QSize:
-        """Room for two lines of mates."""
-        return QSize(520, 220)
-
-    def show_cell(self, shown: Shown | None, complaint: str = "") -> None:
-        """Show other pictures."""
-        self.shown, self.complaint = shown, complaint
-        self.update()
-
-    def places(self, area: QRect, shown: Shown) -> list[tuple[str, Any, QImage, QRect]]:
-        """(kind, name or row, picture, place) of all pictures: kind "large", "around", "channel", "near", "typical"."""
-        own: list[tuple[str, Any, QImage]] = [("channel", name, image) for name, image in shown.channels[:3]]
-        own.append(("around", shown.row, shown.around))
-        columns = -(-len(own) // 2)
-        width, height, left, top = area.width(), area.height(), area.left() + GAP_PX, area.top()
-        stacked = height > max(0.45 * width, 320)  # mates below the cell, else beside it
-        if stacked:
-            mate = min((width - 6 * GAP_PX) // 5, height // 4)
-            room = height - 2 * (mate + TITLE_PX + GAP_PX) - TITLE_PX
-            large = min(room, 2 * (width - (columns + 2) * GAP_PX) // (columns + 2))
-        else:
-            # The large picture is as high as two lines of small ones.
-            spare = width - (columns + 9) * GAP_PX - TITLE_PX
-            mate = min((height - 2 * TITLE_PX - GAP_PX) // 2, spare // (columns + 7))
-            large = 2 * mate + TITLE_PX + GAP_PX
-        mate, large = max(mate, 8), max(large, 16 + TITLE_PX + GAP_PX)
-        small = (large - TITLE_PX - GAP_PX) // 2
-        found = [("large", shown.row, shown.large, QRect(left, top + TITLE_PX, large, large))]
-        for i, (kind, name, image) in enumerate(own):
-            x = left + large + GAP_PX + (i // 2) * (small + GAP_PX)
-            y = top + TITLE_PX + (i % 2) * (small + TITLE_PX + GAP_PX)
-            found.append((kind, name, image, QRect(x, y, small, small)))
-        if stacked:
-            top += large + TITLE_PX + GAP_PX
-        else:
-            left += large + columns * (small + GAP_PX) + 2 * GAP_PX
-        for line, kind, mates in ((0, "near", shown.near), (1, "typical", shown.typical)):
-            y = top + TITLE_PX + line * (mate + TITLE_PX + GAP_PX)
-            for i, (row, image) in enumerate(mates):
-                found.append((kind, row, image, QRect(left + i * (mate + GAP_PX), y, mate, mate)))
-        return found
-
-    def draw(self, painter: QPainter, area: QRect, shown: Shown) -> None:
-        """Draw all pictures into an area, on the screen or on paper."""
-        painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
-        pen = painter.pen()
-        titled = set()
-        words = {
-            "large": "the cell",
-            "around": "around it",
-            "near": "nearest of its group",
-            "typical": "typical of its group",
-        }
-        for kind, name, image, place in self.places(area, shown):
-            painter.drawImage(place, image)
-            title = str(name) if kind == "channel" else words[kind]
-            if kind == "channel" or kind not in titled:
-                titled.add(kind)
-                room = place.width() * (5 if kind in ("near", "typical") else 1)
-                short = painter.fontMetrics().elidedText(title, Qt.TextElideMode.ElideRight, room)
-                painter.drawText(
-                    QRect(place.left(), place.top() - TITLE_PX, room, TITLE_PX),
-                    Qt.AlignmentFlag.AlignVCenter,
-                    short,
-                )
-            if kind == "large":
-                self._draw_scale_bar(painter, place, shown)
-            elif kind == "around":
-                x, y, w, h = shown.box
-                box = QRectF(
-                    place.left() + x * place.width(),
-                    place.top() + y * place.height(),
-                    w * place.width(),
-                    h * place.height(),
-                )
-                painter.setPen(QPen(QColor(*SELECTED), 1.5))
-                painter.drawRect(box.adjusted(-2, -2, 2, 2))
-            painter.setPen(pen)
-
-    def _draw_scale_bar(self, painter: QPainter, place: QRect, shown: Shown) -> None:
-        length_px, words = scale_bar(shown.side_px, shown.um_per_px)
-        length = place.width() * length_px / shown.side_px
-        x, y = place.right() - 8 - length, place.bottom() - 10
-        for colour, width in (("black", 5), ("white", 3)):  # seen on any picture
-            painter.setPen(QPen(QColor(colour), width, Qt.PenStyle.SolidLine, Qt.PenCapStyle.FlatCap))
-            painter.drawLine(int(x), y, int(x + length), y)
-        for shift, colour in ((1, "black"), (0, "white")):
-            painter.setPen(QColor(colour))
-            where = QRectF(place.left() + shift, y - 22 + shift, place.width() - 8, 18)
-            painter.drawText(where, Qt.AlignmentFlag.AlignRight, words)
-
-    def paintEvent(self, event: QPaintEvent) -> None:
-        """Draw the pictures; ask for them anew when the viewer shows the channels in another way."""
-        painter = QPainter(self)
-        if self.shown is not None:
-            self.draw(painter, self.rect(), self.shown)
-        elif self.complaint:
-            painter.drawText(
-                self.rect(), Qt.AlignmentFlag.AlignCenter | Qt.TextFlag.TextWordWrap, self.complaint
-            )
-        painter.end()
-        if self.shown is not None and self.view.canvas.looks() != self.looks:
-            self.view.ask()
-
-    # ---- gestures ----------------------------------------------------------------------------------
-
-    def row_at(self, at: QPoint) -> int:
-        """The cell whose picture is under a point, or -1."""
-        for kind, row, _, place in self.places(self.rect(), self.shown) if self.shown is not None else ():
-            if place.contains(at):
-                return self.shown.row if kind == "channel" else int(row)
-        return -1
-
-    def mousePressEvent(self, event: QMouseEvent) -> None:
-        """A click selects, as in every view."""
-        if (
-            event.button() == Qt.MouseButton.LeftButton
-            and (row := self.row_at(event.position().toPoint())) >= 0
-        ):
-            self.clicked.emit(row, selection_mode(event.modifiers()))
-
-    def mouseDoubleClickEvent(self, event: QMouseEvent) -> None:
-        """Centre and frame the cell in its field."""
-        if (row := self.row_at(event.position().toPoint())) >= 0:
-            self.framed.emit(row)
-
-    def mouseMoveEvent(self, event: QMouseEvent) -> None:
-        """Say which cell is under the pointer, unless that is a secret."""
-        if self.view.drawn:
-            return
-        row = self.row_at(event.position().toPoint())
-        self.view.session.set_hover(row)
-        words = self.view.session.cell_id(row)
-        QToolTip.showText(event.globalPosition().toPoint(), words, self)
-
-    def leaveEvent(self, event: QEvent) -> None:
-        """The pointer is over no cell any more."""
-        self.view.session.set_hover(-1)
-
-
 class Note(QDialog):
     """Text to be read and copied."""
 
@@ -978,78 +806,7 @@ class Note(QDialog):
         layout = QVBoxLayout(self)
         layout.addWidget(self.text)
         layout.addWidget(copy, 0, Qt.AlignmentFlag.AlignRight)
-        self.resize(680, 400)
-
-
-def scale_bar(side_px: float, um_per_px: float) -> tuple[float, str]:
-    """Length in px, and in words, of a scale bar of a round length: a fifth to a half of the picture's side."""
-    unit, side = ("µm", side_px * um_per_px) if um_per_px else ("px", float(side_px))
-    power = 10.0 ** np.floor(np.log10(side / 2))
-    length = max(step * power for step in (1, 2, 5) if step * power <= side / 2)
-    return length / (um_per_px or 1), f"{length:g} {unit}"
-
-
-# ---- this runs in the thread -----------------------------------------------------------------------
-
-
-def _cut_cells(
-    background: Background,
-    project: Project,
-    obs: Any,
-    rows: np.ndarray,
-    n_near: int,
-    side: int,
-    looks: tuple[Look, ...],
-    cell_id: str,
-) -> Shown:
-    """Cut all pictures: row 0 of `obs` is the cell, then come its nearest and its typical mates."""
-    names = obs["field"].astype(str).to_numpy()
-    image, _ = background.read_field(project, names[0])
-    if len(looks) != image.shape[0]:
-        looks = tuple(default_look(c.role, plane) for c, plane in zip(project.channels, image, strict=True))
-    where = Boxes(
-        obs["label"].to_numpy(np.int64),
-        obs["area_px"].to_numpy(np.int64),
-        obs[["y_px", "x_px"]].to_numpy(float),
-        obs[["box_y0", "box_x0", "box_y1", "box_x1"]].to_numpy(np.int64),
-    )
-
-    def cut(i: int, size: int) -> np.ndarray:
-        pixels, _ = background.read_field(project, names[i])
-        one = Boxes(*(part[i : i + 1] for part in (where.label, where.area_px, where.centroid, where.box)))
-        return cut_crops(pixels, None, one, CropSpec(size_px=size, window_px=size))[0]
-
-    crop, wide = cut(0, side), AROUND * side
-    corner = where.centroid[0].astype(int) - wide // 2
-    y0, x0, y1, x1 = (float(v) for v in where.box[0])
-    grey = [
-        (c.name, [((1.0, 1.0, 1.0), low, high)])
-        for c, (_, low, high) in zip(project.channels, looks, strict=True)
-    ]
-    mates = []
-    for i in range(1, len(rows)):
-        try:
-            mates.append((int(rows[i]), _image(compose(cut(i, side), looks))))
-        except (InputError, OSError):  # a mate's image is away: the others are shown
-            mates.append((int(rows[i]), _image(np.zeros((2, 2, 3), np.uint8))))
-    return Shown(
-        cell_id,
-        int(rows[0]),
-        side,
-        project.field(names[0]).um_per_px,
-        _image(compose(crop, looks)),
-        _image(compose(cut(0, wide), looks)),
-        ((x0 - corner[1]) / wide, (y0 - corner[0]) / wide, (x1 - x0) / wide, (y1 - y0) / wide),
-        [(name, _image(compose(crop[i : i + 1], tuple(look)))) for i, (name, look) in enumerate(grey)],
-        mates[:n_near],
-        mates[n_near:],
-    )
-
-
-def _image(picture: np.ndarray) -> QImage:
-    picture = np.ascontiguousarray(picture)
-    h, w = picture.shape[:2]
-    return QImage(picture.data, w, h, 3 * w, QImage.Format.Format_RGB888).copy()
+        self.resize(760, 520)
 
 
 # ---- small parts -----------------------------------------------------------------------------------

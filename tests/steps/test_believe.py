@@ -1,0 +1,293 @@
+"""Every doubt against ranks, ratios and counts made by hand; what cannot be told says why."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from napari_cellrep.analysis.localisation import nucleus_ring_ratio
+from napari_cellrep.cli import main
+from napari_cellrep.data import open_project
+from napari_cellrep.jobs import drain
+from napari_cellrep.models import create_model, load_model, save_model
+from napari_cellrep.models._engine import Embedder
+from napari_cellrep.specs import Channel, InputError
+from napari_cellrep.steps.believe import SHIFTS, believe
+from napari_cellrep.steps.embed import cut_cells, embed
+
+NET = {"model": "paired_cell_inpainting", "config": {"width": 0.05}, "device": "cpu", "precision": "fp32"}
+
+
+def rank_by_hand(x, cell, base):
+    """Number by the mean distance to the ten nearest, features scaled by the spread of `base`."""
+    x = np.asarray(x, float)
+    sd = x[base].std(axis=0)
+    z = (x[:, sd > 1e-6] - x[base].mean(axis=0)[sd > 1e-6]) / sd[sd > 1e-6]
+    distance = np.sqrt(((z[:, None] - z[None]) ** 2).sum(axis=2))
+    odd = np.sort(distance, axis=1)[:, 1:11].mean(axis=1)
+    return 1 + int((odd > odd[cell]).sum())
+
+
+def checks_of(project, cell_id, embedding=""):
+    found = drain(believe(project, cell_id=cell_id, embedding=embedding, device="cpu"))
+    return found, {c.name: c for c in found.checks}
+
+
+@pytest.fixture
+def netted(small):
+    """Four small fields embedded by a random network and by measurements."""
+    drain(embed(small, **NET, key="net"))
+    drain(embed(small, model="measurements", channels=["FKHR-GFP", "DNA"]))
+    return open_project(small.root)
+
+
+def test_ranks_are_those_of_the_table(netted):
+    cells = netted.cells
+    obs, good = cells.obs, cells.obs["good"].to_numpy(bool)
+    own = np.flatnonzero((obs["group"] == "A06").to_numpy())
+    row = int(own[good[own]][2])
+    found, checks = checks_of(netted, str(obs.index[row]), "net")
+    assert (found.n_group, found.n_good, found.group) == (len(own), int(good[own].sum()), "A06")
+    for name, embedding, rows in (
+        ("good", "net", own[good[own]]), ("flagged", "net", own), ("model measurements", "measurements", own[good[own]]),
+    ):  # fmt: skip
+        x = cells.obsm[f"X_{embedding}"].astype(float)
+        z = x / np.where(x[good].std(axis=0) > 1e-6, x[good].std(axis=0), np.inf)
+        distance = np.sqrt(((z[rows][:, None] - z[rows][None]) ** 2).sum(axis=2))
+        odd = np.sort(distance, axis=1)[:, 1:11].mean(axis=1)
+        rank = 1 + int((odd > odd[rows == row]).sum())
+        assert (checks[name].numbers["rank"], checks[name].numbers["n"]) == (rank, len(rows))
+        holds = rank <= max(1, round(0.05 * len(rows)))
+        assert checks[name].verdict == ("holds" if holds else "does not hold")
+        assert f"umber {rank:,} of {len(rows):,}" in checks[name].words
+    assert found.lines[0].startswith(f"{found.cell_id}, one of {len(own)} cells of group A06")
+    assert all(any(c.line == line for line in found.lines) for c in found.checks)
+
+
+def test_crops_are_changed_for_the_cell_and_all_its_mates(netted):
+    obs, good = netted.cells.obs, netted.cells.obs["good"].to_numpy(bool)
+    rows = obs[good & (obs["group"] == "A06").to_numpy()]
+    cell = 4
+    _, checks = checks_of(netted, str(rows.index[cell]), "net")
+    net = create_model_like(netted)
+    engine = Embedder(net, ["conv4_1"], device="cpu", precision="fp32")
+    others = np.arange(len(rows)) != cell
+
+    def rank(rows, change=lambda crops: crops, **crop):
+        import dataclasses
+
+        crops = change(cut_cells(netted, "A06", rows, dataclasses.replace(net.crop, **crop), (0, 1)))
+        return rank_by_hand(engine.run(crops)["conv4_1"], cell, others)
+
+    def dark(crops):
+        crops[:, 0] = 0
+        return crops
+
+    assert checks["masked"].numbers["plain"] == rank(rows)
+    assert checks["masked"].numbers["ranks"]["masked"] == rank(rows, masked=True)
+    assert checks["structure"].numbers["rank"] == rank(rows, dark)
+    moved = {
+        name: rank(rows.assign(y_px=rows["y_px"] + dy, x_px=rows["x_px"] + dx))
+        for name, (dy, dx) in SHIFTS.items()
+    }
+    assert checks["shift"].numbers["ranks"] == moved
+    holds = max(moved.values()) <= max(1, round(0.05 * len(rows)))
+    assert checks["shift"].verdict == ("holds" if holds else "does not hold")
+
+
+def create_model_like(project):
+    """The network of the fixture: the first seed."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return create_model("paired_cell_inpainting", width=0.05)
+
+
+def test_measurements_do_not_see_beyond_the_outline_and_say_so(netted):
+    cell = str(netted.cells.obs.index[netted.cells.obs["good"]][0])
+    _, checks = checks_of(netted, cell, "measurements")
+    for name in ("masked", "shift"):
+        assert checks[name].verdict == "cannot be told"
+        assert "inside the outline" in checks[name].words
+    assert checks["structure"].verdict != "cannot be told"  # the nucleus is measured without the protein too
+
+
+def test_the_pixels_alone(netted):
+    obs = netted.cells.obs
+    ratio = nucleus_ring_ratio(netted.read_image("A06")[0], netted.read_labels("A06"))
+    rows = obs[obs["good"] & (obs["group"] == "A06")]
+    values = np.array([ratio[int(label)] for label in rows["label"]])
+    top = int(np.nanargmax(values))
+    _, checks = checks_of(netted, str(rows.index[top]), "net")
+    assert checks["readout"].numbers == {"ratio": round(float(values[top]), 4), "percentile": 100.0}
+    assert checks["readout"].verdict == "holds"
+    middle = int(np.argsort(values)[len(values) // 2])
+    _, checks = checks_of(netted, str(rows.index[middle]), "net")
+    assert checks["readout"].verdict == "does not hold"
+
+
+def test_it_recurs_when_odd_cells_like_it_are_in_another_field(simple_project):
+    cells = simple_project.cells
+    obs, x = cells.obs, cells.obsm["X_simple"]
+    first = np.flatnonzero(obs["good"] & (obs["group"] == "A05"))
+    second = np.flatnonzero(obs["good"] & (obs["group"] == "A06"))
+    cell = str(obs.index[first[0]])
+    _, checks = checks_of(simple_project, cell)
+    assert checks["recurs"].verdict == "cannot be told"
+    assert "compound Wortmannin and dose rank 3) was imaged in one field only" in checks["recurs"].words
+    obs["dose_rank"] = 3.0  # all wells of a drug are replicates now
+    x[first[0]] = x[obs["good"]].max(axis=0) * 3
+    _, checks = checks_of(simple_project, cell)
+    assert checks["recurs"].verdict == "does not hold"
+    x[second[:3]] = x[first[0]] * np.array([[1.001], [1.002], [1.003]])
+    _, checks = checks_of(simple_project, cell)
+    assert checks["recurs"].verdict == "holds"
+    assert checks["recurs"].numbers["alike"] == 3
+    assert checks["recurs"].numbers["other_field"] >= 3
+    assert checks["recurs"].numbers["other_well"] == checks["recurs"].numbers["other_field"]
+
+
+def test_a_cell_that_is_odd_by_one_number_only(simple_project):
+    cells = simple_project.cells
+    obs, x = cells.obs, cells.obsm["X_simple"]
+    own = np.flatnonzero(obs["good"] & (obs["group"] == "A06"))
+    usual = np.median(x[own], axis=0)
+    spread = x[obs["good"]].std(axis=0)
+    x[own[0]] = usual
+    x[own[0], 2] += 30 * spread[2]
+    check = checks_of(simple_project, str(obs.index[own[0]]))[1]["one number"]
+    assert check.verdict == "does not hold"
+    assert check.numbers["feature"] == 2
+    assert check.numbers["share"] > 0.95
+    x[own[0]] = usual + 30 * spread
+    check = checks_of(simple_project, str(obs.index[own[0]]))[1]["one number"]
+    assert check.verdict == "holds"
+    assert (check.numbers["rank"], check.numbers["n"]) == (1, len(own))
+    assert check.numbers["share"] < 0.5
+
+
+def test_chance_is_that_of_as_many_reference_cells(simple_project):
+    cells = simple_project.cells
+    obs, x = cells.obs, cells.obsm["X_simple"]
+    usual = str(obs.index[np.flatnonzero(obs["good"] & (obs["group"] == "A06"))[1]])
+    _, checks = checks_of(simple_project, usual)
+    chance = checks["chance"]
+    assert chance.numbers["reference"] == "the reference control=-1"
+    n = int((obs["good"] & (obs["group"] == "A06")).sum())
+    if (obs["good"] & (obs["control"] == -1)).sum() < n:
+        assert chance.verdict == "cannot be told"
+    else:
+        assert chance.numbers["n"] == n
+        assert chance.numbers["low"] <= chance.numbers["median"] <= chance.numbers["high"]
+        assert chance.verdict == "does not hold"
+    x[obs.index.get_loc(usual)] = 100 * x[obs["good"]].max(axis=0)
+    assert checks_of(simple_project, usual)[1]["chance"].verdict == "holds"
+    simple_project.set_comparison(control="compound=LY294002")
+    assert (
+        checks_of(simple_project, usual)[1]["chance"].numbers["reference"]
+        == "the reference compound=LY294002"
+    )
+    simple_project.set_comparison(control="well=E12")
+    few = checks_of(simple_project, str(obs.index[np.flatnonzero(obs["group"] == "E12")[3]]))[1]["chance"]
+    assert "all other groups" in few.words or "reference" in few.words  # never its own group
+
+
+def test_what_the_network_was_trained_on(small):
+    net = create_model("paired_cell_inpainting", width=0.05)
+    folder = small.root / "models" / "mine"
+    cell = str(small.cells.obs.index[small.cells.obs["good"] & (small.cells.obs["group"] == "A06")][0])
+
+    def verdict(how=None, **card):
+        save_model(net, folder, **card)
+        (folder / "run.json").unlink(missing_ok=True)
+        if how is not None:
+            plain = {"fields": [], "cells": [], "named_set": "", "where": "", "include_flagged": False}
+            (folder / "run.json").write_text(json.dumps({"how": {**plain, **how}}))
+        check = checks_of(open_project(small.root), cell, "mine")[1]["trained"]
+        return check.verdict, check.words
+
+    save_model(net, folder)
+    drain(embed(small, model="mine", device="cpu", precision="fp32"))
+    assert verdict() == ("cannot be told", "the model does not say what it was trained on.")
+    assert verdict(trained_on="elsewhere")[0] == "holds"
+    here = {"trained_on": small.name}
+    assert verdict({}, **here)[0] == "does not hold"
+    assert "it among them" in verdict({}, **here)[1]
+    assert verdict({"where": "well == 'A01'"}, **here)[0] == "holds"
+    assert verdict({"fields": ["A06"]}, **here)[0] == "does not hold"
+    assert verdict(chosen={"cells": 7}, **here)[0] == "cannot be told"
+    assert load_model(folder).card["trained_on"] == small.name
+
+
+def test_images_that_changed_since_are_noticed(netted):
+    cell = str(netted.cells.obs.index[netted.cells.obs["good"]][0])
+    x = netted.cells.obsm["X_net"]
+    x[:] = np.random.default_rng(0).permutation(x)
+    _, checks = checks_of(netted, cell, "net")
+    assert checks["masked"].verdict == checks["shift"].verdict == "cannot be told"
+    assert "get other vectors" in checks["masked"].words
+
+
+def test_flags_missing_channels_and_missing_cells(netted):
+    obs = netted.cells.obs
+    flagged = str(obs.index[~obs["good"]][0])
+    _, checks = checks_of(netted, flagged, "net")
+    assert checks["good"].verdict == "does not hold"
+    assert "it is flagged itself (" in checks["good"].words
+    netted.set_channels([Channel("FKHR-GFP", "er"), Channel("DNA", "nucleus")])
+    _, checks = checks_of(netted, str(obs.index[obs["good"]][0]), "net")
+    assert checks["readout"].words == "the project has no protein channel."
+    assert checks["structure"].words == "the network does not see a protein channel."
+    with pytest.raises(InputError, match="no cell called 'nobody'; ids look like"):
+        drain(believe(netted, cell_id="nobody", embedding="net"))
+    with pytest.raises(InputError, match="say which"):
+        drain(believe(netted, cell_id=flagged))
+
+
+def test_without_a_network_the_rest_is_told(simple_project):
+    cell = str(simple_project.cells.obs.index[simple_project.cells.obs["good"]][0])
+    found, checks = checks_of(simple_project, cell)
+    assert (
+        checks["model"].verdict == checks["masked"].verdict == checks["trained"].verdict == "cannot be told"
+    )
+    assert "does not say by which network" in checks["shift"].words
+    assert checks["readout"].verdict in ("holds", "does not hold")
+    assert sum(c.verdict == "cannot be told" for c in found.checks) >= 5
+    assert f"{sum(c.verdict == 'cannot be told' for c in found.checks)} cannot be told" in found.lines[1]
+
+
+def test_a_cell_alone_in_its_group_and_one_without_a_vector(netted):
+    cells = netted.cells
+    obs = cells.obs
+    first, second = (str(i) for i in obs.index[obs["good"]][:2])
+    obs["group"] = obs["group"].astype(str)
+    obs.loc[first, "group"] = "solo"
+    found, checks = checks_of(netted, first, "net")
+    told = {name for name, check in checks.items() if check.verdict != "cannot be told"}
+    assert told <= {"recurs", "trained"}
+    assert (found.n_group, found.n_good) == (1, 1)
+    cells.obsm["X_net"][obs.index.get_loc(second)] = np.nan
+    _, checks = checks_of(netted, second, "net")
+    for name in ("good", "one number", "recurs", "chance"):
+        assert checks[name].verdict == "cannot be told"
+    assert checks["model measurements"].verdict != "cannot be told"
+    obs["group"] = obs["group"].astype(object)
+    obs.loc[first, "group"] = None
+    with pytest.raises(InputError, match="belongs to no group"):
+        drain(believe(netted, cell_id=first, embedding="net"))
+
+
+def test_from_the_command_line(netted, capsys):
+    cell = str(netted.cells.obs.index[netted.cells.obs["good"]][0])
+    words = ["believe", str(netted.root), "--cell", cell, "--embedding", "net", "--device", "cpu"]
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"{cell}, one of ")
+    assert "It is odd when every crop is shifted by 5 px: " in text
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {c["verdict"] for c in found["checks"]} <= {"holds", "does not hold", "cannot be told"}
+    assert main(["believe", str(netted.root), "--cell", "nobody", "--embedding", "net"]) == 2
