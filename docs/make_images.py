@@ -297,6 +297,19 @@ def explore(root: Path, out: Path) -> None:
     window.part("explore-plate", panel)
 
     session.clear()
+    session.colour_by = "dose_rank"
+    session.hide_values("dose_rank", [str(i) for i in range(1, 10)])
+    panel.clouds.setChecked(True)
+    panel.two.setChecked(True)
+    panel.setMinimumHeight(440)
+    until(lambda: bool(panel.map.clouds.contours and panel.second.map.clouds.contours))
+    window.part("explore-two-maps", panel.maps)
+    panel.clouds.setChecked(False)
+    panel.two.setChecked(False)
+    panel.setMinimumHeight(300)
+    session.show_all_values()
+
+    session.clear()
     scores = [c for c in session.colour_choices if c.startswith("score_paired")]
     session.colour_by = scores[0] if scores else "group"
     viewer.theme = "light"
