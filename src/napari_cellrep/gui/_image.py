@@ -459,6 +459,11 @@ class Canvas:
             self.predict(source, session.cell_id(row))
             return
         if not session.visible[row]:
+            if session.counted[row]:
+                show_info(
+                    f"{session.cell_id(row)} is hidden in the map's legend. Choose “show all” there to use it."
+                )
+                return
             words = str(session.value(row, "flags") or "").replace(";", ", ").replace("_", " ")
             show_info(f"{session.cell_id(row)} is hidden (flagged: {words}). Tick “show flagged” to use it.")
             return
