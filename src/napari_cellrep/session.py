@@ -17,6 +17,7 @@ from psygnal import Signal
 from napari_cellrep.data.cells import embedding_names
 from napari_cellrep.data.files import write_text
 from napari_cellrep.data.project import Project, open_project
+from napari_cellrep.data.sets import read_sets
 from napari_cellrep.data.verdicts import FLAG, make_verdict, read_verdicts, set_flagged, valid, write_verdicts
 from napari_cellrep.specs import InputError
 
@@ -554,16 +555,7 @@ class Session:
         self.select(rows[rows >= 0], mode)
 
     def _read_sets(self) -> None:
-        self.sets = {}
-        if self.project is not None:
-            path = self.project.root / "sets.json"
-            if path.is_file():
-                try:
-                    self.sets = json.loads(path.read_text(encoding="utf-8"))
-                except json.JSONDecodeError as error:
-                    raise InputError(
-                        f"{path} is damaged ({error}); rename it to open the project."
-                    ) from error
+        self.sets = read_sets(self.project.root) if self.project is not None else {}
 
 
 def read_project(path: Path | str) -> Project:

@@ -32,6 +32,7 @@ from napari_cellrep.gui._image import canvas_of
 from napari_cellrep.gui._state import session_of
 from napari_cellrep.gui.views._words import column_words
 from napari_cellrep.gui.views.gallery import GalleryView
+from napari_cellrep.gui.views.learn import LearnView
 from napari_cellrep.gui.views.map import TOOLS, MapView, selection_mode
 from napari_cellrep.gui.views.odd import OddView
 from napari_cellrep.gui.views.plate import PlateView
@@ -43,7 +44,7 @@ from napari_cellrep.specs import InputError
 
 REDO = QKeyCombination(Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier, Qt.Key.Key_Z)
 # Beside the map, in this order; each is a `views._parts.CellView`.
-VIEWS: tuple[Any, ...] = (GalleryView, TableView, PlateView, TreeView, VariabilityView, OddView)
+VIEWS: tuple[Any, ...] = (GalleryView, TableView, PlateView, TreeView, VariabilityView, OddView, LearnView)
 TOOL_TIPS = {
     "lasso": "Lasso: draw around cells to select them.\nShift adds, Alt subtracts, both together intersect.",
     "rectangle": "Rectangle: drag over cells to select them.\nShift adds, Alt subtracts, both together intersect.",
