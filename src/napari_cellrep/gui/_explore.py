@@ -83,6 +83,16 @@ class ExploreWidget(QWidget):
         self.colour = QComboBox()
         self.colour.setToolTip("What the colour of a point says")
         self.colour.currentIndexChanged.connect(self._on_colour_chosen)
+        self.in_image = QToolButton()
+        self.in_image.setCheckable(True)
+        self.in_image.setIconSize(QSize(18, 18))
+        self.in_image.setToolTip(
+            "Colour the cells in the image as on the map: on a layer of its own, “cell colours”.\n"
+            "Hidden cells and those without a value have no colour."
+        )
+        self.in_image.setAccessibleName("Colour the cells in the image")
+        self.in_image.setChecked(canvas.coloured)
+        self.in_image.toggled.connect(self._on_in_image)
         for combo in (self.embedding, self.colour):
             combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
             combo.setMinimumContentsLength(11)
@@ -140,7 +150,9 @@ class ExploreWidget(QWidget):
         bar = QHBoxLayout()
         bar.setContentsMargins(6, 2, 6, 2)
         bar.setSpacing(4)
-        for item in (QLabel("Map"), self.embedding, QLabel("colour"), self.colour, *self.tools.values()):
+        for item in (
+            QLabel("Map"), self.embedding, QLabel("colour"), self.colour, self.in_image, *self.tools.values()
+        ):  # fmt: skip
             bar.addWidget(item, 2 if isinstance(item, QComboBox) else 0)
         bar.addWidget(self.search)
         bar.addSpacing(8)
@@ -187,6 +199,7 @@ class ExploreWidget(QWidget):
             (session.colour_changed, self._on_colour_changed),
             (session.selection_changed, self._on_selection_changed),
             (session.visible_changed, self._on_visible_changed),
+            (canvas.coloured_changed, self._on_coloured),
         )
         for signal, slot in self._signals:
             signal.connect(slot)
@@ -271,7 +284,7 @@ class ExploreWidget(QWidget):
         theme = get_theme(self.viewer.theme)
         text = theme.text.as_rgb_tuple()[:3]
         self.map.set_theme(theme.background.as_rgb_tuple()[:3], text)
-        for name, button in self.tools.items():
+        for name, button in {**self.tools, "image": self.in_image}.items():
             button.setIcon(_tool_icon(name, QColor(*text)))
             # napari's own style does not tell a pressed tool button from another
             button.setStyleSheet(
@@ -319,6 +332,12 @@ class ExploreWidget(QWidget):
     def _on_colour_chosen(self, index: int) -> None:
         if index >= 0:
             self.session.colour_by = self.colour.itemData(index)
+
+    def _on_coloured(self, on: bool) -> None:
+        self.in_image.setChecked(on)
+
+    def _on_in_image(self, on: bool) -> None:
+        self.canvas.coloured = on
 
     def _on_flagged_toggled(self, show: bool) -> None:
         self.session.hide_flagged = not show
@@ -458,6 +477,13 @@ def _tool_icon(name: str, colour: QColor) -> QIcon:
         pen.setDashPattern([2.2, 1.4])
         painter.setPen(pen)
         painter.drawRect(QRectF(4, 7, 28, 22))
+    elif name == "image":
+        painter.setPen(pen)
+        painter.drawRoundedRect(QRectF(3, 6, 30, 24), 3, 3)
+        painter.setPen(Qt.PenStyle.NoPen)
+        for x, y, rgb in ((8, 11, (0, 114, 178)), (18, 10, (230, 159, 0)), (15, 19, (0, 158, 115))):
+            painter.setBrush(QColor(*rgb))
+            painter.drawEllipse(QRectF(x, y, 9, 8))
     else:
         painter.setPen(pen)
         painter.drawLine(QPointF(18, 6), QPointF(18, 30))
