@@ -54,7 +54,9 @@ class Session:
         The row last clicked, and the row under the pointer; -1 for none.
     """
 
+    project_left = Signal()  # another one is about to be opened, or none; all is still as it was
     project_changed = Signal()
+    project_opened = Signal()  # after all other signals of opening it
     cells_changed = Signal()  # rows may have moved: look everything up again
     visible_changed = Signal()
     selection_changed = Signal()
@@ -101,6 +103,7 @@ class Session:
 
     def open(self, project: Project | Path | str | None) -> None:
         """Look at a project (None: at nothing). Selection and undo start afresh."""
+        self.project_left.emit()
         self.project = open_project(project) if isinstance(project, (str, Path)) else project
         self.cells = None
         self.selected = self.visible = np.zeros(0, bool)
@@ -111,6 +114,7 @@ class Session:
         self._read_sets()
         self.project_changed.emit()
         self._announce_table()
+        self.project_opened.emit()
 
     def reload(self, read: Project | None = None) -> None:
         """Take over what a step wrote; selection, focus and undo follow their cells.

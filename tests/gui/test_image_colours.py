@@ -103,7 +103,7 @@ def test_throwing_the_layer_away_switches_it_off(explore, qtbot, viewer):
     qtbot.mouseClick(explore.in_image, Qt.MouseButton.LeftButton)
     coloured(qtbot, explore)
     viewer.layers.remove("cell colours")
-    assert not explore.in_image.isChecked()
+    qtbot.waitUntil(lambda: not explore.in_image.isChecked(), timeout=LONG)
     opened(qtbot, explore, "A01")
     assert explore.canvas.layer("colours") is None
     explore.session.colour_by = "group"

@@ -7,7 +7,7 @@ from typing import Any
 from napari.settings import get_settings
 from napari.utils.theme import get_theme
 from qtpy.QtCore import QEvent, QKeyCombination, QPointF, QRectF, QSize, Qt
-from qtpy.QtGui import QColor, QIcon, QKeyEvent, QKeySequence, QPainter, QPen, QPixmap, QPolygonF
+from qtpy.QtGui import QColor, QHideEvent, QIcon, QKeyEvent, QKeySequence, QPainter, QPen, QPixmap, QPolygonF
 from qtpy.QtWidgets import (
     QApplication,
     QButtonGroup,
@@ -29,6 +29,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_cellrep.gui._image import canvas_of
+from napari_cellrep.gui._leave import NOT_KEPT, changed_choices, choices_of, return_choices
 from napari_cellrep.gui._state import session_of
 from napari_cellrep.gui.views._words import column_words
 from napari_cellrep.gui.views.gallery import GalleryView
@@ -210,7 +211,12 @@ class ExploreWidget(QWidget):
         self._on_theme_changed()
         self._on_table_changed()
         self._on_visible_changed()
+        self._first_choices: dict[str, dict[str, str]] = {}  # view → what its boxes said when it was made
+        self._kept_choices: dict[str, Any] = {}  # view → what was chosen in it before
+        self._split_moved = False
+        self.views.splitterMoved.connect(self._on_split_moved)
         self._on_tab(0)
+        canvas.leaving.join(self)
 
     def sizeHint(self) -> QSize:
         # Without it the panel opens at its least height, and the map is a stamp.
@@ -227,11 +233,58 @@ class ExploreWidget(QWidget):
             self.tabs.insertTab(index, view, view.title)
             self.tabs.setCurrentIndex(index)
             self.tabs.blockSignals(False)
+            self._first_choices[view.title] = choices_of(view)
+            return_choices(view, self._kept_choices.get(view.title))
 
     def view(self, title: str) -> QWidget:
         """Open one of the views beside the map."""
         self.tabs.setCurrentIndex([v.title for v in VIEWS].index(title))
         return self.tabs.currentWidget()
+
+    # ---- leave and return ------------------------------------------------------------------------
+
+    def hideEvent(self, event: QHideEvent) -> None:
+        self.canvas.leaving.remember(self.value())
+        super().hideEvent(event)
+
+    def _on_split_moved(self, *_: Any) -> None:
+        self._split_moved = True
+
+    def value(self) -> dict[str, Any]:
+        """What is open and chosen here, as plain values."""
+        views = dict(self._kept_choices)
+        for i in range(self.tabs.count()):
+            view = self.tabs.widget(i)
+            if (title := getattr(view, "title", "")) in self._first_choices:
+                chosen = {**views.get(title, {}), **changed_choices(view, self._first_choices[title])}
+                now = choices_of(view)
+                views[title] = {n: now[n] for n in chosen if n in now and now[n] != NOT_KEPT}
+        found: dict[str, Any] = {"tab": self.tabs.tabText(self.tabs.currentIndex()), "tool": self.map.tool}
+        if self._split_moved:
+            found["split"] = self.views.sizes()
+        return {**found, "views": {title: chosen for title, chosen in views.items() if chosen}}
+
+    def set_value(self, value: dict[str, Any]) -> None:
+        """Open and choose again what `value` told; what is not offered any more is left out."""
+        if value.get("tool") in TOOLS:
+            self.map.set_tool(value["tool"])
+        views = value.get("views")
+        self._kept_choices = {
+            title: chosen
+            for title, chosen in (views.items() if isinstance(views, dict) else ())
+            if isinstance(chosen, dict)
+        }
+        for i in range(self.tabs.count()):
+            return_choices(
+                self.tabs.widget(i), self._kept_choices.get(getattr(self.tabs.widget(i), "title", ""))
+            )
+        split = value.get("split")
+        if isinstance(split, list) and len(split) == 2 and all(isinstance(v, int) and v > 0 for v in split):
+            self.views.setSizes(split)
+            self._split_moved = True
+        titles = [v.title for v in VIEWS]
+        if value.get("tab") in titles:
+            self.tabs.setCurrentIndex(titles.index(value["tab"]))
 
     # ---- what the session says -------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from qtpy.QtGui import QCursor
 from qtpy.QtWidgets import QApplication, QMenu
 
 from napari_cellrep.data.cells import reconcile_labels
+from napari_cellrep.gui._leave import Leaving, look_of, return_look
 from napari_cellrep.gui._pictures import ROLE_COLOURS, Background, Look, contrast_of
 from napari_cellrep.gui._state import session_of
 from napari_cellrep.gui.views._raster import SELECTED, Colours, colours_of
@@ -115,6 +116,8 @@ class Canvas:
         self.source_id = ""  # the cell whose pattern the next clicked cell is predicted with
         self._coloured = False
         self._colouring = object()  # the newest request for colours
+        self.kept_looks: dict[str, Any] = {}  # channel → how the project was left
+        self._first_looks: dict[str, dict[str, Any]] = {}  # channel → how it was first shown here
         self._quiet = False  # focus set by a click in the image: the camera stays
         self._marked: dict[int, int] = {}  # label → what is painted of it: bit 1 selected, 2 focus, 4 hover
         self._todo: list[int] = []
@@ -137,6 +140,7 @@ class Canvas:
         app = QApplication.instance()
         if app is not None:
             app.aboutToQuit.connect(self.close)
+        self.leaving = Leaving(self)
 
     @property
     def viewer(self) -> Any:
@@ -183,6 +187,15 @@ class Canvas:
             shown = la.colormap.map(np.array([1.0]))[0, :3] * float(la.visible)
             out.append((tuple(float(v) for v in shown), float(low), float(high)))  # type: ignore[arg-type]
         return tuple(out)
+
+    def changed_looks(self) -> dict[str, dict[str, Any]]:
+        """Channel → how it is shown, of those that are not as on a fresh start."""
+        found = dict(self.kept_looks)
+        for la in self.layers("channel"):
+            name = la.metadata[OURS]["channel"]
+            if isinstance(la, Image) and look_of(la) != self._first_looks.get(name):
+                found[name] = look_of(la)
+        return found
 
     def ask_picture(self, row: int, then: Callable[[Any], None]) -> None:
         """Get a cell's picture as the viewer shows it; the newest request wins."""
@@ -232,6 +245,8 @@ class Canvas:
                     plane, name=channel.name, blending="additive", metadata=note,
                     colormap=ROLE_COLOURS.get(channel.role, "gray"), contrast_limits=contrast_of(plane), **geometry,
                 )  # fmt: skip
+                return_look(la, self.kept_looks.get(channel.name))
+                self._first_looks[channel.name] = look_of(la)
                 viewer.layers.insert(len(self.layers("channel")), la)
             else:
                 la.data, la.metadata = plane, note
@@ -363,8 +378,15 @@ class Canvas:
             la.colormap = DirectLabelColormap(color_dict={None: clear, 0: clear, **shown})
 
     def _on_layer_removed(self, event: Any) -> None:
-        """Who throws the layer of colours away does not want it on the next field either."""
-        if self._coloured and event.value.metadata.get(OURS, {}).get("kind") == "colours":
+        note = event.value.metadata.get(OURS, {})
+        if self._coloured and note.get("kind") == "colours":
+            QTimer.singleShot(0, self._on_colours_thrown)
+        elif note.get("kind") == "channel" and look_of(event.value) != self._first_looks.get(note["channel"]):
+            self.kept_looks[note["channel"]] = look_of(event.value)  # until it comes back, or the window goes
+
+    def _on_colours_thrown(self) -> None:
+        """Who throws the layer of colours away does not want it on the next field either; all go with the window."""
+        if self._coloured and self.viewer is not None and self.layer("cells") and not self.layer("colours"):
             self._coloured = False
             self.coloured_changed.emit(False)
 
