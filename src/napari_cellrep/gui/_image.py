@@ -25,7 +25,7 @@ from napari_cellrep.data.cells import reconcile_labels
 from napari_cellrep.gui._leave import Leaving, look_of, return_look
 from napari_cellrep.gui._pictures import ROLE_COLOURS, Background, Look, contrast_of
 from napari_cellrep.gui._state import session_of
-from napari_cellrep.gui.views._raster import SELECTED, Colours, colours_of
+from napari_cellrep.gui.views._raster import SELECTED, Colours, colours_of, inside_polygon
 from napari_cellrep.session import Session, read_project
 
 OURS = "cellrep"
@@ -534,11 +534,23 @@ class Canvas:
         start, button = np.array(event.pos), event.button
         label, row = self._row_at(event)
         moved = False
+        # With a key held napari does not move the image; Alt is its own (it zooms into a box).
+        held = set(event.modifiers)
+        lasso = button == 1 and bool(held & {"Control", "Shift"}) and "Alt" not in held
+        path, line = [tuple(event.position[-2:])], LassoLine(viewer)
         yield
-        while event.type == "mouse_move":
-            moved |= bool(np.abs(np.array(event.pos) - start).max() > CLICK_PX)
-            yield
+        try:
+            while event.type == "mouse_move":
+                moved |= bool(np.abs(np.array(event.pos) - start).max() > CLICK_PX)
+                if moved and lasso:
+                    path.append(tuple(event.position[-2:]))
+                    line.show(path)
+                yield
+        finally:
+            line.hide()
         if moved:
+            if lasso:
+                self.select_inside(np.array(path), "add" if "Shift" in held else "replace")
             return
         if button == 2:
             self.open_menu(row, in_image=True)
@@ -550,6 +562,17 @@ class Canvas:
             show_info(
                 f"Cell {label} is not in the table yet: save the edits of {self.field} first (right-click)."
             )
+
+    def select_inside(self, path: np.ndarray, mode: str = "replace") -> None:
+        """Select the visible cells of the field whose centre lies inside a path, (n, 2) y and x in the world."""
+        session, cells = self.session, self.layer("cells")
+        if cells is None or session.cells is None or len(path) < 3:
+            return
+        rows = session.rows_of_field(self.field)
+        rows = rows[session.visible[rows]]
+        centres = session.cells.obs[["y_px", "x_px"]].to_numpy(float)[rows]
+        polygon = np.array([cells.world_to_data(point)[-2:] for point in path])
+        session.select(rows[inside_polygon(centres, polygon)], mode)
 
     def _on_move(self, viewer: Any, event: Any) -> None:
         if self._looking(viewer):
@@ -748,6 +771,35 @@ class Canvas:
     def _complain(self, error: Any) -> None:
         if self.viewer is not None:
             show_warning(str(error))
+
+
+class LassoLine:
+    """The line that is drawn about cells in the image; nothing where napari's canvas cannot be reached."""
+
+    def __init__(self, viewer: Any) -> None:
+        self._viewer = viewer
+        self._line: Any = None
+
+    def show(self, path: list[tuple[float, float]]) -> None:
+        """Draw the path, points y and x in the world, joined to its beginning."""
+        points = np.array([*path, path[0]], np.float32)[:, ::-1]
+        if self._line is None:
+            from vispy.scene.visuals import Line
+
+            try:  # napari gives no public way to its scene
+                scene = self._viewer.window._qt_viewer.canvas.view.scene
+            except AttributeError:
+                return
+            self._line = Line(points, color=(*_ORANGE, 1.0), width=2, parent=scene)
+            self._line.set_gl_state("translucent", depth_test=False)
+            self._line.order = 1_000_000  # above all layers
+        self._line.set_data(points)
+
+    def hide(self) -> None:
+        """Take the line away."""
+        if self._line is not None:
+            self._line.parent = None
+            self._line = None
 
 
 def paint_cell(overlay: np.ndarray, mask: np.ndarray, marks: int) -> None:
