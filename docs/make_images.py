@@ -1,6 +1,6 @@
 """Take the pictures in docs/images by real clicks: from the sample to a map, then a finished project.
 
-python docs/make_images.py PROJECT.cellrep [docs/images] [walk|job|explore]
+python docs/make_images.py PROJECT.cellrep [docs/images] [walk|job|explore|learn]
 
 PROJECT is a project of the sample with a trained network, as `cellrep demo` makes it. The first half of the pictures
 ("walk") is taken of a person who begins with nothing, so it segments and measures the sample again (minutes). Needs
@@ -297,6 +297,19 @@ def explore(root: Path, out: Path) -> None:
     window.part("explore-plate", panel)
 
     session.clear()
+    session.colour_by = "dose_rank"
+    session.hide_values("dose_rank", [str(i) for i in range(1, 10)])
+    panel.clouds.setChecked(True)
+    panel.two.setChecked(True)
+    panel.setMinimumHeight(440)
+    until(lambda: bool(panel.map.clouds.contours and panel.second.map.clouds.contours))
+    window.part("explore-two-maps", panel.maps)
+    panel.clouds.setChecked(False)
+    panel.two.setChecked(False)
+    panel.setMinimumHeight(300)
+    session.show_all_values()
+
+    session.clear()
     scores = [c for c in session.colour_choices if c.startswith("score_paired")]
     session.colour_by = scores[0] if scores else "group"
     viewer.theme = "light"
@@ -335,12 +348,38 @@ def explore(root: Path, out: Path) -> None:
     window.close()
 
 
+def learn(root: Path, out: Path) -> None:
+    """Cells that are named teach a classifier; the first of its queue is looked at. On a copy: it makes sets."""
+    window = Window(out, 1400, 800)
+    session, canvas = window.session, window.canvas
+    session.open(Path(shutil.copytree(root, FRESH / "learn.cellrep")))
+    session.embedding = "paired_cell_inpainting"
+    panel = window.dock("Explore")
+    panel.setMinimumHeight(300)
+    control = session.cells.obs["control"].to_numpy()
+    for name, value in (("untreated", -1), ("full dose", 1)):
+        rows = np.flatnonzero(session.visible & (control == value))
+        session.select(np.random.default_rng(0).choice(rows, 40, replace=False))
+        session.save_set(name, {"made": "by hand"})
+    view = panel.view("Learn")
+    click(view.train)
+    until(lambda: len(view.rows), 120)
+    click(view.next)
+    until(lambda: bool(canvas.field))
+    click(view.on_map)
+    QTest.qWait(2000)
+    window.part("explore-learn", panel)
+    window.close()
+
+
 def main() -> None:
     """Take them all, or one half."""
     root, out = Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else "docs/images")
     part = sys.argv[3] if len(sys.argv) > 3 else ""
     if part in ("", "explore"):
         explore(root, out)
+    if part in ("", "learn"):
+        learn(root, out)
     if part in ("", "walk"):
         walk(out)
     if part in ("", "job"):

@@ -18,6 +18,7 @@ from psygnal import Signal
 from napari_cellrep.data.cells import embedding_names
 from napari_cellrep.data.files import write_text
 from napari_cellrep.data.project import Project, open_project
+from napari_cellrep.data.sets import read_sets
 from napari_cellrep.data.verdicts import FLAG, make_verdict, read_verdicts, set_flagged, valid, write_verdicts
 from napari_cellrep.specs import InputError
 
@@ -84,7 +85,9 @@ class Session:
         The row last clicked, and the row under the pointer; -1 for none.
     """
 
+    project_left = Signal()  # another one is about to be opened, or none; all is still as it was
     project_changed = Signal()
+    project_opened = Signal()  # after all other signals of opening it
     cells_changed = Signal()  # rows may have moved: look everything up again
     visible_changed = Signal()
     selection_changed = Signal()
@@ -134,6 +137,7 @@ class Session:
 
     def open(self, project: Project | Path | str | None) -> None:
         """Look at a project (None: at nothing). Selection and undo start afresh."""
+        self.project_left.emit()
         self.project = open_project(project) if isinstance(project, (str, Path)) else project
         self.cells = None
         self.selected = self.visible = self.counted = np.zeros(0, bool)
@@ -145,6 +149,7 @@ class Session:
         self._read_sets()
         self.project_changed.emit()
         self._announce_table()
+        self.project_opened.emit()
 
     def reload(self, read: Project | None = None) -> None:
         """Take over what a step wrote; selection, focus and undo follow their cells.
@@ -489,6 +494,16 @@ class Session:
         self.visible_changed.emit()
         self._set_selected(self.selected)
 
+    @property
+    def hidden(self) -> dict[str, frozenset[str]]:
+        """Column → its values that are hidden."""
+        return dict(self._hidden)
+
+    @property
+    def limits(self) -> dict[str, tuple[float, float]]:
+        """Column → where its colours begin and end, of those somebody has said something about."""
+        return dict(self._limits)
+
     def colour_limits(self, column: str) -> tuple[float, float] | None:
         """Where the colours of a column of numbers begin and end, if somebody has said so."""
         return self._limits.get(column)
@@ -666,16 +681,7 @@ class Session:
         self.select(rows[rows >= 0], mode)
 
     def _read_sets(self) -> None:
-        self.sets = {}
-        if self.project is not None:
-            path = self.project.root / "sets.json"
-            if path.is_file():
-                try:
-                    self.sets = json.loads(path.read_text(encoding="utf-8"))
-                except json.JSONDecodeError as error:
-                    raise InputError(
-                        f"{path} is damaged ({error}); rename it to open the project."
-                    ) from error
+        self.sets = read_sets(self.project.root) if self.project is not None else {}
 
 
 def read_project(path: Path | str) -> Project:

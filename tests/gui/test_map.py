@@ -9,6 +9,7 @@ from qtpy.QtCore import QPoint, Qt
 from _clicks import hover
 from napari_cellrep.gui.views._contours import clouds_of, clouds_words
 from napari_cellrep.gui.views._density import Contour, contours
+from napari_cellrep.gui.views._legend import SECOND_CLICK_MS
 from napari_cellrep.gui.views._raster import (
     MIXED,
     OKABE_ITO,
@@ -519,6 +520,12 @@ def test_a_click_in_the_legend_hides_and_shows(view, session, qtbot) -> None:
     session.colour_by = "well"
     qtbot.mouseClick(view.legend, LEFT, pos=line(view, "A12"))
     qtbot.waitUntil(lambda: drawn(view) == {"A01", "A12", "E12"}, timeout=20_000)
+    n = session.n_visible
+    qtbot.mouseClick(view.legend, LEFT, pos=line(view, "A12"))
+    session.colour_by = "control"  # before the click has waited for a second one
+    qtbot.wait(2 * SECOND_CLICK_MS)
+    assert session.n_visible == n
+    assert not session.hidden_values("control")
 
 
 def test_a_double_click_in_the_legend_isolates(view, session, qtbot) -> None:

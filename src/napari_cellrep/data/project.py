@@ -46,6 +46,8 @@ class Project:
         fields.zarr       AnnData, one row per field: whole-image embeddings
         groups.zarr       AnnData, one row per group: rankings and profiles
         verdicts.json     what people said of odd cells; an artefact is flagged
+        sets.json         named sets of cells
+        view.json         how it was looked at last: map, colours, contrast, what was open
         models/           <name>/weights.safetensors, model.json, history.csv, checkpoint
     """
 

@@ -378,7 +378,7 @@ class CellRepDock(QWidget):
             fields = read.usable_fields
             self.strip.say(f"✓ {read.name}: {len(fields):,} field{'s' * (len(fields) != 1)}.")
             if fields:
-                self.show_field(fields[0].id)
+                self.show_field(self.canvas.leaving.field)  # the one last looked at
             self.open_card(self._next_card())
 
     def _next_card(self) -> str:

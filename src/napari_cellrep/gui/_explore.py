@@ -8,7 +8,7 @@ import numpy as np
 from napari.settings import get_settings
 from napari.utils.theme import get_theme
 from qtpy.QtCore import QEvent, QKeyCombination, QPointF, QRectF, QSize, Qt
-from qtpy.QtGui import QColor, QIcon, QKeyEvent, QKeySequence, QPainter, QPen, QPixmap, QPolygonF
+from qtpy.QtGui import QColor, QHideEvent, QIcon, QKeyEvent, QKeySequence, QPainter, QPen, QPixmap, QPolygonF
 from qtpy.QtWidgets import (
     QApplication,
     QButtonGroup,
@@ -30,9 +30,11 @@ from qtpy.QtWidgets import (
 )
 
 from napari_cellrep.gui._image import canvas_of
+from napari_cellrep.gui._leave import NOT_KEPT, changed_choices, choices_of, return_choices
 from napari_cellrep.gui._state import session_of
 from napari_cellrep.gui.views._words import column_words
 from napari_cellrep.gui.views.gallery import GalleryView
+from napari_cellrep.gui.views.learn import LearnView
 from napari_cellrep.gui.views.map import TOOLS, MapView, selection_mode
 from napari_cellrep.gui.views.odd import OddView
 from napari_cellrep.gui.views.plate import PlateView
@@ -45,7 +47,7 @@ from napari_cellrep.specs import InputError
 
 REDO = QKeyCombination(Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier, Qt.Key.Key_Z)
 # Beside the map, in this order; each is a `views._parts.CellView`.
-VIEWS: tuple[Any, ...] = (GalleryView, TableView, PlateView, TreeView, VariabilityView, OddView)
+VIEWS: tuple[Any, ...] = (GalleryView, TableView, PlateView, TreeView, VariabilityView, OddView, LearnView)
 TOOL_TIPS = {
     "lasso": "Lasso: draw around cells to select them.\nShift adds, Alt subtracts, both together intersect.",
     "polygon": "Polygon: click its corners; a double-click or Enter closes it, Backspace takes the last corner off,\n"
@@ -86,6 +88,16 @@ class ExploreWidget(QWidget):
         self.colour = QComboBox()
         self.colour.setToolTip("What the colour of a point says")
         self.colour.currentIndexChanged.connect(self._on_colour_chosen)
+        self.in_image = QToolButton()
+        self.in_image.setCheckable(True)
+        self.in_image.setIconSize(QSize(18, 18))
+        self.in_image.setToolTip(
+            "Colour the cells in the image as on the map: on a layer of its own, “cell colours”.\n"
+            "Hidden cells and those without a value have no colour."
+        )
+        self.in_image.setAccessibleName("Colour the cells in the image")
+        self.in_image.setChecked(canvas.coloured)
+        self.in_image.toggled.connect(self._on_in_image)
         for combo in (self.embedding, self.colour):
             combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
             combo.setMinimumContentsLength(11)
@@ -176,14 +188,9 @@ class ExploreWidget(QWidget):
         bar.setContentsMargins(6, 2, 6, 2)
         bar.setSpacing(4)
         for item in (
-            QLabel("Map"),
-            self.embedding,
-            QLabel("colour"),
-            self.colour,
-            *self.tools.values(),
-            self.two,
-            self.shown,
-        ):
+            QLabel("Map"), self.embedding, QLabel("colour"), self.colour, self.in_image, *self.tools.values(),
+            self.two, self.shown,
+        ):  # fmt: skip
             bar.addWidget(item, 2 if isinstance(item, QComboBox) else 0)
         bar.addWidget(self.search)
         bar.addSpacing(8)
@@ -242,6 +249,7 @@ class ExploreWidget(QWidget):
             (session.colour_changed, self._on_colour_changed),
             (session.selection_changed, self._on_selection_changed),
             (session.visible_changed, self._on_visible_changed),
+            (canvas.coloured_changed, self._on_coloured),
         )
         for signal, slot in self._signals:
             signal.connect(slot)
@@ -251,7 +259,12 @@ class ExploreWidget(QWidget):
         self._on_theme_changed()
         self._on_table_changed()
         self._on_visible_changed()
+        self._first_choices: dict[str, dict[str, str]] = {}  # view → what its boxes said when it was made
+        self._kept_choices: dict[str, Any] = {}  # view → what was chosen in it before
+        self._split_moved = False
+        self.views.splitterMoved.connect(self._on_split_moved)
         self._on_tab(0)
+        canvas.leaving.join(self)
 
     def sizeHint(self) -> QSize:
         # Without it the panel opens at its least height, and the map is a stamp.
@@ -268,11 +281,63 @@ class ExploreWidget(QWidget):
             self.tabs.insertTab(index, view, view.title)
             self.tabs.setCurrentIndex(index)
             self.tabs.blockSignals(False)
+            self._first_choices[view.title] = choices_of(view)
+            return_choices(view, self._kept_choices.get(view.title))
 
     def view(self, title: str) -> QWidget:
         """Open one of the views beside the map."""
         self.tabs.setCurrentIndex([v.title for v in VIEWS].index(title))
         return self.tabs.currentWidget()
+
+    # ---- leave and return ------------------------------------------------------------------------
+
+    def hideEvent(self, event: QHideEvent) -> None:
+        self.canvas.leaving.remember(self.value())
+        super().hideEvent(event)
+
+    def _on_split_moved(self, *_: Any) -> None:
+        self._split_moved = True
+
+    def value(self) -> dict[str, Any]:
+        """What is open and chosen here, as plain values."""
+        views = dict(self._kept_choices)
+        for i in range(self.tabs.count()):
+            view = self.tabs.widget(i)
+            if (title := getattr(view, "title", "")) in self._first_choices:
+                chosen = {**views.get(title, {}), **changed_choices(view, self._first_choices[title])}
+                now = choices_of(view)
+                views[title] = {n: now[n] for n in chosen if n in now and now[n] != NOT_KEPT}
+        found: dict[str, Any] = {"tab": self.tabs.tabText(self.tabs.currentIndex()), "tool": self.map.tool}
+        if self._split_moved:
+            found["split"] = self.views.sizes()
+        for name, switch in (("density", self.density), ("clouds", self.clouds), ("two maps", self.two)):
+            if switch.isChecked():
+                found[name] = True
+        return {**found, "views": {title: chosen for title, chosen in views.items() if chosen}}
+
+    def set_value(self, value: dict[str, Any]) -> None:
+        """Open and choose again what `value` told; what is not offered any more is left out."""
+        if value.get("tool") in TOOLS:
+            self.map.set_tool(value["tool"])
+        views = value.get("views")
+        self._kept_choices = {
+            title: chosen
+            for title, chosen in (views.items() if isinstance(views, dict) else ())
+            if isinstance(chosen, dict)
+        }
+        for i in range(self.tabs.count()):
+            return_choices(
+                self.tabs.widget(i), self._kept_choices.get(getattr(self.tabs.widget(i), "title", ""))
+            )
+        split = value.get("split")
+        if isinstance(split, list) and len(split) == 2 and all(isinstance(v, int) and v > 0 for v in split):
+            self.views.setSizes(split)
+            self._split_moved = True
+        for name, switch in (("density", self.density), ("clouds", self.clouds), ("two maps", self.two)):
+            switch.setChecked(value.get(name) is True)
+        titles = [v.title for v in VIEWS]
+        if value.get("tab") in titles:
+            self.tabs.setCurrentIndex(titles.index(value["tab"]))
 
     # ---- what the session says -------------------------------------------------------------------
 
@@ -332,7 +397,7 @@ class ExploreWidget(QWidget):
         for view in self._maps():
             view.set_theme(theme.background.as_rgb_tuple()[:3], text)
             view.card.setStyleSheet(f"HoverCard {{ border: 1px solid {theme.text.as_hex()}; }}")
-        for name, button in (*self.tools.items(), ("two maps", self.two)):
+        for name, button in (*self.tools.items(), ("image", self.in_image), ("two maps", self.two)):
             button.setIcon(_tool_icon(name, QColor(*text)))
             # napari's own style does not tell a pressed tool button from another
             button.setStyleSheet(
@@ -427,6 +492,12 @@ class ExploreWidget(QWidget):
     def _on_colour_chosen(self, index: int) -> None:
         if index >= 0:
             self.session.colour_by = self.colour.itemData(index)
+
+    def _on_coloured(self, on: bool) -> None:
+        self.in_image.setChecked(on)
+
+    def _on_in_image(self, on: bool) -> None:
+        self.canvas.coloured = on
 
     def _on_flagged_toggled(self, show: bool) -> None:
         self.session.hide_flagged = not show
@@ -582,6 +653,13 @@ def _tool_icon(name: str, colour: QColor) -> QIcon:
         pen.setDashPattern([2.2, 1.4])
         painter.setPen(pen)
         painter.drawRect(QRectF(4, 7, 28, 22))
+    elif name == "image":
+        painter.setPen(pen)
+        painter.drawRoundedRect(QRectF(3, 6, 30, 24), 3, 3)
+        painter.setPen(Qt.PenStyle.NoPen)
+        for x, y, rgb in ((8, 11, (0, 114, 178)), (18, 10, (230, 159, 0)), (15, 19, (0, 158, 115))):
+            painter.setBrush(QColor(*rgb))
+            painter.drawEllipse(QRectF(x, y, 9, 8))
     else:
         painter.setPen(pen)
         painter.drawLine(QPointF(18, 6), QPointF(18, 30))

@@ -16,14 +16,16 @@ import pandas as pd
 from napari.layers import Image, Labels, Layer
 from napari.utils.colormaps import Colormap, DirectLabelColormap
 from napari.utils.notifications import show_info, show_warning
+from psygnal import Signal
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QCursor
 from qtpy.QtWidgets import QApplication, QMenu
 
 from napari_cellrep.data.cells import reconcile_labels
+from napari_cellrep.gui._leave import Leaving, look_of, return_look
 from napari_cellrep.gui._pictures import ROLE_COLOURS, Background, Look, contrast_of
 from napari_cellrep.gui._state import session_of
-from napari_cellrep.gui.views._raster import SELECTED
+from napari_cellrep.gui.views._raster import SELECTED, Colours, colours_of, inside_polygon
 from napari_cellrep.session import Session, read_project
 
 OURS = "cellrep"
@@ -103,6 +105,8 @@ def save_label_edits(viewer: Any, session: Session, then: Callable[[], None] | N
 class Canvas:
     """One viewer's canvas and its session: what is shown, and what clicks mean."""
 
+    coloured_changed = Signal(bool)  # whether the cells are coloured as on the map
+
     def __init__(self, viewer: Any, session: Session) -> None:
         self._viewer = weakref.ref(viewer)
         self.session = session
@@ -110,6 +114,10 @@ class Canvas:
         self.edited = False
         self.background = Background(session)
         self.source_id = ""  # the cell whose pattern the next clicked cell is predicted with
+        self._coloured = False
+        self._colouring = object()  # the newest request for colours
+        self.kept_looks: dict[str, Any] = {}  # channel → how the project was left
+        self._first_looks: dict[str, dict[str, Any]] = {}  # channel → how it was first shown here
         self._quiet = False  # focus set by a click in the image: the camera stays
         self._marked: dict[int, int] = {}  # label → what is painted of it: bit 1 selected, 2 focus, 4 hover
         self._todo: list[int] = []
@@ -119,16 +127,21 @@ class Canvas:
         self._timer.timeout.connect(self._paint_slice)
         viewer.mouse_drag_callbacks.append(self._on_press)
         viewer.mouse_move_callbacks.append(self._on_move)
+        viewer.layers.events.removed.connect(self._on_layer_removed)
         session.project_changed.connect(self._on_project_changed)
         session.cells_changed.connect(self._on_cells_changed)
         session.selection_changed.connect(self._mark)
         session.visible_changed.connect(self._mark)
         session.visible_changed.connect(self._tone_outlines)
+        session.visible_changed.connect(self._colour_cells)
+        session.colour_changed.connect(self._colour_cells)
+        session.limits_changed.connect(self._colour_cells)
         session.hover_changed.connect(self._on_hover)
         session.focus_changed.connect(self._on_focus)
         app = QApplication.instance()
         if app is not None:
             app.aboutToQuit.connect(self.close)
+        self.leaving = Leaving(self)
 
     @property
     def viewer(self) -> Any:
@@ -150,7 +163,7 @@ class Canvas:
     # ---- our layers ------------------------------------------------------------------------------
 
     def layers(self, kind: str = "") -> list[Layer]:
-        """Layers of ours, of a kind: "channel", "cells", "selection", "inpainting"."""
+        """Layers of ours, of a kind: "channel", "colours", "cells", "selection", "inpainting"."""
         found = [la for la in self.viewer.layers if OURS in la.metadata]
         return [la for la in found if not kind or la.metadata[OURS]["kind"] == kind]
 
@@ -175,6 +188,15 @@ class Canvas:
             shown = la.colormap.map(np.array([1.0]))[0, :3] * float(la.visible)
             out.append((tuple(float(v) for v in shown), float(low), float(high)))  # type: ignore[arg-type]
         return tuple(out)
+
+    def changed_looks(self) -> dict[str, dict[str, Any]]:
+        """Channel → how it is shown, of those that are not as on a fresh start."""
+        found = dict(self.kept_looks)
+        for la in self.layers("channel"):
+            name = la.metadata[OURS]["channel"]
+            if isinstance(la, Image) and look_of(la) != self._first_looks.get(name):
+                found[name] = look_of(la)
+        return found
 
     def ask_picture(self, row: int, then: Callable[[Any], None]) -> None:
         """Get a cell's picture as the viewer shows it; the newest request wins."""
@@ -224,6 +246,8 @@ class Canvas:
                     plane, name=channel.name, blending="additive", metadata=note,
                     colormap=ROLE_COLOURS.get(channel.role, "gray"), contrast_limits=contrast_of(plane), **geometry,
                 )  # fmt: skip
+                return_look(la, self.kept_looks.get(channel.name))
+                self._first_looks[channel.name] = look_of(la)
                 viewer.layers.insert(len(self.layers("channel")), la)
             else:
                 la.data, la.metadata = plane, note
@@ -234,6 +258,9 @@ class Canvas:
         self.field, self.edited, self._marked, self._todo = field.id, False, {}, []
         self._set_features()
         self._tone_outlines()
+        if self._coloured:  # those of another field must not be seen for a moment
+            self._place_colours(blank, None)
+            self._colour_cells()
         for la in self.layers("inpainting"):
             note = la.metadata[OURS]
             note["here"] = False  # hidden because of the field, not by the user
@@ -281,6 +308,90 @@ class Canvas:
         hidden = self.session.cells.obs["label"].to_numpy()[rows[~self.session.visible[rows]]]
         colours = {**OUTLINE_COLOURS, **dict.fromkeys(hidden.tolist(), HIDDEN_OUTLINE)}
         layer.colormap = DirectLabelColormap(color_dict=colours)
+
+    # ---- cells coloured as on the map ----------------------------------------------------------------
+
+    @property
+    def coloured(self) -> bool:
+        """Whether the cells of the field are coloured by the map's column, on a layer of its own."""
+        return self._coloured
+
+    @coloured.setter
+    def coloured(self, on: bool) -> None:
+        if on == self._coloured:
+            return
+        self._coloured = bool(on)
+        if on:
+            self._colour_cells()
+        elif self.viewer is not None:
+            self._colouring = object()
+            self._place_colours(None, None)
+        self.coloured_changed.emit(self._coloured)
+
+    def _colour_cells(self) -> None:
+        """Look the colours up beside the window and put them on; hidden cells and those without a value have none."""
+        session, cells = self.session, self.layer("cells") if self.viewer is not None else None
+        if not self._coloured or cells is None or session.cells is None or not self.field:
+            return
+        self._colouring = asked = object()
+        obs, column, n = session.cells.obs, session.colour_by, session.n_cells
+        labels, visible, limits = cells.data, session.visible, session.colour_limits(column)
+        rows = session.rows_of_field(self.field)
+
+        def work() -> tuple[np.ndarray, Colours]:
+            colours = colours_of(obs[column] if column in obs else None, n)  # as the map has them
+            if limits is not None:
+                colours = colours.limited(*limits)
+            codes = np.where(visible[rows], colours.codes[rows], 0).astype(np.uint8)
+            return paint_codes(labels, obs["label"].to_numpy()[rows], codes), colours
+
+        def arrived(found: Any) -> None:
+            if self._colouring is not asked or self.viewer is None:
+                return  # another column or field meanwhile
+            if isinstance(found, Exception):
+                self._complain(found)
+            else:
+                self._place_colours(*found)
+
+        self.background.run(work, arrived, "colours")
+
+    def _place_colours(self, codes: np.ndarray | None, colours: Colours | None) -> None:
+        """Put colour numbers of pixels on their layer, under the outlines; None takes the layer away."""
+        la, cells = self.layer("colours"), self.layer("cells")
+        if codes is None or cells is None:
+            if la is not None:
+                self._coloured, kept = False, self._coloured  # it is not the user who takes it away
+                self.viewer.layers.remove(la)
+                self._coloured = kept
+            return
+        geometry = {"scale": tuple(cells.scale), "units": tuple(cells.units)}
+        note = {OURS: {**cells.metadata[OURS], "kind": "colours"}}
+        if la is None:
+            la = Labels(codes, name="cell colours", opacity=0.85, metadata=note, **geometry)
+            la.editable = False
+            active = self.viewer.layers.selection.active
+            self.viewer.layers.insert(self.viewer.layers.index(cells), la)
+            self.viewer.layers.selection.active = active
+        else:
+            la.data, la.metadata = codes, note
+            _set_geometry(la, geometry)
+        if colours is not None:
+            shown = {i: (*(c / 255), 1.0) for i, c in enumerate(colours.palette) if i}
+            clear = (0.0, 0.0, 0.0, 0.0)
+            la.colormap = DirectLabelColormap(color_dict={None: clear, 0: clear, **shown})
+
+    def _on_layer_removed(self, event: Any) -> None:
+        note = event.value.metadata.get(OURS, {})
+        if self._coloured and note.get("kind") == "colours":
+            QTimer.singleShot(0, self._on_colours_thrown)
+        elif note.get("kind") == "channel" and look_of(event.value) != self._first_looks.get(note["channel"]):
+            self.kept_looks[note["channel"]] = look_of(event.value)  # until it comes back, or the window goes
+
+    def _on_colours_thrown(self) -> None:
+        """Who throws the layer of colours away does not want it on the next field either; all go with the window."""
+        if self._coloured and self.viewer is not None and self.layer("cells") and not self.layer("colours"):
+            self._coloured = False
+            self.coloured_changed.emit(False)
 
     def _set_features(self) -> None:
         """Row i is label i (row 0 the background), and a column `index`: both conventions of napari hold."""
@@ -426,11 +537,23 @@ class Canvas:
         start, button = np.array(event.pos), event.button
         label, row = self._row_at(event)
         moved = False
+        # With a key held napari does not move the image; Alt is its own (it zooms into a box).
+        held = set(event.modifiers)
+        lasso = button == 1 and bool(held & {"Control", "Shift"}) and "Alt" not in held
+        path, line = [tuple(event.position[-2:])], LassoLine(viewer)
         yield
-        while event.type == "mouse_move":
-            moved |= bool(np.abs(np.array(event.pos) - start).max() > CLICK_PX)
-            yield
+        try:
+            while event.type == "mouse_move":
+                moved |= bool(np.abs(np.array(event.pos) - start).max() > CLICK_PX)
+                if moved and lasso:
+                    path.append(tuple(event.position[-2:]))
+                    line.show(path)
+                yield
+        finally:
+            line.hide()
         if moved:
+            if lasso:
+                self.select_inside(np.array(path), "add" if "Shift" in held else "replace")
             return
         if button == 2:
             self.open_menu(row, in_image=True)
@@ -442,6 +565,17 @@ class Canvas:
             show_info(
                 f"Cell {label} is not in the table yet: save the edits of {self.field} first (right-click)."
             )
+
+    def select_inside(self, path: np.ndarray, mode: str = "replace") -> None:
+        """Select the visible cells of the field whose centre lies inside a path, (n, 2) y and x in the world."""
+        session, cells = self.session, self.layer("cells")
+        if cells is None or session.cells is None or len(path) < 3:
+            return
+        rows = session.rows_of_field(self.field)
+        rows = rows[session.visible[rows]]
+        centres = session.cells.obs[["y_px", "x_px"]].to_numpy(float)[rows]
+        polygon = np.array([cells.world_to_data(point)[-2:] for point in path])
+        session.select(rows[inside_polygon(centres, polygon)], mode)
 
     def _on_move(self, viewer: Any, event: Any) -> None:
         if self._looking(viewer):
@@ -459,6 +593,11 @@ class Canvas:
             self.predict(source, session.cell_id(row))
             return
         if not session.visible[row]:
+            if session.counted[row]:
+                show_info(
+                    f"{session.cell_id(row)} is hidden in the map's legend. Choose “show all” there to use it."
+                )
+                return
             words = str(session.value(row, "flags") or "").replace(";", ", ").replace("_", " ")
             show_info(f"{session.cell_id(row)} is hidden (flagged: {words}). Tick “show flagged” to use it.")
             return
@@ -624,6 +763,8 @@ class Canvas:
         viewer, project = self.viewer, self.session.project
         if viewer is None:
             return
+        self._colouring = object()
+        self._place_colours(None, None)
         for la in self.layers():
             if project is None or la.metadata[OURS].get("root") != str(project.root):
                 viewer.layers.remove(la)
@@ -638,6 +779,35 @@ class Canvas:
     def _complain(self, error: Any) -> None:
         if self.viewer is not None:
             show_warning(str(error))
+
+
+class LassoLine:
+    """The line that is drawn about cells in the image; nothing where napari's canvas cannot be reached."""
+
+    def __init__(self, viewer: Any) -> None:
+        self._viewer = viewer
+        self._line: Any = None
+
+    def show(self, path: list[tuple[float, float]]) -> None:
+        """Draw the path, points y and x in the world, joined to its beginning."""
+        points = np.array([*path, path[0]], np.float32)[:, ::-1]
+        if self._line is None:
+            from vispy.scene.visuals import Line
+
+            try:  # napari gives no public way to its scene
+                scene = self._viewer.window._qt_viewer.canvas.view.scene
+            except AttributeError:
+                return
+            self._line = Line(points, color=(*_ORANGE, 1.0), width=2, parent=scene)
+            self._line.set_gl_state("translucent", depth_test=False)
+            self._line.order = 1_000_000  # above all layers
+        self._line.set_data(points)
+
+    def hide(self) -> None:
+        """Take the line away."""
+        if self._line is not None:
+            self._line.parent = None
+            self._line = None
 
 
 def paint_cell(overlay: np.ndarray, mask: np.ndarray, marks: int) -> None:
@@ -660,6 +830,28 @@ def paint_cell(overlay: np.ndarray, mask: np.ndarray, marks: int) -> None:
         codes[_shrunk(_shrunk(once))] = FILL
     codes[~once] = FOCUS if marks & 2 else HOVER if marks & 4 else EDGE
     np.copyto(overlay, codes, where=mask)
+
+
+def paint_codes(labels: np.ndarray, ids: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Give every pixel its cell's number: uint8 (H, W), 0 where there is no cell of the list.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (H, W), integer
+    ids : ndarray of shape (n,), int
+        Labels of the cells, in any order, with gaps.
+    codes : ndarray of shape (n,), uint8
+    """
+    if not len(ids):
+        return np.zeros(labels.shape, np.uint8)
+    top = int(max(labels.max(initial=0), ids.max()))
+    if top <= 10 * len(ids) + 1_000_000:
+        table = np.zeros(top + 1, np.uint8)
+        table[ids] = codes
+        return table[labels]
+    order = np.argsort(ids, kind="stable")  # a few cells with huge numbers
+    at = np.minimum(np.searchsorted(ids[order], labels), len(ids) - 1)
+    return np.where(ids[order][at] == labels, codes[order][at], 0).astype(np.uint8)
 
 
 def _shrunk(mask: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import hashlib
 import inspect
@@ -16,9 +17,10 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from napari_cellrep.analysis import localisation, neighbours, outliers, projection, variability
+from napari_cellrep.analysis import labels, localisation, neighbours, outliers, projection, variability
 from napari_cellrep.data import Project
 from napari_cellrep.data.cells import embedding_names, provenance
+from napari_cellrep.data.sets import read_sets
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import InputError, digest, join_words
 
@@ -78,12 +80,15 @@ class Work:
         Their rows of the cell table.
     all_obs : DataFrame
         Every cell's row, those left out included.
+    sets : mapping of str to list of str
+        The project's named sets: ids of their cells, those left out and those that are gone included.
     """
 
     embedding: str
     x: np.ndarray
     obs: pd.DataFrame
     all_obs: pd.DataFrame
+    sets: Mapping[str, list[str]] = field(default_factory=dict)
 
     def column(self, name: str) -> pd.Series:
         """A column of the cells that count; a sentence when it is not there."""
@@ -329,6 +334,106 @@ def compare_with_control(work: Work, *, control: str = "", k: int = 10, scale: b
     )  # fmt: skip
 
 
+def learn_from_sets(
+    work: Work,
+    *,
+    sets: str = "",
+    held_out: str = "field",
+    classifier: str = "logistic",
+    penalty: float = 10.0,
+    seed: int = 0,
+) -> Job[Found]:
+    """Learn to tell named sets of cells apart, predict the set of every cell, and test it on fields held out."""
+    _within("penalty", penalty, 1e-6, 1e6)
+    names = chosen_sets(work.sets, sets)
+    n, k = len(work.x), len(names)
+    yield Progress(0, 1, f"Learning {k} sets")
+    member = np.stack([work.obs.index.isin(work.sets[name]) for name in names], axis=1)  # (n, k)
+    n_both = int((member.sum(axis=1) > 1).sum())
+    label = np.where(member.sum(axis=1) == 1, member.argmax(axis=1), -1)
+    few = [name for i, name in enumerate(names) if (label == i).sum() < 2]
+    if few:
+        raise InputError(
+            f"The set {join_words(few, 4)} has fewer than 2 cells to learn from; cells in two of the chosen sets, flagged "
+            "ones and those without a vector do not count."
+        )
+    part = _text(work.column(held_out))
+    known = np.flatnonzero(label >= 0)
+    split = labels.split_by_part(
+        np.array(names, object)[label[known]].astype(str), part[known], what=held_out
+    )
+    make = labels.make_classifier(classifier, penalty=penalty, seed=seed)
+    x = projection.z_score(work.x)  # over all cells: scaling needs no labels
+    total = len(split.tests) + 1
+    share = labels.probabilities(make, x[known], label[known], x, k)
+    tested = np.full(n, -1)
+    for i, test in enumerate(split.tests):
+        yield Progress(i + 1, total, f"Testing on {held_out}s held out")
+        rest = np.delete(known, test)
+        # What is said of a labelled cell comes from a classifier that has not seen its field.
+        share[known[test]] = labels.probabilities(make, x[rest], label[rest], x[known[test]], k)
+        tested[known[test]] = label[known[test]]
+    predicted = share.argmax(axis=1)
+    counts = labels.confusion(tested, predicted, k)
+    accuracy = labels.balanced_accuracy(counts) if split.tests else None
+    n_parts = len(np.unique(part[known]))
+    summary = f"Learned {k} sets from {len(known):,} cells and predicted {n:,}."
+    if accuracy is None:
+        summary += f" {split.why_not}"
+    else:
+        summary += (
+            f" On {held_out}s held out: balanced accuracy {accuracy:.1%} (n = {len(known):,} cells in {n_parts:,} "
+            f"{held_out}s; {1 / k:.0%} by chance)."
+        )
+    if n_both:
+        summary += f" {n_both:,} cells in two sets were left out."
+    words = np.array([*names, None], dtype=object)
+    key = work.embedding
+    return Found(
+        summary=summary,
+        obs={f"taught_{key}": words[label], f"predicted_{key}": words[predicted], f"sure_{key}": share.max(axis=1)},
+        numbers={
+            "classes": names, "confusion": counts.tolist() if split.tests else [], "balanced_accuracy": accuracy,
+            "n_tested": int(counts.sum()), "held_out": held_out, "n_held_out": n_parts if split.tests else 0,
+            "why_not_tested": split.why_not, "n_in_two_sets": n_both,
+            "n_taught": {name: int((label == i).sum()) for i, name in enumerate(names)},
+            "sets": {name: cells_digest(work.sets[name]) for name in names},
+        },
+    )  # fmt: skip
+
+
+def chosen_sets(sets: Mapping[str, Any], text: str) -> list[str]:
+    """Names of sets in a text: "a,b", a JSON list where a name has a comma, or "" for all; at least two.
+
+    Raises
+    ------
+    InputError
+        If a set is not there, or there are fewer than two.
+    """
+    if text.startswith("["):
+        try:
+            names = [str(name) for name in json.loads(text)]
+        except json.JSONDecodeError as error:
+            raise InputError(f"The list of sets {text!r} cannot be read ({error}).") from None
+    else:
+        names = [part.strip() for part in text.split(",") if part.strip()] or list(sets)
+    names = list(dict.fromkeys(names))
+    for name in names:
+        if name not in sets:
+            raise InputError(f"There is no set called {name!r}; sets are {join_words(sets, 12) or 'none'}.")
+    if len(names) < 2:
+        raise InputError(
+            f"Learning needs two sets of cells or more, each a kind of cell; got {join_words(names) or 'none'}. Select "
+            "cells in the window and save them as a set."
+        )
+    return names
+
+
+def cells_digest(cells: list[str]) -> str:
+    """Short hash of a set's cells: another one when a cell was added or taken away."""
+    return digest(sorted(cells))
+
+
 RECIPES: dict[str, Callable[..., Job[Found]]] = {
     "map": map_cells,
     "neighbours": neighbour_graph,
@@ -337,6 +442,7 @@ RECIPES: dict[str, Callable[..., Job[Found]]] = {
     "profile": profile_groups,
     "outliers": find_outliers,
     "unlike": compare_with_control,
+    "learn": learn_from_sets,
 }
 # What each answers, in the window's words, and what its button says.
 QUESTIONS = {
@@ -347,6 +453,7 @@ QUESTIONS = {
     "unlike": ("Which cells are unlike the control?", "Compare every cell with the control"),
     "neighbours": ("Which cells are each other's nearest?", "Find every cell's neighbours"),
     "profile": ("What does each group look like on average?", "Average every group"),
+    "learn": ("Which cells are like those in my sets?", "Learn from the sets"),
 }
 CHOSEN_ONCE = {"score": ("a", "b"), "unlike": ("control",)}  # options that the project's `comparison` fills
 # What a form needs to know of an option besides its type and default. "column": a column of the cells, or one of `also`.
@@ -371,6 +478,14 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "n_draws": {"label": "Draws for the interval", "min": 0, "max": 100_000,
                 "help": "How often cells are drawn again (bootstrap) for the interval of the SD; 0: no interval."},
     "average": {"label": "Average", "choices": ["mean", "median"]},
+    "sets": {"label": "Sets", "help": "Names of sets, with commas between them; empty: all sets. Each is a kind of cell."},
+    "held_out": {"label": "Tested on", "column": True, "also": ["field"],
+                 "help": "What is held out as a whole: predictions are tested on fields (or wells, plates) not learned from."},
+    "classifier": {"label": "Classifier", "choices": list(labels.CLASSIFIERS),
+                   "help": "Logistic regression draws straight borders, which few cells suffice for; a forest of decision trees "
+                   "draws bent ones and wants many."},
+    "penalty": {"label": "Penalty", "min": 1e-6, "max": 1e6, "step": 1.0,
+                "help": "Of the logistic regression: the larger, the less a single number of the embedding can say."},
     "within": {"label": "Compare with", "column": True, "also": ["group", "all"],
                "help": "The cells with the same value of this column, or all cells."},
 }  # fmt: skip
@@ -416,6 +531,9 @@ def analyze(
     cells = project.cells
     key = choose_embedding(cells, embedding)
     work = _gather(cells, key, include_flagged)
+    if recipe == "learn":
+        sets = {name: [str(i) for i in made["cells"]] for name, made in read_sets(project.root).items()}
+        work = dataclasses.replace(work, sets=sets)
     stamp = digest(
         {"recipe": recipe, "options": options, "inputs": _fingerprint(work, recipe, options), "version": 1}
     )
@@ -613,9 +731,13 @@ def _fingerprint(work: Work, recipe: str, options: Mapping[str, Any]) -> str:
         "profile": [options.get("by"), "field", *_users_columns(work.all_obs)],
         "outliers": [options.get("within")],
         "unlike": [str(options.get("control")).partition("=")[0].strip()],
+        "learn": [options.get("held_out")],
     }
     seen = reads[recipe]
     h = hashlib.sha256(work.x.tobytes())
+    if recipe == "learn":
+        names = chosen_sets(work.sets, str(options.get("sets")))
+        h.update(json.dumps([[name, cells_digest(work.sets[name])] for name in names]).encode())
     for part in (
         work.obs.index.to_series(),
         *(work.all_obs[c] for c in dict.fromkeys(seen) if c in work.all_obs),
@@ -634,9 +756,10 @@ def _put_cells(
     here = at >= 0
     written = []
     for key, values in found.obs.items():
-        full = np.full(cells.n_obs, np.nan)
+        words = values.dtype == object
+        full = np.full(cells.n_obs, None if words else np.nan, object if words else float)
         full[at[here]] = values[here]
-        cells.obs[key] = full
+        cells.obs[key] = pd.Categorical(full) if words else full
         written.append(f"obs/{key}")
     for key, values in found.obsm.items():
         full = np.full((cells.n_obs, values.shape[1]), np.nan, np.float32)
@@ -742,7 +865,7 @@ def _typed(column: str, values: list[Any]) -> Any:
 def _users_columns(obs: pd.DataFrame) -> list[str]:
     """Columns of the cell table that the user brought (compound, dose, …), not measured or computed here."""
     own = {"label", "y_px", "x_px", "area_px", "mask_hash", "flags", "good", "field", "group"}
-    skip = ("q_", "box_", "has_", "score_", "outlier_", "unlike_")
+    skip = ("q_", "box_", "has_", "score_", "outlier_", "unlike_", "taught_", "predicted_", "sure_")
     return [c for c in obs.columns if c not in own and not c.startswith(skip)]
 
 

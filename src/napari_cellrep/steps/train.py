@@ -18,6 +18,7 @@ from napari_cellrep.data import Project
 from napari_cellrep.data.crops import cut_crops
 from napari_cellrep.data.files import write_text
 from napari_cellrep.data.filters import matching
+from napari_cellrep.data.sets import read_sets
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import CropSpec, InputError, digest, field_rules, make_config, match_channels
 from napari_cellrep.steps.embed import boxes_of, set_crop
@@ -249,11 +250,7 @@ def chosen_cells(
 
 
 def _set(project: Project, name: str) -> list[str]:
-    path = project.root / "sets.json"
-    try:
-        sets = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}); rename it to go on without sets.") from None
+    sets = read_sets(project.root)
     if name not in sets:
         raise InputError(f"There is no set called {name!r}; sets are {', '.join(sets) or 'none'}.")
     return list(sets[name]["cells"])

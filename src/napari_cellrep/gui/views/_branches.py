@@ -15,6 +15,7 @@ from napari_cellrep.data.crops import Boxes, cut_crops
 from napari_cellrep.data.project import Project
 from napari_cellrep.gui._pictures import Background, Look, compose, default_look
 from napari_cellrep.gui.views._grown import Grown
+from napari_cellrep.gui.views._sheet import scale_bar
 from napari_cellrep.gui.views._tiles import as_image
 from napari_cellrep.specs import CropSpec
 
@@ -51,12 +52,13 @@ class Branch:
 
 @dataclass(frozen=True)
 class Pictured:
-    """A branch with its pictures: those of its cells, its field, and where in it the cells are (shares of its sides)."""
+    """A branch with its pictures: of its cells, of its field; there, their boxes and a scale bar, as shares of its sides."""
 
     branch: Branch
     crops: list[QImage]
     field: QImage
     boxes: list[tuple[float, float, float, float]]
+    bar: tuple[float, str]
 
 
 def branches_of(
@@ -122,9 +124,11 @@ def picture(
     crops = cut_crops(image, None, where, CropSpec(size_px=side_px, window_px=side_px))
     h, w = image.shape[1:]
     boxes = [((x - side_px / 2) / w, (y - side_px / 2) / h, side_px / w, side_px / h) for y, x in at]
+    length_px, words = scale_bar(w / 2, project.field(branch.field_id).um_per_px)
     return Pictured(
-        branch, [as_image(compose(crop, looks)) for crop in crops], as_image(compose(image, looks)), boxes
-    )
+        branch, [as_image(compose(crop, looks)) for crop in crops], as_image(compose(image, looks)), boxes,
+        (length_px / w, words),
+    )  # fmt: skip
 
 
 def size_px(found: Sequence[Pictured]) -> tuple[int, int]:
@@ -186,6 +190,11 @@ def paint(painter: QPainter, found: Sequence[Pictured], subtitle: str) -> None:
             painter.drawRect(box)
             _number(painter, box, j + 1)
         painter.restore()
+        length, words = one.bar
+        right, y = area.right() - 8, area.bottom() - 8
+        painter.fillRect(QRectF(right - length * area.width(), y, length * area.width(), 3), QColor("white"))
+        painter.setPen(QColor("white"))
+        painter.drawText(QRectF(right - 100, y - 16, 100, 14), Qt.AlignmentFlag.AlignRight, words)
 
 
 def _number(painter: QPainter, box: QRectF, number: int) -> None:

@@ -28,7 +28,7 @@ from napari_cellrep.gui._pictures import Background
 from napari_cellrep.gui.views._file import paint_file
 from napari_cellrep.gui.views._grown import STRIP, Grown, diverging
 from napari_cellrep.gui.views._raster import SELECTED, Colours, category_colours, viridis
-from napari_cellrep.gui.views._tiles import Tiles
+from napari_cellrep.gui.views._tiles import Tiles, as_image
 from napari_cellrep.gui.views.map import selection_mode
 from napari_cellrep.session import Session
 
@@ -360,9 +360,7 @@ class Dendrogram(QAbstractScrollArea):
         n = shown.tree.n_leaves
         size = QSize(min(n, max(1, int(area.width()))), min(n, max(1, int(area.height()))))
         if self._heat.size() != size:
-            heat = np.ascontiguousarray(shown.heat)
-            whole = QImage(heat.data, n, n, 3 * n, QImage.Format.Format_RGB888).copy()
-            self._heat = whole.scaled(
+            self._heat = as_image(shown.heat).scaled(
                 size, Qt.AspectRatioMode.IgnoreAspectRatio, Qt.TransformationMode.SmoothTransformation
             )
         return self._heat

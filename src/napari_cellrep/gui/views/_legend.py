@@ -78,8 +78,9 @@ class Legend(QWidget):
         ends : tuple of str
             Words before the lowest and after the highest number.
         """
-        if title != self._title:
-            self._first = self._at = 0
+        if title != self._title:  # a click that still waits was for another column
+            self._first, self._at, self._handle = 0, 0, -1
+            self._wait.stop()
         self._title, self.colours, self._ends = title, colours, ends
         if not self._wait.isActive():
             self._hidden = self._chosen = hidden
@@ -123,7 +124,7 @@ class Legend(QWidget):
             texts = [(NO_VALUE, NO_VALUE, 0)] if (self.colours.codes == 0).any() else []
         else:
             texts = [(name, name, code) for name, code in self.colours.legend]
-        most = max(1, min(LINES, (parent.height() - 40) // line - 3))
+        most = max(1, min(LINES, (parent.height() - 16 - 2 * PAD) // line - 2))
         columns = min(3, -(-len(texts) // most)) if texts else 1
         room = columns * most
         if len(texts) > room:

@@ -15,6 +15,7 @@ from napari_cellrep.data.crops import Boxes, cut_crops
 from napari_cellrep.data.project import Project
 from napari_cellrep.gui._pictures import Background, Look, compose, default_look
 from napari_cellrep.gui.views._raster import SELECTED
+from napari_cellrep.gui.views._tiles import as_image
 from napari_cellrep.gui.views.map import selection_mode
 from napari_cellrep.specs import CropSpec, InputError
 
@@ -309,27 +310,21 @@ def cut_shown(
     mates = []
     for i in range(1, len(rows)):
         try:
-            mates.append((int(rows[i]), _image(compose(cut(i, side), looks))))
+            mates.append((int(rows[i]), as_image(compose(cut(i, side), looks))))
         except (InputError, OSError):  # a mate's image is away: the others are shown
-            mates.append((int(rows[i]), _image(np.zeros((2, 2, 3), np.uint8))))
+            mates.append((int(rows[i]), as_image(np.zeros((2, 2, 3), np.uint8))))
     return Shown(
         cell_id,
         int(rows[0]),
         side,
         project.field(names[0]).um_per_px,
-        _image(compose(crop, looks)),
-        _image(compose(cut(0, wide), looks)),
+        as_image(compose(crop, looks)),
+        as_image(compose(cut(0, wide), looks)),
         ((x0 - corner[1]) / wide, (y0 - corner[0]) / wide, (x1 - x0) / wide, (y1 - y0) / wide),
-        [(name, _image(compose(crop[i : i + 1], tuple(look)))) for i, (name, look) in enumerate(grey)],
+        [(name, as_image(compose(crop[i : i + 1], tuple(look)))) for i, (name, look) in enumerate(grey)],
         mates[:n_near],
         mates[n_near:],
     )
-
-
-def _image(picture: np.ndarray) -> QImage:
-    picture = np.ascontiguousarray(picture)
-    h, w = picture.shape[:2]
-    return QImage(picture.data, w, h, 3 * w, QImage.Format.Format_RGB888).copy()
 
 
 def grey_image(plane: np.ndarray) -> QImage:

@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 
 # Prefix of what an analysis computed → what it says; the rest of the name is the embedding.
-_ANALYSES = {"score_": "closer to A or to B", "outlier_": "how odd", "unlike_": "how unlike the control"}
+_ANALYSES = {
+    "score_": "closer to A or to B", "outlier_": "how odd", "unlike_": "how unlike the control",
+    "taught_": "set it is in", "predicted_": "predicted set", "sure_": "how sure the prediction is",
+}  # fmt: skip
 
 
 def column_words(column: str) -> str:

@@ -296,7 +296,7 @@ class MapView(QWidget):
         if len(shown) == len(self.session.visible) and self.session.visible.any():
             shown = shown[self.session.visible]
         (w, h), left = self._size(), 0
-        if not self.legend.isHidden() and self.legend.geometry().right() < 0.4 * self.width():
+        if not self.legend.isHidden() and self.legend.geometry().right() < 0.45 * self.width():
             left = round(self.legend.geometry().right() * self.devicePixelRatioF())  # beside it, not below
         view = View.fit(shown, (w - left, h))
         self.view = self._fitted = View(view.centre, view.scale, (w, h)).moved(left / 2, 0)

@@ -225,7 +225,7 @@ class VariabilityView(CellView):
             self._soon.start(0)
 
     def refresh(self) -> None:
-        """Measure the groups of the visible cells, beside the window."""
+        """Measure the groups of the cells that count (values hidden on the map still do), beside the window."""
         session = self.session
         self._stale = False
         self._asking += 1
@@ -237,7 +237,7 @@ class VariabilityView(CellView):
             return
         cells, number = session.cells, self._asking
         rows, obs, vectors = (
-            np.flatnonzero(session.visible), cells.obs, cells.obsm[f"X_{session.embedding}"],
+            np.flatnonzero(session.counted), cells.obs, cells.obsm[f"X_{session.embedding}"],
         )  # fmt: skip
         asked = self._asked()
         if asked.by not in obs:
@@ -321,7 +321,7 @@ class VariabilityView(CellView):
         if found is None or group < 0 or session.cells is None:
             self._show_group(None, "Click a group to see its cells, from one end to the other.")
             return
-        cells, visible, score = session.cells, session.visible, self.score
+        cells, counted, score = session.cells, session.counted, self.score
         vectors = cells.obsm[f"X_{session.embedding}"] if session.embedding else None
 
         def looked(seen: Any) -> None:
@@ -339,7 +339,7 @@ class VariabilityView(CellView):
             self._show_group(seen, words)
 
         self.background.run(
-            lambda: look_at(cells.obs, visible, vectors, found, group, score), looked, "group"
+            lambda: look_at(cells.obs, counted, vectors, found, group, score), looked, "group"
         )
 
     def _on_framed(self, group: int) -> None:

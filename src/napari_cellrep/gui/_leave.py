@@ -1,0 +1,243 @@
+"""Leave and return: what was looked at, and how, is kept beside the table and comes back with the project.
+
+Only what differs from a fresh start is kept, in ``view.json``. A project that is only looked at is not written to.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Image
+from napari.utils.colormaps import AVAILABLE_COLORMAPS
+from qtpy.QtCore import QEvent, QObject
+from qtpy.QtWidgets import QComboBox, QWidget
+
+from napari_cellrep.data.files import write_text
+from napari_cellrep.specs import InputError
+
+if TYPE_CHECKING:
+    from napari_cellrep.gui._image import Canvas
+
+logger = logging.getLogger(__name__)
+FILE, FORMAT = "view.json", 1
+NOT_KEPT = "selected cells"  # a choice that means nothing once the selection is gone
+
+
+class Leaving(QObject):
+    """Keeps one viewer's views with the project that is left, and brings back those of the one that is opened.
+
+    Parameters
+    ----------
+    canvas : Canvas
+        Its session says when a project is left and opened.
+    """
+
+    def __init__(self, canvas: Canvas) -> None:
+        super().__init__()
+        self.canvas, self.session = canvas, canvas.session
+        self.kept: dict[str, Any] = {}  # as read from the project
+        self._arrived: dict[str, Any] = {}  # as it was once the project was open
+        self._explore: Callable[[], Any] = lambda: None  # the Explore panel, or None
+        self.session.project_left.connect(self.leave)
+        self.session.project_opened.connect(self.arrive)
+        canvas.viewer.window.main_menu.window().installEventFilter(self)
+        if self.session.project is not None:
+            self.arrive()
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """Keep everything before the window goes."""
+        if event is not None and event.type() == QEvent.Type.Close:
+            self.leave()
+        return False
+
+    def join(self, explore: Any) -> None:
+        """Bring the Explore panel to where it was; its own part is kept from now on."""
+        import weakref
+
+        self._explore = weakref.ref(explore)
+        self._return_explore()
+        self._arrived["explore"] = self._now()["explore"]
+
+    def remember(self, explore: dict[str, Any]) -> None:
+        """Note how the Explore panel was when it was closed, while the project is still open."""
+        if self.session.project is not None:
+            self.kept["explore"] = explore
+
+    # ---- leaving -----------------------------------------------------------------------------------
+
+    def leave(self) -> None:
+        """Write what is looked at into the project, if it is not what was found there and can be written."""
+        project = self.session.project
+        if project is None or self.canvas.viewer is None:
+            return
+        now = self._now()
+        if now == self._arrived:
+            return
+        if not (project.root.is_dir() and os.access(project.root, os.W_OK)):
+            logger.info("%s is read-only: what was looked at is not kept.", project.root)
+            return
+        try:
+            write_text(
+                project.root / FILE, json.dumps({"format": FORMAT, **now}, ensure_ascii=False, indent=1)
+            )
+        except (InputError, OSError) as error:
+            logger.warning("What was looked at is not kept: %s", error)
+        else:
+            self._arrived = self.kept = now
+
+    def _now(self) -> dict[str, Any]:
+        session, canvas, explore = self.session, self.canvas, self._panel()
+        return {
+            "embedding": session.embedding,
+            "colour_by": session.colour_by,
+            "hide_flagged": session.hide_flagged,
+            "hidden": {column: sorted(names) for column, names in session.hidden.items()},
+            "limits": {column: list(ends) for column, ends in session.limits.items()},
+            "coloured": canvas.coloured,
+            "field": canvas.field or self.field,
+            "channels": canvas.changed_looks(),
+            "explore": _mapping(self.kept.get("explore")) if explore is None else explore.value(),
+        }
+
+    def _panel(self) -> Any:
+        explore = self._explore()
+        try:
+            return explore if explore is not None and explore.objectName() else None
+        except RuntimeError:  # its Qt object is gone
+            return None
+
+    # ---- arriving ----------------------------------------------------------------------------------
+
+    def arrive(self) -> None:
+        """Read what the project keeps and bring it back; what does not fit any more is left out."""
+        session = self.session
+        self.kept = {}
+        if session.project is None:
+            return
+        self.kept = kept = read_view(session.project.root)
+        self.canvas.coloured = kept.get("coloured") is True
+        self.canvas.kept_looks = _mapping(kept.get("channels"))
+        if isinstance(kept.get("hide_flagged"), bool):
+            session.hide_flagged = kept["hide_flagged"]
+        elif not session.hide_flagged:
+            session.hide_flagged = True
+        if kept.get("embedding") in session.embeddings:
+            session.embedding = kept["embedding"]
+        if kept.get("colour_by") in session.colour_choices:
+            session.colour_by = kept["colour_by"]
+        self._return_colours()
+        self._return_explore()
+        self._arrived = self._now()
+
+    def _return_colours(self) -> None:
+        """Hide the values that were hidden, and end the colours where they ended."""
+        session = self.session
+        for column, names in _mapping(self.kept.get("hidden")).items():
+            if column in session.colour_choices and isinstance(names, list):
+                session.hide_values(column, [name for name in names if isinstance(name, str)])
+        for column, ends in _mapping(self.kept.get("limits")).items():
+            try:
+                low, high = (float(v) for v in ends)
+            except (TypeError, ValueError):
+                continue
+            if column in session.colour_choices and -math.inf < low < high < math.inf:
+                session.set_colour_limits(column, (low, high))
+
+    @property
+    def field(self) -> str:
+        """The field to begin with: the one last looked at, else the first."""
+        project = self.session.project
+        fields = [f.id for f in project.usable_fields] if project is not None else []
+        kept = self.kept.get("field")
+        return kept if kept in fields else next(iter(fields), "")
+
+    def _return_explore(self) -> None:
+        explore, kept = self._panel(), self.kept.get("explore")
+        if explore is not None:
+            explore.set_value(_mapping(kept))
+
+
+def read_view(root: Path) -> dict[str, Any]:
+    """What a project keeps of how it was looked at; {} where there is nothing, or nothing that can be read."""
+    path = root / FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        logger.warning("%s is left aside: it cannot be read (%s).", path, error)
+        return {}
+    if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
+        logger.warning("%s is left aside: it is of another version, or something else.", path)
+        return {}
+    return found
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+# ---- a channel's colour and contrast -------------------------------------------------------------
+
+
+def look_of(layer: Image) -> dict[str, Any]:
+    """How a channel is shown, as plain values."""
+    low, high = (float(v) for v in layer.contrast_limits)
+    return {
+        "contrast": [low, high],
+        "colormap": layer.colormap.name if layer.colormap.name in AVAILABLE_COLORMAPS else "",
+        "gamma": float(layer.gamma),
+        "opacity": float(layer.opacity),
+        "visible": bool(layer.visible),
+    }
+
+
+def return_look(layer: Image, look: Any) -> None:
+    """Show a channel as it was shown; a value that cannot be is left out."""
+    for name, value in _mapping(look).items():
+        try:
+            if name == "contrast":
+                low, high = (float(v) for v in value)
+                if not -math.inf < low < high < math.inf:
+                    raise ValueError("the contrast ends before it begins, or nowhere")
+                layer.contrast_limits = (low, high)
+            elif name == "colormap":
+                if value in AVAILABLE_COLORMAPS:
+                    layer.colormap = value
+            elif name in ("gamma", "opacity"):
+                if not 0 < float(value) < 100:
+                    raise ValueError(f"{value} is no {name}")
+                setattr(layer, name, float(value))
+            elif name == "visible":
+                layer.visible = value is not False
+        except (TypeError, ValueError) as error:
+            logger.warning("The %s of channel %s is left aside (%s).", name, layer.name, error)
+
+
+# ---- the boxes of a view ---------------------------------------------------------------------------
+
+
+def choices_of(view: QWidget) -> dict[str, str]:
+    """What is chosen in each box of a view: the box's name in the code → its text."""
+    return {name: box.currentText() for name, box in vars(view).items() if isinstance(box, QComboBox)}
+
+
+def return_choices(view: QWidget, choices: Any) -> None:
+    """Choose again, as a person does; what is not offered any more is left out."""
+    for name, words in _mapping(choices).items():
+        box = vars(view).get(name)
+        at = box.findText(words) if isinstance(box, QComboBox) and isinstance(words, str) else -1
+        if at >= 0 and at != box.currentIndex():
+            box.setCurrentIndex(at)
+            box.activated.emit(at)
+
+
+def changed_choices(view: QWidget, first: Mapping[str, str]) -> dict[str, str]:
+    """Those choices that are not as they were when the view was made."""
+    return {n: w for n, w in choices_of(view).items() if w != first.get(n) and w != NOT_KEPT}

@@ -1,0 +1,221 @@
+"""Leave a project and return: everything is as it was, and a project that was only looked at is not written to."""
+
+import json
+import logging
+import shutil
+
+import pytest
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QApplication
+
+from napari_cellrep.data import open_project
+from napari_cellrep.gui._explore import ExploreWidget
+from napari_cellrep.gui._image import canvas_of
+from napari_cellrep.gui._leave import read_view
+from napari_cellrep.gui._state import session_of
+
+LONG = 60_000
+LEFT = Qt.MouseButton.LeftButton
+
+
+@pytest.fixture
+def session(viewer, project):
+    session = session_of(viewer)
+    canvas_of(viewer)
+    session.open(project)
+    return session
+
+
+@pytest.fixture
+def explore(viewer, session, qtbot):
+    return explored(viewer, qtbot)
+
+
+def explored(viewer, qtbot):
+    widget = ExploreWidget(viewer)
+    viewer.window.add_dock_widget(widget, area="bottom", name="Explore")
+    viewer.window.resize(1400, 950)
+    with qtbot.waitExposed(widget):
+        pass
+    return widget
+
+
+def opened(qtbot, canvas, field_id):
+    canvas.show(field_id)
+    qtbot.waitUntil(lambda: canvas.field == field_id, timeout=LONG)
+
+
+def kept(project):
+    return json.loads((project.root / "view.json").read_text("utf-8"))
+
+
+def test_all_of_it_comes_back(explore, session, project, viewer, qtbot):
+    canvas = canvas_of(viewer)
+    opened(qtbot, canvas, "A12")
+    session.embedding, session.colour_by = "measured", "brightness"
+    qtbot.mouseClick(explore.flagged, LEFT)
+    qtbot.mouseClick(explore.tools["rectangle"], LEFT)
+    qtbot.mouseClick(explore.in_image, LEFT)
+    gallery = explore.view("Gallery")
+    gallery.order.setCurrentText("area_px")
+    gallery.which.setCurrentText("selected cells")
+    explore.view("Tree").joining.setCurrentText("Ward")
+    explore.view("Table")
+    viewer.layers["DNA"].contrast_limits = (120, 900)
+    viewer.layers["DNA"].colormap = "magenta"
+    viewer.layers["FKHR-GFP"].visible = False
+    session.hide_values("compound", ["LY294002"])
+    session.set_colour_limits("brightness", (-0.5, 1.25))
+    explore.density.setChecked(True)
+    qtbot.mouseClick(explore.two, LEFT)
+    session.open(None)
+
+    assert not (
+        set(kept(project)["explore"]["views"]["Gallery"]) & {"which"}
+    )  # the selection is gone by then
+    session.hide_flagged, session.colour_by = True, ""
+    explore.view("Plate")
+    gallery.order.setCurrentText("random")
+    explore.density.setChecked(False)
+    qtbot.mouseClick(explore.two, LEFT)
+    assert explore.second is None
+    session.open(open_project(project.root))
+    assert session.hidden == {"compound": {"LY294002"}}
+    assert not session.visible[session.rows_of_field("E12")].any()
+    assert session.limits == {"brightness": (-0.5, 1.25)}
+    assert explore.density.isChecked()
+    assert not explore.clouds.isChecked()
+    assert explore.second is not None
+    assert (session.embedding, session.colour_by, session.hide_flagged) == ("measured", "brightness", False)
+    assert explore.map.tool == "rectangle"
+    assert explore.tools["rectangle"].isChecked()
+    assert explore.in_image.isChecked()
+    assert explore.tabs.tabText(explore.tabs.currentIndex()) == "Table"
+    assert gallery.order.currentText() == "area_px"
+    assert explore.view("Tree").joining.currentText() == "Ward"
+    assert canvas.leaving.field == "A12"
+    opened(qtbot, canvas, canvas.leaving.field)
+    assert tuple(viewer.layers["DNA"].contrast_limits) == (120, 900)
+    assert viewer.layers["DNA"].colormap.name == "magenta"
+    assert not viewer.layers["FKHR-GFP"].visible
+    qtbot.waitUntil(lambda: canvas.layer("colours") is not None, timeout=LONG)
+
+
+def test_another_window_finds_it_as_it_was_left(explore, session, project, viewer, qtbot, make_napari_viewer):
+    canvas = canvas_of(viewer)
+    opened(qtbot, canvas, "E12")
+    viewer.layers["DNA"].contrast_limits = (50, 800)
+    canvas.coloured = True
+    qtbot.waitUntil(lambda: canvas.layer("colours") is not None, timeout=LONG)
+    explore.view("Table")
+    canvas.background.close()
+    viewer.close()
+    found = kept(project)
+    assert found["field"] == "E12"
+    assert found["coloured"] is True
+    assert found["channels"]["DNA"]["contrast"] == [50, 800]
+    assert found["explore"]["tab"] == "Table"
+    assert "FKHR-GFP" not in found["channels"]
+
+    other = make_napari_viewer(show=True)
+    session_of(other).open(open_project(project.root))
+    widget = explored(other, qtbot)
+    assert widget.tabs.tabText(widget.tabs.currentIndex()) == "Table"
+    assert canvas_of(other).leaving.field == "E12"
+    assert canvas_of(other).coloured
+    canvas_of(other).close()
+
+
+def test_looking_writes_nothing(explore, session, project, viewer, qtbot):
+    before = sorted(p.name for p in project.root.iterdir())
+    canvas = canvas_of(viewer)
+    opened(qtbot, canvas, canvas.leaving.field)
+    session.select([0, 1, 2])
+    session.set_focus(int(session.rows_of_field(canvas.field)[0]))
+    QApplication.processEvents()
+    session.open(None)
+    assert not (project.root / "view.json").exists(), kept(project)
+    assert sorted(p.name for p in project.root.iterdir()) == before
+    session.open(project)
+    session.colour_by = "area_px"
+    session.open(None)
+    stamp = (project.root / "view.json").stat().st_mtime_ns
+    session.open(project)
+    assert session.colour_by == "area_px"
+    opened(qtbot, canvas, canvas.leaving.field)
+    session.open(None)
+    assert (project.root / "view.json").stat().st_mtime_ns == stamp
+
+
+def test_the_panel_may_be_closed_before_the_project(explore, session, project, viewer, qtbot):
+    explore.view("Plate")
+    explore.parent().hide()
+    viewer.window.remove_dock_widget(explore.parent())
+    QApplication.processEvents()
+    session.open(None)
+    assert kept(project)["explore"]["tab"] == "Plate"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "cannot be read"),
+        ("[1]", "another version"),
+        ('{"format": 99, "colour_by": "area_px"}', "another version"),
+        ("\x00\xff", "cannot be read"),
+    ],
+)
+def test_a_file_that_is_none_of_ours_is_left_aside(explore, session, project, caplog, text, said):
+    session.open(None)
+    (project.root / "view.json").write_text(text)
+    with caplog.at_level(logging.WARNING):
+        session.open(project)
+    assert said in caplog.text
+    assert session.colour_by == "control" or session.colour_by in session.colour_choices
+
+
+def test_what_does_not_fit_any_more_is_left_out(explore, session, project, viewer, qtbot, caplog):
+    session.open(None)
+    view = {
+        "format": 1, "embedding": "gone", "colour_by": ["no"], "hide_flagged": "no", "coloured": 3, "field": "Z99",
+        "channels": {"DNA": {"contrast": [9, 2], "colormap": "nope", "gamma": "x", "opacity": -3, "visible": 1}, "FKHR-GFP": 7},
+        "explore": {"tab": "Nowhere", "tool": 5, "split": "x", "views": {"Gallery": {"order": "gone", "nope": 1}, "Tree": 3}},
+    }  # fmt: skip
+    (project.root / "view.json").write_text(json.dumps(view))
+    with caplog.at_level(logging.WARNING):
+        session.open(project)
+        canvas = canvas_of(viewer)
+        assert canvas.leaving.field == "A01"
+        opened(qtbot, canvas, "A01")
+    assert "contrast of channel DNA is left aside" in caplog.text
+    low, high = viewer.layers["DNA"].contrast_limits
+    assert low < high
+    assert session.hide_flagged
+    assert not canvas.coloured
+    for part in ("channels", "explore"):
+        view[part] = "x"
+    session.open(None)
+    (project.root / "view.json").write_text(json.dumps(view))
+    session.open(project)
+    session.open(None)
+
+
+def test_a_project_that_cannot_be_written_or_is_gone_is_left_alone(
+    explore, session, project, monkeypatch, caplog
+):
+    monkeypatch.setattr("napari_cellrep.gui._leave.os.access", lambda *_: False)
+    session.colour_by = "area_px"
+    with caplog.at_level(logging.INFO):
+        session.open(None)
+    assert "read-only" in caplog.text
+    assert not (project.root / "view.json").exists()
+    monkeypatch.undo()
+    session.open(project)
+    session.colour_by = "area_px"
+    shutil.rmtree(project.root)
+    session.open(None)
+    assert not project.root.exists()
+
+
+def test_nothing_kept_is_nothing_read(tmp_path):
+    assert read_view(tmp_path) == {}
