@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from _made_up import DINO, brightness_dino, made_up
+from napari_cellrep.cli import main
 from napari_cellrep.jobs import drain
 from napari_cellrep.models import create_model, save_model
 from napari_cellrep.specs import InputError
@@ -203,3 +205,35 @@ def test_weights_that_went_are_missed(small):
     assert reasons(small, embedding="mine")["attention"] == ""
     shutil.rmtree(small.root / "models" / "mine")
     assert "not in this project any more" in reasons(small, embedding="mine")["attention"]
+
+
+def test_the_command_line_writes_arrays_and_figures(tmp_path, capsys):
+    spot = (48 - 16 + 8, 40 - 16 + 16, 8)
+    project = embedded(made_up(tmp_path, [(48, 40), (5, 90)], [spot], 0.5), brightness_dino())
+    words = ["look", str(project.root), "--device", "cpu", "--cell"]
+    out = tmp_path / "out" / "arrays.npz"
+    assert main([*words, "one:1", "--what", "attention", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "2 heads" in said
+    assert "can mislead" in said
+    with np.load(out) as arrays:
+        y0, x0, scale = arrays["one:1/attention/place"]
+        i, j = np.unravel_index(np.argmax(arrays["one:1/attention"]), (4, 4))
+        assert (y0 + i * scale, x0 + j * scale, scale) == spot
+    for what, suffix in (("attention", "svg"), ("occlusion", "png"), ("occlusion", "pdf")):
+        out = tmp_path / f"{what}.{suffix}"
+        assert main([*words, "one:1", "one:2", "--what", what, "--out", str(out)]) == 0
+        assert out.stat().st_size > 2000
+    text = (tmp_path / "attention.svg").read_text()
+    assert text.count("<image") >= 10  # two cells: two channels, three maps over the image each
+    capsys.readouterr()
+    assert main([*words, "one:1", "--what", "occlusion", "--out", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["one:1"]["channels"]["FKHR-GFP"] >= 0
+    for wrong, said in (
+        (["one:1", "--what", "attention", "--out", "x.jpg"], "has to end in .png"),
+        (["one:9", "--what", "attention", "--out", "x.png"], "no cell one:9"),
+        (["one:1", "--what", "reconstruction", "--out", "x.png"], "does not redraw"),
+        (["one:1", "--what", "attention", "--ratio", "0.5", "--out", "x.png"], "--ratio"),
+    ):
+        assert main([*words, *wrong]) == 2
+        assert said in capsys.readouterr().err

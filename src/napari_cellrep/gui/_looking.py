@@ -243,4 +243,4 @@ class Looking:
         )  # fmt: skip
         canvas.frame_cell(cell)
         canvas.viewer.status = f"{cell}: {look['words'][0]}"
-        show_info("\n".join((f"{look['title']}, {cell}:", *look["words"])))
+        show_info(f"{look['title']}, {cell}: {' '.join(look['words'])}")

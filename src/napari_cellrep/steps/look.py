@@ -170,18 +170,28 @@ def attention(
         ]
         mean = maps.mean(axis=0)
         planes = [
-            seen.plane(part, name, data, (0.0, float(max(data.max(), 1e-9))), (0, 0), patch)
+            seen.plane(part, name, data, _span(data), (0, 0), patch)
             for part, name, data in (
                 ("mean", "attention", mean), *(("head", f"attention, {n}", m) for n, m in zip(names, maps, strict=True)),
             )
         ]  # fmt: skip
-        times = float(mean.max() / max(mean.mean(), 1e-9))
+        least, most = (float(v / max(mean.mean(), 1e-9)) for v in (mean.min(), mean.max()))
         words = (
-            f"{len(maps)} heads, patches of {planes[0].scale:.3g} px; the brightest has {times:.1f} times the usual share.",
+            f"{len(maps)} heads, patches of {planes[0].scale:.3g} px; the darkest has {least:.2g} times the mean share, the "
+            f"brightest {most:.2g} times.",
             ALONE,
         )
         out.append(
-            _look("attention", project, found, embedding, seen, planes, words, {"times": round(times, 3)})
+            _look(
+                "attention",
+                project,
+                found,
+                embedding,
+                seen,
+                planes,
+                words,
+                {"least": round(least, 3), "most": round(most, 3)},
+            )
         )
     return tuple(out)
 
@@ -237,8 +247,8 @@ def occlusion(
             for name, d in zip(seen.channels, by_channel, strict=True)
         ]
         words.append(
-            f"Without the square that counts most ({2 * plane.scale:.3g} px) it moves {by_spot.max():.2f} times as far, "
-            f"without an average one {by_spot.mean():.2f}."
+            f"Without the square that counts most ({2 * plane.scale:.3g} px) it moves {by_spot.max():.2f} times that "
+            f"distance, without an average one {by_spot.mean():.2f}."
         )
         numbers = {
             "channels": {n: round(float(d), 4) for n, d in zip(seen.channels, by_channel, strict=True)},
@@ -448,6 +458,11 @@ def _moved(
                 crop[part] = mean[part]
             vectors.append(found.net.embed(crops, found.layer).float().cpu())
     return np.asarray(np.linalg.norm((torch.cat(vectors) - own).numpy(), axis=1))
+
+
+def _span(data: np.ndarray) -> tuple[float, float]:
+    low, high = float(data.min()), float(data.max())
+    return low, max(high, low + 1e-9)
 
 
 def _usual_distance(project: Project, embedding: str, cell: str) -> float:
