@@ -388,7 +388,8 @@ def look(root: Path, out: Path) -> None:
         save_looks(project, looks, FRESH / "look.png")
         page = Image.open(FRESH / "look.png").convert("RGB")
         width = 800 if what == "occlusion" else 1100
-        page = page.resize((width, width * page.height // page.width), Image.Resampling.LANCZOS).quantize(128)
+        page = page.resize((width, width * page.height // page.width), Image.Resampling.LANCZOS)
+        page = page.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2)  # keeps the colours of the maps
         page.save(out / f"look-{what}.png", optimize=True)
 
 
