@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 
-WIDTH_PX, CAPTION_PX, COLOURS = 880, 26, 96
+WIDTH_PX, CAPTION_PX, COLOURS = 880, 26, 160
 
 
 class Film:
@@ -41,8 +41,10 @@ class Film:
         return whole
 
     def save(self, path: Path) -> None:
-        """Write a GIF of one palette, that of its busiest frame."""
-        palette = self.frames[-1].quantize(COLOURS)
+        """Write a GIF of one palette, that of a few frames side by side."""
+        some = self.frames[1 :: max(1, len(self.frames) // 4)]
+        sheet = Image.fromarray(np.hstack([np.asarray(frame) for frame in some]))
+        palette = sheet.quantize(COLOURS)
         flat = [frame.quantize(COLOURS, palette=palette, dither=Image.Dither.NONE) for frame in self.frames]
         flat[0].save(
             path, save_all=True, append_images=flat[1:], duration=self.times_ms, loop=0, optimize=True
@@ -51,8 +53,8 @@ class Film:
 
 
 def keep(picture: Image.Image, path: Path) -> None:
-    """Save a step's picture, small."""
-    picture.quantize(200).save(path, optimize=True)
+    """Save a step's picture in true colours (a palette would falsify legends)."""
+    picture.save(path, quality=88, optimize=True)
     print(f"{path.name}: {path.stat().st_size:,} bytes")
 
 
@@ -76,7 +78,7 @@ def main() -> None:
     viewer.scene.camera.zoom *= 2
     view.fit()
     QTest.qWait(800)
-    keep(film.take("Open: the project's cells on a map, a field above", 2200), out / "tour-1-open.png")
+    keep(film.take("Open: the project's cells on a map, a field above", 2200), out / "tour-1-open.jpg")
 
     obs = session.cells.obs
     at = view.view.to_px(session.map_coordinates())
@@ -90,21 +92,21 @@ def main() -> None:
             film.take("Lasso: draw around cells on the map", 300)
     QTest.mouseRelease(view, LEFT, PLAIN, path[-1])
     until(lambda: not canvas._todo)
-    keep(film.take("They light up in the image and are counted", 2200), out / "tour-2-lasso.png")
+    keep(film.take("They light up in the image and are counted", 2200), out / "tour-2-lasso.jpg")
 
     gallery = panel.view("Gallery")
     gallery.which.setCurrentText("selected cells")
     looks = canvas.looks()
     until(lambda: all(gallery.grid.pictures.get(r, looks) for r, _ in gallery.grid.in_sight()))
-    keep(film.take("Gallery: what they have in common", 2200), out / "tour-3-gallery.png")
+    keep(film.take("Gallery: what they have in common", 2200), out / "tour-3-gallery.jpg")
 
     odd = panel.view("Odd cells")
     until(lambda: odd.queue and odd.panel.shown is not None, 60)
-    for _ in range(2):
-        QTest.qWait(1500)
+    QTest.keyClick(odd, Qt.Key.Key_N)
     until(lambda: canvas.field == session.place(session.row_of_id(odd.cell_id))[0], 60)
+    until(lambda: odd.panel.shown.seen, 120)  # what the network saw comes from the worker
     keep(film.take("Odd cells: the oddest of a group, in its image and beside its mates", 2600),
-         out / "tour-4-odd.png")  # fmt: skip
+         out / "tour-4-odd.jpg")  # fmt: skip
     for key, said in ((Qt.Key.Key_R, "R"), (Qt.Key.Key_U, "U")):
         before = odd.position
         QTest.keyClick(odd, key)
@@ -118,7 +120,7 @@ def main() -> None:
     until(table.is_file)
     QTest.qWait(800)
     keep(
-        film.take("Export: a table, outlines for Fiji, a page for each cell", 2600), out / "tour-5-export.png"
+        film.take("Export: a table, outlines for Fiji, a page for each cell", 2600), out / "tour-5-export.jpg"
     )
     print(table.read_text().splitlines()[:3])
     film.save(out / "tour.gif")

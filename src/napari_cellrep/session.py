@@ -61,7 +61,8 @@ class MapPlace:
     def name(self) -> str:
         """How people call it: "UMAP", "PCA 3 · 4"."""
         if self.key.startswith("X_umap_"):
-            return "UMAP"
+            of = self.key.removeprefix(f"X_umap_{self.embedding}").removeprefix("_of_").replace("_", " ")
+            return f"UMAP of {of}" if of else "UMAP"
         return f"PCA {self.axes[0] + 1} · {self.axes[1] + 1}"
 
 
@@ -546,7 +547,7 @@ class Session:
 
     @property
     def maps(self) -> list[MapPlace]:
-        """All maps in the table: of every embedding the UMAP, and the first six principal components in pairs."""
+        """All maps in the table: of every embedding the UMAP, the first six principal components in pairs, and UMAPs of sets."""
         found: list[MapPlace] = []
         if self.cells is None:
             return found
@@ -555,6 +556,12 @@ class Session:
             for key, most in ((f"X_umap_{embedding}", 2), (f"X_pca_{embedding}", 6)):
                 columns = obsm[key].shape[1] if key in obsm else 0
                 found += [MapPlace(embedding, key, (i, i + 1)) for i in range(0, min(columns, most) - 1, 2)]
+            own = {f"X_umap_{name}" for name in self.embeddings}
+            found += [
+                MapPlace(embedding, k)
+                for k in obsm
+                if k.startswith(f"X_umap_{embedding}_of_") and k not in own
+            ]
         return found
 
     def map_coordinates(self, place: MapPlace | None = None) -> np.ndarray | None:

@@ -391,3 +391,19 @@ def test_each_view_opens_when_it_is_looked_at(explore, qtbot) -> None:
         assert type(made) is view
         assert explore.view(view.title) is made
         assert not made.grab().isNull()
+
+
+@pytest.mark.slow
+def test_a_set_is_mapped_alone_on_the_second_map(explore, qtbot) -> None:
+    session = explore.session
+    session.select(np.flatnonzero(session.visible)[:40])
+    session.save_set("some")
+    explore.sets.menu().aboutToShow.emit()
+    one = next(a.menu() for a in explore.sets.menu().actions() if a.menu() and a.text().startswith("some"))
+    next(a for a in one.actions() if a.text() == "Map its cells alone").trigger()
+    qtbot.waitUntil(lambda: explore.second is not None, timeout=180_000)
+    place = explore.second.map.place
+    assert place.name == "UMAP of some"
+    assert np.isfinite(session.map_coordinates(place)).all(axis=1).sum() == 40
+    assert set(session.cells.obs_names[session.selected]) == set(session.sets["some"]["cells"])
+    _runner.runner_of(explore.viewer).close()

@@ -12,6 +12,7 @@ from napari_cellrep.analysis.outliers import control_distance
 from napari_cellrep.data import Project, open_project
 from napari_cellrep.data.cells import provenance
 from napari_cellrep.jobs import drain
+from napari_cellrep.session import Session
 from napari_cellrep.specs import InputError
 from napari_cellrep.steps.analyze import RECIPES, analyze, check_options, describe_recipes, ranking
 
@@ -174,6 +175,40 @@ def test_map_and_neighbours_follow_scanpys_conventions(simple_project: Project):
     assert 0.5 < found.numbers["balanced_accuracy"] <= 1
     assert "control right for" in found.summary
     assert drain(analyze(simple_project, recipe="map", n_neighbors=10)).skipped
+
+
+def test_a_set_gets_a_map_of_its_own_beside_that_of_all_cells(simple_project: Project):
+    drain(analyze(simple_project, recipe="map"))
+    good = simple_project.cells.obs.index[simple_project.cells.obs["good"]]
+    of_all = simple_project.cells.obsm["X_umap_simple"].copy()
+    sets = {
+        "bright ones": {"cells": list(good[:30]), "how": "test"},
+        "few": {"cells": list(good[:3]), "how": "test"},
+    }
+    (simple_project.root / "sets.json").write_text(json.dumps(sets))
+    result = drain(analyze(simple_project, recipe="map", of="bright ones"))
+    assert result.written == ("obsm/X_umap_simple_of_bright_ones",)
+    cells = open_project(simple_project.root).cells
+    there = np.isfinite(cells.obsm["X_umap_simple_of_bright_ones"]).all(axis=1)
+    assert set(cells.obs_names[there]) == set(good[:30])
+    np.testing.assert_array_equal(cells.obsm["X_umap_simple"], of_all)
+    assert {"map_simple", "map_X_umap_simple_of_bright_ones"} <= set(provenance(cells))
+    assert drain(analyze(simple_project, recipe="map", of="bright ones")).skipped
+    sets["bright ones"]["cells"].append(good[30])
+    (simple_project.root / "sets.json").write_text(json.dumps(sets))
+    assert not drain(analyze(simple_project, recipe="map", of="bright ones")).skipped
+
+    session = Session()
+    session.open(simple_project)
+    assert [place.name for place in session.maps if "_of_" in place.key] == ["UMAP of bright ones"]
+    place = next(place for place in session.maps if "_of_" in place.key)
+    assert np.isfinite(session.map_coordinates(place)).all(axis=1).sum() == 31
+    for name, words in (
+        ("few", "needs 10 cells or more; the set 'few' has 3"),
+        ("gone", "no set called 'gone'"),
+    ):
+        with pytest.raises(InputError, match=words):
+            drain(analyze(simple_project, recipe="map", of=name))
 
 
 @pytest.mark.parametrize(

@@ -541,6 +541,7 @@ class ExploreWidget(QWidget):
             one = menu.addMenu(words)
             one.addAction("Select its cells", lambda name=name: session.select_set(name))
             one.addAction("Add the selected cells", lambda name=name: self._told(session.add_to_set, name))
+            one.addAction("Map its cells alone", lambda name=name: self.map_set(name))
             one.addAction("Forget this set", lambda name=name: self._told(session.remove_set, name))
 
     def _on_digit(self, digit: int) -> None:
@@ -577,6 +578,42 @@ class ExploreWidget(QWidget):
         handle.finished.connect(lambda _: session.reload(handle.read))
         handle.failed.connect(self._on_map_failed)
         handle.stopped.connect(lambda: self.map_it.setEnabled(True))
+
+    def map_set(self, name: str) -> None:
+        """Lay the cells of a set out anew, without the others, and show them on the second map."""
+        from napari_cellrep.gui._runner import runner_of
+
+        session = self.session
+        if session.project is None or not session.embedding:
+            self.viewer.status = "A map needs an embedding: embed the cells in the CellRep panel."
+            return
+        root, embedding = session.project.root, session.embedding
+        handle = runner_of(self.viewer).submit(
+            "analyze.analyze",
+            root,
+            job_title=f"Mapping the cells of “{name}”",
+            job_reads=lambda _: read_project(root),
+            recipe="map",
+            embedding=embedding,
+            of=name,
+        )
+
+        def mapped(result: dict[str, Any]) -> None:
+            session.reload(handle.read)
+            made = {place.key: place for place in session.maps}
+            found = [
+                made[key.removeprefix("obsm/")]
+                for key in result["written"]
+                if key.removeprefix("obsm/") in made
+            ]
+            if found:
+                self._second_place = found[0]
+                if self.second is not None:
+                    self.second.show_place(found[0])
+                self.two.setChecked(True)
+
+        handle.finished.connect(mapped)
+        handle.failed.connect(lambda sentence: setattr(self.viewer, "status", sentence))
 
     def _on_map_failed(self, sentence: str) -> None:
         self.nothing.setText(sentence)

@@ -8,6 +8,7 @@ import datetime
 import hashlib
 import inspect
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,6 +68,9 @@ class Found:
     vectors: np.ndarray | None = None  # of the same groups
 
 
+MIN_MAPPED = 10  # cells
+
+
 @dataclass(frozen=True)
 class Work:
     """What a recipe works on: the cells that count, in the table's order.
@@ -111,21 +115,40 @@ def map_cells(
     min_dist: float = 0.3,
     pca_components: int = 50,
     scale: bool = True,
+    of: str = "",
 ) -> Job[Found]:
     """Lay the cells out on a map (PCA, then UMAP) so that similar cells lie near each other."""
     _within("n_neighbors", n_neighbors, 2, 1000)
     _within("min_dist", min_dist, 0, 1)
     _within("pca_components", pca_components, 2, 1000)
-    yield Progress(0, 2, f"Principal components of {len(work.x):,} cells")
-    x = projection.z_score(work.x) if scale else work.x
+    inside = np.ones(len(work.x), bool)
+    if of:
+        if of not in work.sets:
+            raise InputError(
+                f"There is no set called {of!r}; sets are {join_words(work.sets, 12) or 'none'}."
+            )
+        inside = work.obs.index.isin(work.sets[of])
+        if inside.sum() < MIN_MAPPED:
+            raise InputError(
+                f"A map needs {MIN_MAPPED} cells or more; the set {of!r} has {int(inside.sum()):,} that count (flagged ones "
+                "and those without a vector do not)."
+            )
+    x = work.x[inside]
+    yield Progress(0, 2, f"Principal components of {len(x):,} cells")
+    x = projection.z_score(x) if scale else x
     scores, explained = projection.pca(x, pca_components, seed)
     yield Progress(1, 2, f"Map of {len(x):,} cells (the first one takes half a minute)")
     xy = projection.umap_map(
         scores, seed=seed, n_neighbors=n_neighbors, min_dist=min_dist, pca_components=pca_components
     )
+    places = {f"X_pca_{work.embedding}": scores, f"X_umap_{work.embedding}": xy}
+    if of:  # the map of all cells stays beside it
+        alone = np.full((len(work.x), 2), np.nan, np.float32)
+        alone[inside] = xy
+        places = {map_key(work.embedding, of): alone}
     return Found(
         summary=f"Mapped {len(x):,} cells; {scores.shape[1]} components hold {explained.sum():.0%} of the variance.",
-        obsm={f"X_pca_{work.embedding}": scores, f"X_umap_{work.embedding}": xy},
+        obsm=places,
         numbers={"explained_variance": [round(float(v), 6) for v in explained]},
     )
 
@@ -429,6 +452,11 @@ def chosen_sets(sets: Mapping[str, Any], text: str) -> list[str]:
     return names
 
 
+def map_key(embedding: str, of: str = "") -> str:
+    """Key in obsm of the map of an embedding, or of a set's own map."""
+    return f"X_umap_{embedding}" + (f"_of_{re.sub(r'[^0-9A-Za-z-]+', '_', of)}" if of else "")
+
+
 def cells_digest(cells: list[str]) -> str:
     """Short hash of a set's cells: another one when a cell was added or taken away."""
     return digest(sorted(cells))
@@ -467,6 +495,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
                        "help": "Principal components kept before the map is made: the directions in which cells differ most."},
     "scale": {"label": "Same weight for every number",
               "help": "Every number of the embedding gets mean 0 and SD 1 first (z-score)."},
+    "of": {"label": "Only the set", "help": "Name of a set: its cells get a map of their own. Empty: all cells."},
     "label": {"label": "Predict", "column": True, "also": [""],
               "help": "A column; the neighbours' vote (k-NN) says how well the embedding knows it."},
     "k": {"label": "Nearest cells", "min": 1, "max": 1000, "help": "How many nearest cells count."},
@@ -489,6 +518,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "within": {"label": "Compare with", "column": True, "also": ["group", "all"],
                "help": "The cells with the same value of this column, or all cells."},
 }  # fmt: skip
+OF_SETS = ("map", "learn")  # they look at named sets
 OF_GROUPS = ("variability", "profile")  # their results go to the group table
 
 
@@ -531,13 +561,15 @@ def analyze(
     cells = project.cells
     key = choose_embedding(cells, embedding)
     work = _gather(cells, key, include_flagged)
-    if recipe == "learn":
+    if recipe in OF_SETS:
         sets = {name: [str(i) for i in made["cells"]] for name, made in read_sets(project.root).items()}
         work = dataclasses.replace(work, sets=sets)
     stamp = digest(
         {"recipe": recipe, "options": options, "inputs": _fingerprint(work, recipe, options), "version": 1}
     )
     name = f"{recipe}_{key}"
+    if options.get("of"):
+        name = f"{recipe}_{map_key(key, options['of'])}"
     if recipe in OF_GROUPS:
         name += "" if options["by"] == "group" else f"_by_{options['by']}"
         target = project.groups
@@ -735,6 +767,8 @@ def _fingerprint(work: Work, recipe: str, options: Mapping[str, Any]) -> str:
     }
     seen = reads[recipe]
     h = hashlib.sha256(work.x.tobytes())
+    if options.get("of"):
+        h.update(cells_digest(work.sets.get(str(options["of"]), [])).encode())
     if recipe == "learn":
         names = chosen_sets(work.sets, str(options.get("sets")))
         h.update(json.dumps([[name, cells_digest(work.sets[name])] for name in names]).encode())

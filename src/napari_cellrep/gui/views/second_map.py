@@ -74,6 +74,11 @@ class SecondMap(QWidget):
         """What is shown."""
         return self.map.place
 
+    def show_place(self, place: MapPlace) -> None:
+        """Show this one of the session's maps."""
+        self._place = place
+        self._offer()
+
     def _offer(self) -> None:
         """Offer what is in the table; the same is shown if it still is there."""
         maps = self.session.maps
