@@ -372,6 +372,27 @@ def learn(root: Path, out: Path) -> None:
     window.close()
 
 
+def look(root: Path, out: Path) -> None:
+    """What a network needs of two cells (of one itself, of the other its neighbours), and where a DINO looks."""
+    from napari_cellrep.data import open_project
+    from napari_cellrep.data.cells import embedding_names
+    from napari_cellrep.steps import look as steps
+    from napari_cellrep.steps.look_figure import save_looks
+
+    project = open_project(root)
+    for what, embedding in (("occlusion", "paired_cell_inpainting"), ("attention", "dino")):
+        if embedding not in embedding_names(project.cells):
+            print(f"look-{what}.png is left as it is: the project has no embedding {embedding}")
+            continue
+        looks = steps.look(project, what=what, cells=["A07:66", "A07:100"], embedding=embedding)
+        save_looks(project, looks, FRESH / "look.png")
+        page = Image.open(FRESH / "look.png").convert("RGB")
+        width = 800 if what == "occlusion" else 1100
+        page = page.resize((width, width * page.height // page.width), Image.Resampling.LANCZOS)
+        page = page.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2)  # keeps the colours of the maps
+        page.save(out / f"look-{what}.png", optimize=True)
+
+
 def main() -> None:
     """Take them all, or one half."""
     root, out = Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else "docs/images")
@@ -380,6 +401,8 @@ def main() -> None:
         explore(root, out)
     if part in ("", "learn"):
         learn(root, out)
+    if part in ("", "look"):
+        look(root, out)
     if part in ("", "walk"):
         walk(out)
     if part in ("", "job"):

@@ -324,6 +324,34 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     doubt.add_argument("--json", action="store_true", help="print the numbers for a program")
     doubt.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
 
+    looking = add(
+        "look", _look,
+        "What does a network make of a cell? Where it looks, what it needs, how it redraws the cell: a figure or arrays.",
+    )  # fmt: skip
+    _project_argument(looking)
+    looking.add_argument(
+        "--cell", required=True, nargs="+", metavar="ID", help="cells, by their ids in the cell table"
+    )
+    looking.add_argument(
+        "--what", required=True, choices=("attention", "occlusion", "reconstruction"),
+        help="attention: where it looks (DINO); occlusion: how far its numbers move when a part is hidden (any network); "
+        "reconstruction: how it redraws the cell (Microsnoop, autoencoder)",
+    )  # fmt: skip
+    looking.add_argument(
+        "--out", required=True, type=Path, metavar="FILE", help=".png, .svg or .pdf: a figure; .npz: arrays"
+    )
+    looking.add_argument(
+        "--embedding", default="", help="whose network (default: that of the only embedding)"
+    )
+    looking.add_argument(
+        "--ratio",
+        type=float,
+        metavar="X",
+        help="reconstruction by Microsnoop: the fraction of patches to hide",
+    )
+    looking.add_argument("--json", action="store_true", help="print the numbers for a program")
+    looking.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+
     compare = add(
         "compare", _compare,
         "Choose the groups that analyses compare, once for all of them; without options, tell them.",
@@ -806,6 +834,28 @@ def _believe(args: argparse.Namespace) -> None:
         print(json.dumps(dataclasses.asdict(found), indent=1, ensure_ascii=False))
     else:
         print("\n".join(found.lines))
+
+
+def _look(args: argparse.Namespace) -> None:
+    from napari_cellrep.steps.look import look
+    from napari_cellrep.steps.look_figure import check_out, save_looks
+
+    project, out = _open(args.project), check_out(args.out)
+    if args.ratio is not None and args.what != "reconstruction":
+        raise InputError("--ratio is of --what reconstruction only.")
+    how = {} if args.ratio is None else {"ratio": args.ratio}
+    found = look(
+        project, what=args.what, cells=args.cell, embedding=args.embedding, device=args.device, **how
+    )
+    save_looks(project, found, out)
+    if args.json:
+        numbers = {one.cell_id: {"words": one.words, **one.numbers} for one in found}
+        print(json.dumps(numbers, indent=1, ensure_ascii=False))
+        return
+    for one in found:
+        print(f"{one.cell_id}, {one.title}:")
+        print("\n".join(f"  {line}" for line in one.words))
+    print(f"Saved as {out}.")
 
 
 def _compare(args: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ to the worker                                   back
 The ends: ``(id, "result", value)``, ``(id, "error", (sentence, details))``, ``(id, "stopped", None)``.
 
 Jobs run one after the other in the main thread, asks in a second one, so that they never wait behind a job;
-estimates, which take seconds, in a third.
+those that take seconds (`SLOW_ASKS`) in a third.
 A target is ``"segment.segment"`` (``napari_cellrep.steps.segment:segment``) or ``"any.module:function"``; with
 a project root, the opened project is its first argument. The process ends when the connection closes.
 """
@@ -47,6 +47,7 @@ if TYPE_CHECKING:  # the process has to be there at once; what it needs for a jo
     from napari_cellrep.data import Project
 
 RELAY_EVERY_S = 1 / 30  # a window cannot show more, and must not drown in messages
+SLOW_ASKS = ("estimate.", "look.occlusion")
 STOP_AFTER_S = 2.0  # how long a job may take to its next yield once the window has gone
 
 
@@ -151,7 +152,7 @@ class Worker:
             if message[0] == "stop":
                 self._stop.add(message[1])
             elif message[0] == "ask":
-                (self._estimates if message[2].startswith("estimate.") else self._asks).put(message)
+                (self._estimates if message[2].startswith(SLOW_ASKS) else self._asks).put(message)
             else:
                 self._jobs.put(message)
             if message[0] == "exit":

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from napari_cellrep.data.crops import cut_crops, find_cells, mask_hashes, resize
+from napari_cellrep.data.crops import cut_crops, find_cells, find_places, mask_hashes, resize
 from napari_cellrep.specs import CropSpec, InputError
 
 
@@ -265,3 +265,35 @@ def test_hash_changes_with_the_mask_and_only_with_it():
     again = find_cells(edited)
     after = dict(zip(again.label.tolist(), mask_hashes(edited, again).tolist(), strict=True))
     assert after == {k: v for k, v in before.items() if k != target}
+
+
+@pytest.mark.parametrize("spec", [
+    CropSpec(size_px=16, window_px=16), CropSpec(size_px=16, window_px=32), CropSpec(size_px=16, window_px=8),
+    CropSpec(size_px=10, um_per_px=1.5), CropSpec("box", 24, box_scale=2.0), CropSpec("box", 16, box_scale=0),
+    CropSpec("box", 8, box_scale=2.0, box_shrink=True),
+])  # fmt: skip
+def test_places_are_where_the_pixels_came_from(spec):
+    h, w = 37, 53
+    field = np.stack([*np.mgrid[:h, :w], np.ones((h, w))]).astype(np.float32)  # each pixel says where it is
+    for seed in range(6):
+        cells = find_cells(random_labels(seed))
+        crops = cut_crops(field, None, cells, spec, 0.5)
+        for crop, place in zip(crops, find_places(cells, spec, (h, w), 0.5), strict=True):
+            assert not (crop[2][_outside(crop.shape[1:], place.inside)] > 0.5).any()
+            full = crop[2] > 0.999  # where no padding was mixed in
+            if place.step != 1 and not spec.box_shrink:  # resizing has one neighbour only at a border
+                full &= (crop[0] > 0) & (crop[0] < h - 1) & (crop[1] > 0) & (crop[1] < w - 1)
+                full[[0, -1]] = full[:, [0, -1]] = False
+            rows, columns = np.nonzero(full)
+            slack = (
+                0.5 * place.step if spec.box_shrink else 1e-3
+            )  # the shorter side is rounded to whole pixels
+            np.testing.assert_allclose(crop[0][full], place.y0 + rows * place.step, atol=slack)
+            np.testing.assert_allclose(crop[1][full], place.x0 + columns * place.step, atol=slack)
+
+
+def _outside(shape, inside):
+    y0, x0, y1, x1 = inside
+    out = np.ones(shape, bool)
+    out[y0:y1, x0:x1] = False
+    return out

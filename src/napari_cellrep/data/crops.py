@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +33,27 @@ class Boxes:
 
     def __len__(self) -> int:
         return len(self.label)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one crop's pixels lie in its field.
+
+    Parameters
+    ----------
+    y0, x0 : float
+        Field coordinates of the middle of the crop's first pixel; the middle of the field's first pixel is 0.
+    step : float
+        Field pixels from one crop pixel to the next.
+    inside : tuple of int
+        y0, x0, y1, x1 of the part of the crop that shows the image, in crop pixels, the end exclusive; the rest is
+        padding.
+    """
+
+    y0: float
+    x0: float
+    step: float
+    inside: tuple[int, int, int, int]
 
 
 def find_cells(labels: np.ndarray) -> Boxes:
@@ -153,17 +176,7 @@ def _boxes(image: np.ndarray, labels: np.ndarray | None, cells: Boxes, spec: Cro
     n_planes = len(image) + spec.mask_plane
     out = np.zeros((len(cells), n_planes, size, size), image.dtype)
     for i, (y0, x0, y1, x1) in enumerate(cells.box):
-        cy, cx = y0 + (y1 - 1 - y0) // 2, x0 + (x1 - 1 - x0) // 2
-        if spec.box_scale:
-            half = max(y1 - y0 - 1, x1 - x0 - 1) * spec.box_scale
-            half = half if spec.box_shrink else min(half, size / 2)
-            ya, yb = max(int(cy - half), 0), min(int(cy + half), h)
-            xa, xb = max(int(cx - half), 0), min(int(cx + half), w)
-        elif spec.box_shrink:
-            ya, yb, xa, xb = y0, y1 - 1, x0, x1 - 1
-        else:  # of a cell that does not fit, its middle
-            ya, yb = max(y0, cy - size // 2), min(y1 - 1, cy + size // 2)
-            xa, xb = max(x0, cx - size // 2), min(x1 - 1, cx + size // 2)
+        ya, xa, yb, xb = _bounds((y0, x0, y1, x1), spec, h, w)
         part = image[:, ya:yb, xa:xb]
         if spec.masked or spec.mask_plane:
             assert labels is not None
@@ -176,6 +189,54 @@ def _boxes(image: np.ndarray, labels: np.ndarray | None, cells: Boxes, spec: Cro
             part = _shrink(part, size, spec.mask_plane)
         ty, tx = (size - part.shape[1]) // 2, (size - part.shape[2]) // 2
         out[i, :, ty : ty + part.shape[1], tx : tx + part.shape[2]] = part
+    return out
+
+
+def _bounds(box: Sequence[int], spec: CropSpec, h: int, w: int) -> tuple[int, int, int, int]:
+    """Mode "box": the part of an image of (h, w) that a cell's crop shows, as y0, x0, y1, x1."""
+    y0, x0, y1, x1 = (int(v) for v in box)
+    size = spec.size_px
+    cy, cx = y0 + (y1 - 1 - y0) // 2, x0 + (x1 - 1 - x0) // 2
+    if spec.box_scale:
+        half = max(y1 - y0 - 1, x1 - x0 - 1) * spec.box_scale
+        half = half if spec.box_shrink else min(half, size / 2)
+        return max(int(cy - half), 0), max(int(cx - half), 0), min(int(cy + half), h), min(int(cx + half), w)
+    if spec.box_shrink:
+        return y0, x0, y1 - 1, x1 - 1
+    # of a cell that does not fit, its middle
+    return (
+        max(y0, cy - size // 2), max(x0, cx - size // 2), min(y1 - 1, cy + size // 2), min(x1 - 1, cx + size // 2)
+    )  # fmt: skip
+
+
+def find_places(cells: Boxes, spec: CropSpec, shape: tuple[int, int], um_per_px: float = 0.0) -> list[Place]:
+    """Where the crops of `cut_crops` lie in the field they were cut from.
+
+    Parameters
+    ----------
+    cells, spec, um_per_px
+        As `cut_crops` takes them.
+    shape : tuple of int
+        (H, W) of the field.
+    """
+    size, out = spec.size_px, []
+    if spec.mode == "window":
+        side = spec.side_px(um_per_px)
+        step = side / size
+        for corner in cells.centroid.astype(np.int64) - side // 2:
+            first = [max(int(-c // step), 0) for c in corner]
+            last = [min(math.ceil((n - c) / step), size) for n, c in zip(shape, corner, strict=True)]
+            y0, x0 = (float(c) + (step - 1) / 2 for c in corner)
+            out.append(Place(y0, x0, step, (first[0], first[1], last[0], last[1])))
+        return out
+    for box in cells.box:
+        ya, xa, yb, xb = _bounds(box, spec, *shape)
+        h, w = max(yb - ya, 0), max(xb - xa, 0)
+        step = max(h, w, size) / size
+        shown = [max(1, round(n / step)) if step > 1 else n for n in (h, w)]
+        ty, tx = ((size - n) // 2 for n in shown)
+        y0, x0 = ya - ty * step + (step - 1) / 2, xa - tx * step + (step - 1) / 2
+        out.append(Place(y0, x0, step, (ty, tx, ty + shown[0], tx + shown[1])))
     return out
 
 

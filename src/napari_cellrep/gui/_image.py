@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import pandas as pd
 from napari.layers import Image, Labels, Layer
-from napari.utils.colormaps import Colormap, DirectLabelColormap
+from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.notifications import show_info, show_warning
 from psygnal import Signal
 from qtpy.QtCore import Qt, QTimer
@@ -23,12 +23,12 @@ from qtpy.QtWidgets import QApplication, QMenu
 
 from napari_cellrep.data.cells import reconcile_labels
 from napari_cellrep.gui._leave import Leaving, look_of, return_look
+from napari_cellrep.gui._looking import ERROR_MAP, OURS, Looking, add_overlays, show_overlays_of
 from napari_cellrep.gui._pictures import ROLE_COLOURS, Background, Look, contrast_of
 from napari_cellrep.gui._state import session_of
 from napari_cellrep.gui.views._raster import SELECTED, Colours, colours_of, inside_polygon
 from napari_cellrep.session import Session, read_project
 
-OURS = "cellrep"
 CLICK_PX = 4
 PAINT_SLICE_S = 0.03  # the overlay is painted in slices of this length, so that the window stays awake
 
@@ -47,12 +47,6 @@ OVERLAY_COLOURS = {
     FOCUS: (1.0, 1.0, 1.0, 1.0),
     HOVER: (1.0, 1.0, 1.0, 0.75),
 }
-
-# Signed error: blue where the prediction is too dark, orange where it is too bright, white where it is right.
-ERROR_MAP = Colormap(
-    [[0.02, 0.19, 0.58], [0.4, 0.66, 0.81], [1, 1, 1], [0.99, 0.68, 0.38], [0.7, 0.28, 0.0]],
-    name="cellrep error",
-)
 
 _CANVASES: WeakKeyDictionary[Any, Canvas] = WeakKeyDictionary()
 
@@ -113,6 +107,7 @@ class Canvas:
         self.field = ""
         self.edited = False
         self.background = Background(session)
+        self.looking = Looking(self)
         self.source_id = ""  # the cell whose pattern the next clicked cell is predicted with
         self._coloured = False
         self._colouring = object()  # the newest request for colours
@@ -163,7 +158,7 @@ class Canvas:
     # ---- our layers ------------------------------------------------------------------------------
 
     def layers(self, kind: str = "") -> list[Layer]:
-        """Layers of ours, of a kind: "channel", "colours", "cells", "selection", "inpainting"."""
+        """Layers of ours, of a kind: "channel", "colours", "cells", "selection", "inpainting", "look"."""
         found = [la for la in self.viewer.layers if OURS in la.metadata]
         return [la for la in found if not kind or la.metadata[OURS]["kind"] == kind]
 
@@ -261,11 +256,7 @@ class Canvas:
         if self._coloured:  # those of another field must not be seen for a moment
             self._place_colours(blank, None)
             self._colour_cells()
-        for la in self.layers("inpainting"):
-            note = la.metadata[OURS]
-            note["here"] = False  # hidden because of the field, not by the user
-            la.visible = note["field"] == field.id and note["visible"]
-            note["here"] = note["field"] == field.id
+        show_overlays_of(self, field.id)
         cells = self.layer("cells")
         if active is not None and active in viewer.layers:
             viewer.layers.selection.active = active
@@ -497,6 +488,10 @@ class Canvas:
         else:
             self._centre(cell_id, frame)
 
+    def frame_cell(self, cell_id: str) -> None:
+        """Zoom so that a cell of the field that is shown fills a good part of the canvas."""
+        self._centre(cell_id, True)
+
     def _centre(self, cell_id: str, frame: bool) -> None:
         row, la = self.session.row_of_id(cell_id), self.layer("channel")
         if row < 0 or la is None or self.viewer is None:
@@ -624,9 +619,11 @@ class Canvas:
             menu.addAction(
                 f"Predict this pattern in a random cell of {group}", lambda: self.predict(cell, "")
             )
+            self.looking.fill(menu, cell)
             menu.addSeparator()
             same = session.cells.obs["group"].astype(str).to_numpy() == group
             menu.addAction(f"Select all cells of {group}", lambda: session.select(same))
+        self.looking.fill_overlays(menu)
         if self.edited and self.field:
             menu.addAction(f"Save the edited cells of {self.field}", self.save_edits)
         if menu.isEmpty():
@@ -668,38 +665,23 @@ class Canvas:
             self.show(result["field"], lambda: self.add_inpainting(result))
             return
         field = self.session.project.field(result["field"])
-        um, s = field.um_per_px or 1.0, float(result["scale"])
-        # A crop pixel covers s field pixels; layers are placed by the middle of their first pixel.
-        place = {
-            "scale": (s * um, s * um),
-            "translate": tuple((float(result[k]) + (s - 1) / 2) * um for k in ("y0", "x0")),
-        }
-        if field.um_per_px > 0:
-            place["units"] = ("um", "um")
         source, target = result["source_cell"], result["target_cell"]
         real, predicted = np.asarray(result["target"]), np.asarray(result["prediction"])
         error = np.asarray(result["error"])
         top = float(max(np.abs(error).max(), 1e-6))
         both = (0.0, float(max(real.max(), predicted.max(), 1e-6)))
         untrained = "" if result.get("trained", True) else " (untrained model)"
-        shown = (
-            ("real", f"real {target}", real, "gray", both, True),
-            ("error", f"error {target} from {source}", error, ERROR_MAP, (-top, top), False),
-            ("prediction", f"predicted {target} from {source}{untrained}", predicted, "gray", both, True),
-        )
-        active = self.viewer.layers.selection.active
-        for part, name, data, colormap, limits, visible in shown:
-            note = {
-                "kind": "inpainting", "part": part, "field": field.id, "root": str(self.session.project.root),
-                "source_cell": source, "target_cell": target, "visible": visible, "here": True,
-            }  # fmt: skip
-            layer = Image(
-                data, name=name, colormap=colormap, contrast_limits=limits, blending="translucent_no_depth",
-                visible=visible, metadata={OURS: note}, **place,
-            )  # fmt: skip
-            layer.events.visible.connect(_remember_visible)
-            self.viewer.add_layer(layer)
-        self.viewer.layers.selection.active = active
+        sheet: dict[str, Any] = {"blending": "translucent_no_depth"}
+        at = {k: result[k] for k in ("y0", "x0", "scale")}
+        shown = [
+            ({"part": part, "name": name, "data": data, "limits": limits, **at}, {**sheet, "colormap": colormap, "visible": on})
+            for part, name, data, colormap, limits, on in (
+                ("real", f"real {target}", real, "gray", both, True),
+                ("error", f"error {target} from {source}", error, ERROR_MAP, (-top, top), False),
+                ("prediction", f"predicted {target} from {source}{untrained}", predicted, "gray", both, True),
+            )
+        ]  # fmt: skip
+        add_overlays(self, field, shown, kind="inpainting", source_cell=source, target_cell=target)
         self._centre(target, True)
         mse = result.get("mse")
         words = "" if mse is None else f", mean squared error {mse:.3g}"
@@ -868,11 +850,3 @@ def _shrunk(mask: np.ndarray) -> np.ndarray:
 def _set_geometry(layer: Layer, geometry: dict[str, Any]) -> None:
     layer.scale = geometry["scale"]
     layer.units = geometry.get("units", ("pixel", "pixel"))
-
-
-def _remember_visible(event: Any) -> None:
-    """Keep whether the user wants a prediction's layer while its field is shown."""
-    layer = event.source
-    note = layer.metadata[OURS]
-    if note["here"]:
-        note["visible"] = layer.visible

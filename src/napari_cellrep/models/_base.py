@@ -100,6 +100,23 @@ class EmbeddingModel(nn.Module):
         """
         raise NotImplementedError
 
+    def seen_grid(self, side_px: int, seen_px: int) -> tuple[float, float]:
+        """Where the pixels that `preprocess` gives lie in the raw crop.
+
+        Parameters
+        ----------
+        side_px, seen_px : int
+            Side of the raw crop and of the preprocessed one.
+
+        Returns
+        -------
+        first, step : float
+            Place of the middle of the first pixel, and from one pixel to the next, in raw crop pixels; the middle of
+            the crop's first pixel is 0. Here: kept, or resized evenly.
+        """
+        step = side_px / seen_px
+        return (step - 1) / 2, step
+
     def embed(self, x: Tensor, layer: str | None = None) -> Tensor:
         """Vectors (B, dim) float32 of preprocessed crops."""
         layer = self.check_layer(layer)

@@ -520,6 +520,13 @@ class Model(EmbeddingModel):
         # Rounding leaves a constant channel a little off its mean, and 1e-7 would make that large.
         return torch.where(flat, torch.zeros_like(x), (x - mean) / (sd + 1e-7))
 
+    def seen_grid(self, side_px: int, seen_px: int) -> tuple[float, float]:
+        """Resized crops have their corner pixels on the raw crop's (see `resize_corners`)."""
+        if not self.config.resize_px or seen_px < 2:
+            return super().seen_grid(side_px, seen_px)
+        shrink = max(side_px / seen_px / 2, 1.0)  # first by area, where it is much larger
+        return (shrink - 1) / 2, shrink * (int(side_px / shrink) - 1) / (seen_px - 1)
+
     def embed_layers(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """Class token ("cls") and mean of the patch tokens ("patch_mean"), both after the final norm.
 

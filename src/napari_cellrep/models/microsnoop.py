@@ -293,6 +293,12 @@ class Model(EmbeddingModel):
             )
         return _scale_percentiles(_pad(x, SIDE_PX))
 
+    def seen_grid(self, side_px: int, seen_px: int) -> tuple[float, float]:
+        """Padded crops keep their pixels and lie in the middle."""
+        if self.config.scaling == "pad":
+            return float(-((seen_px - side_px) // 2)), 1.0
+        return super().seen_grid(side_px, seen_px)
+
     def embed_layers(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """Mean of each level's map over its pixels, divided by its L2 norm, channel after channel.
 

@@ -1,0 +1,478 @@
+"""What a network makes of a cell, at the cell's place: where it looks, what it needs, how it redraws the cell."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_cellrep import registry
+from napari_cellrep.data import Project
+from napari_cellrep.data.crops import Place, find_places
+from napari_cellrep.specs import EMPTY, InputError, join_words
+from napari_cellrep.steps.embed import boxes_of, cut_cells
+from napari_cellrep.steps.networks import Found, network_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from napari_cellrep.models import EmbeddingModel
+
+SQUARES = 12  # squares that hide something, side by side along the crop
+AT_ONCE = 32  # crops in one pass
+MOST_COMPARED = 1000  # cells whose distances say what is far
+
+ALONE = (
+    "Attention alone can mislead: it says where the network looks, not what it uses. "
+    "Compare “What does the network need?”."
+)
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One picture and its place in the field.
+
+    Parameters
+    ----------
+    part : str
+        "mean", "head", "occlusion", "input", "masked", "redrawn" or "error".
+    name : str
+        For people.
+    data : ndarray of shape (h, w), float32
+    y0, x0 : float
+        Field pixel where its first pixel begins, as in `steps.inpaint`.
+    scale : float
+        Field pixels per pixel of it.
+    limits : tuple of float
+        Values to be shown as black and white; of "error", around zero.
+    """
+
+    part: str
+    name: str
+    data: np.ndarray
+    y0: float
+    x0: float
+    scale: float
+    limits: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What came of looking at one cell.
+
+    Parameters
+    ----------
+    what : str
+        "attention", "occlusion" or "reconstruction".
+    cell_id, field, embedding : str
+    title : str
+        The network's name for people.
+    trained : bool
+    planes : tuple of Plane
+        The first is the one to be shown first.
+    words : tuple of str
+        What is to be said, a sentence each.
+    numbers : dict
+        The same for programs, plain JSON types.
+    """
+
+    what: str
+    cell_id: str
+    field: str
+    embedding: str
+    title: str
+    trained: bool
+    planes: tuple[Plane, ...]
+    words: tuple[str, ...]
+    numbers: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A cell as its network gets it, and where that lies."""
+
+    cell_id: str
+    field: str
+    x: torch.Tensor  # (1, planes · k, H, W), preprocessed
+    place: Place
+    first: float
+    step: float
+    channels: tuple[str, ...]  # one per plane of the crop
+
+    def span(self, axis: int) -> tuple[int, int]:
+        """First and last (exclusive) seen pixel that shows the image, along an axis."""
+        ends = ((e - 0.5 - self.first) / self.step + 0.5 for e in self.place.inside[axis::2])
+        start, end = (round(e, 6) for e in ends)
+        return max(math.floor(start), 0), min(math.ceil(end), self.x.shape[2 + axis])
+
+    def plane(
+        self, part: str, name: str, data: np.ndarray, limits: tuple[float, float], at: tuple[int, int], size: float
+    ) -> Plane:  # fmt: skip
+        """A picture whose first pixel begins at the seen pixel `at` and whose pixels are `size` seen pixels wide."""
+        scale = self.place.step * self.step * size
+        middle = [self.place.step * (self.first + self.step * (o + (size - 1) / 2)) for o in at]
+        y0, x0 = self.place.y0 + middle[0], self.place.x0 + middle[1]
+        y0, x0 = y0 - (scale - 1) / 2, x0 - (scale - 1) / 2
+        return Plane(part, name, data.astype(np.float32), y0, x0, scale, limits)
+
+
+def reasons(project: Project, *, embedding: str) -> dict[str, str]:
+    """Why the network of an embedding cannot give an attention, occlusion or reconstruction; "" where it can.
+
+    Loads the network, so that the first look is quick.
+    """
+    try:
+        net = _network(project, embedding).net
+    except InputError as error:
+        return dict.fromkeys(_LOOKS, str(error))
+    return {what: _why_not(net, what) for what in _LOOKS}
+
+
+def attention(
+    project: Project, *, cells: Sequence[str], embedding: str = "", device: str = "auto"
+) -> tuple[Look, ...]:
+    """Where the class token of a vision transformer looks in its last block: the heads' mean, and each head.
+
+    Parameters
+    ----------
+    cells : sequence of str
+        Cell ids.
+    embedding : str
+        Whose network; empty: the only one there is.
+    device : str
+        "auto", "cpu", "cuda", "mps".
+
+    Returns
+    -------
+    tuple of Look
+        Planes "mean", then "head" for each; a pixel is a patch, and its value the share of the token's attention.
+
+    Raises
+    ------
+    InputError
+        If a cell is unknown, the weights are gone, or the network has no attention.
+    """
+    found, dev = _ready(project, embedding, "attention", device)
+    net: Any = found.net
+    out = []
+    for seen in _see(project, found, cells, dev):
+        with _quiet():
+            maps = net.attention(seen.x)[0].float().cpu().numpy()  # (heads, h, w)
+        patch = getattr(net.config, "patch_px", seen.x.shape[-1] // maps.shape[-1])
+        per = len(maps) // len(seen.channels) if getattr(net.config, "as_rgb", False) else len(maps)
+        names = [
+            f"head {i % per + 1}" + (f" {seen.channels[i // per]}" if per < len(maps) else "")
+            for i in range(len(maps))
+        ]
+        mean = maps.mean(axis=0)
+        planes = [
+            seen.plane(part, name, data, _span(data), (0, 0), patch)
+            for part, name, data in (
+                ("mean", "attention", mean), *(("head", f"attention, {n}", m) for n, m in zip(names, maps, strict=True)),
+            )
+        ]  # fmt: skip
+        least, most = (float(v / max(mean.mean(), 1e-9)) for v in (mean.min(), mean.max()))
+        words = (
+            f"{len(maps)} heads, patches of {planes[0].scale:.3g} px; the darkest has {least:.2g} times the mean share, the "
+            f"brightest {most:.2g} times.",
+            ALONE,
+        )
+        out.append(
+            _look(
+                "attention",
+                project,
+                found,
+                embedding,
+                seen,
+                planes,
+                words,
+                {"least": round(least, 3), "most": round(most, 3)},
+            )
+        )
+    return tuple(out)
+
+
+def occlusion(
+    project: Project, *, cells: Sequence[str], embedding: str = "", squares: int = SQUARES, device: str = "auto"
+) -> tuple[Look, ...]:  # fmt: skip
+    """What a network needs of a cell: how far its vector moves when a square, or a whole channel, is hidden.
+
+    Hidden pixels get the mean of their channel in the crop, as the network gets it. A square is two pixels of the
+    result wide and moves by one; a pixel's value is the mean over the squares that hide it.
+
+    Parameters
+    ----------
+    cells, embedding, device
+        As in `attention`; any network will do.
+    squares : int
+        Pixels of the result along the longer side of what the crop shows.
+
+    Returns
+    -------
+    tuple of Look
+        Distances, as multiples of the median distance from this cell to others; ``numbers["channels"]`` has them by
+        channel.
+    """
+    found, dev = _ready(project, embedding, "occlusion", device)
+    out = []
+    for seen in _see(project, found, cells, dev):
+        unit = _usual_distance(project, _key(project, embedding), seen.cell_id)
+        (ya, yb), (xa, xb) = seen.span(0), seen.span(1)
+        size = max(1, math.ceil(max(yb - ya, xb - xa) / max(squares, 1)))
+        h, w = math.ceil((yb - ya) / size), math.ceil((xb - xa) / size)
+        per = seen.x.shape[1] // len(seen.channels)  # planes of the network per channel
+        every, whole = slice(None), (slice(ya, yb), slice(xa, xb))
+        spots = [(i, j) for i in range(max(h - 1, 1)) for j in range(max(w - 1, 1))]
+        hide = [(slice(c * per, (c + 1) * per), *whole) for c in range(len(seen.channels))]
+        for i, j in spots:
+            y, x = ya + i * size, xa + j * size
+            hide.append((every, slice(y, min(y + 2 * size, yb)), slice(x, min(x + 2 * size, xb))))
+        moved = _moved(found, seen.x[0], (every, *whole), hide) / unit
+        by_channel, by_spot = moved[: len(seen.channels)], moved[len(seen.channels) :]
+        total, count = np.zeros((h, w)), np.zeros((h, w))
+        for (i, j), d in zip(spots, by_spot, strict=True):
+            total[i : i + 2, j : j + 2] += d
+            count[i : i + 2, j : j + 2] += 1
+        data = total / count
+        plane = seen.plane(
+            "occlusion", "occlusion", data, (0.0, float(max(data.max(), 1e-9))), (ya, xa), size
+        )
+        far = "the usual distance from this cell to another"
+        words = [
+            f"Without {name} the cell moves {d:.2f} times {far}."
+            for name, d in zip(seen.channels, by_channel, strict=True)
+        ]
+        words.append(
+            f"Without the square that counts most ({2 * plane.scale:.3g} px) it moves {by_spot.max():.2f} times that "
+            f"distance, without an average one {by_spot.mean():.2f}."
+        )
+        numbers = {
+            "channels": {n: round(float(d), 4) for n, d in zip(seen.channels, by_channel, strict=True)},
+            "largest": round(float(by_spot.max()), 4), "mean": round(float(by_spot.mean()), 4), "usual_distance": unit,
+        }  # fmt: skip
+        out.append(_look("occlusion", project, found, embedding, seen, [plane], tuple(words), numbers))
+    return tuple(out)
+
+
+def reconstruction(
+    project: Project, *, cells: Sequence[str], embedding: str = "", ratio: float | None = None, seed: int = 0,
+    device: str = "auto",
+) -> tuple[Look, ...]:  # fmt: skip
+    """How a network redraws a cell: what it gets, with patches hidden where it was taught so, and what it makes of it.
+
+    Parameters
+    ----------
+    cells, embedding, device
+        As in `attention`.
+    ratio : float, optional
+        Fraction of patches to hide, for Microsnoop; by default that of its training.
+    seed : int
+        Of the mask.
+
+    Returns
+    -------
+    tuple of Look
+        For each channel "redrawn", "input", "masked" (Microsnoop) and "error" (redrawn − input), on the scale of the
+        network, cut to what shows the image; ``numbers["channels"]`` has mean squared errors.
+    """
+    import torch
+
+    found, dev = _ready(project, embedding, "reconstruction", device)
+    net: Any = found.net
+    mask_patches = getattr(registry.load("models", net.spec.name), "mask_patches", None)
+    if ratio is not None and mask_patches is None:
+        raise InputError(f"{net.spec.title} is shown the whole cell; leave out the fraction to hide.")
+    out = []
+    for seen in _see(project, found, cells, dev):
+        shown: dict[str, torch.Tensor] = {"input": seen.x}
+        with _quiet():
+            if mask_patches is None:
+                redrawn = net.reconstruct(seen.x)
+            else:
+                how: dict[str, Any] = {} if ratio is None else {"ratio": ratio}
+                mask = mask_patches(seen.x, generator=torch.Generator().manual_seed(seed), **how)
+                redrawn = net.reconstruct(seen.x, mask)
+                shown["masked"] = seen.x * mask
+        (ya, yb), (xa, xb) = seen.span(0), seen.span(1)
+        planes, words, by_channel = [], [], {}
+        for c, name in enumerate(seen.channels[: redrawn.shape[1]]):
+            part = {k: v[0, c, ya:yb, xa:xb].float().cpu().numpy() for k, v in shown.items()}
+            part = {"redrawn": redrawn[0, c, ya:yb, xa:xb].float().cpu().numpy(), **part}
+            error = part["redrawn"] - part["input"]
+            top = float(max(np.abs(error).max(), 1e-6))
+            low, high = float(part["input"].min()), float(part["input"].max())
+            both = (low, max(high, low + 1e-6))
+            said = {
+                "redrawn": "redrawn", "input": "as the network sees it", "masked": "with patches hidden",
+                "error": "error of redrawing",
+            }  # fmt: skip
+            planes += [seen.plane(k, f"{name} {said[k]}", v, both, (ya, xa), 1) for k, v in part.items()]
+            planes.append(seen.plane("error", f"{name} {said['error']}", error, (-top, top), (ya, xa), 1))
+            by_channel[name] = {"mse": float(np.mean(error**2))}
+            line = f"{name}: mean squared error {by_channel[name]['mse']:.3g}"
+            if "masked" in shown:
+                visible = mask[0, c, ya:yb, xa:xb].cpu().numpy()
+                for key, where in (("hidden", ~visible), ("visible", visible)):
+                    if where.any():
+                        by_channel[name][f"mse_{key}"] = float(np.mean(error[where] ** 2))
+                        line += f", {by_channel[name][f'mse_{key}']:.3g} where patches were {key}"
+            words.append(f"{line}.")
+        out.append(
+            _look(
+                "reconstruction",
+                project,
+                found,
+                embedding,
+                seen,
+                planes,
+                tuple(words),
+                {"channels": by_channel},
+            )
+        )
+    return tuple(out)
+
+
+_LOOKS = {"attention": attention, "occlusion": occlusion, "reconstruction": reconstruction}
+
+
+def look(project: Project, *, what: str, cells: Sequence[str], **settings: Any) -> tuple[Look, ...]:
+    """`attention`, `occlusion` or `reconstruction`, by its name."""
+    if what not in _LOOKS:
+        raise InputError(f"There is nothing called {what!r} to look at; there are {', '.join(_LOOKS)}.")
+    return _LOOKS[what](project, cells=cells, **settings)  # type: ignore[operator,no-any-return]
+
+
+# ---- the network and its cells ---------------------------------------------------------------------
+
+_kept: dict[tuple[Any, ...], Found] = {}  # the one that was asked last, with its weights
+
+
+def _key(project: Project, embedding: str) -> str:
+    from napari_cellrep.steps.analyze import choose_embedding
+
+    return choose_embedding(project.cells, embedding)
+
+
+def _network(project: Project, embedding: str) -> Found:
+    """The network of an embedding, kept while it is the last that was asked for and nothing of it was written."""
+    embedding = _key(project, embedding)
+    files = [
+        project.embedding_folder(embedding) / "key.json",
+        *sorted((project.root / "models").glob("*/model.json")),
+    ]
+    stamps = tuple((str(f), f.stat().st_mtime_ns) for f in files if f.is_file())
+    key = (str(project.root), embedding, stamps, project.channels)
+    found = _kept.get(key)
+    if found is None:
+        found = network_of(project, embedding)
+        _kept.clear()
+        _kept[key] = found
+    return found
+
+
+def _why_not(net: EmbeddingModel, what: str) -> str:
+    from napari_cellrep.models import can
+
+    title = net.spec.title
+    if what == "attention" and not can(net, "attention"):
+        return f"{title} has no attention; DINO has. “What does the network need?” works for every network."
+    if what == "reconstruction" and not can(net, "reconstruct"):
+        return f"{title} does not redraw a cell; Microsnoop and the autoencoder do."
+    if what == "occlusion" and not net.on_device:
+        return f"{title}: these numbers are measured, there is no network to be asked."
+    return ""
+
+
+def _ready(project: Project, embedding: str, what: str, device: str) -> tuple[Found, torch.device]:
+    from napari_cellrep.models._engine import choose_device
+
+    found = _network(project, embedding)
+    if why := _why_not(found.net, what):
+        raise InputError(why)
+    dev = choose_device(device)
+    found.net.to(dev)
+    return found, dev
+
+
+def _quiet() -> Any:
+    import torch
+
+    return torch.inference_mode()
+
+
+def _see(project: Project, found: Found, cells: Sequence[str], device: torch.device) -> Iterator[_Seen]:
+    """Cells as the network gets them, one after the other."""
+    from napari_cellrep.models._engine import to_tensor
+
+    obs, net = project.cells.obs, found.net
+    if gone := [c for c in cells if c not in obs.index]:
+        raise InputError(
+            f"There is no cell {join_words(gone)}: it may have been deleted or renumbered by an edit."
+        )
+    names = [
+        f"no {role} channel" if i == EMPTY else project.channels[i].name
+        for role, i in zip(net.roles, found.planes, strict=True)
+    ]
+    if net.crop.mask_plane:
+        names.append("outline")
+    for cell in cells:
+        row = obs.loc[[cell]]
+        where = project.field(str(row["field"].iloc[0]))
+        crops = cut_cells(project, where.id, row, net.crop, found.planes)
+        x = net.preprocess(to_tensor(crops).to(device)).float()
+        place = find_places(boxes_of(row), net.crop, (where.height_px, where.width_px), where.um_per_px)[0]
+        first, step = net.seen_grid(crops.shape[-1], x.shape[-1])
+        yield _Seen(cell, where.id, x, place, first, step, tuple(names))
+
+
+def _look(
+    what: str, project: Project, found: Found, embedding: str, seen: _Seen, planes: Sequence[Plane],
+    words: tuple[str, ...], numbers: dict[str, Any],
+) -> Look:  # fmt: skip
+    key = _key(project, embedding)
+    trained = bool(project.embedding_info(key).get("trained", True))
+    if not trained:
+        words = (*words, "The network's weights are random: it has learned nothing yet.")
+    return Look(
+        what, seen.cell_id, seen.field, key, found.net.spec.title, trained, tuple(planes), words, numbers
+    )
+
+
+def _moved(
+    found: Found, x: torch.Tensor, shown: tuple[slice, ...], hide: Sequence[tuple[slice, ...]]
+) -> np.ndarray:
+    """How far a cell's vector moves when parts of it get their plane's mean over what is shown: (len(hide),)."""
+    import torch
+
+    mean = torch.zeros_like(x) + x[shown].mean(dim=(1, 2), keepdim=True)
+    vectors = []
+    with _quiet():
+        own = found.net.embed(x[None], found.layer).float().cpu()
+        for i in range(0, len(hide), AT_ONCE):
+            crops = x.repeat(len(hide[i : i + AT_ONCE]), 1, 1, 1)
+            for crop, part in zip(crops, hide[i : i + AT_ONCE], strict=True):
+                crop[part] = mean[part]
+            vectors.append(found.net.embed(crops, found.layer).float().cpu())
+    return np.asarray(np.linalg.norm((torch.cat(vectors) - own).numpy(), axis=1))
+
+
+def _span(data: np.ndarray) -> tuple[float, float]:
+    low, high = float(data.min()), float(data.max())
+    return low, max(high, low + 1e-9)
+
+
+def _usual_distance(project: Project, embedding: str, cell: str) -> float:
+    """Median distance from a cell to others in an embedding; 1 where there is nothing to measure it by."""
+    table = project.cells
+    x = np.asarray(table.obsm[f"X_{embedding}"], np.float32)
+    row = int(table.obs.index.get_loc(cell))
+    rows = np.flatnonzero(np.isfinite(x).all(axis=1) & (np.arange(len(x)) != row))
+    if not len(rows) or not np.isfinite(x[row]).all():
+        return 1.0
+    rows = np.random.default_rng(0).permutation(rows)[:MOST_COMPARED]
+    found = float(np.median(np.linalg.norm(x[rows] - x[row], axis=1)))
+    return found if found > 0 else 1.0

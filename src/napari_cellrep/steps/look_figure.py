@@ -1,0 +1,132 @@
+"""Looks into cells as a figure with a scale bar, or as arrays with their places."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_cellrep.data import Project
+from napari_cellrep.data.files import replacing
+from napari_cellrep.specs import InputError
+from napari_cellrep.steps.look import Look, Plane
+
+FIGURES, ARRAYS = (".png", ".svg", ".pdf"), ".npz"
+_PANEL_IN, _COLUMNS = 1.9, 6
+_THROUGH = {"mean": "inferno", "head": "inferno", "occlusion": "magma"}  # drawn over the image
+
+
+def check_out(out: Path) -> Path:
+    """The path, if it ends as one of the files that can be written."""
+    if out.suffix.lower() not in (*FIGURES, ARRAYS):
+        raise InputError(
+            f"{out.name} has to end in {', '.join(FIGURES)} (a figure) or {ARRAYS} (the arrays)."
+        )
+    return out
+
+
+def save_looks(project: Project, looks: Sequence[Look], out: Path) -> None:
+    """Write looks to a file.
+
+    Parameters
+    ----------
+    looks : sequence of Look
+        All of one kind.
+    out : Path
+        ``.png``, ``.svg`` or ``.pdf``: a figure, each cell with its channels, its outline and all planes;
+        ``.npz``: for each plane ``"<cell>/<name>"`` (h, w) float32, and ``"<cell>/<name>/place"``: y0, x0 and the
+        field pixels per pixel.
+    """
+    suffix = check_out(out).suffix.lower()
+    if suffix == ARRAYS:
+        arrays: dict[str, Any] = {}
+        for look in looks:
+            for plane in look.planes:
+                key = f"{look.cell_id}/{plane.name}"
+                arrays[key], arrays[f"{key}/place"] = plane.data, np.array([plane.y0, plane.x0, plane.scale])
+        with replacing(out) as tmp, tmp.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        return
+    figure = draw_looks(project, looks)
+    with replacing(out) as tmp:
+        figure.savefig(tmp, format=suffix[1:], dpi=200)
+
+
+def draw_looks(project: Project, looks: Sequence[Look]) -> Any:
+    """A matplotlib figure: for each cell its channels, then every plane at its place, with a scale bar."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    n_panels = len(project.channels) + max(len(look.planes) for look in looks)
+    columns = min(_COLUMNS, n_panels)
+    rows = math.ceil(n_panels / columns)
+    words = [
+        textwrap.fill(f"{look.title}, {look.cell_id}. " + " ".join(look.words), 36 * columns)
+        for look in looks
+    ]
+    heights = [0.14 * (text.count("\n") + 1) + rows * (_PANEL_IN + 0.25) + 0.15 for text in words]
+    figure = Figure(figsize=(_PANEL_IN * columns, sum(heights)), layout="constrained")
+    FigureCanvasAgg(figure)
+    parts = np.ravel(figure.subfigures(len(looks), 1, height_ratios=heights, squeeze=False))
+    for part, look, text in zip(parts, looks, words, strict=True):
+        part.suptitle(text, fontsize=6.5, x=0.01, ha="left")
+        _draw(project, look, np.ravel(part.subplots(rows, columns, squeeze=False)))
+    return figure
+
+
+def _draw(project: Project, look: Look, panels: np.ndarray) -> None:
+    image, um = project.read_image(look.field), project.field(look.field).um_per_px
+    obs = project.cells.obs.loc[look.cell_id]
+    own = project.read_labels(look.field) == obs["label"]
+    ends = np.array([_extent(p) for p in look.planes])
+    left, right, bottom, top = ends[:, 0].min(), ends[:, 1].max(), ends[:, 2].max(), ends[:, 3].min()
+    ya, xa = max(math.floor(top), 0), max(math.floor(left), 0)
+    shown = image[:, ya : math.ceil(bottom), xa : math.ceil(right)]
+    limits = [np.percentile(plane, (1, 99.8)) for plane in shown]
+    for axes in panels[len(project.channels) + len(look.planes) :]:
+        axes.set_visible(False)
+
+    def under(axes: Any, channel: int) -> None:
+        low, high = limits[channel]
+        axes.imshow(
+            image[channel], cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest"
+        )
+
+    drawn: list[tuple[str, int, Plane | None]] = [(c.name, i, None) for i, c in enumerate(project.channels)]
+    drawn += [(plane.name, 0, plane) for plane in look.planes]
+    for axes, (title, channel, plane) in zip(panels, drawn, strict=False):
+        through = plane is not None and plane.part in _THROUGH
+        if plane is None or through:
+            under(axes, channel)
+        if plane is not None:
+            cmap = _THROUGH.get(plane.part, "RdBu_r" if plane.part == "error" else "gray")
+            low, high = plane.limits
+            axes.imshow(
+                plane.data, cmap=cmap, vmin=low, vmax=high, extent=_extent(plane), interpolation="nearest",
+                alpha=0.6 if through else 1.0,
+            )  # fmt: skip
+        axes.contour(own, [0.5], colors="#ff9a1f", linewidths=0.6)
+        axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], facecolor="black")
+        axes.spines[:].set_visible(False)
+        axes.set_title("\n".join(textwrap.wrap(title, 24)), fontsize=6.5)
+    _scale_bar(panels[0], left, right, bottom, top, um)
+
+
+def _extent(plane: Plane) -> tuple[float, float, float, float]:
+    """Left, right, bottom and top edge in field coordinates."""
+    h, w = plane.data.shape
+    x0, y0 = plane.x0 - 0.5, plane.y0 - 0.5
+    return x0, x0 + w * plane.scale, y0 + h * plane.scale, y0
+
+
+def _scale_bar(axes: Any, left: float, right: float, bottom: float, top: float, um: float) -> None:
+    side, unit = (right - left) * (um or 1), "µm" if um else "px"
+    power = 10.0 ** np.floor(np.log10(side / 2))
+    length = max(step * power for step in (1, 2, 5) if step * power <= side / 2)
+    x, y = left + 0.05 * (right - left), bottom - 0.07 * (bottom - top)
+    axes.plot([x, x + length / (um or 1)], [y, y], color="white", lw=2.5, solid_capstyle="butt")
+    axes.text(x, y - 0.03 * (bottom - top), f"{length:g} {unit}", color="white", fontsize=6, va="bottom")
