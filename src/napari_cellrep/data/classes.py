@@ -12,6 +12,7 @@ from napari_cellrep.specs import InputError, join_words
 FEWEST_CLASSES, MOST_CLASSES = 2, 200  # that a column is offered with; told by name, it may have more
 LISTED = 5  # more classes are only counted in a sentence
 _MEASURED = ("field", "label", "frame", "y_px", "x_px", "area_px", "mask_hash", "flags", "good")
+_PLACES = ("group", "plate", "well", "row", "column", "site")
 _MEASURED_START = ("box_", "q_", "has_")
 
 
@@ -106,12 +107,13 @@ def class_words(column: pd.Series) -> pd.Series:
 
 
 def label_columns(obs: pd.DataFrame) -> list[str]:
-    """Columns that could hold classes: few values, and not measured from the cell's place or pixels."""
-    return [
+    """Columns that could hold classes: few values, not measured from the cell's place or pixels; places last."""
+    found = [
         str(name) for name in obs
         if name not in _MEASURED and not str(name).startswith(_MEASURED_START)
         and FEWEST_CLASSES <= obs[name].nunique() <= MOST_CLASSES
     ]  # fmt: skip
+    return sorted(found, key=lambda name: name.lower() in _PLACES)  # told apart, a place says little
 
 
 def _in_order(name: str) -> tuple[int, float, str]:
