@@ -5,18 +5,24 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from array_cells import ArrayCells
+from scipy import ndimage
+from skimage.filters import threshold_otsu
 
+import napari_cellrep
+from napari_cellrep.data.crops import cut_crops, find_cells
 from napari_cellrep.jobs import drain
 from napari_cellrep.models import create_model, load_model
 from napari_cellrep.models._deeploc_training import LabelSampler, random_turns, random_window, split_cells
 from napari_cellrep.models._train import CHECKPOINT, HISTORY, make_learner, train, try_out
 from napari_cellrep.models.deeploc import TINY, Training
-from napari_cellrep.specs import InputError
+from napari_cellrep.specs import CropSpec, InputError
 
 FP32 = {"device": "cpu", "precision": "fp32"}
 SHORT = Training(epochs=3, batch_size=16, learning_rate=1e-3, seed=5, dropout=0.2)
@@ -233,6 +239,32 @@ def test_scores_are_those_of_scikit_learn(labelled):
     assert loss == pytest.approx(metrics.log_loss(y, p))
     assert accuracy == pytest.approx(metrics.accuracy_score(y, p.argmax(1)))
     assert balanced == pytest.approx(metrics.balanced_accuracy_score(y, p.argmax(1)))
+
+
+# ---- real learning ----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_treated_wells_it_has_not_seen_are_told_from_untreated_ones(tmp_path):
+    """Untreated and fully treated wells of the sample, both drugs; the test wells are whole and unseen."""
+    sample = Path(napari_cellrep.__file__).parent / "sample" / "wells"
+    crops, labels, fields = [], [], []
+    untreated, treated = ("A01", "A02", "A03", "E02", "E12"), ("A10", "A11", "A12", "E01", "E11")
+    for i, well in enumerate((*untreated, *treated)):
+        image = tifffile.imread(sample / f"{well}.ome.tif")
+        dna = ndimage.gaussian_filter(image[1].astype(float), 2)
+        mask, _ = ndimage.label(dna > threshold_otsu(dna))
+        found = find_cells(mask)
+        crops.append(cut_crops(image, mask, found, CropSpec())[:60])
+        labels += [int(well in treated)] * len(crops[-1])
+        fields += [i] * len(crops[-1])
+    cells = Labelled(np.concatenate(crops), labels, fields)
+    training = Training(epochs=8, batch_size=32, learning_rate=3e-3, max_seconds=45)
+    result = drain(train(make(width=0.125), cells, training, tmp_path, **FP32))
+    losses = [float(r["loss"]) for r in history(tmp_path)]
+    assert losses[-1] < 0.6 * losses[0]
+    assert result["test"]["n_cells"] >= 100
+    assert result["test"]["balanced_accuracy"] > 0.75  # chance: 0.5
 
 
 # ---- the run ----------------------------------------------------------------------------------------
