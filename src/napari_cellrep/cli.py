@@ -220,6 +220,12 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "--set", default="", metavar="NAME", help="only the cells of a set saved in the window"
     )
     train.add_argument(
+        "--labels",
+        default="",
+        metavar="COLUMN",
+        help="for deeploc: the column of the cell table that holds each cell's class",
+    )
+    train.add_argument(
         "--finish", action="store_true", help="do no further step: make the model of the last checkpoint"
     )
     _estimate_argument(train)
@@ -706,7 +712,7 @@ def _train(args: argparse.Namespace) -> None:
         "training": _config_values(args, "Training"), "channels": _words(args.channels), "crop": _crop_values(args),
         "device": args.device, "precision": args.precision, "resume": not args.restart,
         "include_flagged": args.include_flagged, "fields": _words(args.fields), "where": args.where,
-        "named_set": args.set,
+        "named_set": args.set, "labels": args.labels,
     }  # fmt: skip
     if args.estimate:
         _print_estimate(project, "train", how)

@@ -275,6 +275,8 @@ class ModelSpec:
         Tap points of the default configuration, the first is the default.
     trains : bool
         Whether it can be trained here.
+    labels : bool
+        Whether training needs a class for each cell (a column of the table).
     weights : tuple of Weights
         Published checkpoints it can read.
     """
@@ -288,6 +290,7 @@ class ModelSpec:
     when: str = ""
     layers: tuple[str, ...] = ()
     trains: bool = False
+    labels: bool = False
     weights: tuple[Weights, ...] = ()
 
     def to_json(self) -> dict[str, Any]:

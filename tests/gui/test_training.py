@@ -270,3 +270,92 @@ def test_curve_thins_itself_out_and_pictures_fit(qtbot):
     curve.grab()
     curve.clear()
     assert not curve.x
+
+
+# ---- a network that learns classes ------------------------------------------------------------------
+
+
+def test_a_network_that_learns_classes_asks_for_their_column(qtbot, dock, project):
+    opened(qtbot, dock, project)
+    model = card(dock, "model")
+    panel = model.training
+    model.model.setCurrentText("Paired Cell Inpainting")
+    qtbot.wait(50)
+    assert not panel.class_row.isVisible()
+    assert "labels" not in panel.arguments()
+    model.model.setCurrentText("DeepLoc")
+    qtbot.wait(50)
+    assert panel.class_row.isVisible()
+    columns = [panel.classes.itemData(i) for i in range(panel.classes.count())]
+    assert {"compound", "well"} <= set(columns)
+    assert not {"field", "label", "area_px", "good"} & set(columns)
+    assert panel.classes.currentData() not in ("well", "group", "row", "column")
+    panel.classes.setCurrentIndex(panel.classes.findData("compound"))
+    assert panel.arguments()["labels"] == "compound"
+    assert panel.train.isEnabled()
+    assert "classes" in panel.train.toolTip()
+
+
+def test_without_a_column_of_classes_the_button_says_why(qtbot, dock, project):
+    cells = project.cells
+    keep = [
+        "field",
+        "label",
+        "group",
+        "good",
+        *(c for c in cells.obs if c.startswith(("box_", "q_", "y_", "x_"))),
+    ]
+    cells.obs = cells.obs[[*keep, "area_px", "mask_hash", "flags"]].assign(group="one")
+    project.write_cells(cells)
+    opened(qtbot, dock, project)
+    model = card(dock, "model")
+    model.model.setCurrentText("DeepLoc")
+    qtbot.wait(50)
+    panel = model.training
+    assert not panel.classes.isEnabled()
+    assert not panel.train.isEnabled()
+    for widget in (panel.classes, panel.train):
+        assert "No column of the table has 2 to 200 values" in widget.toolTip()
+
+
+@pytest.mark.slow
+def test_deeploc_trained_by_clicks_shows_the_held_out_loss(qtbot, dock, project):
+    opened(qtbot, dock, project)
+    model = card(dock, "model")
+    model.model.setCurrentText("DeepLoc")
+    panel = model.training
+    panel.form.set_value(
+        {"epochs": 1, "batch_size": 8, "max_seconds": 0.0, "split_by": "cell", "min_cells": 2}
+    )
+    panel.classes.setCurrentIndex(panel.classes.findData("compound"))
+    qtbot.wait(50)
+    begin(qtbot, panel, 1)
+    over(qtbot, panel)
+    folder = project.root / "models" / "deeploc"
+    assert json.loads((folder / "model.json").read_text())["labels"] == "compound"
+    assert panel.curve.held_x == [1.0]
+    assert np.isfinite(panel.curve.held_y).all()
+    assert model.choice()[0] == "deeploc"
+
+
+def test_the_curve_shows_the_held_out_loss_dashed_beside_the_other(qtbot):
+    curve = Curve()
+    qtbot.addWidget(curve)
+    curve.resize(300, 110)
+
+    def orange() -> int:
+        image = curve.grab().toImage()
+        colours = [image.pixelColor(i, j) for i in range(image.width()) for j in range(image.height())]
+        return sum(c.red() > 180 and 100 < c.green() < 190 and c.blue() < 60 for c in colours)
+
+    for step in range(60):
+        curve.add(step / 10, 2 / (1 + step))
+    assert not orange()
+    for epoch in range(1, 6):
+        curve.add_held_out(epoch, 1.5 / epoch)
+        curve.add_held_out(epoch, 99.0)  # said again with every step
+    assert curve.held_x == [1, 2, 3, 4, 5]
+    assert max(curve.held_y) == 1.5
+    assert orange() > 50
+    curve.clear()
+    assert not curve.held_x

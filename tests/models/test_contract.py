@@ -50,6 +50,7 @@ def test_the_file_names_the_model_and_describes_it(name):
     assert spec.layers
     assert (module.__doc__ or "").strip()
     assert spec.trains == can(module.Model, "train") == hasattr(module, "Training")
+    assert spec.labels == ("y" in module.Model.batch)
     assert make_config(module.Config) == module.Config()  # every setting has a default within its bounds
     for weights in spec.weights:
         make_config(module.Config, weights.config)
@@ -168,7 +169,10 @@ def test_losses_come_from_a_batch(name, model, crops):
         return
     learner = make_learner(model, registry.load("models", name).Training(), 10)
     x = torch.from_numpy(crops)
-    batch = learner.prepare(dict.fromkeys(model.batch, x), torch.Generator().manual_seed(0))
+    raw = dict.fromkeys(model.batch, x)
+    if "y" in raw:  # classes, not pictures
+        raw["y"] = torch.arange(len(x)) % 3
+    batch = learner.prepare(raw, torch.Generator().manual_seed(0))
     losses = learner.losses(batch)
     assert losses["loss"].ndim == 0
     assert torch.isfinite(losses["loss"])

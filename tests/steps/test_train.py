@@ -212,3 +212,87 @@ def test_paused_used_and_resumed_as_it_was_started(small):
         assert torch.equal(a, b), name
     with pytest.raises(InputError, match="no training called"):
         drain(resume_training(small, name="nobody"))
+
+
+# ---- classes ---------------------------------------------------------------------------------------
+
+NARROW = {"width": 0.0625, "d1": 16, "d2": 16}
+
+
+def test_deeploc_learns_the_classes_of_a_column(small):
+    """From the command line, with the classes' names in the model's card; embedding goes on from there."""
+    from napari_cellrep.cli import main
+
+    options = (
+        "--width 0.0625 --d1 16 --d2 16 --epochs 2 --batch-size 16 --device cpu --precision fp32".split()
+    )
+    words = [
+        "train",
+        str(small.root),
+        "--model",
+        "deeploc",
+        "--name",
+        "own",
+        "--labels",
+        "compound",
+        *options,
+    ]
+    assert not main([*words, "--estimate"])
+    assert not (small.root / "models" / "own").exists()
+    assert not main(words)
+    card = json.loads((small.root / "models" / "own" / "model.json").read_text())
+    assert card["labels"] == "compound"
+    assert (
+        card["classes"] == ["LY294002", "Wortmannin"] or len(card["classes"]) == card["config"]["n_classes"]
+    )
+    assert card["channels"] == ["FKHR-GFP", "DNA"]
+    assert card["trained"]["validation"]["n_cells"] > 0
+    with (small.root / "models" / "own" / "history.csv").open() as f:
+        assert all(float(row["val_loss"]) > 0 for row in csv.DictReader(f))
+    net = load_model(small.root / "models" / "own")
+    assert net.n_classes == len(net.card["classes"])
+    assert not main(["embed", str(small.root), "--model", "own", "--device", "cpu"])
+    cells = open_project(small.root).cells
+    assert cells.obsm["X_own"].shape[1] == 16
+    again = drain(resume_training(small, name="own"))
+    assert again.name == "own"
+
+
+def test_cells_without_a_class_and_small_classes_are_left_out_and_counted(small):
+    cells = small.cells
+    good = np.flatnonzero(cells.obs["good"])
+    kind = np.array(["round"] * cells.n_obs, dtype=object)
+    kind[good[::2]] = "long"
+    kind[good[:3]] = "rare"
+    kind[good[3:10]] = ""
+    cells.obs["kind"] = kind
+    small.write_cells(cells)
+    seen = []
+    training = {**SHORT, "epochs": 1, "split_by": "cell"}
+    folder = drain(
+        train(small, model="deeploc", labels="kind", config=NARROW, training=training), seen.append
+    )
+    said = " ".join(json.loads((folder / "model.json").read_text())["trained"]["notes"])
+    assert "7 cells without kind are left out." in said
+    assert "Of rare there are fewer than 5 cells" in said
+    assert "(3 cells)" in said
+    assert json.loads((folder / "model.json").read_text())["classes"] == ["long", "round"]
+    assert json.loads((folder / "model.json").read_text())["n_cells"] == len(good) - 10
+    assert any("7 cells without kind" in p.message for p in seen)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({}, r"say which column.*compound"),
+        ({"labels": "phase"}, r"no column phase.*compound"),
+        ({"labels": "plate"}, "only one class"),
+        ({"labels": "area_px", "training": {"min_cells": 100}}, "no class with at least 100 cells"),
+        ({"labels": "well"}, "--split-by cell"),
+        ({"labels": "compound", "config": {"n_classes": 9}}, "asked to have 9"),
+        ({"labels": "compound", "model": "autoencoder"}, "without classes"),
+    ],
+)
+def test_labels_that_cannot_be_learned_get_a_sentence(small, kwargs, match):
+    with pytest.raises(InputError, match=match):
+        drain(train(small, **{"model": "deeploc", **kwargs}))

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -79,12 +79,17 @@ class Sampler:
     ----------
     note : str
         Which groups were left out, if any, in a sentence.
+    validation, test : ndarray of int
+        Rows that are not learned from but judge (`Learner.judge`): after every epoch, and in the end. None here; a
+        model that holds some out has a method ``sampler(cells, training, batch_size)``.
 
     Raises
     ------
     InputError
         If nothing is left to train on.
     """
+
+    validation = test = np.zeros(0, np.int64)
 
     def __init__(self, groups: np.ndarray, keys: tuple[str, ...], batch_size: int, min_cells: int, seed: int):
         groups = np.asarray(groups)
@@ -132,6 +137,9 @@ class Sampler:
 
 
 def _sampler(model: EmbeddingModel, cells: Cells, training: Any, batch_size: int) -> Sampler:
+    own = getattr(model, "sampler", None)
+    if own is not None:
+        return own(cells, training, batch_size)  # type: ignore[no-any-return]
     least = getattr(training, "min_cells", 0)  # wanted of models that learn from pairs
     return Sampler(cells.groups, model.batch, batch_size, least, training.seed)
 
@@ -161,7 +169,11 @@ class Learner:
         Moved to the device; its state goes into the checkpoint.
     notes : list of str
         What a person should know of these settings.
+    scores : tuple of str
+        What `score` gives, "loss" first: columns of ``history.csv`` with "val_" before them.
     """
+
+    scores: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, model: EmbeddingModel, training: Any):
         self.model, self.training = model, training
@@ -194,6 +206,14 @@ class Learner:
 
     def after_update(self, step: int) -> None:
         """After the optimizer's step: what follows the weights."""
+
+    def judge(self, crops: dict[str, Tensor]) -> Tensor:
+        """What the network, which is not learning now, says of raw crops that were held out: (k, B)."""
+        raise NotImplementedError
+
+    def score(self, judged: Tensor) -> list[float]:
+        """The `scores` of everything `judge` said (k, n)."""
+        raise NotImplementedError
 
 
 def make_learner(model: EmbeddingModel, training: Any, steps_per_epoch: int) -> Learner:
@@ -235,8 +255,31 @@ class _Trainer:
         """Scaled and augmented crops; `key` (epoch, step) decides the augmentation, together with the seed."""
         generator = torch.Generator()
         generator.manual_seed(int(np.random.SeedSequence((self.training.seed, *key)).generate_state(1)[0]))
-        batch = self.learner.prepare({k: self._load(r) for k, r in rows.items()}, generator)
-        return {k: x.contiguous(memory_format=torch.channels_last) for k, x in batch.items()}
+        batch = self.learner.prepare(self.raw(rows), generator)
+        return {
+            k: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for k, x in batch.items()
+        }
+
+    def raw(self, rows: dict[str, np.ndarray]) -> dict[str, Tensor]:
+        """Crops as they are, with the cells' classes ("y") where the model learns from classes."""
+        crops = {k: self._load(r) for k, r in rows.items()}
+        if "y" in self.model.batch:
+            labels: Any = self.cells.labels  # type: ignore[attr-defined]
+            crops["y"] = torch.from_numpy(np.asarray(labels, np.int64)[rows["x"]]).to(self.device)
+        return crops
+
+    def judged(self, rows: np.ndarray, found: list[float]) -> Iterator[int]:
+        """Add the learner's scores of some rows to `found`; yields cells seen, once per batch."""
+        said, size = [], int(self.training.batch_size)
+        for i in range(0, len(rows), size):
+            self.learner.module.eval()
+            try:
+                with torch.no_grad(), computing(self.device, self.precision):
+                    said.append(self.learner.judge(self.raw({"x": rows[i : i + size]})).cpu())
+            finally:
+                self.learner.module.train()
+            yield min(len(rows), i + size)
+        found += self.learner.score(torch.cat(said, dim=1))
 
     def step(self, rows: dict[str, np.ndarray], key: tuple[int, ...]) -> float:
         """Train on one batch."""
@@ -427,8 +470,9 @@ def train(
 
     The folder gets ``checkpoint.pt`` (after every epoch, every two minutes, and when the job is closed),
     ``history.csv`` (one row per epoch), ``preview.npz`` (`look`, every few seconds) and, at the end,
-    ``weights.safetensors`` and ``model.json``. A run that was stopped goes on where it was; on a CPU in fp32 it ends
-    with exactly the weights of a run that was not.
+    ``weights.safetensors`` and ``model.json``. Where cells are held out, these are the weights of the epoch with the
+    least validation loss; the checkpoint keeps the last ones beside them. A run that was stopped goes on where it was;
+    on a CPU in fp32 it ends with exactly the weights of a run that was not.
 
     Parameters
     ----------
@@ -460,7 +504,8 @@ def train(
     -------
     dict
         step, epoch, loss (mean of the last epoch), seconds, device, precision, notes, and whether the run ended
-        before its last epoch ("stopped_early") because of a limit.
+        before its last epoch ("stopped_early") because of a limit. Where cells are held out also best_epoch, and the
+        scores of the saved weights on "validation" and "test".
 
     Raises
     ------
@@ -473,7 +518,7 @@ def train(
     where = choose_device(device)
     sampler = _sampler(model, cells, training, training.batch_size)
     made_of = _made_of(model, cells, training, card)
-    notes = [sampler.note] if sampler.note else []
+    notes = [note for note in (getattr(cells, "note", ""), sampler.note) if note]
     state = _read_checkpoint(folder / CHECKPOINT) if resume else None
     if state is not None and state["made_of"] != made_of:
         notes.append("The checkpoint that was there is of other cells or settings; training starts anew.")
@@ -502,11 +547,16 @@ def train(
     try:
         for n_cells, loss in run.steps(total):
             seconds = time.perf_counter() - began
+            if loss is None:  # held-out cells are looked at
+                metrics |= run.validation()
+                yield Progress(run.step, total, "Looking at held-out cells", metrics)
+                continue
             metrics = {
                 "loss": loss,
                 "epoch": run.step / sampler.n_batches,
                 "cells_per_s": n_cells / run.last_step_s,
                 "learning_rate": trainer.learning_rate,
+                **run.validation(),
             }
             preview.make()
             yield Progress(run.step, total, _message(run, training), metrics)
@@ -517,12 +567,26 @@ def train(
                 break
     finally:
         run.save()  # also when the job is closed: no finished step is lost
+    if run.exhausted():
+        notes.append(
+            f"Training ended after {run.step / sampler.n_batches:,.0f} epochs: the validation loss had not fallen for "
+            f"{training.patience:,}."
+        )
+    if run.best:
+        model.load_state_dict(run.best["model"])
     if getattr(training, "settle_norm", False) and run.step < SETTLED_STEPS:
         for _ in settle_norm(trainer, sampler):
             yield Progress(run.step, total, "Settling batch norm", metrics)
         notes.append(
             f"Batch norm's running means were measured again after these {run.step:,} steps (the paper trains longer)."
         )
+    held_out: dict[str, Any] = {"best_epoch": run.best["epoch"]} if run.best else {}
+    for name, rows in (("validation", sampler.validation), ("test", sampler.test)):
+        if len(rows):
+            found: list[float] = []
+            for _ in trainer.judged(rows, found):
+                yield Progress(run.step, total, "Looking at held-out cells", metrics)
+            held_out[name] = {"n_cells": len(rows), **dict(zip(trainer.learner.scores, found, strict=True))}
     model.eval()
     preview.make(last=True)
     result = {
@@ -533,6 +597,7 @@ def train(
         "device": str(where),
         "precision": precision,
         "stopped_early": run.step < training.epochs * sampler.n_batches,
+        **held_out,
         "notes": notes,
     }
     made = {
@@ -702,11 +767,28 @@ class _Run:
         self._epoch_s = 0.0
         self._saved_at = -1
         self._whole = True  # False within a step: what an interrupt leaves then is not kept
+        self.best: dict[str, Any] = {}  # epoch, loss and weights of the best epoch, where some cells judge
+        self._judges = bool(len(sampler.validation))
 
-    def steps(self, total: int) -> Iterator[tuple[int, float]]:
-        """Do the steps that are left; cells and loss of each."""
+    def exhausted(self) -> bool:
+        """Whether the validation loss has not fallen for as long as the settings allow."""
+        patience = getattr(self.trainer.training, "patience", 0)
+        return bool(patience and self.best and self.history[-1][0] - self.best["epoch"] >= patience)
+
+    def validation(self) -> dict[str, float]:
+        """Scores on held-out cells after the last epoch; empty before the first, and where none are held out."""
+        names = self.trainer.learner.scores
+        if not self._judges or not self.history:
+            return {}
+        found = dict(zip((f"val_{name}" for name in names), self.history[-1][-len(names) :], strict=True))
+        return {**found, "val_epoch": self.history[-1][0]}
+
+    def steps(self, total: int) -> Iterator[tuple[int, float | None]]:
+        """Do the steps that are left; cells and loss of each, None while held-out cells are looked at."""
         saved = time.perf_counter()
-        while self.step < total:
+        if self._judges and len(self.history) < self.step // self.sampler.n_batches:
+            yield from self._judge()  # the run was stopped in between
+        while self.step < total and not self.exhausted():
             epoch, first = divmod(self.step, self.sampler.n_batches)
             for i, rows in enumerate(self.sampler.epoch(epoch)[first:], start=first):
                 start = time.perf_counter()
@@ -725,14 +807,35 @@ class _Run:
                 self._whole = True
                 n_cells = len(next(iter(rows.values())))
                 ends = i + 1 == self.sampler.n_batches
-                if ends:
+                if ends and not self._judges:
                     self._end_epoch(epoch)
                 if ends or time.perf_counter() - saved > CHECKPOINT_EVERY_S:
                     self.save()
                     saved = time.perf_counter()
                 yield n_cells, loss
+                if ends and self._judges:
+                    yield from self._judge()
                 if self.step >= total:
                     return
+
+    def _judge(self) -> Iterator[tuple[int, None]]:
+        """End the epoch by looking at held-out cells; stopped within it, the next run does it again from the start."""
+        t = self.trainer
+        if getattr(t.training, "settle_norm", False) and self.step < SETTLED_STEPS:
+            for n in settle_norm(t, self.sampler):
+                yield n, None
+        found: list[float] = []
+        for n in t.judged(self.sampler.validation, found):
+            yield n, None
+        self._whole = False
+        self._end_epoch(self.step // self.sampler.n_batches - 1)
+        self.history[-1] += found
+        if not self.best or found[0] < self.best["loss"]:
+            state = {k: v.detach().cpu().clone() for k, v in t.model.state_dict().items()}
+            self.best = {"epoch": self.history[-1][0], "loss": found[0], "model": state}
+        self._whole, self._saved_at = True, -1
+        self.save()
+        yield len(self.sampler.validation), None
 
     def _end_epoch(self, epoch: int) -> None:
         rate = len(self.sampler.rows) / max(self._epoch_s, 1e-9)
@@ -764,12 +867,14 @@ class _Run:
             "model": self.trainer.learner.module.state_dict(),
             "optimizer": self.trainer.optimizer.state_dict(),
             "rng": _rng_state(),
+            **({"best": self.best} if self.best else {}),
         }
+        columns = [*HISTORY, *(f"val_{name}" for name in self.trainer.learner.scores if self._judges)]
         replace_file(self.folder / CHECKPOINT, lambda tmp: torch.save(state, tmp))
 
         def write(tmp: Path) -> None:
             with tmp.open("w", newline="", encoding="utf-8") as f:
-                csv.writer(f).writerows([HISTORY, *self.history])
+                csv.writer(f).writerows([columns, *self.history])
 
         replace_file(self.folder / "history.csv", write)
         self._saved_at = self.step
@@ -781,6 +886,7 @@ class _Run:
         _set_rng_state(state["rng"])
         self.step, self.seconds, self._epoch_s = state["step"], state["seconds"], state["epoch_s"]
         self.losses, self.history = list(state["losses"]), [list(row) for row in state["history"]]
+        self.best = state.get("best", {})
         self._saved_at = self.step
 
 
@@ -799,9 +905,14 @@ def _read_checkpoint(path: Path, look_only: bool = False) -> dict[str, Any] | No
 
 def _made_of(model: EmbeddingModel, cells: Cells, training: Any, card: dict[str, Any]) -> str:
     """What a checkpoint has to agree in to be gone on from. How long to train may change."""
-    free = ("epochs", "max_steps", "max_seconds")
+    free = ("epochs", "max_steps", "max_seconds", "patience")
+    classes = {}
+    if "y" in model.batch:
+        known = [np.asarray(getattr(cells, k), np.int64).tobytes() for k in ("labels", "fields")]
+        classes = {"labels": hashlib.sha256(b"".join(known)).hexdigest()}
     return digest(
         {
+            **classes,
             "model": model.spec.name,
             "config": _plain(model.config),
             "training": {k: v for k, v in _plain(training).items() if k not in free},

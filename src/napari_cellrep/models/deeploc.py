@@ -5,7 +5,7 @@ Molecular Systems Biology (2017) 13:924; the authors' code is BSD-3, their weigh
 "representation": Razdaibiedina & Brechalov's network for multi-scale protein representations, which their repository
 arazd/pifia (MIT) publishes as PIFiA (doi:10.1038/s44320-024-00029-6). Written anew from the papers and the facts of
 models.md §2; the published TensorFlow checkpoints can be read without TensorFlow. Differs: any number of channels
-and classes; a constant channel becomes 0 instead of NaN.
+and classes; a constant channel becomes 0 instead of NaN; of training, what `_deeploc_training` says.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from napari_cellrep.models import _tensorflow
 from napari_cellrep.models._base import EmbeddingModel
+from napari_cellrep.models._deeploc_training import DeepLocLearner, LabelSampler, vary
 from napari_cellrep.specs import CropSpec, InputError, ModelSpec, Weights, check_config
 
 _WIDTHS = (64, 64, 128, 128, 256, 256, 256, 256)  # of the convolutions of both networks
@@ -44,6 +45,9 @@ class _Layout:
     channels: int
     n_classes: int
     scaling: str
+    learning_rate: float
+    schedule: str  # how it falls
+    turns: int  # quarter turns that training draws from
 
 
 _LAYOUTS = {
@@ -59,6 +63,9 @@ _LAYOUTS = {
         channels=2,
         n_classes=19,
         scaling="percentiles",
+        learning_rate=0.1,
+        schedule="staircase",
+        turns=3,  # 0 to 2: so the authors' code
     ),
     "representation": _Layout(
         convs=tuple(f"conv{i}" for i in range(1, 9)),
@@ -72,6 +79,9 @@ _LAYOUTS = {
         channels=1,
         n_classes=17,
         scaling="standardise",
+        learning_rate=3e-4,
+        schedule="cosine",
+        turns=4,
     ),
 }
 
@@ -99,10 +109,12 @@ SPEC = ModelSpec(
     ),
     when=(
         "Cells with known localisation classes or protein names, or budding yeast with the published weights: a "
-        "GFP-tagged protein, and for DeepLoc 2017 an RFP cytosol marker. Without such weights, take another model."
+        "GFP-tagged protein, and for DeepLoc 2017 an RFP cytosol marker. Trained on your cells, it learns to tell the "
+        "classes of one of your columns apart."
     ),
     layers=("fc_2", "fc_1", "final_layer"),
-    trains=False,
+    trains=True,
+    labels=True,
     weights=(
         Weights(
             "deeploc-2017", "http://spidey.ccbr.utoronto.ca/~okraus/pretrained_DeepLoc.zip",
@@ -192,6 +204,113 @@ class Config:
 TINY = Config(width=0.0625, d1=24, d2=24)
 
 
+@dataclass(frozen=True)
+class Training:
+    """How it is trained (models.md §2.1, §2.2): softmax cross-entropy by Adam, 80/10/10 of the cells.
+
+    The weights kept are those of the epoch with the least validation loss.
+
+    Parameters
+    ----------
+    epochs : int
+        30 as for the representation network; the authors of 2017 did 10,000 steps and published the 5,000th.
+    learning_rate : float
+        Of the first step. 0: the paper's, 0.1 for deeploc2017 and 3e-4 (PIFiA's) for the representation network.
+    schedule : str
+        How it falls: "staircase", times 0.96 every 25 steps (2017); "cosine", to 0 over the epochs (the other's
+        option); "constant". "own": the network's.
+    split_by : str
+        What stays together when cells are held out: whole fields, the fields of one group, or nothing ("cell").
+    balanced : bool
+        Whether every class comes equally often in an epoch, repeated or cut to the mean.
+    shifts, flips, turns : bool
+        Windows of 60 px from offset 0 to 3, mirroring either way, quarter turns (0 to 2 for deeploc2017, as its code
+        has it; 0 to 3 for the other, whose paper turns cells and whose code does not).
+    dropout : float
+        Before the last layer; 0 in both papers' first training, 0.02 in PIFiA's, 0.5 in the transfer of 2017.
+    """
+
+    epochs: Annotated[
+        int,
+        {"min": 1, "max": 10_000, "label": "Epochs", "help": "Passes over the cells that are learned from."},
+    ] = 30
+    batch_size: Annotated[
+        int,
+        {"min": 2, "max": 4096, "label": "Batch size", "help": "Cells per step; less needs less memory."},
+    ] = 128
+    learning_rate: Annotated[
+        float,
+        {"min": 0.0, "max": 1.0, "step": 1e-4, "label": "Learning rate", "help": "0: as in the paper."},
+    ] = 0.0
+    schedule: Annotated[
+        str,
+        {
+            "choices": ("own", "staircase", "cosine", "constant"),
+            "label": "Its fall",
+            "help": "How the learning rate falls; own: as in the paper.",
+        },
+    ] = "own"
+    split_by: Annotated[
+        str,
+        {
+            "choices": ("field", "group", "cell"),
+            "label": "Held out",
+            "help": "A tenth of the cells says which epoch is best, another judges the end: whole fields, whole groups, "
+            "or single cells (then a network that recognises images looks right, too).",
+        },
+    ] = "field"
+    min_cells: Annotated[
+        int,
+        {
+            "min": 2,
+            "max": 1_000_000,
+            "label": "Cells per class, at least",
+            "help": "Classes with fewer cells are left out.",
+        },
+    ] = 5
+    balanced: Annotated[
+        bool, {"label": "Draw classes evenly", "help": "Rare classes come as often as common ones."}
+    ] = False
+    shifts: Annotated[bool, {"label": "Shift cells", "help": "deeploc2017: by up to 2 px."}] = True
+    flips: Annotated[bool, {"label": "Flip cells", "help": "Mirror cells at random."}] = True
+    turns: Annotated[bool, {"label": "Turn cells", "help": "By quarter turns, at random."}] = True
+    dropout: Annotated[
+        float,
+        {
+            "min": 0.0,
+            "max": 0.9,
+            "step": 0.05,
+            "label": "Dropout",
+            "help": "Part of the vector that is left out in each step.",
+        },
+    ] = 0.0
+    patience: Annotated[
+        int,
+        {
+            "min": 0,
+            "max": 10_000,
+            "label": "Patience (epochs)",
+            "help": "End when the validation loss has not fallen for so many epochs; 0: never.",
+        },
+    ] = 0
+    seed: Annotated[int, {"min": 0, "max": 2**31 - 1, "label": "Seed"}] = 0
+    settle_norm: Annotated[
+        bool,
+        {
+            "label": "Settle batch norm",
+            "help": "In the first 1,000 steps, measure batch norm's running means again before held-out cells are looked "
+            "at; the representation network's lag behind.",
+        },
+    ] = False
+    max_steps: Annotated[
+        int,
+        {"min": 0, "max": 10**9, "label": "Steps, at most", "help": "0: no limit; else training ends there."},
+    ] = 0
+    max_seconds: Annotated[
+        float, {"min": 0, "max": 1e9, "step": 10, "label": "Seconds, at most", "help": "0: no limit."}
+    ] = 0.0
+
+
 class Model(EmbeddingModel):
     """Eight convolutions, two hidden dense layers, classes.
 
@@ -206,6 +325,7 @@ class Model(EmbeddingModel):
     """
 
     spec = SPEC
+    batch: ClassVar[tuple[str, ...]] = ("x", "y")
     config: Config
 
     def __init__(self, config: Config):
@@ -231,6 +351,7 @@ class Model(EmbeddingModel):
             if layout.dense_norm:
                 self.add_module(f"bn_{name}", nn.BatchNorm1d(n, eps=1e-3, momentum=layout.momentum))
             before = n
+        self.drop = nn.Dropout(0.0)  # training sets it
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 if config.network == "deeploc2017":
@@ -305,6 +426,36 @@ class Model(EmbeddingModel):
         each = [self._dense(window)[self._layout.last].softmax(dim=1) for window in windows]
         return torch.stack(each).mean(dim=0)
 
+    def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Mean softmax cross-entropy of the central windows: ``{"loss"}``.
+
+        Parameters
+        ----------
+        batch : mapping
+            ``x``, preprocessed crops (B, C, H, W), and ``y``, int64 (B,), the number of each cell's class.
+        """
+        logits = self._dense(self._windows(batch["x"])[0])[self._layout.last]
+        return {"loss": F.cross_entropy(logits, batch["y"])}
+
+    def augment(
+        self, batch: Mapping[str, Tensor], training: Training, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Shift, mirror and turn cells, each in its own way."""
+        turns = self._layout.turns if training.turns else 0
+        x = vary(batch["x"], self._layout.side, training.shifts, training.flips, turns, generator)
+        return {**batch, "x": x}
+
+    def learner(self, training: Training, steps_per_epoch: int) -> DeepLocLearner:
+        """Adam with the network's own learning rate and its fall."""
+        own = self._layout
+        rate = training.learning_rate or own.learning_rate
+        schedule = own.schedule if training.schedule == "own" else training.schedule
+        return DeepLocLearner(self, training, steps_per_epoch, rate, schedule)
+
+    def sampler(self, cells: Any, training: Training, batch_size: int) -> LabelSampler:
+        """Hold some cells out, and draw batches of the others."""
+        return LabelSampler(cells, training, batch_size, self.n_classes)
+
     def _windows(self, x: Tensor) -> list[Tensor]:
         """The central window and, where the crop is larger than it, the four corners."""
         self.check_crops(x)
@@ -333,6 +484,8 @@ class Model(EmbeddingModel):
             if name != layout.last:
                 x = F.relu(x)
             found[name] = x.float()
+            if name == layout.hidden[1]:
+                x = self.drop(x)
         return found
 
 

@@ -256,14 +256,9 @@ def _classes(facts: Facts, specs: dict[str, ModelSpec]) -> str:
     if spec is None or not facts.labels:
         return ""
     columns = join_words(f"{name} ({n:,} classes)" for name, n in facts.labels)
-    if spec.trains:
-        return (
-            f"Your table has classes in {columns}: {spec.title} learns to tell them apart and gives every cell's class "
-            "probabilities. Type cellrep train PROJECT --model deeploc."
-        )
     return (
-        f"Your table has classes in {columns}, which {spec.title} is made for; it is not trained here yet, so use the "
-        "classes to judge other vectors (colour the map by them), or its published weights for budding yeast."
+        f"Your table has classes in {columns}: {spec.title} learns to tell them apart and gives every cell's class "
+        f"probabilities. Type cellrep train PROJECT --model deeploc --labels {facts.labels[0][0]}."
     )
 
 

@@ -15,12 +15,20 @@ import pandas as pd
 
 from napari_cellrep import registry
 from napari_cellrep.data import Project
+from napari_cellrep.data.classes import Classes, classes_of
 from napari_cellrep.data.crops import cut_crops
 from napari_cellrep.data.files import write_text
 from napari_cellrep.data.filters import matching
 from napari_cellrep.data.sets import read_sets
 from napari_cellrep.jobs import Job, Progress
-from napari_cellrep.specs import CropSpec, InputError, digest, field_rules, make_config, match_channels
+from napari_cellrep.specs import (
+    CropSpec,
+    InputError,
+    digest,
+    field_rules,
+    make_config,
+    match_channels,
+)
 from napari_cellrep.steps.embed import boxes_of, set_crop
 
 if TYPE_CHECKING:
@@ -44,6 +52,7 @@ def train(
     cells: Sequence[str] = (),
     named_set: str = "",
     where: str = "",
+    labels: str = "",
     finish: bool = False,
 ) -> Job[Path]:
     """Train a model on the project's own cells; flagged cells are left out.
@@ -71,6 +80,9 @@ def train(
     where : str
         Train on the cells of which this is true: ``"dose_rank < 3"`` (`data.filters.matching`). What is chosen in
         several ways has to fit all of them.
+    labels : str
+        Column of the cell table that holds each cell's class, for a network that learns from classes (`deeploc`).
+        Cells without one are left out.
     finish : bool
         Do no further step: make the model of the checkpoint that is there. Training can go on from it later.
 
@@ -90,7 +102,7 @@ def train(
     how: dict[str, Any] = {
         "model": model, "name": name, "config": config, "training": training, "channels": list(channels), "crop": crop,
         "include_flagged": include_flagged, "fields": list(fields), "cells": list(cells), "named_set": named_set,
-        "where": where,
+        "where": where, "labels": labels,
     }  # fmt: skip
     yield Progress(0, 0, "Preparing to train")
     made = prepare(project, **how)
@@ -172,6 +184,7 @@ def prepare(
     cells: Sequence[str] = (),
     named_set: str = "",
     where: str = "",
+    labels: str = "",
 ) -> Prepared:
     """Make the network and gather its cells; nothing is written. Arguments are those of `train`."""
     import torch
@@ -187,9 +200,25 @@ def prepare(
     if name and (name.startswith(".") or "/" in name or "\\" in name):
         raise InputError(f"A model cannot be called {name!r}: no slash, no dot in front.")
     settings = make_config(module.Training, training)
+    if labels and not module.SPEC.labels:
+        raise InputError(f"{module.SPEC.title} learns without classes; leave the column of labels away.")
     config = dict(config or {})
-    if channels and "channels" in field_rules(module.Config):  # made for the channels it is given (`dino`)
-        config.setdefault("channels", tuple(channels))
+    if channels and (kind := field_rules(module.Config).get("channels", {}).get("type")):
+        # Made for the channels it is given (`dino`), or for as many (`deeploc`).
+        config.setdefault("channels", tuple(channels) if kind == "tuple" else len(channels))
+    keep, said = chosen_cells(project, fields=fields, cells=cells, named_set=named_set, where=where)
+    classes: Classes | None = None
+    if module.SPEC.labels:
+        classes = classes_of(
+            project.cells.obs, labels, module.SPEC.title, keep, include_flagged, settings.min_cells
+        )
+        if int(config.get("n_classes") or len(classes.names)) != len(classes.names):
+            raise InputError(
+                f"{labels} has {len(classes.names):,} classes, and the network was asked to have {config['n_classes']}; "
+                "leave that setting away."
+            )
+        config["n_classes"] = len(classes.names)
+        keep = classes.codes >= 0
     network = make_config(module.Config, config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -201,13 +230,13 @@ def prepare(
             )
         net.roles = tuple(channels)
     set_crop(net, project, crop, trained=False)
-    keep, said = chosen_cells(project, fields=fields, cells=cells, named_set=named_set, where=where)
     crops = ProjectCells(
         project,
         net.crop,
         match_channels(net.roles, project.channels, net.spec.title),
         include_flagged,
         keep=keep,
+        classes=classes,
     )
     card = {
         "trained_on": project.name,
@@ -215,6 +244,7 @@ def prepare(
         "data": crops.digest,
         "n_cells": len(crops),
         **({"chosen": said} if said else {}),
+        **({"labels": labels, "classes": list(classes.names)} if classes else {}),
     }
     return Prepared(net, crops, settings, project.root / "models" / (name or model), card)
 
@@ -271,6 +301,7 @@ class ProjectCells:
         include_flagged: bool = False,
         memory_bytes: int = 2 << 30,
         keep: np.ndarray | None = None,
+        classes: Classes | None = None,
     ):
         obs = project.cells.obs if keep is None else project.cells.obs[keep]
         self._obs = obs if include_flagged or "good" not in obs else obs[obs["good"].to_numpy(bool)]
@@ -287,6 +318,12 @@ class ProjectCells:
         )
         self._project, self._spec, self._memory = project, spec, memory_bytes
         self._field = self._obs["field"].astype(str).to_numpy()
+        self.fields = pd.factorize(self._field)[0]
+        self.note = ""
+        if classes is not None:  # of the whole table
+            codes = pd.Series(classes.codes, index=project.cells.obs.index)
+            self.labels = codes.loc[self._obs.index].to_numpy()
+            self.classes, self.note = classes.names, classes.note
         self._images: OrderedDict[str, tuple[np.ndarray, np.ndarray | None]] = OrderedDict()
 
     def __len__(self) -> int:

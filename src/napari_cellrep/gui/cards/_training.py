@@ -14,6 +14,7 @@ import numpy as np
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLineEdit, QVBoxLayout, QWidget
 
+from napari_cellrep.data.classes import FEWEST_CLASSES, MOST_CLASSES, label_columns
 from napari_cellrep.data.filters import matching
 from napari_cellrep.gui._forms import Form
 from napari_cellrep.gui.cards._estimate import EstimateLine
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
     from napari_cellrep.gui._runner import Handle
     from napari_cellrep.gui.cards.model import ModelCard
 
+WITHOUT = "Learns from your cells, without labels; you can pause and go on later"
+WITH = "Learns from your cells to tell their classes apart; you can pause and go on later"
+CLASSES = (
+    "The column of the table that says which class each cell is of (a compound, a dose, a protein's place): what the "
+    "network learns to tell apart. Cells without a value are left out; a tenth of the images is held out to judge it"
+)
 ALL, SELECTION, FILTER = "all", "selection", "filter"
 PAUSE_WITHIN_S = 30.0  # a pause lets the step under way end, so that nothing of it is lost
 LOOK_EVERY_MS = 1000
@@ -51,10 +58,13 @@ class TrainingPanel(QWidget):
         self._pausing = False
         self._can = False
         self._seen: Any = None  # of the pictures' file
+        self._wants_classes = False
+        self._columns_of: tuple[Any, list[str]] = (
+            None,
+            [],
+        )  # a table, and its columns that could hold classes
 
-        self.train = button(
-            "Train", self.start, "Learns from your cells, without labels; you can pause and go on later"
-        )
+        self.train = button("Train", self.start, WITHOUT)
         self.estimate = EstimateLine(card, "train", self._estimated)
         self.estimate.known.connect(self._show_buttons)
 
@@ -84,6 +94,14 @@ class TrainingPanel(QWidget):
         for item in (self.curve, self.loss, self.pictures, buttons):
             inside.addWidget(item)
         self.going.hide()
+
+        self.classes = combo(CLASSES)
+        self.classes.currentIndexChanged.connect(lambda _: self._cells_changed())
+        self.class_row = QWidget()
+        row = QFormLayout(self.class_row)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addRow("Classes in", self.classes)
+        self.class_row.hide()
 
         self.cells = combo("Which cells it learns from; flagged cells are never among them")
         self.cells.currentIndexChanged.connect(lambda _: self._cells_changed())
@@ -115,7 +133,7 @@ class TrainingPanel(QWidget):
         self.more = More("Training", settings)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        for item in (self.train, self.estimate, self.going, self.more):
+        for item in (self.class_row, self.train, self.estimate, self.going, self.more):
             layout.addWidget(item)
 
         self._soon = QTimer(self)  # selecting and typing come in bursts
@@ -136,8 +154,11 @@ class TrainingPanel(QWidget):
 
     # ---- what is shown ---------------------------------------------------------------------------
 
-    def show_model(self, rules: Mapping[str, Any] | None, name: str) -> None:
-        """Show the settings of another network; None for one that cannot be trained."""
+    def show_model(self, rules: Mapping[str, Any] | None, name: str, labels: bool = False) -> None:
+        """Show the settings of another network; None for one that cannot be trained. `labels`: it learns classes."""
+        self._wants_classes = labels
+        self.class_row.setVisible(labels)
+        self._fill_classes()
         if self.form is not None:
             self.form.hide()
             self.form.deleteLater()
@@ -162,6 +183,8 @@ class TrainingPanel(QWidget):
         if self.form is not None and how and how.get("model") == self.card.choice()[1]:
             self.form.set_value(how.get("training") or {})
             self._fill_cells()
+            if how.get("labels") and (at := self.classes.findData(how["labels"])) >= 0:
+                self.classes.setCurrentIndex(at)
             if how.get("where"):
                 self.filter.setText(how["where"])
                 self.cells.setCurrentIndex(self.cells.findData(FILTER))
@@ -172,6 +195,7 @@ class TrainingPanel(QWidget):
         """Say what the button will do; `can` is whether the card is ready for it."""
         self._can = can
         self.setVisible(self.form is not None)
+        self._fill_classes()
         self._fill_cells()
         self._show_count()
         self._show_buttons()
@@ -187,7 +211,7 @@ class TrainingPanel(QWidget):
             "It is training already" if running
             else problem or ("No good cell is among them" if self._can and not n else "")
             or (f"Goes on at step {paused['step']:,} of {paused['total']:,}" if paused else "")
-            or "Learns from your cells, without labels; you can pause and go on later"
+            or (WITH if self._wants_classes else WITHOUT)
         )  # fmt: skip
         if running:
             self.train.setText("Training…")
@@ -221,6 +245,27 @@ class TrainingPanel(QWidget):
         return self.form.value().get("max_seconds", 0) if self.form else 0
 
     # ---- which cells -----------------------------------------------------------------------------
+
+    def _fill_classes(self) -> None:
+        cells = self.card.session.cells
+        if not self._wants_classes or cells is None:
+            return
+        if self._columns_of[0] is not cells:
+            self._columns_of = cells, label_columns(cells.obs)
+        columns = self._columns_of[1]
+        if columns != [self.classes.itemData(i) for i in range(self.classes.count())]:
+            refill(self.classes, [(name, name) for name in columns])
+        self.classes.setEnabled(bool(columns))
+        self.classes.setToolTip(CLASSES if columns else self._no_classes())
+
+    def _no_classes(self) -> str:
+        """Why there is nothing to learn to tell apart; "" when there is, or it is not wanted."""
+        if not self._wants_classes or self.classes.currentData():
+            return ""
+        return (
+            f"No column of the table has {FEWEST_CLASSES} to {MOST_CLASSES} values, and this network learns to tell the "
+            "values of one apart; add metadata to the images (card 1)"
+        )
 
     def _soon_changed(self, *_: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the dock was closed
@@ -258,6 +303,8 @@ class TrainingPanel(QWidget):
 
     def _chosen(self) -> tuple[int, str]:
         """How many cells, and what is wrong with the choice ("" when nothing)."""
+        if self.card.session.cells is not None and (problem := self._no_classes()):
+            return 0, problem
         try:
             return int(np.count_nonzero(self._mask())), ""
         except InputError as error:
@@ -280,6 +327,8 @@ class TrainingPanel(QWidget):
             "model": card.choice()[1], "name": self._model_name(),
             "training": self.form.value() if self.form else None, "channels": card.channels(),
         }  # fmt: skip
+        if self._wants_classes:
+            how["labels"] = self.classes.currentData() or ""
         if which == SELECTION:
             how["cells"] = card.session.cells.obs_names[self._mask()].tolist()
         elif which == FILTER:
@@ -356,6 +405,8 @@ class TrainingPanel(QWidget):
         with contextlib.suppress(OSError, ValueError, KeyError), path.open(encoding="utf-8") as file:
             for row in csv.DictReader(file):  # what was learned before, if it goes on
                 self.curve.add(float(row["epoch"]), float(row["loss"]))
+                if row.get("val_loss"):
+                    self.curve.add_held_out(float(row["epoch"]), float(row["val_loss"]))
 
     def _show_progress(self, progress: Progress) -> None:
         loss = progress.metrics.get("loss")
@@ -369,6 +420,8 @@ class TrainingPanel(QWidget):
         if not self.curve.x:
             self._show_buttons()
         self.curve.add(epoch, loss)
+        if "val_epoch" in progress.metrics:
+            self.curve.add_held_out(progress.metrics["val_epoch"], progress.metrics["val_loss"])
         now = monotonic()
         if now - self._looked < 0.2 and progress.done < progress.total:
             return
@@ -376,11 +429,18 @@ class TrainingPanel(QWidget):
         rate = progress.metrics.get("cells_per_s", 0.0)
         self.loss.setText(
             f"Loss {loss:.4f} (began at {self.curve.y[0]:.4f}) · epoch {int(np.ceil(epoch)):,} · "
-            f"{rate:,.0f} cells a second"
+            f"{rate:,.0f} cells a second" + self._held_out(progress.metrics)
         )
         self.loss.show()
         if not self.use.isEnabled():
             self._show_buttons()
+
+    @staticmethod
+    def _held_out(metrics: Mapping[str, float]) -> str:
+        """How well held-out cells are told apart, where that is known."""
+        if "val_balanced_accuracy" not in metrics:
+            return ""
+        return f" · {metrics['val_balanced_accuracy']:.0%} right on held-out cells (mean over classes)"
 
     def _look(self) -> None:
         """Show the network's newest pictures, if there are newer ones."""

@@ -378,7 +378,8 @@ class ModelCard(Card):
             self._make_ticks(channels)
         else:
             self._make_boxes(channels)
-        self.training.show_model(self.found.get(network, {}).get("training") if self.trains else None, model)
+        rules = self.found.get(network, {}).get("training") if self.trains else None
+        self.training.show_model(rules, model, labels=bool(spec.get("labels")))
 
     def _note(self, model: str, network: str) -> str:
         """What to know of a model before it is chosen."""

@@ -11,21 +11,26 @@ from qtpy.QtWidgets import QSizePolicy, QWidget
 
 MOST_POINTS = 2000  # more are thinned out: no screen shows them
 LINE = QColor(86, 180, 233)  # Okabe-Ito sky blue: seen on dark and on light
+HELD_OUT = QColor(230, 159, 0)  # and orange, dashed: told apart without colours, too
 
 
 class Curve(QWidget):
-    """Loss over epochs: every step as a faint line, its running mean as a bold one.
+    """Loss over epochs: every step as a faint line, its running mean as a bold one, that of held-out cells dashed.
 
     Attributes
     ----------
     x, y : list of float
         The points; all of them up to `MOST_POINTS`.
+    held_x, held_y : list of float
+        Epoch and loss of cells that are not learned from, where there are such.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.x: list[float] = []
         self.y: list[float] = []
+        self.held_x: list[float] = []
+        self.held_y: list[float] = []
         self._every = self._waiting = 1
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.setMinimumWidth(120)
@@ -33,13 +38,23 @@ class Curve(QWidget):
         self.setAccessibleName("Loss curve")
         self.setToolTip(
             "Loss: how wrong the network's predictions still are. Faint: every step; bold: their running mean. "
-            "An epoch is one pass over all cells. Training has learned when the line no longer falls."
+            "An epoch is one pass over all cells. Training has learned when the line no longer falls. "
+            "Dashed: the loss of cells that were held out; when it rises again, the network learns its cells by heart. "
+            "The model of its lowest point is kept."
         )
 
     def clear(self) -> None:
         """Show nothing."""
         self.x, self.y, self._every, self._waiting = [], [], 1, 1
+        self.held_x, self.held_y = [], []
         self.update()
+
+    def add_held_out(self, epoch: float, loss: float) -> None:
+        """Add the held-out cells' loss after an epoch; one that is there already is left as it is."""
+        if not self.held_x or epoch > self.held_x[-1]:
+            self.held_x.append(float(epoch))
+            self.held_y.append(float(loss))
+            self.update()
 
     def add(self, x: float, y: float) -> None:
         """Add a point; x never goes back."""
@@ -77,6 +92,11 @@ class Curve(QWidget):
         x, y = np.array(self.x), np.array(self.y)
         # The first steps are often far off; the plot is about what comes after them.
         low, high = (float(y.min()), float(np.percentile(y, 97))) if len(y) else (0.0, 1.0)
+        if len(y) and self.held_y:
+            low, high = (
+                min(low, min(self.held_y)),
+                max(high, float(np.percentile(self.held_y, 80)), self.held_y[-1]),
+            )
         ends = (f"{high:.3g}", f"{low:.3g}") if len(y) else ("", "")
         left = 6 + max(painter.fontMetrics().horizontalAdvance(e) for e in (*ends, "0.00"))
         box = QRectF(left, 5, self.width() - left - 6, self.height() - height - 11)
@@ -94,10 +114,10 @@ class Curve(QWidget):
         painter.drawText(below, flags.AlignLeft, f"epoch {x[0]:.2f}")
         painter.drawText(below, flags.AlignRight, f"{x[-1]:.2f}")
         painter.drawText(below, flags.AlignHCenter, "loss")
-        span = (x[-1] - x[0]) or 1.0, (high - low) or 1.0
+        first, span = x[0], ((x[-1] - x[0]) or 1.0, (high - low) or 1.0)
 
-        def line(values: np.ndarray) -> QPolygonF:
-            px = box.left() + (x - x[0]) / span[0] * box.width()
+        def line(values: np.ndarray, x: np.ndarray = x) -> QPolygonF:
+            px = box.left() + (x - first) / span[0] * box.width()
             py = box.bottom() - (values - low) / span[1] * box.height()
             return QPolygonF([QPointF(a, b) for a, b in zip(px, py, strict=True)])
 
@@ -108,6 +128,25 @@ class Curve(QWidget):
         painter.drawPolyline(line(y))
         painter.setPen(QPen(LINE, 2))
         painter.drawPolyline(line(self.mean()))
+        if not self.held_x:
+            return
+        dashed = QPen(HELD_OUT, 2, Qt.PenStyle.DashLine)
+        painter.setPen(dashed)
+        points = line(np.array(self.held_y), np.array(self.held_x))
+        painter.drawPolyline(points)
+        if len(self.held_x) == 1:  # one point makes no line
+            painter.drawEllipse(points[0], 2, 2)
+        painter.setClipping(False)
+        right, y_px = box.right(), box.top() + height / 2
+        for words, pen in (("held out", dashed), ("learned from", QPen(LINE, 2))):
+            wide = painter.fontMetrics().horizontalAdvance(words)
+            painter.setPen(text)
+            painter.drawText(
+                QRectF(right - wide, box.top(), wide, height), flags.AlignRight | flags.AlignVCenter, words
+            )
+            painter.setPen(pen)
+            painter.drawLine(QPointF(right - wide - 22, y_px), QPointF(right - wide - 4, y_px))
+            right -= wide + 30
 
 
 class Pictures(QWidget):
