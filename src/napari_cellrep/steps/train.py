@@ -201,9 +201,10 @@ def prepare(
         net.roles = tuple(channels)
     set_crop(net, project, crop, trained=False)
     keep, said = chosen_cells(project, fields=fields, cells=cells, named_set=named_set, where=where)
+    seen = net.training_crop(settings)
     crops = ProjectCells(
         project,
-        net.crop,
+        seen,
         match_channels(net.roles, project.channels, net.spec.title),
         include_flagged,
         keep=keep,
@@ -213,6 +214,7 @@ def prepare(
         "channels": [project.channels[i].name for i in crops.planes],
         "data": crops.digest,
         "n_cells": len(crops),
+        **({"training_crop": dataclasses.asdict(seen)} if seen != net.crop else {}),
         **({"chosen": said} if said else {}),
     }
     return Prepared(net, crops, settings, project.root / "models" / (name or model), card)
