@@ -201,7 +201,7 @@ class Training:
     ] = 0.9
     beta2: Annotated[
         float,
-        {"min": 0.0, "max": 0.9999, "step": 0.01, "label": "AdamW β2", "help": "Not stated in the paper."},
+        {"min": 0.0, "max": 0.999, "step": 0.001, "label": "AdamW β2", "help": "Not stated in the paper."},
     ] = 0.95
     mask_ratio: Annotated[
         float,
