@@ -1,20 +1,29 @@
 from __future__ import annotations
 
+import csv
+import dataclasses
 import pickle
 
 import numpy as np
 import pytest
 import torch
+from array_cells import ArrayCells
+from torch.nn import functional as F
 
 from napari_cellrep.data.crops import cut_crops, find_cells
+from napari_cellrep.jobs import drain
 from napari_cellrep.models import load_model
 from napari_cellrep.models._engine import Embedder
+from napari_cellrep.models._train import train
 from napari_cellrep.models.microsnoop import (
     SPEC,
     TINY,
     Config,
     Model,
+    Training,
+    _turned,
     cut_tiles,
+    learning_rate_at,
     mask_patches,
     read_checkpoint,
     recognise,
@@ -290,3 +299,210 @@ def test_a_rescaling_network_asks_for_windows():
     assert model.crop == CropSpec(channels=("protein",))
     x = model.preprocess(torch.rand((1, 1, 300, 120)))
     assert x.shape == (1, 1, 224, 224)
+
+
+# ---- training ---------------------------------------------------------------------------------------
+
+FP32 = {"device": "cpu", "precision": "fp32"}
+NARROW = Config(width=0.03, channels=BOTH)
+SHORT = Training(epochs=2, batch_size=3, learning_rate=3e-3, warmup_epochs=1, seed=5)
+STILL = {"rotate": False, "scale_range": 0.0}
+
+
+def make(seed: int = 0, config: Config = NARROW) -> Model:
+    torch.manual_seed(seed)
+    return Model(config).eval()
+
+
+@pytest.fixture
+def few(cells) -> ArrayCells:
+    """Eight cells; three steps an epoch."""
+    return ArrayCells(cells.array[::12][:8], np.arange(8))
+
+
+def prepared(model: Model, training: Training, crops: np.ndarray, step: int = 0, seed: int = 0):
+    learner = model.learner(training, 10)
+    learner.before_step(step, learner.make_optimizer())
+    return learner, learner.prepare({"x": torch.from_numpy(crops)}, torch.Generator().manual_seed(seed))
+
+
+def test_the_learning_rate_is_the_papers():
+    """models.md §4.5: .001 · epoch / 40, then .001 · .5 · (1 + cos(π (epoch - 40) / 960))."""
+    paper = Training()
+    assert (paper.epochs, paper.batch_size, paper.mask_ratio) == (1000, 16, 0.25)
+    for epoch, want in ((0, 0), (10, 2.5e-4), (40, 1e-3), (280, 8.535534e-4), (520, 5e-4), (1000, 0)):
+        assert learning_rate_at(epoch, paper) == pytest.approx(want, abs=1e-10)
+    learner = make().learner(paper, 750)
+    optimizer = learner.make_optimizer()
+    learner.before_step(750 * 520, optimizer)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(learning_rate_at(520 + 0.5 / 750, paper))
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.05, 0.0]
+    assert all(p.ndim > 1 for p in optimizer.param_groups[0]["params"])
+    n = sum(len(g["params"]) for g in optimizer.param_groups)
+    assert n == len(list(make().parameters()))
+    assert not learner.notes
+
+
+def test_a_short_training_warms_up_for_half_of_its_epochs_and_says_so():
+    short = Training(epochs=5)
+    assert learning_rate_at(2.5, short) == pytest.approx(1e-3)
+    assert "2.5 of the 5 epochs instead of 40" in make().learner(short, 3).notes[0]
+    last = make().learner(Training(epochs=1), 1)
+    optimizer = last.make_optimizer()
+    last.before_step(0, optimizer)
+    assert optimizer.param_groups[0]["lr"] > 0  # even a single step learns
+
+
+def test_channels_take_turns_and_are_scaled_as_for_embedding(few):
+    model = make()
+    x = model.preprocess(torch.from_numpy(few.array))
+    for view in ("field", "cell"):  # of crops this small both are the whole crop
+        for step in range(4):
+            _, batch = prepared(model, Training(view=view, **STILL), few.array, step)
+            torch.testing.assert_close(batch["x"], x[:, step % 2, None], rtol=1e-5, atol=1e-6)
+
+
+def test_the_loss_is_over_all_pixels_and_the_input_has_a_quarter_hidden(few):
+    model = make().train()
+    learner, batch = prepared(model, Training(), few.array)
+    x, visible = batch["x"], batch["visible"]
+    assert x.shape == visible.shape == (8, 1, 224, 224)
+    hidden = ~visible.reshape(8, 14, 16, 14, 16).any(dim=4).any(dim=2)
+    assert hidden.sum(dim=(1, 2)).tolist() == [49] * 8
+    assert not torch.equal(hidden[0], hidden[1])
+    maps = model.encoder(x * visible)
+    rebuilt = model.decoder(maps, F.normalize(maps[-1].mean(dim=(2, 3))))
+    torch.testing.assert_close(learner.losses(batch)["loss"], ((rebuilt - x) ** 2).mean())
+    again = prepared(model, Training(), few.array)[1]
+    other = prepared(model, Training(), few.array, seed=1)[1]
+    assert torch.equal(again["x"], x)
+    assert not torch.equal(other["x"], x)
+    assert not torch.equal(other["visible"], visible)
+
+
+def test_squares_are_cut_at_random_and_always_have_the_cell_in_them():
+    model, training = make(), Training(shift_px=40, **STILL)
+    spec = model.training_crop(training)
+    assert (spec.mode, spec.size_px, spec.padding, spec.channels) == ("window", 304, "reflect", BOTH)
+    assert model.training_crop(Training(view="cell")) == model.crop
+    window = np.full((60, 2, 304, 304), 50, np.uint8)
+    window += np.random.default_rng(0).integers(0, 20, window.shape, np.uint8)
+    window[:, :, 149:155, 149:155] = 255  # under 1 %: the one bright thing is the cell
+    _, batch = prepared(model, training, window)
+    at = batch["x"].flatten(1).argmax(dim=1)
+    rows, columns = at // 224, at % 224
+    for place in (rows, columns):
+        assert place.min() >= 112 - 3 - 40
+        assert place.max() <= 112 + 3 + 40
+        assert place.float().std() > 15
+    assert not torch.equal(rows, columns)
+    shown = model.learner(training, 1).to_show({"x": torch.from_numpy(window)})["x"]
+    assert shown.shape == (60, 2, 224, 224)
+    middle = shown[:, 1].flatten(1).argmax(dim=1)
+    assert ((middle // 224 - 112).abs() <= 3).all()
+
+
+def test_images_are_turned_and_scaled_about_their_middle():
+    n, generator = 200, torch.Generator().manual_seed(0)
+    y, x = torch.meshgrid(torch.arange(224) - 111.5, torch.arange(224) - 111.5, indexing="ij")
+    dot = ((y - 50) ** 2 + x**2 < 25).float().expand(n, 1, 224, 224)
+
+    def centre(images):
+        mass = images.sum(dim=(1, 2, 3))
+        return (images[:, 0] * y).sum(dim=(1, 2)) / mass, (images[:, 0] * x).sum(dim=(1, 2)) / mass, mass
+
+    assert torch.equal(_turned(dot, False, 0.0, generator), dot)
+    cy, cx, mass = centre(_turned(dot, True, 0.0, generator))
+    torch.testing.assert_close(torch.hypot(cy, cx), torch.full((n,), 50.0), rtol=0, atol=0.3)
+    torch.testing.assert_close(mass, dot.sum(dim=(1, 2, 3)), rtol=0.05, atol=0)
+    angles = torch.atan2(cy, cx)
+    assert torch.histc(angles, 8, -torch.pi, torch.pi).min() > 8  # all round
+    cy, cx, mass = centre(_turned(dot, False, 0.5, generator))
+    assert cx.abs().max() < 0.3
+    assert 37 < cy.min() < 39
+    assert 61 < cy.max() < 63
+    torch.testing.assert_close(
+        mass / 79, (cy / 50) ** 2, rtol=0.1, atol=0
+    )  # a thing twice as far is twice as large
+
+
+def test_an_image_without_contrast_is_learned_as_black(few):
+    crops = few.array.copy()
+    crops[0, 0] = 7
+    crops[1, 0] = 0
+    crops[1, 0, :5, :5] = 200  # percentiles are equal, the image is not flat
+    model = make().train()
+    for view in ("field", "cell"):
+        learner, batch = prepared(
+            model, Training(view=view), np.pad(crops, [(0, 0)] * 2 + [(80, 80)] * 2, "edge")
+        )
+        assert (batch["x"][0] == 0).all()
+        assert learner.losses(batch)["loss"] < 1e4
+    _, batch = prepared(model, Training(view="cell"), crops)
+    assert (batch["x"][1] == 0).all()
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 4])
+def test_a_stopped_run_goes_on_to_exactly_the_same_weights(few, tmp_path, stop_after):
+    """Stopped at the first step, at the end of an epoch, and in the middle of the second; channels keep their turn."""
+    drain(train(make(), few, SHORT, tmp_path / "whole", **FP32))
+    job = train(make(), few, SHORT, tmp_path / "parts", **FP32)
+    for _ in range(stop_after + 1):
+        next(job)
+    job.close()
+    seen = []
+    drain(train(make(seed=9), few, SHORT, tmp_path / "parts", **FP32), seen.append)
+    assert seen[0].done == stop_after
+    whole, parts = (load_model(tmp_path / name).state_dict() for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys()
+    for key in whole:
+        assert torch.equal(whole[key], parts[key]), key
+
+
+def test_the_seed_decides_everything(few, tmp_path):
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        drain(train(make(), few, dataclasses.replace(SHORT, seed=seed), tmp_path / name, **FP32))
+    a, b, c = (load_model(tmp_path / name).decoder.base_conv.weight for name in "abc")
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_what_it_shows_while_it_trains(few, tmp_path):
+    model = make()
+    drain(train(model, few, dataclasses.replace(SHORT, max_steps=1), tmp_path, **FP32))
+    with np.load(tmp_path / "preview.npz") as preview:
+        assert list(preview["columns"]) == ["real", "what it is shown", "filled in"]
+        real, seen, filled = preview["pictures"].transpose(1, 0, 2, 3)
+    assert real.shape == (3, 224, 224)
+    patches = (seen == real).reshape(3, 14, 16, 14, 16).all(axis=(2, 4))
+    assert (patches.sum(axis=(1, 2)) >= 147).all()
+    assert filled.std() > 0
+    assert load_model(tmp_path).roles == BOTH
+
+
+def test_bf16_trains_too(few, tmp_path):
+    result = drain(train(make(), few, SHORT, tmp_path, device="cpu", precision="bf16"))
+    assert np.isfinite(result["loss"])
+    assert all(v.dtype != torch.bfloat16 for v in load_model(tmp_path).state_dict().values())
+
+
+@pytest.mark.slow
+def test_it_learns_to_fill_in_cells_it_has_not_seen(cells, tmp_path):
+    """Trained on three wells, the hidden patches of the fourth are nearer the truth than in the mean training image."""
+    held = cells.groups == 3
+    training = Training(
+        epochs=6, batch_size=8, learning_rate=1e-2, warmup_epochs=1, view="cell", scale_range=0.0
+    )
+    model = make(config=Config(width=0.0625, channels=BOTH, scaling="rescale"))
+    drain(train(model, ArrayCells(cells.array[~held], cells.groups[~held]), training, tmp_path, **FP32))
+    with (tmp_path / "history.csv").open() as f:
+        losses = [float(row["loss"]) for row in csv.DictReader(f)]
+    assert losses[-1] < 0.5 * losses[0]
+
+    x, known = (model.preprocess(torch.from_numpy(cells.array[rows])) for rows in (held, ~held))
+    hidden = ~mask_patches(x, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        filled = model.reconstruct(x, ~hidden)
+    error = float((filled - x)[hidden].square().mean())
+    mean = float((known.mean(dim=0) - x)[hidden].square().mean())
+    assert error < 0.8 * mean

@@ -139,6 +139,34 @@ def test_a_student_and_a_teacher_from_the_command_line(small):
     assert vectors[good].std(axis=0).mean() > 0.05
 
 
+@pytest.mark.slow
+def test_masked_autoencoding_from_the_command_line(small, capsys):
+    """Microsnoop learns from squares of the fields and embeds boxes about the cells; both crops are remembered."""
+    from napari_cellrep.cli import main
+
+    options = (
+        "--channels FKHR-GFP,DNA --width 0.03 --epochs 2 --device cpu --max-steps 4 --shift-px 40".split()
+    )
+    command = ["train", str(small.root), "--model", "microsnoop", "--name", "own", *options]
+    assert not main([*command, "--estimate"])
+    assert "on the CPU" in capsys.readouterr().out
+    assert not (small.root / "models" / "own").exists()
+    assert not main(command)
+    card = json.loads((small.root / "models" / "own" / "model.json").read_text())
+    assert card["channels"] == card["roles"] == ["FKHR-GFP", "DNA"]
+    assert card["trained"]["step"] == 4
+    assert (card["crop"]["mode"], card["crop"]["size_px"]) == ("box", 224)
+    assert (card["training_crop"]["mode"], card["training_crop"]["size_px"]) == ("window", 304)
+    with np.load(small.root / "models" / "own" / "preview.npz") as preview:
+        assert list(preview["columns"]) == ["real", "what it is shown", "filled in"]
+        assert preview["pictures"].shape == (3, 3, 224, 224)
+    assert not main(["embed", str(small.root), "--model", "own", "--device", "cpu"])
+    cells = open_project(small.root).cells
+    vectors, good = cells.obsm["X_own"], cells.obs["has_own"].to_numpy(bool)
+    assert vectors.shape[1] == 2 * 8
+    np.testing.assert_allclose(np.linalg.norm(vectors[good], axis=1), 2**0.5, rtol=1e-4)
+
+
 # ---- which cells -----------------------------------------------------------------------------------
 
 

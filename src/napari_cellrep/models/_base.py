@@ -132,6 +132,10 @@ class EmbeddingModel(nn.Module):
         """Vary a batch of preprocessed crops for training, on its device; as it is by default."""
         return dict(batch)
 
+    def training_crop(self, training: Any) -> CropSpec:
+        """The crop it learns from, given its ``Training``; by default the one it is embedded from."""
+        return self.crop
+
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Losses of a batch, so that data-parallel wrappers need no special case."""
         if not hasattr(self, "losses"):

@@ -152,7 +152,7 @@ class Learner:
 
     This is the loop's one hook. A model that wants more (a teacher, schedules of every step, clipping) has a method
     ``learner(training, steps_per_epoch) -> Learner`` that gives a subclass with what differs overridden; the loop
-    calls, per step, `prepare`, `before_step`, `losses`, backward, `before_update`, the optimizer, `after_update`.
+    calls, per step, `before_step`, `prepare`, `losses`, backward, `before_update`, the optimizer, `after_update`.
     Whatever changes in training is a parameter or a buffer of `module`, or the optimizer's, because these two and
     torch's own random state are what a checkpoint holds; all else follows from the settings and the step's number.
 
@@ -194,12 +194,16 @@ class Learner:
         batch = {k: self.model.preprocess(x) for k, x in crops.items()}
         return self.model.augment(batch, self.training, generator)
 
+    def to_show(self, crops: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What `look` shows of raw crops: preprocessed, and not varied."""
+        return {k: self.model.preprocess(x) for k, x in crops.items()}
+
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``{"loss"}`` of a batch; computed in the run's precision."""
         return self.model(batch)  # type: ignore[no-any-return]
 
     def before_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
-        """Before the losses of step 0, 1, …: set what is scheduled."""
+        """Before the batch of step 0, 1, … is prepared: set what is scheduled."""
 
     def before_update(self, step: int) -> None:
         """Between the gradients and the optimizer's step: clip, freeze."""
@@ -284,8 +288,8 @@ class _Trainer:
     def step(self, rows: dict[str, np.ndarray], key: tuple[int, ...]) -> float:
         """Train on one batch."""
         step = key[0] * self.n_batches + key[1]
-        batch = self.batch(rows, key)
         self.learner.before_step(step, self.optimizer)
+        batch = self.batch(rows, key)
         self.optimizer.zero_grad(set_to_none=True)
         with computing(self.device, self.precision):
             loss = self.learner.losses(batch)["loss"]
@@ -656,7 +660,7 @@ class _Preview:
         try:
             t.model.eval()
             with torch.no_grad(), computing(t.device, t.precision), _own_statistics(t.model):
-                crops = {k: t.model.preprocess(t._load(r)) for k, r in self.rows.items()}
+                crops = t.learner.to_show({k: t._load(r) for k, r in self.rows.items()})
                 found = look(t.model, crops)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -732,6 +736,13 @@ def look(model: EmbeddingModel, crops: dict[str, Tensor]) -> tuple[tuple[str, ..
             f"this one's {model.roles[n]}": own(x[:, n]),
             "predicted": grey(net.inpaint(crops["source"], crops["target"][:, n:])[:, first], low, high),
             "real": grey(real, low, high),
+        }
+    elif hasattr(net, "hide"):
+        visible = net.hide(x)
+        parts = {
+            "real": grey(real, low, high),
+            "what it is shown": grey(real * visible[:, first], low, high),
+            "filled in": grey(net.reconstruct(x, visible)[:, first], low, high),
         }
     elif can(model, "reconstruct"):
         parts = {

@@ -9,6 +9,10 @@ Differs: a feature map of zeros gives zeros instead of NaN; cells at the top or 
 cells can be left out by the project's own rules); the image is not zoomed before padding (``rsc_to_diam`` is 1 in
 all the authors' scripts); a crop larger than the network is refused instead of silently cut into tiles, for which
 there is `Model.embed_field`.
+Training is written after the paper alone, as its code is not published (models.md §4.5). What the paper leaves open is
+as in the masked autoencoder that it follows (He et al. 2021: AdamW with betas 0.9 and 0.95, decay 0.05, none on biases
+and norms, learning rate by fractions of an epoch) or as in Cellpose (any angle, 0.75 to 1.25 times the size). Differs: an
+image of no contrast is learned as a black one, as its scale would be a division by 1e-6; and what `MaskedLearner` says.
 """
 
 from __future__ import annotations
@@ -16,10 +20,10 @@ from __future__ import annotations
 import math
 import pickle
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,12 +31,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from napari_cellrep.models._base import EmbeddingModel, _set_state
+from napari_cellrep.models._train import Learner
 from napari_cellrep.specs import CropSpec, InputError, ModelSpec, Weights, make_config
 
 SIDE_PX = 224  # what the network was made for
 PATCH_PX = 16
 WIDTHS = (32, 64, 128, 256)  # published, one per level
 LEVELS = ("level3", "level2", "level1", "level0")
+HIDDEN = 0.25  # of the patches
+WARMUP_SHARE = 0.5  # of the epochs at most: a short training must not end before it has begun
 
 # Fractions of the padded image's pixels below the values that become 0 and 1 (models.md §4.3).
 _LOW, _HIGH = 0.01, 0.99
@@ -56,9 +63,11 @@ SPEC = ModelSpec(
     licence=_LICENCE,
     when=(
         "Any channels and any kind of microscope without training of your own: published weights from fluorescence, "
-        "phase contrast and histology images. Every channel is seen by itself. Academic use only."
+        "phase contrast and histology images. Every channel is seen by itself. Academic use only. It also learns from "
+        "your own images, without labels or groups, best on a GPU."
     ),
     layers=LEVELS,
+    trains=True,
     weights=(
         Weights(
             "microsnoop-published",
@@ -117,6 +126,123 @@ class Config:
 
 
 TINY = Config(width=0.125)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How it is trained: models.md §4.5; what the paper does not state is marked [?].
+
+    Parameters
+    ----------
+    epochs : int
+        Passes over the cells, each of which is seen once per epoch in one of its channels. The paper's epoch is 12,000
+        images.
+    batch_size : int
+        Images per step, all of one channel.
+    learning_rate : float
+        After the warm-up; then it falls to 0 by half a cosine.
+    warmup_epochs : int
+        In which the learning rate rises in a straight line; at most half of `epochs`.
+    weight_decay, beta1, beta2 : float
+        Of AdamW [?].
+    mask_ratio : float
+        Fraction of the patches that is hidden.
+    view : str
+        "field": a random square of 224 px of the image that has the cell in it, as the paper's random crops.
+        "cell": the cell's crop as it is embedded.
+    shift_px : int
+        View "field": how far the cell lies from the middle, at most.
+    rotate : bool
+        Turn by any angle [?].
+    scale_range : float
+        Enlarge by 1 ± half of this [?].
+    seed : int
+    max_steps, max_seconds
+        Limits; 0: none.
+    """
+
+    min_cells: ClassVar[int] = 1  # single cells need no group
+
+    epochs: Annotated[
+        int,
+        {"min": 1, "max": 100_000, "label": "Epochs", "help": "Passes over all cells; the paper has 1,000."},
+    ] = 1000
+    batch_size: Annotated[
+        int,
+        {"min": 1, "max": 4096, "label": "Batch size", "help": "Images per step; less needs less memory."},
+    ] = 16
+    learning_rate: Annotated[
+        float,
+        {
+            "min": 1e-7,
+            "max": 1.0,
+            "step": 1e-4,
+            "label": "Learning rate",
+            "help": "After the warm-up; falls to 0.",
+        },
+    ] = 1e-3
+    warmup_epochs: Annotated[
+        int,
+        {"min": 0, "max": 100_000, "label": "Warm-up (epochs)", "help": "At most half of the epochs."},
+    ] = 40
+    weight_decay: Annotated[
+        float,
+        {
+            "min": 0.0,
+            "max": 10.0,
+            "step": 0.01,
+            "label": "Weight decay",
+            "help": "Not stated in the paper; as in masked autoencoders.",
+        },
+    ] = 0.05
+    beta1: Annotated[
+        float,
+        {"min": 0.0, "max": 0.999, "step": 0.05, "label": "AdamW β1", "help": "Not stated in the paper."},
+    ] = 0.9
+    beta2: Annotated[
+        float,
+        {"min": 0.0, "max": 0.999, "step": 0.001, "label": "AdamW β2", "help": "Not stated in the paper."},
+    ] = 0.95
+    mask_ratio: Annotated[
+        float,
+        {"min": 0.0, "max": 0.95, "step": 0.05, "label": "Hidden part", "help": "Of the 196 patches."},
+    ] = HIDDEN
+    view: Annotated[
+        str,
+        {
+            "choices": ("field", "cell"),
+            "label": "It learns from",
+            "help": "field: random squares of 224 px about the cells, as in the paper; cell: crops as they are embedded.",
+        },
+    ] = "field"
+    shift_px: Annotated[
+        int,
+        {
+            "min": 0,
+            "max": 112,
+            "label": "Cell off the middle (px)",
+            "help": "At most, where it learns from fields; 112: anywhere in the square.",
+        },
+    ] = 112
+    rotate: Annotated[bool, {"label": "Turn images", "help": "By any angle."}] = True
+    scale_range: Annotated[
+        float,
+        {
+            "min": 0.0,
+            "max": 1.5,
+            "step": 0.1,
+            "label": "Range of scale",
+            "help": "0.5: from 0.75 to 1.25 times the size; not stated in the paper.",
+        },
+    ] = 0.5
+    seed: Annotated[int, {"min": 0, "max": 2**31 - 1, "label": "Seed"}] = 0
+    max_steps: Annotated[
+        int,
+        {"min": 0, "max": 10**9, "label": "Steps, at most", "help": "0: no limit; else training ends there."},
+    ] = 0
+    max_seconds: Annotated[
+        float, {"min": 0, "max": 1e9, "step": 10, "label": "Seconds, at most", "help": "0: no limit."}
+    ] = 0.0
 
 
 def widths(width: float) -> tuple[int, ...]:
@@ -276,6 +402,10 @@ class Model(EmbeddingModel):
             If crops that are not to be rescaled are larger than 224 px.
         """
         self.check_crops(crops)
+        return _scale_percentiles(self._fit(crops))
+
+    def _fit(self, crops: Tensor) -> Tensor:
+        """Bring images of any number of channels to (B, C, 224, 224), float32, on their own scale."""
         x = crops.to(torch.float32)
         h, w = x.shape[-2:]
         if not h or not w:
@@ -291,7 +421,7 @@ class Model(EmbeddingModel):
                 f"{SPEC.title} takes crops of at most {SIDE_PX} px and these are {h} × {w} px; cut smaller ones, set "
                 "scaling to rescale, or embed whole fields by tiles."
             )
-        return _scale_percentiles(_pad(x, SIDE_PX))
+        return _pad(x, SIDE_PX)
 
     def seen_grid(self, side_px: int, seen_px: int) -> tuple[float, float]:
         """Padded crops keep their pixels and lie in the middle."""
@@ -343,8 +473,40 @@ class Model(EmbeddingModel):
                     f"The mask has shape {tuple(mask.shape)}; it has to fit the crops' {tuple(x.shape)}."
                 ) from None
             images = images * mask.reshape(images.shape)
+        return self._rebuild(images).reshape(x.shape)
+
+    def hide(self, x: Tensor, seed: int = 0) -> Tensor:
+        """Draw a mask to show what it makes of hidden patches: `mask_patches` with the paper's fraction."""
+        return mask_patches(x, HIDDEN, torch.Generator().manual_seed(seed))
+
+    def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Mean squared error over all pixels, hidden and visible: ``{"loss"}``.
+
+        Parameters
+        ----------
+        batch : mapping
+            ``x``, images (N, 1, H, W), H and W multiples of 16; ``visible``, bool of the same shape.
+        """
+        x, visible = batch["x"], batch["visible"]
+        return {"loss": F.mse_loss(self._rebuild(x * visible), x.float())}
+
+    def learner(self, training: Training, steps_per_epoch: int) -> MaskedLearner:
+        """What trains this network."""
+        return MaskedLearner(self, training, steps_per_epoch)
+
+    def training_crop(self, training: Training) -> CropSpec:
+        """In view "field" larger windows than the network sees, of which a random part is taken."""
+        if training.view == "cell":
+            return self.crop
+        side = SIDE_PX + 2 * training.shift_px
+        return CropSpec(
+            size_px=side, window_px=side, masked=self.crop.masked, padding="reflect", channels=self.roles
+        )
+
+    def _rebuild(self, images: Tensor) -> Tensor:
+        """Images (N, 1, H, W), float32, from what is left of them."""
         maps = self.encoder(images)
-        return self.decoder(maps, _style(maps[-1]).to(maps[-1].dtype)).float().reshape(x.shape)  # type: ignore[no-any-return]
+        return self.decoder(maps, _style(maps[-1]).to(maps[-1].dtype)).float()  # type: ignore[no-any-return]
 
     def embed_field(
         self, image: np.ndarray, layer: str | None = None, tile_rate: float = 1.0, seed: int = 0
@@ -411,12 +573,17 @@ def _pad(x: Tensor, side: int) -> Tensor:
     return F.pad(x, (left, side - w - left, top, side - h - top))
 
 
-def _scale_percentiles(x: Tensor) -> Tensor:
-    """(x − p1) / (p99 − p1) of every image (B, C, H, W); 1e-6 where the two are equal, as the authors have it."""
+def _scale_percentiles(x: Tensor, flat_is_black: bool = False) -> Tensor:
+    """(x − p1) / (p99 − p1) of every image (B, C, H, W); 1e-6 where the two are equal, as the authors have it.
+
+    `flat_is_black` makes images whose percentiles are equal black instead.
+    """
     flat = x.flatten(2)
     last = flat.shape[-1] - 1
     low = _rank(flat, _LOW * last, largest=False)
     high = _rank(flat, last - _HIGH * last, largest=True)
+    if flat_is_black:
+        return torch.where(high == low, 0.0, (flat - low) / (high - low)).reshape(x.shape)
     span = torch.where(high == low, torch.full_like(high, 1e-6), high - low)
     constant = flat.amin(dim=2, keepdim=True) == flat.amax(dim=2, keepdim=True)
     return torch.where(constant, flat, (flat - low) / span).reshape(x.shape)
@@ -485,6 +652,107 @@ def cut_tiles(image: np.ndarray, overlap: float = 0.1) -> np.ndarray:
         count = 1 if n <= SIDE_PX else math.ceil((1 + 2 * overlap) * n / SIDE_PX)
         starts.append(np.linspace(0, max(n - SIDE_PX, 0), count).astype(int))
     return np.stack([image[:, y : y + h, x : x + w] for y in starts[0] for x in starts[1]])
+
+
+# ---- training ---------------------------------------------------------------------------------------
+
+
+def learning_rate_at(epoch: float, training: Training) -> float:
+    """Learning rate after so many epochs: a straight line from 0, then half a cosine to 0 (models.md §4.5)."""
+    warm = _warmup(training)
+    if epoch < warm:
+        return training.learning_rate * epoch / warm
+    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * (epoch - warm) / (training.epochs - warm)))
+
+
+def _warmup(training: Training) -> float:
+    return min(training.warmup_epochs, training.epochs * WARMUP_SHARE)
+
+
+class MaskedLearner(Learner):
+    """Masked autoencoding of single channels (models.md §4.5).
+
+    The paper draws its batches from four types of images in turn. Here one channel is one type: step 0 shows all its
+    cells in the first channel, step 1 in the second, and so on. A random square has a cell in it, at any place,
+    because cells are what is drawn; beyond the image's edge it shows the mirror image, where the authors' squares lie
+    within the image. The learning rate is that of the middle of each step, so that none is 0.
+
+    Parameters
+    ----------
+    model : Model
+    training : Training
+    steps_per_epoch : int
+    """
+
+    def __init__(self, model: Model, training: Training, steps_per_epoch: int):
+        super().__init__(model, training)
+        self.net, self.settings, self.steps_per_epoch = model, training, steps_per_epoch
+        self.channel = 0  # of the step
+        warm = _warmup(training)
+        if warm < training.warmup_epochs:
+            self.notes.append(
+                f"The learning rate warms up for {warm:g} of the {training.epochs} epochs instead of "
+                f"{training.warmup_epochs}: half of them at most."
+            )
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """AdamW, without decay of biases and norms."""
+        t = self.settings
+        parameters = list(self.module.parameters())
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": t.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=t.learning_rate, betas=(t.beta1, t.beta2))
+
+    def before_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """Whose turn it is, and the learning rate."""
+        self.channel = step % len(self.net.roles)
+        epoch = min((step + 0.5) / self.steps_per_epoch, self.settings.epochs)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(epoch, self.settings)
+
+    def prepare(self, crops: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Crop, scale, turn and hide one channel: ``x`` (B, 1, 224, 224) and ``visible``, bool."""
+        t, x = self.settings, crops["x"]
+        self.net.check_crops(x)
+        x = x[:, self.channel : self.channel + 1]
+        if t.view == "field":
+            room = torch.tensor([max(n - SIDE_PX, 0) + 1 for n in x.shape[-2:]])
+            x = _squares(x, (torch.rand(len(x), 2, generator=generator) * room).long())
+        x = _scale_percentiles(self.net._fit(x), flat_is_black=True)
+        x = _turned(x, t.rotate, t.scale_range, generator)
+        return {"x": x, "visible": mask_patches(x, t.mask_ratio, generator)}
+
+    def to_show(self, crops: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Whole cells in all channels; of larger windows the middle."""
+        x = crops["x"]
+        if self.settings.view == "field":
+            middle = torch.tensor([max(n - SIDE_PX, 0) // 2 for n in x.shape[-2:]])
+            x = _squares(x, middle.expand(len(x), 2))
+        return {"x": self.net.preprocess(x)}
+
+
+def _squares(x: Tensor, corners: Tensor) -> Tensor:
+    """Of each image (B, C, H, W) the part of at most 224 px whose first pixel is at its corner (B, 2)."""
+    h, w = (min(n, SIDE_PX) for n in x.shape[-2:])
+    return torch.stack(
+        [image[:, a : a + h, b : b + w] for image, (a, b) in zip(x, corners.tolist(), strict=True)]
+    )
+
+
+def _turned(x: Tensor, rotate: bool, scale_range: float, generator: torch.Generator) -> Tensor:
+    """Turn square images (B, C, H, H) by any angle and enlarge them by 1 ± half the range; 0 comes in from outside."""
+    draws = torch.rand(2, len(x), generator=generator, dtype=torch.float64)
+    if not rotate and not scale_range:
+        return x
+    angle = 2 * math.pi * draws[0] * rotate
+    times = 1 + scale_range * (draws[1] - 0.5)
+    cos, sin = torch.cos(angle) / times, torch.sin(angle) / times
+    zero = torch.zeros_like(cos)
+    matrix = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).reshape(-1, 2, 3).to(x.device, x.dtype)
+    grid = F.affine_grid(matrix, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, align_corners=False)
 
 
 # ---- the authors' files -----------------------------------------------------------------------------

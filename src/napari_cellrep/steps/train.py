@@ -230,9 +230,10 @@ def prepare(
             )
         net.roles = tuple(channels)
     set_crop(net, project, crop, trained=False)
+    seen = net.training_crop(settings)
     crops = ProjectCells(
         project,
-        net.crop,
+        seen,
         match_channels(net.roles, project.channels, net.spec.title),
         include_flagged,
         keep=keep,
@@ -243,6 +244,7 @@ def prepare(
         "channels": [project.channels[i].name for i in crops.planes],
         "data": crops.digest,
         "n_cells": len(crops),
+        **({"training_crop": dataclasses.asdict(seen)} if seen != net.crop else {}),
         **({"chosen": said} if said else {}),
         **({"labels": labels, "classes": list(classes.names)} if classes else {}),
     }
