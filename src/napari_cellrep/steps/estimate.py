@@ -47,7 +47,8 @@ class Estimate:
     seconds : float
         Good to a factor of two or so: a machine that does other things meanwhile takes longer.
     memory_bytes : int
-        Of the device, at the peak, beside what Python and torch take themselves; 0: nothing is to be done.
+        Of the device, at the peak, beside what Python and torch take themselves; of a large field it may be said two
+        to four times too high, because a part of it was tried; 0: nothing is to be done.
     device : str
     why : str
         Why this device: "no graphics card was found".
