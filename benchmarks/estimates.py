@@ -9,11 +9,10 @@ what lives of torch's tensors (embedding, training).
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +47,6 @@ def large(folder: Path, channels: Any, side_px: int = 2048) -> Project:
     return create_project(
         folder / "large", [Field("large", planes, side_px, side_px, str(well.dtype))], channels
     )
-
-
-@contextlib.contextmanager
-def resident() -> Iterator[list[int]]:
-    """Bytes the process grows by."""
-    with _resident_peak() as peak:
-        yield peak
 
 
 def compare(
@@ -93,12 +85,12 @@ def main() -> int:
         made = drain(open_sample(path=str(Path(folder) / "s.cellrep")))
         sample = open_project(getattr(made, "root", made))
         wells = list(WELLS[:2] if args.quick else WELLS)
-        rows = compare("segment nuclei, 640 px", sample, "segment", segment, resident, segmenter="nuclei",
+        rows = compare("segment nuclei, 640 px", sample, "segment", segment, _resident_peak, segmenter="nuclei",
                        fields=wells)  # fmt: skip
         if not args.quick:
             field = large(Path(folder), sample.channels)
             for segmenter in ("nuclei", "cells"):
-                rows += compare(f"segment {segmenter}, 2048 px", field, "segment", segment, resident,
+                rows += compare(f"segment {segmenter}, 2048 px", field, "segment", segment, _resident_peak,
                                 segmenter=segmenter)  # fmt: skip
         drain(crop(sample))
         rows += compare(

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from psygnal import Signal
 
-from napari_cellrep.data.cells import embedding_names
+from napari_cellrep.data.cells import embedding_names, map_key
 from napari_cellrep.data.files import write_text
 from napari_cellrep.data.project import Project, open_project
 from napari_cellrep.data.sets import read_sets
@@ -61,7 +61,7 @@ class MapPlace:
     def name(self) -> str:
         """How people call it: "UMAP", "PCA 3 · 4"."""
         if self.key.startswith("X_umap_"):
-            of = self.key.removeprefix(f"X_umap_{self.embedding}").removeprefix("_of_").replace("_", " ")
+            of = self.key.removeprefix(map_key(self.embedding)).removeprefix("_of_").replace("_", " ")
             return f"UMAP of {of}" if of else "UMAP"
         return f"PCA {self.axes[0] + 1} · {self.axes[1] + 1}"
 
@@ -551,16 +551,14 @@ class Session:
         found: list[MapPlace] = []
         if self.cells is None:
             return found
-        obsm = self.cells.obsm
+        obsm, of_all = self.cells.obsm, {map_key(embedding) for embedding in self.embeddings}
         for embedding in self.embeddings:
-            for key, most in ((f"X_umap_{embedding}", 2), (f"X_pca_{embedding}", 6)):
+            for key, most in ((map_key(embedding), 2), (f"X_pca_{embedding}", 6)):
                 columns = obsm[key].shape[1] if key in obsm else 0
                 found += [MapPlace(embedding, key, (i, i + 1)) for i in range(0, min(columns, most) - 1, 2)]
-            own = {f"X_umap_{name}" for name in self.embeddings}
+            of_set = f"{map_key(embedding)}_of_"
             found += [
-                MapPlace(embedding, k)
-                for k in obsm
-                if k.startswith(f"X_umap_{embedding}_of_") and k not in own
+                MapPlace(embedding, key) for key in obsm if key.startswith(of_set) and key not in of_all
             ]
         return found
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from napari_cellrep.specs import InputError
 
@@ -101,6 +103,35 @@ def sweep(folder: Path, older_than_s: float = 86_400) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+
+
+def read_entries(path: Path, is_one: Callable[[Any], bool], what: str, rename_to: str) -> dict[str, Any]:
+    """Entries by name of a JSON file; {} where there is no file.
+
+    Parameters
+    ----------
+    path : Path
+    is_one : callable
+        Whether a value is an entry.
+    what : str
+        What the entries are, in the words of an error: "sets".
+    rename_to : str
+        What renaming a damaged file allows: "go on without sets".
+
+    Raises
+    ------
+    InputError
+        If the file is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not all(is_one(entry) for entry in found.values()):
+            raise ValueError(f"it holds something else than {what}")
+    except (ValueError, AttributeError, TypeError, KeyError) as error:
+        raise InputError(f"{path} is damaged ({error}); rename it to {rename_to}.") from error
+    return dict(found)
 
 
 def write_text(path: Path, text: str) -> None:

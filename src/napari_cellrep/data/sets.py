@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from napari_cellrep.specs import InputError
+from napari_cellrep.data.files import read_entries
+from napari_cellrep.specs import digest
 
 
 def read_sets(root: Path) -> dict[str, dict[str, Any]]:
@@ -17,13 +17,11 @@ def read_sets(root: Path) -> dict[str, dict[str, Any]]:
     InputError
         If the file is damaged.
     """
-    path = root / "sets.json"
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not all(isinstance(made["cells"], list) for made in found.values()):
-            raise ValueError("it holds something else than sets")
-    except (ValueError, AttributeError, TypeError, KeyError) as error:
-        raise InputError(f"{path} is damaged ({error}); rename it to go on without sets.") from error
-    return dict(found)
+    return read_entries(
+        root / "sets.json", lambda made: isinstance(made["cells"], list), "sets", "go on without sets"
+    )
+
+
+def cells_digest(cells: list[str]) -> str:
+    """Short hash of a set's cells: another one when a cell was added or taken away."""
+    return digest(sorted(cells))

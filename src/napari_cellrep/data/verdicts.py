@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from napari_cellrep.data.files import write_text
+from napari_cellrep.data.files import read_entries, write_text
 from napari_cellrep.specs import InputError
 
 VERDICTS = ("real", "artefact", "unsure")
@@ -49,16 +49,12 @@ def read_verdicts(root: Path) -> dict[str, dict[str, Any]]:
     InputError
         If the file is damaged.
     """
-    path = root / "verdicts.json"
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not all(isinstance(v, dict) and v.get("verdict") in VERDICTS for v in found.values()):
-            raise ValueError("it holds something else than verdicts")
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{path} is damaged ({error}); rename it to open the project.") from error
-    return found
+    return read_entries(
+        root / "verdicts.json",
+        lambda said: isinstance(said, dict) and said.get("verdict") in VERDICTS,
+        "verdicts",
+        "open the project",
+    )
 
 
 def write_verdicts(root: Path, changes: Mapping[str, Mapping[str, Any] | None]) -> None:

@@ -42,7 +42,7 @@ from napari_cellrep.gui.views.second_map import SecondMap
 from napari_cellrep.gui.views.table import TableView
 from napari_cellrep.gui.views.tree import TreeView
 from napari_cellrep.gui.views.variability import VariabilityView
-from napari_cellrep.session import MapPlace, read_project
+from napari_cellrep.session import MapPlace
 from napari_cellrep.specs import InputError
 
 REDO = QKeyCombination(Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier, Qt.Key.Key_Z)
@@ -310,9 +310,7 @@ class ExploreWidget(QWidget):
         found: dict[str, Any] = {"tab": self.tabs.tabText(self.tabs.currentIndex()), "tool": self.map.tool}
         if self._split_moved:
             found["split"] = self.views.sizes()
-        for name, switch in (("density", self.density), ("clouds", self.clouds), ("two maps", self.two)):
-            if switch.isChecked():
-                found[name] = True
+        found.update((name, True) for name, switch in self._switches().items() if switch.isChecked())
         return {**found, "views": {title: chosen for title, chosen in views.items() if chosen}}
 
     def set_value(self, value: dict[str, Any]) -> None:
@@ -333,7 +331,7 @@ class ExploreWidget(QWidget):
         if isinstance(split, list) and len(split) == 2 and all(isinstance(v, int) and v > 0 for v in split):
             self.views.setSizes(split)
             self._split_moved = True
-        for name, switch in (("density", self.density), ("clouds", self.clouds), ("two maps", self.two)):
+        for name, switch in self._switches().items():
             switch.setChecked(value.get(name) is True)
         titles = [v.title for v in VIEWS]
         if value.get("tab") in titles:
@@ -436,6 +434,10 @@ class ExploreWidget(QWidget):
             slot()
 
     # ---- one map or two --------------------------------------------------------------------------------
+
+    def _switches(self) -> dict[str, Any]:
+        """What is drawn beside the first map's points, by the names that `value` keeps."""
+        return {"density": self.density, "clouds": self.clouds, "two maps": self.two}
 
     def _maps(self) -> tuple[MapView, ...]:
         return (self.map,) if self.second is None else (self.map, self.second.map)
@@ -563,53 +565,34 @@ class ExploreWidget(QWidget):
             self.viewer.status = str(error)
 
     def _on_map_it(self) -> None:
-        from napari_cellrep.gui._runner import runner_of
+        from napari_cellrep.gui._runner import submit_analysis
 
         session, root = self.session, self.session.project.root
         self.map_it.setEnabled(False)
-        handle = runner_of(self.viewer).submit(
-            "analyze.analyze",
-            root,
-            job_title=f"Mapping {session.n_cells:,} cells",
-            job_reads=lambda _: read_project(root),
-            recipe="map",
-            embedding=session.embedding,
-        )
+        title = f"Mapping {session.n_cells:,} cells"
+        handle = submit_analysis(self.viewer, root, title, recipe="map", embedding=session.embedding)
         handle.finished.connect(lambda _: session.reload(handle.read))
         handle.failed.connect(self._on_map_failed)
         handle.stopped.connect(lambda: self.map_it.setEnabled(True))
 
     def map_set(self, name: str) -> None:
         """Lay the cells of a set out anew, without the others, and show them on the second map."""
-        from napari_cellrep.gui._runner import runner_of
+        from napari_cellrep.gui._runner import submit_analysis
 
         session = self.session
         if session.project is None or not session.embedding:
             self.viewer.status = "A map needs an embedding: embed the cells in the CellRep panel."
             return
-        root, embedding = session.project.root, session.embedding
-        handle = runner_of(self.viewer).submit(
-            "analyze.analyze",
-            root,
-            job_title=f"Mapping the cells of “{name}”",
-            job_reads=lambda _: read_project(root),
-            recipe="map",
-            embedding=embedding,
-            of=name,
-        )
+        root, title = session.project.root, f"Mapping the cells of “{name}”"
+        handle = submit_analysis(self.viewer, root, title, recipe="map", embedding=session.embedding, of=name)
 
         def mapped(result: dict[str, Any]) -> None:
             session.reload(handle.read)
-            made = {place.key: place for place in session.maps}
-            found = [
-                made[key.removeprefix("obsm/")]
-                for key in result["written"]
-                if key.removeprefix("obsm/") in made
-            ]
-            if found:
-                self._second_place = found[0]
+            made = next((place for place in session.maps if f"obsm/{place.key}" in result["written"]), None)
+            if made is not None:
+                self._second_place = made
                 if self.second is not None:
-                    self.second.show_place(found[0])
+                    self.second.show_place(made)
                 self.two.setChecked(True)
 
         handle.finished.connect(mapped)

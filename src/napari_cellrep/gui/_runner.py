@@ -35,6 +35,7 @@ from qtpy.QtCore import QObject, Signal
 from napari_cellrep import registry
 from napari_cellrep.data.files import write_text
 from napari_cellrep.jobs import Progress
+from napari_cellrep.session import read_project
 
 KILL_AFTER_S = 2.0  # a polite stop gets this long
 LOG_LENGTH = 50
@@ -534,6 +535,13 @@ def runner_of(viewer: Any) -> Runner:
         runner = _RUNNERS[viewer] = Runner()
         window.destroyed.connect(functools.partial(_close, runner))
     return _RUNNERS[viewer]
+
+
+def submit_analysis(viewer: Any, root: Path, title: str, **arguments: Any) -> Handle:
+    """Queue a recipe of `steps.analyze`; `Handle.read` is then the project with what it found."""
+    return runner_of(viewer).submit(
+        "analyze.analyze", root, job_title=title, job_reads=lambda _: read_project(root), **arguments
+    )
 
 
 def _close(runner: Runner, *_: Any) -> None:

@@ -23,7 +23,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -34,6 +34,18 @@ from torch import Tensor, nn
 from napari_cellrep import registry
 from napari_cellrep.models import _published
 from napari_cellrep.specs import CropSpec, InputError, ModelSpec, make_config
+
+# Settings that models share, with their rules for forms and the command line.
+Width = Annotated[
+    float, {"min": 0.03, "max": 4, "step": 0.125, "label": "Width", "help": "1 is the paper's network."}
+]
+Seed = Annotated[int, {"min": 0, "max": 2**31 - 1, "label": "Seed"}]
+MaxSteps = Annotated[
+    int, {"min": 0, "max": 10**9, "label": "Steps, at most", "help": "0: no limit; else training ends there."}
+]
+MaxSeconds = Annotated[
+    float, {"min": 0, "max": 1e9, "step": 10, "label": "Seconds, at most", "help": "0: no limit."}
+]
 
 # Capability → the methods that give it. A model has those of which it defines a method.
 CAPABILITIES = {

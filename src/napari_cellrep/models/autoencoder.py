@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from napari_cellrep.models import paired_cell_inpainting as pci
+from napari_cellrep.models._base import MaxSeconds, MaxSteps, Seed
 from napari_cellrep.specs import ModelSpec
 
 SPEC = replace(
@@ -57,7 +58,7 @@ class Training:
     learning_rate: Annotated[float, {"min": 1e-7, "max": 1.0, "step": 1e-5, "label": "Learning rate"}] = 1e-4
     beta1: Annotated[float, {"min": 0.0, "max": 0.999, "step": 0.05, "label": "Adam β1"}] = 0.5
     flips: Annotated[bool, {"label": "Flip cells", "help": "Mirror cells at random."}] = True
-    seed: Annotated[int, {"min": 0, "max": 2**31 - 1, "label": "Seed"}] = 0
+    seed: Seed = 0
     settle_norm: Annotated[
         bool,
         {
@@ -65,13 +66,8 @@ class Training:
             "help": "After a run of under 1,000 steps, measure batch norm's running means again on the training cells.",
         },
     ] = False
-    max_steps: Annotated[
-        int,
-        {"min": 0, "max": 10**9, "label": "Steps, at most", "help": "0: no limit; else training ends there."},
-    ] = 0
-    max_seconds: Annotated[
-        float, {"min": 0, "max": 1e9, "step": 10, "label": "Seconds, at most", "help": "0: no limit."}
-    ] = 0.0
+    max_steps: MaxSteps = 0
+    max_seconds: MaxSeconds = 0.0
 
 
 class Model(pci.EncoderDecoder):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from napari_cellrep.models import _tensorflow
-from napari_cellrep.models._base import EmbeddingModel
+from napari_cellrep.models._base import EmbeddingModel, MaxSeconds, MaxSteps, Seed
 from napari_cellrep.models._deeploc_training import DeepLocLearner, LabelSampler, vary
 from napari_cellrep.specs import CropSpec, InputError, ModelSpec, Weights, check_config
 
@@ -293,7 +293,7 @@ class Training:
             "help": "End when the validation loss has not fallen for so many epochs; 0: never.",
         },
     ] = 0
-    seed: Annotated[int, {"min": 0, "max": 2**31 - 1, "label": "Seed"}] = 0
+    seed: Seed = 0
     settle_norm: Annotated[
         bool,
         {
@@ -302,13 +302,8 @@ class Training:
             "at; the representation network's lag behind.",
         },
     ] = False
-    max_steps: Annotated[
-        int,
-        {"min": 0, "max": 10**9, "label": "Steps, at most", "help": "0: no limit; else training ends there."},
-    ] = 0
-    max_seconds: Annotated[
-        float, {"min": 0, "max": 1e9, "step": 10, "label": "Seconds, at most", "help": "0: no limit."}
-    ] = 0.0
+    max_steps: MaxSteps = 0
+    max_seconds: MaxSeconds = 0.0
 
 
 class Model(EmbeddingModel):

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from napari_cellrep.models._base import EmbeddingModel
+from napari_cellrep.models._base import EmbeddingModel, MaxSeconds, MaxSteps, Seed
 from napari_cellrep.models._dino_training import RECIPES, DinoLearner
 from napari_cellrep.specs import CropSpec, InputError, ModelSpec, Weights, make_config
 
@@ -322,14 +322,9 @@ class Training:
         float, {"min": 0.0, "max": 1e6, "step": 0.5, "label": "Clip gradients", "help": "0: not."}
     ] = 3.0
     drop_path: Annotated[float, {"min": 0.0, "max": 0.9, "step": 0.05, "label": "Drop path"}] = 0.1
-    seed: Annotated[int, {"min": 0, "max": 2**31 - 1, "label": "Seed"}] = 0
-    max_steps: Annotated[
-        int,
-        {"min": 0, "max": 10**9, "label": "Steps, at most", "help": "0: no limit; else training ends there."},
-    ] = 0
-    max_seconds: Annotated[
-        float, {"min": 0, "max": 1e9, "step": 10, "label": "Seconds, at most", "help": "0: no limit."}
-    ] = 0.0
+    seed: Seed = 0
+    max_steps: MaxSteps = 0
+    max_seconds: MaxSeconds = 0.0
 
 
 class _Attention(nn.Module):

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from napari_cellrep.models._base import EmbeddingModel, _set_state
+from napari_cellrep.models._base import EmbeddingModel, MaxSeconds, MaxSteps, Seed, Width, _set_state
 from napari_cellrep.models._train import Learner
 from napari_cellrep.specs import CropSpec, InputError, ModelSpec, Weights, make_config
 
@@ -120,9 +120,7 @@ class Config:
             "help": "pad: cells keep their size; rescale: the crop is enlarged to 224 px.",
         },
     ] = "pad"
-    width: Annotated[
-        float, {"min": 0.03, "max": 4, "step": 0.125, "label": "Width", "help": "1 is the paper's network."}
-    ] = 1.0
+    width: Width = 1.0
 
 
 TINY = Config(width=0.125)
@@ -235,14 +233,9 @@ class Training:
             "help": "0.5: from 0.75 to 1.25 times the size; not stated in the paper.",
         },
     ] = 0.5
-    seed: Annotated[int, {"min": 0, "max": 2**31 - 1, "label": "Seed"}] = 0
-    max_steps: Annotated[
-        int,
-        {"min": 0, "max": 10**9, "label": "Steps, at most", "help": "0: no limit; else training ends there."},
-    ] = 0
-    max_seconds: Annotated[
-        float, {"min": 0, "max": 1e9, "step": 10, "label": "Seconds, at most", "help": "0: no limit."}
-    ] = 0.0
+    seed: Seed = 0
+    max_steps: MaxSteps = 0
+    max_seconds: MaxSeconds = 0.0
 
 
 def widths(width: float) -> tuple[int, ...]:

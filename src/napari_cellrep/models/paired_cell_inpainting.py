@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from napari_cellrep.models import _keras
 from napari_cellrep.models._augment import random_flips
-from napari_cellrep.models._base import EmbeddingModel
+from napari_cellrep.models._base import EmbeddingModel, MaxSeconds, MaxSteps, Seed, Width
 from napari_cellrep.specs import CropSpec, InputError, ModelSpec, Weights
 
 # Published widths (models.md §1.1), and whether the layer is followed by a 2×2 max pool.
@@ -106,9 +106,7 @@ class Config:
 
     n_protein: Annotated[int, {"min": 1, "max": 8, "label": "Protein channels"}] = 1
     n_structure: Annotated[int, {"min": 1, "max": 8, "label": "Structure channels"}] = 1
-    width: Annotated[
-        float, {"min": 0.03, "max": 4, "step": 0.125, "label": "Width", "help": "1 is the paper's network."}
-    ] = 1.0
+    width: Width = 1.0
     recipe: Annotated[
         str,
         {
@@ -156,7 +154,7 @@ class Training:
     flips: Annotated[
         bool, {"label": "Flip cells", "help": "Mirror source and target at random, each by itself."}
     ] = True
-    seed: Annotated[int, {"min": 0, "max": 2**31 - 1, "label": "Seed"}] = 0
+    seed: Seed = 0
     min_cells: Annotated[
         int,
         {
@@ -174,13 +172,8 @@ class Training:
             "remember the start; they are measured again on the training cells.",
         },
     ] = False
-    max_steps: Annotated[
-        int,
-        {"min": 0, "max": 10**9, "label": "Steps, at most", "help": "0: no limit; else training ends there."},
-    ] = 0
-    max_seconds: Annotated[
-        float, {"min": 0, "max": 1e9, "step": 10, "label": "Seconds, at most", "help": "0: no limit."}
-    ] = 0.0
+    max_steps: MaxSteps = 0
+    max_seconds: MaxSeconds = 0.0
 
 
 def widths(width: float) -> dict[str, int]:

@@ -8,7 +8,6 @@ import datetime
 import hashlib
 import inspect
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,8 +19,8 @@ from scipy import sparse
 
 from napari_cellrep.analysis import labels, localisation, neighbours, outliers, projection, variability
 from napari_cellrep.data import Project
-from napari_cellrep.data.cells import embedding_names, provenance
-from napari_cellrep.data.sets import read_sets
+from napari_cellrep.data.cells import embedding_names, map_key, provenance
+from napari_cellrep.data.sets import cells_digest, read_sets
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import InputError, digest, join_words
 
@@ -141,7 +140,7 @@ def map_cells(
     xy = projection.umap_map(
         scores, seed=seed, n_neighbors=n_neighbors, min_dist=min_dist, pca_components=pca_components
     )
-    places = {f"X_pca_{work.embedding}": scores, f"X_umap_{work.embedding}": xy}
+    places = {f"X_pca_{work.embedding}": scores, map_key(work.embedding): xy}
     if of:  # the map of all cells stays beside it
         alone = np.full((len(work.x), 2), np.nan, np.float32)
         alone[inside] = xy
@@ -450,16 +449,6 @@ def chosen_sets(sets: Mapping[str, Any], text: str) -> list[str]:
             "cells in the window and save them as a set."
         )
     return names
-
-
-def map_key(embedding: str, of: str = "") -> str:
-    """Key in obsm of the map of an embedding, or of a set's own map."""
-    return f"X_umap_{embedding}" + (f"_of_{re.sub(r'[^0-9A-Za-z-]+', '_', of)}" if of else "")
-
-
-def cells_digest(cells: list[str]) -> str:
-    """Short hash of a set's cells: another one when a cell was added or taken away."""
-    return digest(sorted(cells))
 
 
 RECIPES: dict[str, Callable[..., Job[Found]]] = {

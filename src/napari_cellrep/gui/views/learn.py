@@ -22,13 +22,13 @@ from qtpy.QtWidgets import (
 )
 
 from napari_cellrep.data.cells import provenance
+from napari_cellrep.data.sets import cells_digest
 from napari_cellrep.gui._pictures import Background
-from napari_cellrep.gui._runner import runner_of
+from napari_cellrep.gui._runner import submit_analysis
 from napari_cellrep.gui.views._confusion import ConfusionMatrix
 from napari_cellrep.gui.views._parts import CellView, choice_box, offer
 from napari_cellrep.gui.views.gallery import Grid
-from napari_cellrep.session import Session, read_project
-from napari_cellrep.specs import digest
+from napari_cellrep.session import Session
 
 UNSURE = "least sure first"
 KINDS = {"logistic regression": "logistic", "forest of decision trees": "forest"}
@@ -267,7 +267,7 @@ class LearnView(CellView):
         known, sets = self._made["numbers"]["sets"], self.session.sets
         if set(known) != set(self.ticked):
             return "Other sets are ticked now; learn again."
-        changed = [name for name in known if digest(sorted(sets[name]["cells"])) != known[name]]
+        changed = [name for name in known if cells_digest(sets[name]["cells"]) != known[name]]
         return "The sets have changed since; learn again." if changed else ""
 
     # ---- learning ----------------------------------------------------------------------------------
@@ -278,11 +278,10 @@ class LearnView(CellView):
         if session.project is None or self._handle is not None:
             return
         root, names = session.project.root, self.ticked
-        self._handle = handle = runner_of(self.canvas.viewer).submit(
-            "analyze.analyze",
+        self._handle = handle = submit_analysis(
+            self.canvas.viewer,
             root,
-            job_title=f"Learning {len(names)} sets",
-            job_reads=lambda _: read_project(root),
+            f"Learning {len(names)} sets",
             recipe="learn",
             embedding=session.embedding,
             sets=json.dumps(names),
