@@ -226,6 +226,8 @@ class Weights:
         What it was trained on, channels and sampling included.
     more : tuple of (url, check)
         Further files that belong beside the first, where a checkpoint is several.
+    check_inside : str
+        The same, also "sha1:…", of the checkpoint in the zip, where that is what the authors vouch for.
     inside : str
         Path of the checkpoint in the zip or the Zenodo record; files that are called so with something added after
         a dot (TensorFlow's ``.index`` and ``.data-…``) belong to it. "": what is at `url` is the checkpoint.
@@ -247,6 +249,7 @@ class Weights:
     note: str = ""
     more: tuple[tuple[str, str], ...] = ()
     inside: str = ""
+    check_inside: str = ""
     roles: tuple[str, ...] = ()
     size_px: int = 0
     um_per_px: float = 0.0

@@ -161,7 +161,7 @@ def test_the_list_has_headings_and_begins_with_what_can_be_trained(model):
     assert "microsnoop-published (get…)" in found[SECTIONS[4]]
     assert not [words for words in found[SECTIONS[4]] if "hpa" in words]  # other channels
     assert "Microsnoop" in found[SECTIONS[2]]
-    assert "ImageNet VGG16" in found[SECTIONS[5]]
+    assert "ImageNet network" in found[SECTIONS[5]]
     assert model.choice() == ("paired_cell_inpainting", "paired_cell_inpainting")
     model.choose("microsnoop")
     assert model.training.isVisible()

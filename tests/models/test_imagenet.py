@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import importlib
 import pickle
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -8,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from napari_cellrep.models import create_model, load_model
-from napari_cellrep.models.imagenet import TINY, Config, Model, read_checkpoint, recognise
+from napari_cellrep.models.imagenet import LIBRARY, TINY, Config, Model, read_checkpoint, recognise
 from napari_cellrep.specs import InputError
 
 
@@ -129,7 +132,7 @@ def test_files_of_something_else_are_refused(tiny, tmp_path):
     with pytest.raises(InputError, match="1 too many"):
         read_checkpoint(nineteen)
     torch.save({"model": 1}, tmp_path / "other.pth")
-    with pytest.raises(InputError, match="not a VGG16 file"):
+    with pytest.raises(InputError, match="not a file of VGG16"):
         read_checkpoint(tmp_path / "other.pth")
     torch.save({k: v for k, v in state.items() if "17" not in k}, tmp_path / "part.pth")
     with pytest.raises(InputError, match="2 tensors missing"):
@@ -148,3 +151,101 @@ def test_crops_too_small_for_a_layer_are_refused(tiny):
         assert tiny.embed(tiny.preprocess(torch.rand(2, 1, 8, 9))).shape == (2, 64)
         with pytest.raises(InputError, match="at least 8 px"):
             tiny.embed(tiny.preprocess(torch.rand(2, 1, 7, 9)))
+
+
+# ---- the library's networks ------------------------------------------------------------------------
+
+
+@pytest.fixture(params=list(LIBRARY))
+def network(request) -> str:
+    pytest.importorskip("pytorchcv", reason="the extra imagenet is not installed")
+    return request.param
+
+
+def of_library(network: str):
+    """The library's own network with its classifier, and batch norms that are not the identity."""
+    module = importlib.import_module(f"pytorchcv.models.{LIBRARY[network][0]}")
+    torch.manual_seed(0)
+    theirs = getattr(module, network)().eval()
+    for name, buffer in theirs.named_buffers():
+        if name.endswith("running_mean"):
+            torch.nn.init.normal_(buffer, std=0.05)
+        elif name.endswith("running_var"):
+            torch.nn.init.uniform_(buffer, 0.02, 0.2)
+    return theirs
+
+
+def test_a_file_of_the_library_gives_what_its_classifier_gets(network, cells, tmp_path):
+    """The library's file, read by us, at the training's side: the classifier on our vectors gives the library's logits."""
+    theirs = of_library(network)
+    torch.save(theirs.state_dict(), tmp_path / f"{network}.pth")
+    assert recognise(tmp_path / f"{network}.pth")
+    mine = load_model(tmp_path / f"{network}.pth")
+    assert mine.config == Config(network=network)
+    assert mine.side_px == theirs.in_size[0]
+    crops = torch.from_numpy(cells.array[:2])
+    mine.set_channels(("protein", "nucleus"))
+    with torch.inference_mode():
+        x = mine.preprocess(crops)
+        assert x.shape == (2, 6, *theirs.in_size)
+        found = mine.embed_layers(x, mine.layers)
+        for i in (0, 1):
+            picture = x[:, 3 * i : 3 * i + 3]
+            part = slice(i * LIBRARY[network][2], (i + 1) * LIBRARY[network][2])
+            torch.testing.assert_close(
+                theirs.output(found["pooled"][:, part]), theirs(picture), rtol=1e-3, atol=1e-4
+            )
+            last = theirs.features[:-1](picture)
+            torch.testing.assert_close(
+                found["pooled_max"][:, part], last.amax(dim=(2, 3)), rtol=1e-3, atol=1e-4
+            )
+        torch.testing.assert_close(mine.embed(x), found["pooled"])
+
+
+def test_pictures_are_enlarged_evenly_and_then_normalised(network):
+    model = Model(Config(network=network, side_px=96))
+    crop = torch.arange(48, dtype=torch.int32).expand(1, 1, 48, 48)  # a ramp from left to right
+    x = model.preprocess(crop)
+    assert x.shape == (1, 3, 96, 96)
+    red = x[0, 0] * 0.229 + 0.485
+    torch.testing.assert_close(red[0], red[-1])
+    steps = red[0].diff()[2:-2]
+    torch.testing.assert_close(steps, torch.full_like(steps, 0.5 / 47), rtol=0, atol=1 / 255)
+
+
+def test_other_files_with_the_librarys_layers_are_refused(network, tmp_path):
+    state = of_library(network).state_dict()
+    name = "efficientnet_b1b" if network == "efficientnet_b0b" else "inceptionv4"
+    torch.save({**state, "features.stage2.unit9.conv1.conv.weight": torch.zeros(1)}, tmp_path / f"{name}.pth")
+    with pytest.raises(InputError, match="1 too many"):
+        load_model(tmp_path / f"{name}.pth")
+    if network == "efficientnet_b0b":  # the same layers, another padding
+        torch.save(state, tmp_path / "efficientnet_b0-0752-0e386130.pth")
+        with pytest.raises(InputError, match="another padding"):
+            load_model(tmp_path / "efficientnet_b0-0752-0e386130.pth")
+
+
+def test_settings_the_library_does_not_have_are_refused(network):
+    with pytest.raises(InputError, match="has one width"):
+        create_model("imagenet", network=network, width=0.5)
+    if network == "inceptionv3":
+        model = create_model("imagenet", network=network, side_px=64)
+        with pytest.raises(InputError, match=r"at least 75 px; these are 64 × 64 px"):
+            model.embed(model.preprocess(torch.rand(1, 1, 64, 64)))
+
+
+@pytest.mark.parametrize("network", list(LIBRARY))
+def test_without_the_extra_it_says_how_to_get_it(monkeypatch, network):
+    monkeypatch.setitem(sys.modules, f"pytorchcv.models.{LIBRARY[network][0]}", None)  # cannot be imported
+    with pytest.raises(InputError, match=r'pip install "napari-cellrep\[imagenet\]", or take vgg16'):
+        create_model("imagenet", network=network)
+
+
+def test_the_library_is_taken_without_torchvision():
+    pytest.importorskip("pytorchcv", reason="the extra imagenet is not installed")
+    code = (
+        "import sys; from napari_cellrep.models import create_model; "
+        "[create_model('imagenet', network=n) for n in ('efficientnet_b0b', 'inceptionv3')]; "
+        "sys.exit('torchvision' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -184,7 +184,7 @@ def _bring(spec: ModelSpec, weights: Weights, root: Path, source: Path | None) -
     entry = PurePosixPath(weights.inside).name if weights.inside else wanted[0].file
     if entry not in files:  # TensorFlow's checkpoints are called by a prefix
         entry = next((file for file in files if file.endswith(".index")), next(iter(files)))
-    if new_hashes:
+    if new_hashes and not weights.check_inside:
         yield Progress(1, 1, f"Opening {entry}")
         try:  # nobody vouches for these bytes but themselves: they have to be this network's
             registry.load("models", spec.name).read_checkpoint(folder / entry)
@@ -324,7 +324,9 @@ def _find_in(source: Path, weights: Weights) -> list[_Source]:
             stem = PurePosixPath(weights.inside).name
             loose = sorted(p for p in place.iterdir() if p.is_file() and _belongs(p.name, stem))
             if loose:
-                return [_Source(p.name, str(p)) for p in loose]
+                return [
+                    _Source(p.name, str(p), weights.check_inside if p.name == stem else "") for p in loose
+                ]
     names = [item.file for item in whole]
     if weights.inside:
         names.append(f"(or unpacked) {PurePosixPath(weights.inside).name}")
@@ -491,19 +493,25 @@ def _check(path: Path, check: str) -> Job[str]:
     size = path.stat().st_size
     sha256 = hashlib.sha256()
     other = hashlib.md5(usedforsecurity=False) if kind == "md5" else hashlib.sha1(usedforsecurity=False)
-    if kind == "git":
+    if kind == "git":  # a blob's id, else a plain SHA-1
         other.update(b"blob %d\0" % size)
     done = 0
     with path.open("rb") as f:
         while chunk := f.read(16 * CHUNK):
             sha256.update(chunk)
-            if kind in ("md5", "git"):
+            if kind in ("md5", "sha1", "git"):
                 other.update(chunk)
             done += len(chunk)
             yield Progress(done // 1000, size // 1000, f"Checking {path.name.removesuffix('.part')} (kB)")
-    found = {"": wanted, "sha256": sha256.hexdigest(), "md5": other.hexdigest(), "git": other.hexdigest()}
+    found = {
+        "": wanted,
+        "sha256": sha256.hexdigest(),
+        **dict.fromkeys(("md5", "sha1", "git"), other.hexdigest()),
+    }
     if kind not in found:
-        raise InputError(f"The checksum {check!r} is of no kind we know; they are md5:, sha256: and git:.")
+        raise InputError(
+            f"The checksum {check!r} is of no kind we know; they are md5:, sha1:, sha256: and git:."
+        )
     return sha256.hexdigest() if found[kind] == wanted.lower() else ""
 
 
@@ -536,7 +544,15 @@ def _unpack(archive: Path, weights: Weights, folder: Path) -> Job[dict[str, dict
                 _check_space(part, member.file_size)
                 with content.open(member) as f, _writing(part), part.open("wb") as out:
                     yield from _pour(f, out, 0, member.file_size, f"Unpacking {name}")
-                sha256 = yield from _check(part, "")
+                check = weights.check_inside if name == wanted.name else ""
+                sha256 = yield from _check(part, check)
+                if not sha256:
+                    _forget(part)
+                    archive.unlink(missing_ok=True)
+                    raise InputError(
+                        f"{name} in {archive.name} is not the file the authors published (its checksum is not {check}) and "
+                        "was not kept; try again later, or get it elsewhere and use --from FOLDER."
+                    )
                 part.replace(folder / name)
                 files[name] = {"bytes": member.file_size, "sha256": sha256}
             return files
