@@ -257,6 +257,14 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "--layers", default="", metavar="A,B", help='layers to read out, or "all" (default: the model\'s own)'
     )
     embed.add_argument("--batch-size", type=int, default=0, help="cells at a time (default: found out)")
+    embed.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of the network that leaves its weights as they are, for example channel_mode=mean or "
+        "scaling=rescale of microsnoop; may be given several times",
+    )
     _estimate_argument(embed)
     table = embed.add_argument_group(
         "instead of a model, numbers from elsewhere (CellProfiler, published features)"
@@ -750,8 +758,8 @@ def _embed(args: argparse.Namespace) -> None:
     several = () if Path(model).exists() else _words(model)  # a path may have a comma in it
     how: dict[str, Any] = {
         "model": several if len(several) > 1 else model, "key": args.key, "layers": _words(args.layers),
-        "channels": _words(args.channels), "crop": _crop_values(args), "fields": _words(args.fields),
-        "device": args.device, "precision": args.precision, "batch_size": args.batch_size,
+        "channels": _words(args.channels), "crop": _crop_values(args), "settings": _settings(args.set),
+        "fields": _words(args.fields), "device": args.device, "precision": args.precision, "batch_size": args.batch_size,
     }  # fmt: skip
     if args.estimate:
         for one in several or (model,):
@@ -776,11 +784,12 @@ def _embed_features(args: argparse.Namespace) -> None:
         or args.fields
         or args.whole_fields
         or args.shard.world > 1
+        or args.set
         or _crop_values(args)
     ):
         raise InputError(
             "--features takes the numbers from a table: --model, --weights, --layers, --channels, --fields, "
-            "--whole-fields, --shard and the window do not apply."
+            "--whole-fields, --shard, --set and the window do not apply."
         )
     on = read_on(args.on) if args.on else {}
     project = _open(args.project)
@@ -804,7 +813,7 @@ def _embed_fields(args: argparse.Namespace, project: Any, model: str) -> None:
     result = run(
         embed_fields(
             project, model=model, key=args.key, mode=args.whole_fields, channels=_words(args.channels),
-            fields=_words(args.fields), device=args.device, precision=args.precision,
+            settings=_settings(args.set), fields=_words(args.fields), device=args.device, precision=args.precision,
         )
     )  # fmt: skip
     skipped = f", {result.n_skipped:,} were up to date" if result.n_skipped else ""

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 import torch
 
-from napari_cellrep.models import can, create_model, list_models, load_model, save_model
+from napari_cellrep.models import can, change_settings, create_model, list_models, load_model, save_model
 from napari_cellrep.specs import InputError
 
 
@@ -83,3 +84,23 @@ def test_any_file_that_is_no_checkpoint_is_refused(tmp_path):
         load_model(tmp_path / "weights.pth")
     with pytest.raises(InputError):
         load_model(tmp_path / "weights.pth", "measurements")
+
+
+def test_settings_change_and_weights_stay():
+    model = create_model("microsnoop", width=0.125, channels=("a", "b"))
+    model.card, model.crop = {"published": "x"}, dataclasses.replace(model.crop, um_per_px=0.3)
+    mean = change_settings(model, {"channel_mode": "mean"})
+    assert mean.config == dataclasses.replace(model.config, channel_mode="mean")
+    assert (mean.roles, mean.crop, mean.card) == (model.roles, model.crop, model.card)
+    assert all(torch.equal(v, mean.state_dict()[k]) for k, v in model.state_dict().items())
+    x = torch.rand(2, 2, 40, 40)
+    with torch.inference_mode():
+        both = model.embed(model.preprocess(x)).unflatten(1, (2, -1))
+        torch.testing.assert_close(mean.embed(mean.preprocess(x)), both.mean(dim=1))
+    rescaled = change_settings(model, {"scaling": "rescale"})  # another crop goes with it
+    assert (rescaled.crop.mode, rescaled.crop.size_px, rescaled.crop.um_per_px) == ("window", 64, 0.3)
+    assert change_settings(model, {}) is model
+    with pytest.raises(InputError, match=r"With width=0\.25 Microsnoop would be another network"):
+        change_settings(model, {"width": 0.25})
+    with pytest.raises(InputError, match="no setting called"):
+        change_settings(model, {"no_such": 1})

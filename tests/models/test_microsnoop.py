@@ -3,11 +3,13 @@ from __future__ import annotations
 import csv
 import dataclasses
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from array_cells import ArrayCells
+from scipy import ndimage
 from torch.nn import functional as F
 
 from napari_cellrep.data.crops import cut_crops, find_cells
@@ -105,6 +107,53 @@ def test_golden_rescaling(shared, golden):
     np.testing.assert_allclose(x[:, :, ::4, ::4], golden["B/net_input_sub"], rtol=1e-4, atol=1e-4)
     with torch.inference_mode():
         np.testing.assert_allclose(model.embed(x), golden["B/embedding"], rtol=1e-4, atol=1e-4)
+
+
+def test_zoom_enlarges_as_the_golden_rescaling(shared, golden):
+    """The same arithmetic by a factor: crops made square by hand and zoomed to 224 px are the authors' rescaled ones."""
+    model = Model(replace(read_checkpoint(shared / "golden" / FILES[0]).config, zoom=224 / 150))
+    model.load_state_dict(read_checkpoint(shared / "golden" / FILES[0]).state_dict())
+    square = np.pad(golden["B/u16"], ((0, 0), (30, 30), (0, 0)))
+    x = model.eval().preprocess(torch.from_numpy(square[:, None]))
+    np.testing.assert_allclose(x[:, :, ::4, ::4], golden["B/net_input_sub"], rtol=1e-4, atol=1e-4)
+    with torch.inference_mode():
+        np.testing.assert_allclose(model.embed(x), golden["B/embedding"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("zoom", "shape"), [(1.5, (96, 75)), (0.5, (32, 25))])
+def test_zoom_is_bilinear_by_a_factor_before_the_padding(cells, zoom, shape):
+    model = Model(Config(width=0.125, zoom=zoom))
+    assert model.crop.size_px == int(224 / zoom)
+    crops = cells.array[:2, :1, :, :50].astype(np.uint16) * 200
+    at = [
+        np.clip((np.arange(n) + 0.5) * old / n - 0.5, 0, old - 1)
+        for n, old in zip(shape, (64, 50), strict=True)
+    ]
+    grid = np.stack(np.meshgrid(*at, indexing="ij"))
+    zoomed = np.stack([ndimage.map_coordinates(c[0].astype(float), grid, order=1) for c in crops])
+    top, left = (224 - shape[0]) // 2, (224 - shape[1]) // 2
+    padded = np.zeros((2, 224, 224))
+    padded[:, top : top + shape[0], left : left + shape[1]] = np.round(zoomed)
+    low, high = np.percentile(padded, [1, 99], axis=(1, 2))[:, :, None, None]
+    x = model.preprocess(torch.from_numpy(crops))
+    one = 1 / (high - low).min()  # where a value lies half-way, rounding may go either way
+    np.testing.assert_allclose(x[:, 0], (padded - low) / (high - low), rtol=1e-4, atol=1.01 * one)
+    first, step = model.seen_grid(64, 224)  # a square crop's pixels lie where it says
+    assert (first + top * step, step) == pytest.approx(((64 / shape[0] - 1) / 2, 64 / shape[0]))
+
+
+def test_a_field_is_zoomed_before_it_is_cut_into_tiles(tiny):
+    field = np.random.default_rng(0).integers(0, 60_000, (1, 160, 180)).astype(np.uint16)
+    zoomed = Model(replace(TINY, zoom=2.0)).eval()
+    zoomed.load_state_dict(tiny.state_dict())
+    larger = torch.nn.functional.interpolate(
+        torch.from_numpy(field[None].astype(np.float32)), (320, 360), mode="bilinear", align_corners=False
+    )
+    np.testing.assert_allclose(
+        zoomed.embed_field(field), tiny.embed_field(larger[0].round().numpy()), rtol=1e-5, atol=1e-6
+    )
+    with pytest.raises(InputError, match="leave zoom at 1"):
+        Model(replace(TINY, scaling="rescale", zoom=2.0))
 
 
 def test_cell_region_of_a_field(model, golden):

@@ -25,12 +25,14 @@ import torch
 
 from napari_cellrep import load_model, registry
 from napari_cellrep.cli import BAD_INPUT, OK, main
+from napari_cellrep.data import open_project
 from napari_cellrep.jobs import drain
 from napari_cellrep.models._published import find_fetched, list_published
 from napari_cellrep.specs import Channel, InputError, Weights
 from napari_cellrep.steps import fetch as room
 from napari_cellrep.steps.embed import embed
 from napari_cellrep.steps.fetch import fetch, list_here
+from napari_cellrep.steps.networks import network_of
 
 NAME = "tiny"
 
@@ -337,6 +339,59 @@ def test_a_checkpoint_in_a_zip_and_the_hash_of_the_first_time(host, publish, fol
     assert find_fetched(NAME) is None
 
 
+def sha1(body: bytes) -> str:
+    return f"sha1:{hashlib.sha1(body).hexdigest()}"
+
+
+def test_the_checkpoint_in_a_zip_is_checked_where_its_authors_vouch_for_that(host, publish, folder, tmp_path):
+    body = checkpoint()
+    host.files["/w.pth.zip"] = zipped(**{"w.pth": body})
+    publish(f"{host.url}/w.pth.zip", inside="w.pth", check_inside=sha1(checkpoint(1)))
+    with pytest.raises(InputError, match=r"w\.pth in w\.pth\.zip is not the file the authors published"):
+        get()
+    assert whole_looking(folder) == []
+    publish(f"{host.url}/w.pth.zip", inside="w.pth", check_inside=sha1(body))
+    assert get().read_bytes() == body
+    # From a folder: the zip, or what was in it, with the same check.
+    for files, words in (
+        ({"w.pth.zip": host.files["/w.pth.zip"]}, ""),
+        ({"w.pth": body}, ""),
+        ({"w.pth": b"x"}, "not the"),
+    ):
+        shutil.rmtree(folder / NAME)
+        stick = tmp_path / "stick"
+        shutil.rmtree(stick, ignore_errors=True)
+        stick.mkdir()
+        for name, content in files.items():
+            (stick / name).write_bytes(content)
+        if words:
+            with pytest.raises(InputError, match=words):
+                get(source=stick)
+        else:
+            assert get(source=stick).read_bytes() == body
+
+
+def test_weights_of_the_librarys_networks_are_fetched_and_embed_any_channels(host, publish, small):
+    library = pytest.importorskip(
+        "pytorchcv.models.efficientnet", reason="the extra imagenet is not installed"
+    )
+    torch.manual_seed(0)
+    file = io.BytesIO()
+    torch.save(library.efficientnet_b0b().state_dict(), file)
+    host.files["/efficientnet_b0b-0702.pth.zip"] = zipped(**{"efficientnet_b0b-0702.pth": file.getvalue()})
+    publish(
+        f"{host.url}/efficientnet_b0b-0702.pth.zip", model="imagenet", inside="efficientnet_b0b-0702.pth",
+        check_inside=sha1(file.getvalue()), config={"network": "efficientnet_b0b"},
+    )  # fmt: skip
+    host.break_after = [1_000_000]
+    get()
+    result = drain(
+        embed(small, model=NAME, channels=("DNA", "FKHR-GFP"), fields=["A01"], device="cpu", precision="fp32")
+    )
+    assert small.cells.obsm[f"X_{result.keys[0]}"].shape[1] == 2 * 1280
+    assert small.embedding_info(NAME)["trained"] is True
+
+
 def test_bytes_nobody_vouches_for_have_to_be_the_network(host, publish, folder):
     host.files["/w.pth"] = b"<html>please log in</html>"
     publish(f"{host.url}/w.pth")
@@ -595,8 +650,8 @@ def test_every_published_checkpoint_can_be_asked_for():
     for _, weights in list_published().values():
         assert weights.url.startswith(("https://", "http://spidey.ccbr.utoronto.ca/"))
         assert all(
-            re.fullmatch(r"(git:[0-9a-f]{40}|sha256:[0-9a-f]{64})?", check)
-            for check in (weights.check, *dict(weights.more).values())
+            re.fullmatch(r"((git|sha1):[0-9a-f]{40}|sha256:[0-9a-f]{64})?", check)
+            for check in (weights.check, weights.check_inside, *dict(weights.more).values())
         )
         record = "/records/" in weights.url
         assert bool(weights.inside) == (record or weights.url.endswith(".zip"))
@@ -687,6 +742,49 @@ def test_weights_for_any_channels_take_those_that_are_named(host, publish, small
     assert model.roles == model.crop.channels == ("protein",)
     drain(embed(small, model=NAME, channels=("FKHR-GFP", "DNA"), key="both"))
     assert small.cells.obsm["X_both"].shape[1] == 2 * model.dim()
+
+
+def test_settings_that_leave_the_weights_as_they_are(host, publish, small, capsys):
+    host.files["/w.pth"] = checkpoint()
+    publish(f"{host.url}/w.pth")
+    get()
+    how = [
+        "--weights",
+        NAME,
+        "--fields",
+        "A01",
+        "--channels",
+        "DNA,FKHR-GFP",
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+    ]
+    assert main(["embed", str(small.root), *how]) == OK
+    assert (
+        main(
+            [
+                "embed",
+                str(small.root),
+                *how,
+                "--key",
+                "mean",
+                "--set",
+                "channel_mode=mean",
+                "--set",
+                "zoom=0.5",
+            ]
+        )
+        == OK
+    )
+    project = open_project(small.root)
+    assert project.cells.obsm["X_tiny"].shape[1] == 2 * project.cells.obsm["X_mean"].shape[1]
+    found = network_of(project, "mean")  # as it is when somebody looks into a cell
+    assert (found.net.config.channel_mode, found.net.config.zoom) == ("mean", 0.5)
+    assert found.net.crop.size_px == 448
+    capsys.readouterr()
+    assert main(["embed", str(small.root), *how, "--set", "width=1"]) == BAD_INPUT
+    assert "another network" in capsys.readouterr().err
 
 
 def test_what_is_here_is_listed_whole_and_begun(host, publish, folder):

@@ -8,10 +8,20 @@ from napari_cellrep.models._base import (
     CAPABILITIES,
     EmbeddingModel,
     can,
+    change_settings,
     create_model,
     list_models,
     load_model,
     save_model,
 )
 
-__all__ = ["CAPABILITIES", "EmbeddingModel", "can", "create_model", "list_models", "load_model", "save_model"]
+__all__ = [
+    "CAPABILITIES",
+    "EmbeddingModel",
+    "can",
+    "change_settings",
+    "create_model",
+    "list_models",
+    "load_model",
+    "save_model",
+]

@@ -207,6 +207,38 @@ def create_model(name: str, **config: Any) -> EmbeddingModel:
     return model.eval()
 
 
+def change_settings(model: EmbeddingModel, settings: Mapping[str, Any]) -> EmbeddingModel:
+    """Use the same weights under other settings: how channels are joined, how crops are brought to the network's side.
+
+    Parameters
+    ----------
+    settings : mapping
+        Fields of the model's ``Config``, of those that leave the weights as they are.
+
+    Raises
+    ------
+    InputError
+        If a setting is unknown, out of bounds, or one that makes another network.
+    """
+    config = make_config(type(model.config), {**dataclasses.asdict(model.config), **settings})
+    if config == model.config:
+        return model
+    made: EmbeddingModel = type(model)(config)
+    old, new = ({k: v.shape for k, v in m.state_dict().items()} for m in (model, made))
+    if old != new:
+        raise InputError(
+            f"With {', '.join(f'{k}={v}' for k, v in settings.items())} {model.spec.title} would be another network, and its "
+            "weights do not fit; set only what leaves them as they are."
+        )
+    made.load_state_dict(model.state_dict())
+    made.card, made.may_lack = model.card, model.may_lack
+    if made.crop == type(model)(model.config).crop:  # the crop does not follow from what was changed
+        made.crop = model.crop
+    made.roles = made.roles if "channels" in settings else model.roles
+    made.crop = dataclasses.replace(made.crop, channels=made.roles, um_per_px=model.crop.um_per_px)
+    return made.eval()
+
+
 def save_model(model: EmbeddingModel, folder: Path, **card: Any) -> None:
     """Write ``weights.safetensors`` and ``model.json`` to `folder`, each by rename.
 

@@ -6,9 +6,9 @@ Paper: Xun et al., "Microsnoop: a generalist tool for microscopy image represent
 academic use only and the method is subject to a patent application: see the licence of each checkpoint.
 Every channel is an image of its own, so one network serves any channels, and a cell's vector joins its channels'.
 Differs: a feature map of zeros gives zeros instead of NaN; cells at the top or left edge are not dropped (flagged
-cells can be left out by the project's own rules); the image is not zoomed before padding (``rsc_to_diam`` is 1 in
-all the authors' scripts); a crop larger than the network is refused instead of silently cut into tiles, for which
-there is `Model.embed_field`.
+cells can be left out by the project's own rules); a crop larger than the network is refused instead of silently cut
+into tiles, for which there is `Model.embed_field`; the side of a zoomed image (``zoom``, the authors' ``rsc_to_diam``)
+is cut to whole pixels, which models.md leaves open.
 Training is written after the paper alone, as its code is not published (models.md §4.5). What the paper leaves open is
 as in the masked autoencoder that it follows (He et al. 2021: AdamW with betas 0.9 and 0.95, decay 0.05, none on biases
 and norms, learning rate by fractions of an epoch) or as in Cellpose (any angle, 0.75 to 1.25 times the size). Differs: an
@@ -99,6 +99,9 @@ class Config:
         enlarged or shrunk to 224 px.
     width : float
         Width of every level as a multiple of the paper's.
+    zoom : float
+        Factor by which "pad" resizes crops, and fields before they are cut into tiles (the authors' ``rsc_to_diam``, 1
+        in all their scripts).
     """
 
     channels: Annotated[
@@ -121,6 +124,16 @@ class Config:
         },
     ] = "pad"
     width: Width = 1.0
+    zoom: Annotated[
+        float,
+        {
+            "min": 0.1,
+            "max": 10.0,
+            "step": 0.1,
+            "label": "Zoom",
+            "help": "pad: crops and fields are resized by this first; 1 in the authors' scripts.",
+        },
+    ] = 1.0
 
 
 TINY = Config(width=0.125)
@@ -350,6 +363,13 @@ class Model(EmbeddingModel):
         super().__init__(config)
         if config.scaling == "rescale":  # a box is already padded to 224 px and would not be enlarged
             self.crop = CropSpec(size_px=64, window_px=64)
+            if config.zoom != 1:
+                raise InputError(
+                    "The scaling rescale brings every crop to 224 px, whatever its size: leave zoom at 1, or set scaling "
+                    "to pad."
+                )
+        else:
+            self.crop = replace(self.crop, size_px=int(SIDE_PX / config.zoom + 1e-6))
         self.set_channels(config.channels)
         self.widths = widths(config.width)
         self.encoder = _Encoder(self.widths)
@@ -375,7 +395,7 @@ class Model(EmbeddingModel):
         return n * len(self.roles) if self.config.channel_mode == "concat" else n
 
     def preprocess(self, crops: Tensor) -> Tensor:
-        """Bring raw crops to 224 px, then scale each channel from its 1st to its 99th percentile (models.md §4.3).
+        """Zoom raw crops, bring them to 224 px and scale each channel from its 1st to its 99th percentile (models.md §4.3).
 
         The percentiles are those of the image *with* its zero padding, and nothing is clipped.
 
@@ -395,7 +415,15 @@ class Model(EmbeddingModel):
             If crops that are not to be rescaled are larger than 224 px.
         """
         self.check_crops(crops)
-        return _scale_percentiles(self._fit(crops))
+        return _scale_percentiles(self._fit(self._zoomed(crops)))
+
+    def _zoomed(self, crops: Tensor) -> Tensor:
+        """Images (B, C, H, W) resized by ``zoom``, sides cut to whole pixels; integers are rounded again."""
+        if self.config.zoom == 1 or not crops.numel():
+            return crops
+        size = tuple(max(1, int(n * self.config.zoom + 1e-6)) for n in crops.shape[-2:])
+        x = F.interpolate(crops.to(torch.float32), size, mode="bilinear", align_corners=False)
+        return x if crops.is_floating_point() else x.round()  # the authors resize in the image's own type
 
     def _fit(self, crops: Tensor) -> Tensor:
         """Bring images of any number of channels to (B, C, 224, 224), float32, on their own scale."""
@@ -417,9 +445,11 @@ class Model(EmbeddingModel):
         return _pad(x, SIDE_PX)
 
     def seen_grid(self, side_px: int, seen_px: int) -> tuple[float, float]:
-        """Padded crops keep their pixels and lie in the middle."""
+        """Padded crops lie in the middle, zoomed or as they are."""
         if self.config.scaling == "pad":
-            return float(-((seen_px - side_px) // 2)), 1.0
+            zoomed = max(1, int(side_px * self.config.zoom + 1e-6))
+            step = side_px / zoomed
+            return (step - 1) / 2 - (seen_px - zoomed) // 2 * step, step
         return super().seen_grid(side_px, seen_px)
 
     def embed_layers(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
@@ -525,14 +555,15 @@ class Model(EmbeddingModel):
 
         if not 0 < tile_rate <= 1:
             raise InputError(f"The fraction of tiles is {tile_rate}; it has to be above 0 and at most 1.")
-        tiles = cut_tiles(image)
+        self.check_crops(image[None])
+        tiles = cut_tiles(self._zoomed(to_tensor(image[None]))[0].numpy() if self.config.zoom != 1 else image)
         if tile_rate < 1:
             n = max(1, int(len(tiles) * tile_rate))
             tiles = tiles[np.sort(np.random.default_rng(seed).permutation(len(tiles))[:n])]
         device = next(self.parameters()).device
         with torch.inference_mode():
             found = [
-                self.embed(self.preprocess(to_tensor(part).to(device)), layer)
+                self.embed(_scale_percentiles(self._fit(to_tensor(part).to(device))), layer)
                 for part in np.array_split(tiles, math.ceil(len(tiles) / 8))
             ]
         return torch.cat(found).mean(dim=0).cpu().numpy()  # type: ignore[no-any-return]
@@ -713,6 +744,8 @@ class MaskedLearner(Learner):
         if t.view == "field":
             room = torch.tensor([max(n - SIDE_PX, 0) + 1 for n in x.shape[-2:]])
             x = _squares(x, (torch.rand(len(x), 2, generator=generator) * room).long())
+        else:
+            x = self.net._zoomed(x)
         x = _scale_percentiles(self.net._fit(x), flat_is_black=True)
         x = _turned(x, t.rotate, t.scale_range, generator)
         return {"x": x, "visible": mask_patches(x, t.mask_ratio, generator)}
@@ -723,7 +756,10 @@ class MaskedLearner(Learner):
         if self.settings.view == "field":
             middle = torch.tensor([max(n - SIDE_PX, 0) // 2 for n in x.shape[-2:]])
             x = _squares(x, middle.expand(len(x), 2))
-        return {"x": self.net.preprocess(x)}
+        else:
+            x = self.net._zoomed(x)
+        self.net.check_crops(x)
+        return {"x": _scale_percentiles(self.net._fit(x))}
 
 
 def _squares(x: Tensor, corners: Tensor) -> Tensor:

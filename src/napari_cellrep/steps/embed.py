@@ -66,6 +66,7 @@ def embed(
     layers: Sequence[str] = (),
     channels: Sequence[str] = (),
     crop: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
     fields: Sequence[str] = (),
     device: str = "auto",
     precision: str = "auto",
@@ -93,6 +94,8 @@ def embed(
         Names or roles of the project's channels, in the order the model wants; empty: by the model's roles.
     crop : dict, optional
         Settings of `CropSpec` to use instead of the model's: ``window_px``, ``masked``, ``mode``, …
+    settings : dict, optional
+        Settings of the network that leave its weights as they are, trained ones included: ``{"channel_mode": "mean"}``.
     batch_size : int
         Cells per forward pass; 0: chosen for the device.
     seed : int
@@ -116,7 +119,7 @@ def embed(
     if batch_size < 0:
         raise InputError(f"The batch size is {batch_size}; it has to be a number of cells, or 0 for any.")
     models = (model,) if isinstance(model, str) else tuple(model)
-    if len(models) > 1 and (key or config):
+    if len(models) > 1 and (key or config or settings):
         raise InputError("A key and settings are for one model; embed with one at a time to give them.")
     runs: list[_Run] = []
     for name in models:
@@ -129,6 +132,7 @@ def embed(
             layers=layers,
             channels=channels,
             crop=crop,
+            settings=settings,
             seed=seed,
         )
         if twice := {k for run in runs for k in run.ready.keys} & set(ready.keys):
@@ -225,12 +229,13 @@ def prepare(
     layers: Sequence[str] = (),
     channels: Sequence[str] = (),
     crop: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
     seed: int = 0,
 ) -> Prepared:
     """Load the network and match it with the project; nothing is written. Arguments are those of `embed`."""
     if channels and not config and _takes_channels(project, model):
         config = {"channels": tuple(channels)}
-    net, trained = find_model(project, model, seed, config)
+    net, trained = find_model(project, model, seed, config, settings)
     take_channels(net, channels)
     set_crop(net, project, crop, trained)
     planes = match_channels(net.roles, project.channels, net.spec.title, net.may_lack)
@@ -268,13 +273,23 @@ def cells_to_do(
 
 
 def find_model(
-    project: Project, model: str, seed: int = 0, config: dict[str, Any] | None = None
+    project: Project,
+    model: str,
+    seed: int = 0,
+    config: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
 ) -> tuple[EmbeddingModel, bool]:
-    """The model a name or path means for this project, and whether its weights are trained."""
+    """The model a name or path means for this project, and whether its weights are trained.
+
+    `config` makes a network of random weights, `settings` change what is there; both are as for `embed`.
+    """
     import torch
 
-    from napari_cellrep.models import create_model, list_models, load_model
+    from napari_cellrep.models import change_settings, create_model, list_models, load_model
 
+    if settings:
+        net, trained = find_model(project, model, seed, config)
+        return change_settings(net, settings), trained
     own = project.root / "models" / model
     if not config and (own / "model.json").is_file():  # settings are for a network made here
         return load_model(own), True

@@ -58,6 +58,7 @@ def embed_fields(
     key: str = "",
     mode: str = "auto",
     channels: Sequence[str] = (),
+    settings: dict[str, Any] | None = None,
     fields: Sequence[str] = (),
     device: str = "auto",
     precision: str = "auto",
@@ -82,6 +83,8 @@ def embed_fields(
         network has them.
     channels : sequence of str
         Names or roles of the project's channels, in the order the model wants; empty: by the model's roles.
+    settings : dict, optional
+        Settings of the network that leave its weights as they are, trained ones included: ``{"zoom": 0.5}``.
     fields : sequence of str
         Only these; empty: all.
 
@@ -99,7 +102,7 @@ def embed_fields(
         raise InputError(f"Fields are embedded in one of the modes {', '.join(MODES)}; got {mode!r}.")
     todo = [project.field(f) for f in fields] or list(project.fields)
     yield Progress(0, len(todo), "Loading the model")
-    net, trained = find_model(project, model, seed, config)
+    net, trained = find_model(project, model, seed, config, settings)
     if not net.on_device:
         raise InputError(f"{net.spec.title} measures cells; to describe whole fields choose a network.")
     take_channels(net, channels)

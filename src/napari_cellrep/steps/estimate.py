@@ -208,6 +208,7 @@ def _embed(
     layers: Sequence[str] = (),
     channels: Sequence[str] = (),
     crop: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
     fields: Sequence[str] = (),
     device: str = "auto",
     precision: str = "auto",
@@ -219,8 +220,9 @@ def _embed(
 
     begin = perf_counter()
     ready = embedding.prepare(
-        project, model=model, config=config, key=key, layers=layers, channels=channels, crop=crop, seed=seed
-    )
+        project, model=model, config=config, key=key, layers=layers, channels=channels, crop=crop, settings=settings,
+        seed=seed,
+    )  # fmt: skip
     todo = embedding.cells_to_do(project, ready, fields)
     n = sum(map(len, todo.values()))
     once_s = (

@@ -64,9 +64,12 @@ def network_of(project: Project, embedding: str) -> Found:
 
 def _same_weights(project: Project, embedding: str, how: dict[str, Any]) -> tuple[EmbeddingModel, str]:
     """Look among this project's models, the published ones and, for random weights, among the first seeds."""
+    from napari_cellrep.models import change_settings
+
     wanted = how.get("weights", "")
+    own = {k: v for k, v in how.get("config", {}).items() if k != "channels"}
     if how.get("published"):
-        net, _ = find_model(project, how["published"])
+        net, _ = find_model(project, how["published"], settings=own)
         if weights_digest(net) == wanted:
             return net, ""
     elif not how.get("trained", True):
@@ -80,7 +83,7 @@ def _same_weights(project: Project, embedding: str, how: dict[str, Any]) -> tupl
         for name in sorted(folders, key=lambda name: name != base):  # most are called as their embedding
             net, _ = find_model(project, name)
             if net.spec.name == how["model"] and weights_digest(net) == wanted:
-                return net, name
+                return change_settings(net, own), name
     raise InputError(
         f"The weights that made {embedding.replace('_', ' ')} are not in this project any more; embed again to have "
         "them and their vectors together."

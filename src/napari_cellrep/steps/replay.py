@@ -175,8 +175,13 @@ def _embed_again(project: Project, source: Project, key: str, device: str) -> Jo
     if model is None:
         return f"{key} was not brought up to date: the weights it was made with are not here any more."
     channels = () if config and "channels" in config else _same_channels(project, source, info)
+    own = (
+        {k: v for k, v in (info.get("config") or {}).items() if k != "channels"}
+        if info.get("trained")
+        else None
+    )
     yield from embed(
-        project, model=model, config=config, key=key, layers=(info["layer"],) if info.get("layer") else (),
+        project, model=model, config=config, settings=own, key=key, layers=(info["layer"],) if info.get("layer") else (),
         channels=channels, crop=dict(info.get("crop") or {}), device=device,
     )  # fmt: skip
     return ""
