@@ -121,6 +121,18 @@ def test_random_weights_are_said_and_depend_on_the_seed_only(tiny):
     assert not np.allclose(run("three", 1), first)
 
 
+def test_cells_larger_than_the_window_are_said(small):
+    obs = small.cells.obs
+    side = np.maximum(obs["box_y1"] - obs["box_y0"], obs["box_x1"] - obs["box_x0"])
+    n = int((side > 24).sum())
+    assert 0 < n < len(obs)
+    how = {"model": "measurements", "fields": ["A01"]}
+    result = drain(embed(small, **how, crop={"window_px": 24}))
+    assert any(f"{n:,} of {len(obs):,} cells are larger than what" in note for note in result.notes)
+    large = drain(embed(small, **how, key="large", crop={"window_px": int(side.max())}))
+    assert not any("larger than what" in note for note in large.notes)
+
+
 def test_an_imagenet_network_takes_any_channels_and_says_when_its_weights_are_random(small):
     settings = {"model": "imagenet", "config": {"width": 0.125}, "fields": ["A01"]}
     result = drain(embed(small, **settings))

@@ -373,7 +373,22 @@ def _fit_notes(project: Project, ready: Prepared, seed: int) -> list[str]:
             f"At which sampling {published} was trained is not known; it gets {crop.window_px} px of the image about each "
             "cell. Where your cells fill that less or more than its own did, set --window-px."
         )
+    if cut := _larger(project, crop):
+        notes.append(
+            f"{cut:,} of {project.cells.n_obs:,} cells are larger than what the network is shown of a cell: their vectors "
+            "describe only that part" + ("; --window-px shows more." if crop.mode == "window" else ".")
+        )
     return notes
+
+
+def _larger(project: Project, crop: CropSpec) -> int:
+    """How many cells are larger than their window, or than the side of their box where it does not shrink."""
+    obs = project.cells.obs
+    extent = np.maximum(obs["box_y1"] - obs["box_y0"], obs["box_x1"] - obs["box_x0"]).to_numpy()
+    if crop.mode == "box":
+        return 0 if crop.box_shrink else int((extent > crop.size_px).sum())
+    sides = {f.id: crop.side_px(f.um_per_px) for f in project.fields}
+    return int((extent > obs["field"].astype(str).map(sides).to_numpy(float)).sum())
 
 
 def _takes_channels(project: Project, model: str) -> bool:
