@@ -7,6 +7,7 @@ A model file (``models/<name>.py``) holds, at module level:
 - ``Config``: a frozen dataclass, what the network *is* (channels, widths, recipe); every field has a default;
 - ``Model``: an `EmbeddingModel` built as ``Model(config)``;
 - ``TINY``: a small ``Config`` that a test can afford;
+- ``TINY_OTHERS``: further ones, if some of its networks come from an optional library;
 - ``Training``: a frozen dataclass, how it is trained, if it trains; `_train` wants the fields epochs, batch_size,
   learning_rate, beta1, seed, min_cells, max_steps and max_seconds, and hands the whole to ``Model.augment``. A model
   whose training is more than Adam on its ``losses`` has the method ``learner`` instead (`_train.Learner`, the one
