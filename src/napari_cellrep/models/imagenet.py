@@ -103,13 +103,13 @@ SPEC = ModelSpec(
             "imagenet-efficientnet-b0", f"{_LIBRARY_URL}/v0.0.403/efficientnet_b0b-0702-ecf61b9b.pth.zip",
             _LIBRARY_LICENCE.format("its weights come from R. Wightman's pytorch-image-models (Apache-2.0); "),
             "", {"network": "efficientnet_b0b"},
-            f"EfficientNetB0 trained on ImageNet photographs of 224 px, its authors' weights with their padding; 20 MB. "
+            f"EfficientNetB0 trained on ImageNet photographs of 224 px, padded as TensorFlow does; 20 MB. "
             f"Needs {_EXTRA}",
             inside="efficientnet_b0b-0702-ecf61b9b.pth", check_inside="sha1:ecf61b9b50666a6b444a9d789a5ff1087c65d0d8",
         ),
         Weights(
             "imagenet-inception-v3", f"{_LIBRARY_URL}/v0.0.552/inceptionv3-0533-025fb71c.pth.zip",
-            _LIBRARY_LICENCE.format("its weights were converted from Gluon's (Apache-2.0); "),
+            _LIBRARY_LICENCE.format("its weights were converted from a Gluon model; "),
             "", {"network": "inceptionv3"},
             f"InceptionV3 trained on ImageNet photographs of 299 px; 92 MB. Needs {_EXTRA}",
             inside="inceptionv3-0533-025fb71c.pth", check_inside="sha1:025fb71c673f8e325f4c24f25cbd4185540cca72",
