@@ -163,6 +163,14 @@ def test_groups_like_one_of_them_come_first(table, qtbot):
     assert list(table.model.frame.columns)[1] == "distance to E12"
     assert "Most like E12" in table.words.text()
     distance = float(shown(table, 1, "distance to E12"))
+    header(table, qtbot, "n_cells")
+    first = session.similar
+    session.hide_flagged = False  # other cells count: ranked again, and sorted as it was
+    qtbot.waitUntil(lambda: session.similar is not first)
+    assert (np.diff(table.model.frame["n_cells"].iloc[table.model.order]) >= 0).all()
+    assert "distance to E12" in table.model.frame
+    session.hide_flagged = True
+    qtbot.waitUntil(lambda: np.allclose(session.similar.distance, first.distance))
     session.hide_values("control", ["-1"])  # with two groups left nothing can be ranked
     qtbot.waitUntil(lambda: session.similar is None)
     session.show_all_values()

@@ -71,6 +71,7 @@ class GalleryView(CellView):
     def __init__(self, session: Session, canvas: Any) -> None:
         super().__init__(session, canvas)
         self.background = Background(session)
+        self._similar_to = ("", "")  # column and value of the group that others were ranked for
         self.which = choice_box("Which cells", ["all cells", "selected cells"])
         self.order = choice_box("In which order", [])
         self.by = choice_box(
@@ -156,8 +157,10 @@ class GalleryView(CellView):
 
     def _on_similar(self) -> None:
         """A line of typical cells for each group, the most alike first."""
-        found = self.session.similar
-        if found is not None and self.by.findText(found.by) >= 0:
+        found, before = self.session.similar, self._similar_to
+        self._similar_to = (found.by, found.name) if found is not None else ("", "")
+        # What is ranked again, of other cells, leaves the boxes as they were set meanwhile.
+        if found is not None and before != self._similar_to and self.by.findText(found.by) >= 0:
             for box, words in ((self.which, "all cells"), (self.order, TYPICAL), (self.by, found.by)):
                 box.blockSignals(True)
                 box.setCurrentText(words)

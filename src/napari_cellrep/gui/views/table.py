@@ -127,6 +127,7 @@ class TableView(CellView):
         super().__init__(session, canvas)
         self._column, self._descending = "", False
         self._clicking = False
+        self._similar_to = ("", "")  # column and value of the group that others were ranked for
         self._hidden: set[str] = set(_LATE)
         self._groups: list[np.ndarray] = []  # rows of the cells of each group shown
         self.rows_of = QComboBox()
@@ -223,11 +224,12 @@ class TableView(CellView):
 
     def _on_similar(self) -> None:
         """Show groups by how like one of them they are, the most alike first; or as before."""
-        found = self.session.similar
+        found, before = self.session.similar, self._similar_to
+        self._similar_to = (found.by, found.name) if found is not None else ("", "")
         self.forget.setVisible(found is not None)
         if found is None:
             self._column = "" if self._column.startswith(DISTANCE) else self._column
-        else:
+        elif before != self._similar_to:  # what is ranked again leaves the table as it was sorted meanwhile
             self.forget.setText(f"× {found.column}")
             self._column, self._descending = found.column, False
             self.rows_of.blockSignals(True)
