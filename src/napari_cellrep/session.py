@@ -291,8 +291,9 @@ class Session:
         name = f"profile_{self.embedding}" + ("" if column == "group" else f"_by_{column}")
         if groups is None or name not in made or key not in groups.obsm:
             return None
-        rows = self.rows_by(column)
-        own = (groups.obs["by"].astype(str) == column).to_numpy()
+        rows, own = self.rows_by(column), (groups.obs["by"].astype(str) == column).to_numpy()
+        if not own.any():
+            return None
         at = pd.Index(groups.obs["name"].astype(str)[own]).get_indexer(pd.Index(rows.names))
         points = np.asarray(groups.obsm[key], np.float64)[own][at, :2]
         points[at < 0] = np.nan

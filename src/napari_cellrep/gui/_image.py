@@ -689,6 +689,8 @@ class Canvas:
                 session.similar = None
                 if asked:
                     self._complain(found)
+                elif self.viewer is not None:
+                    self.viewer.status = str(found)
                 return
             if asked or session.similar is before:  # else it was put away, or another one was asked for
                 session.similar = found
