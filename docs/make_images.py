@@ -1,6 +1,6 @@
 """Take the pictures in docs/images by real clicks: from the sample to a map, then a finished project.
 
-python docs/make_images.py PROJECT.cellrep [docs/images] [walk|job|explore|learn]
+python docs/make_images.py PROJECT.cellrep [docs/images] [walk|job|explore|learn|groups]
 
 PROJECT is a project of the sample with a trained network, as `cellrep demo` makes it. The first half of the pictures
 ("walk") is taken of a person who begins with nothing, so it segments and measures the sample again (minutes). Needs
@@ -348,6 +348,32 @@ def explore(root: Path, out: Path) -> None:
     window.close()
 
 
+def groups(root: Path, out: Path) -> None:
+    """Wells as points of the map, and those most like one of them in the table."""
+    window = Window(out, 1280, 760)
+    session, canvas = window.session, window.canvas
+    session.open(root)
+    session.embedding, session.colour_by = "paired_cell_inpainting", "dose_rank"
+    panel = window.dock("Explore")
+    panel.setMinimumHeight(360)
+    panel.rows_of.setCurrentIndex(panel.rows_of.findData("group"))
+    view = panel.map
+    view.fit()
+    QTest.qWait(300)
+    at = view.view.to_px(view.groups.places)[view.groups.rows.index("A07")]
+    QTest.mouseClick(view, LEFT, PLAIN, QPoint(int(at[0]), int(at[1])))
+    QTest.mouseClick(view, RIGHT, PLAIN, QPoint(int(at[0]), int(at[1])))
+    until(lambda: canvas._menu is not None)
+    menu, similar = canvas._menu, canvas._menu.actions()[1]
+    QTest.mouseClick(menu, LEFT, PLAIN, menu.actionGeometry(similar).center())
+    until(lambda: session.similar is not None)
+    QTest.mouseMove(view, QPoint(3, view.height() - 60))
+    window.part("explore-groups", panel)
+    window.close()
+    page = Image.open(out / "explore-groups.png").convert("RGB")
+    page.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2).save(out / "explore-groups.png", optimize=True)
+
+
 def learn(root: Path, out: Path) -> None:
     """Cells that are named teach a classifier; the first of its queue is looked at. On a copy: it makes sets."""
     window = Window(out, 1400, 800)
@@ -399,6 +425,8 @@ def main() -> None:
     part = sys.argv[3] if len(sys.argv) > 3 else ""
     if part in ("", "explore"):
         explore(root, out)
+    if part in ("", "groups"):
+        groups(root, out)
     if part in ("", "learn"):
         learn(root, out)
     if part in ("", "look"):

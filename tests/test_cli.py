@@ -15,6 +15,7 @@ import tifffile
 
 from napari_cellrep.cli import BAD_INPUT, OK, main
 from napari_cellrep.data import open_project
+from napari_cellrep.data.cells import make_table
 from napari_cellrep.steps.sample import SAMPLE
 
 
@@ -247,3 +248,28 @@ def test_groups_are_chosen_once_and_told(simple_project_root, capsys):
 @pytest.fixture
 def simple_project_root(sample_project):
     return str(sample_project.root)
+
+
+def test_groups_like_one_are_written_as_a_table(tmp_path, images, capsys):
+    project, out = str(tmp_path / "p.cellrep"), tmp_path / "like.csv"
+    assert new(tmp_path, images) == OK
+    opened = open_project(project)
+    obs = pd.DataFrame(
+        {"field": "A01", "label": range(1, 41), "group": np.repeat(list("abcd"), 10), "good": True},
+        index=[f"A01:{i}" for i in range(1, 41)],
+    )
+    cells = make_table(obs)
+    rng = np.random.default_rng(0)
+    cells.obsm["X_mine"] = rng.normal(size=(40, 6)).astype(np.float32)
+    opened.write_cells(cells)
+    capsys.readouterr()
+    assert main(["analyze", project, "similar", "--group", "c", "--csv", str(out)]) == OK
+    assert "Most like c (1 − correlation" in capsys.readouterr().out
+    table = pd.read_csv(out)
+    assert table.columns.tolist() == ["group", "distance", "n_compared"]
+    assert table["group"].iloc[0] == "c"
+    assert table["distance"].is_monotonic_increasing
+    assert main(["analyze", project, "similar"]) == BAD_INPUT
+    assert "--group" in capsys.readouterr().err
+    assert main(["analyze", project, "outliers", "--csv", str(out)]) == BAD_INPUT
+    assert "ranks no groups" in capsys.readouterr().err

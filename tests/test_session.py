@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from napari_cellrep.analysis.profiles import similar_groups
 from napari_cellrep.data import Project, create_project, open_project
 from napari_cellrep.data.cells import make_table
 from napari_cellrep.data.fields import Field
@@ -303,3 +304,34 @@ def open_session(project: Project) -> Session:
     session = Session()
     session.open(project.root)
     return session
+
+
+def test_rows_of_groups_follow_the_table(session: Session, project: Project) -> None:
+    assert session.row_columns() == ["group", "field", "dose_rank"]
+    rows = session.rows_by("field")
+    assert rows.names == ("a", "b")
+    assert session.cells.obs_names[rows.cells(1, session.visible)].tolist() == [
+        "b:1",
+        "b:2",
+    ]  # b:3 is flagged
+    assert session.rows_by("field") is rows
+    project.write_cells(table(["b:2", "a:1", "a:9", "c:1"]))
+    session.reload()
+    assert session.rows_by("field").names == ("b", "a", "c")
+    assert session.profile_map("field") is None
+    with pytest.raises(InputError, match="no column 'gone'"):
+        session.rows_by("gone")
+    session.open(None)
+    assert session.row_columns() == []
+
+
+def test_a_ranking_of_groups_is_announced_and_goes_with_the_project(
+    session: Session, project: Project
+) -> None:
+    heard = []
+    session.similar_changed.connect(lambda: heard.append(session.similar))
+    x, members = np.random.default_rng(0).normal(size=(9, 4)), [np.arange(i, i + 3) for i in (0, 3, 6)]
+    session.similar = found = similar_groups(x, members, ["a", "b", "c"], "a", "field")
+    session.similar = found
+    session.open(project)
+    assert heard == [found, None]

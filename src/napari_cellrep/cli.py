@@ -327,6 +327,12 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="a setting of the recipe; may be given several times",
     )
+    analyze.add_argument(
+        "--group", default="", metavar="NAME", help='short for --set group=NAME, of "similar"'
+    )
+    analyze.add_argument(
+        "--csv", type=Path, metavar="FILE", help="write the ranked groups there, of variability and similar"
+    )
 
     doubt = add(
         "believe", _believe,
@@ -824,9 +830,14 @@ def _embed_fields(args: argparse.Namespace, project: Any, model: str) -> None:
 
 
 def _analyze(args: argparse.Namespace) -> None:
+    from napari_cellrep.data.files import write_text
     from napari_cellrep.steps.analyze import analyze
 
     settings = {name.replace("-", "_"): value for name, value in _settings(args.set).items()}
+    if args.group:
+        settings["group"] = args.group
+    if args.csv is not None and args.recipe not in ("variability", "similar"):
+        raise InputError(f"The recipe {args.recipe!r} ranks no groups; --csv is of variability and similar.")
     project = _open(args.project)
     result = run(
         analyze(
@@ -837,7 +848,10 @@ def _analyze(args: argparse.Namespace) -> None:
             **settings,
         )
     )
-    print(getattr(result, "summary", result))
+    print(result.summary)
+    if args.csv is not None and result.table is not None:
+        write_text(args.csv, result.table.to_csv(lineterminator="\n"))
+        print(f"{len(result.table):,} groups written to {args.csv}.")
 
 
 def _believe(args: argparse.Namespace) -> None:

@@ -15,15 +15,18 @@ import numpy as np
 import pandas as pd
 from psygnal import Signal
 
-from napari_cellrep.data.cells import embedding_names, map_key
+from napari_cellrep.data.cells import embedding_names, map_key, provenance
 from napari_cellrep.data.files import write_text
 from napari_cellrep.data.project import Project, open_project
+from napari_cellrep.data.rows import MOST_ROWS, Rows, row_columns, rows_by
 from napari_cellrep.data.sets import read_sets
 from napari_cellrep.data.verdicts import FLAG, make_verdict, read_verdicts, set_flagged, valid, write_verdicts
 from napari_cellrep.specs import InputError
 
 if TYPE_CHECKING:
     import anndata as ad
+
+    from napari_cellrep.analysis.profiles import Similar
 
 MODES = ("replace", "add", "subtract", "intersect")
 UNDO_STEPS = 100
@@ -99,6 +102,7 @@ class Session:
     embedding_changed = Signal()
     sets_changed = Signal()
     verdicts_changed = Signal()
+    similar_changed = Signal()  # groups were ranked by how like one of them they are, or are no more
 
     def __init__(self) -> None:
         self.project: Project | None = None
@@ -118,6 +122,9 @@ class Session:
         self._redo: list[_Step] = []
         self._rows: dict[str, np.ndarray] = {}
         self._labels: dict[str, dict[int, int]] = {}
+        self._rows_by: dict[str, Rows] = {}
+        self._row_columns: dict[int, list[str]] = {}
+        self._similar: Similar | None = None
 
     # ---- project and table -----------------------------------------------------------------------
 
@@ -146,6 +153,7 @@ class Session:
         self._hidden, self._limits = {}, {}
         self._undo, self._redo, self.sets, self.verdicts = [], [], {}, {}
         self._embedding = self._colour_by = ""
+        self.similar = None
         self._read_table()
         self._read_sets()
         self.project_changed.emit()
@@ -186,7 +194,7 @@ class Session:
         self._announce_table()
 
     def _read_table(self) -> None:
-        self._rows, self._labels = {}, {}
+        self._rows, self._labels, self._rows_by, self._row_columns = {}, {}, {}, {}
         has = self.project is not None and self.project.has_cells
         self.cells = self.project.cells if has and self.project is not None else None
         self.verdicts = read_verdicts(self.project.root) if self.project is not None else {}
@@ -249,6 +257,58 @@ class Session:
             raise InputError("There are no cells yet.")
         obs = self.cells.obs
         return str(obs["field"].iloc[row]), float(obs["y_px"].iloc[row]), float(obs["x_px"].iloc[row])
+
+    # ---- rows of what: cells, fields, groups -----------------------------------------------------
+
+    def row_columns(self, most: int = MOST_ROWS) -> list[str]:
+        """Columns that put cells together to rows: groups, fields, and others with few values."""
+        if self.cells is None:
+            return []
+        if most not in self._row_columns:  # every column is looked through: once per table
+            self._row_columns[most] = row_columns(self.cells.obs, self.colour_choices, most)
+        return list(self._row_columns[most])
+
+    def rows_by(self, column: str) -> Rows:
+        """Put the cells together by a column of the table."""
+        if self.cells is None or column not in self.cells.obs:
+            raise InputError(f"There is no column {column!r} among the cells.")
+        if column not in self._rows_by:
+            self._rows_by[column] = rows_by(self.cells.obs, column)
+        return self._rows_by[column]
+
+    def profile_map(self, column: str) -> tuple[np.ndarray, str] | None:
+        """Where the rows of a column lie on a map of their own, and the day of their profiles; None without one.
+
+        Returns
+        -------
+        points : ndarray of shape (n_rows, 2), float64
+            First two principal components of the saved profiles; NaN for rows that have none.
+        day : str
+            When they were made, "2026-11-21".
+        """
+        groups, key = self.project.groups if self.project is not None else None, f"X_pca_{self.embedding}"
+        made = provenance(groups) if groups is not None else {}
+        name = f"profile_{self.embedding}" + ("" if column == "group" else f"_by_{column}")
+        if groups is None or name not in made or key not in groups.obsm:
+            return None
+        rows, own = self.rows_by(column), (groups.obs["by"].astype(str) == column).to_numpy()
+        if not own.any():
+            return None
+        at = pd.Index(groups.obs["name"].astype(str)[own]).get_indexer(pd.Index(rows.names))
+        points = np.asarray(groups.obsm[key], np.float64)[own][at, :2]
+        points[at < 0] = np.nan
+        return (points, str(made[name]["made"])[:10]) if np.isfinite(points).any() else None
+
+    @property
+    def similar(self) -> Similar | None:
+        """Groups as last ranked by how like one of them they are."""
+        return self._similar
+
+    @similar.setter
+    def similar(self, found: Similar | None) -> None:
+        if found is not self._similar:
+            self._similar = found
+            self.similar_changed.emit()
 
     # ---- selection -------------------------------------------------------------------------------
 

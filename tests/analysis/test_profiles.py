@@ -5,7 +5,7 @@ import pytest
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import pdist, squareform
 
-from napari_cellrep.analysis.profiles import grow, likeness, mean_profiles, typical
+from napari_cellrep.analysis.profiles import grow, likeness, mean_profiles, similar_groups, typical
 from napari_cellrep.specs import InputError
 
 
@@ -132,3 +132,64 @@ def test_a_thousand_leaves_keep_their_tree(z):
     tree = grow(x, "euclidean", "average")
     np.testing.assert_allclose(tree.linkage, hierarchy.linkage(x, "average"))
     assert (tree.last - tree.first + 1)[1000:].tolist() == tree.linkage[:, 3].astype(int).tolist()
+
+
+def test_groups_are_ranked_by_the_plain_definition_of_the_tree_s_distance():
+    rng = np.random.default_rng(1)
+    of = rng.integers(0, 6, 300)
+    x = rng.normal(size=(6, 20))[of] + rng.normal(size=(300, 20))
+    x[::11] = np.nan
+    members = [np.flatnonzero(of == i) for i in range(6)]
+    names = [f"w{i}" for i in range(6)]
+    found = similar_groups(x, members, names, "w2", "well")
+    profiles = mean_profiles(x, members)
+    z = (profiles - profiles.mean(axis=0)) / profiles.std(axis=0)
+    want = {name: 1 - np.corrcoef(z[i], z[2])[0, 1] for i, name in enumerate(names)}
+    assert found.names == tuple(sorted(names, key=want.get))
+    np.testing.assert_allclose(found.distance, [want[name] for name in found.names], atol=1e-6)
+    assert found.names[0] == "w2"
+    known = np.isfinite(x).all(axis=1)
+    assert found.n_cells.tolist() == [int((known & (of == names.index(n))).sum()) for n in found.names]
+    size = similar_groups(x, members, names, "w2", "well", "euclidean")
+    np.testing.assert_allclose(
+        size.distance, [np.linalg.norm(z[names.index(n)] - z[2]) for n in size.names], rtol=1e-5
+    )
+    assert (np.diff(size.distance) >= 0).all()
+
+
+def test_the_nearest_five_are_said_and_small_groups_are_named_as_such():
+    rng = np.random.default_rng(2)
+    members = [np.arange(i * 12, i * 12 + 12) for i in range(7)] + [np.array([84, 85])]
+    x = np.concatenate([rng.normal(size=(84, 8)), np.full((1, 8), np.nan), rng.normal(size=(1, 8))])
+    names = [*"abcdefg", "small"]
+    found = similar_groups(x, [*members, np.array([84])], [*names, "none"], "a", "group")
+    assert found.left_out == 1
+    assert "none" not in found.names
+    assert found.column == "distance to a"
+    assert found.words.startswith(f"Most like a (1 − correlation of the mean profiles): {found.names[1]} (")
+    assert found.words.count("(") == 6
+    nearest = similar_groups(np.nan_to_num(x), members, names, "small", "group", "euclidean")
+    assert nearest.names[0] == "small"
+    listed = similar_groups(
+        x[:, :4], [members[0], members[1], members[-1]], ["a", "b", "small"], "a", "group"
+    )
+    assert "1 cell only" in listed.words
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"name": "z"}, "There is no well 'z'; there are a, b and c"),
+        ({"metric": "cosine"}, "compared by one of"),
+        ({"names": ["a", "b"], "members": [np.arange(3), np.arange(3, 6)]}, "At least three groups"),
+        ({"x": np.ones((9, 2))}, "choose Euclidean"),
+        ({"x": np.full((9, 4), np.nan)}, "No cell of a can be used"),
+    ],
+)
+def test_what_can_not_be_ranked_is_said(change, sentence):
+    usual = {
+        "x": np.random.default_rng(0).normal(size=(9, 4)),
+        "members": [np.arange(i, i + 3) for i in (0, 3, 6)], "names": ["a", "b", "c"], "name": "a", "by": "well",
+    }  # fmt: skip
+    with pytest.raises(InputError, match=sentence):
+        similar_groups(**{**usual, **change})

@@ -99,6 +99,18 @@ def test_ranking_of_groups_with_other_settings(qtbot, dock, explore, project):
     qtbot.waitUntil(lambda: not explore.result.isVisible(), timeout=LONG)
 
 
+def test_groups_like_one_of_them(qtbot, dock, explore, project):
+    choose(explore.question, "groups are like this one")
+    click(explore.answer)
+    idle(qtbot, dock)
+    assert "No group is chosen" in dock.strip.message.text()
+    click(explore.more.button)
+    explore.form.set_value({"group": "A12"})
+    run(qtbot, dock, explore.answer)
+    assert "Most like A12 (1 − correlation of the mean profiles): " in explore.result.text()
+    assert "distance_measured" in open_project(project.root).groups.obs
+
+
 def test_odd_cells_and_a_users_mistake(qtbot, dock, explore):
     choose(explore.question, "odd in their own group")
     run(qtbot, dock, explore.answer)

@@ -8,7 +8,7 @@ from qtpy.QtGui import QImage
 from napari_cellrep.gui._image import canvas_of
 from napari_cellrep.gui._pictures import compose, default_look
 from napari_cellrep.gui._state import session_of
-from napari_cellrep.gui.views.gallery import LIKE, ODD, PLATE, RANDOM, GalleryView
+from napari_cellrep.gui.views.gallery import LIKE, ODD, PLATE, RANDOM, TYPICAL, GalleryView
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_orders(gallery, qtbot):
     settled(qtbot, gallery)
     assert gallery.order.currentText() == LIKE
     assert shown(gallery)[0] == visible[40]
-    for order in (ODD, RANDOM, PLATE):
+    for order in (TYPICAL, ODD, RANDOM, PLATE):
         gallery.order.setCurrentText(order)
         settled(qtbot, gallery)
         assert sorted(shown(gallery)) == visible.tolist(), order
@@ -114,6 +114,45 @@ def test_a_line_for_each_value(gallery, qtbot):
         assert section.title.startswith(str(value))
         assert (control[section.rows] == value).all()
         assert len(section.rows) == gallery.grid.columns
+
+
+def test_a_line_s_title_selects_its_cells(gallery, qtbot):
+    session, grid = gallery.session, gallery.grid
+    session.embedding = "measured"
+    gallery.order.setCurrentText(TYPICAL)
+    gallery.by.setCurrentText("field")
+    settled(qtbot, gallery)
+    x, fields = session.cells.obsm["X_measured"], session.cells.obs["field"].astype(str).to_numpy()
+    assert [section.name for section in grid.sections] == ["A01", "A12", "E12"]
+    for section in grid.sections:
+        own = np.flatnonzero(session.visible & (fields == section.name))
+        z = (x[own] - x[own].mean(axis=0)) / x[own].std(axis=0)
+        assert section.rows[0] == own[np.argmin((z**2).sum(axis=1))]
+        assert set(section.every) == set(own)
+    at = grid.title_rect(grid.sections[1], 0).center()
+    qtbot.mouseClick(grid.viewport(), Qt.MouseButton.LeftButton, pos=at)
+    assert set(np.flatnonzero(session.selected)) == set(grid.sections[1].every)
+    at = grid.title_rect(grid.sections[0], 0).center()
+    qtbot.mouseClick(grid.viewport(), Qt.MouseButton.LeftButton, Qt.KeyboardModifier.ShiftModifier, at)
+    assert set(fields[session.selected]) == {"A01", "A12"}
+
+
+def test_lines_stand_by_how_alike_their_groups_are(gallery, qtbot):
+    session, grid = gallery.session, gallery.grid
+    session.embedding = "measured"
+    gallery.which.setCurrentText("selected cells")
+    gallery.canvas.find_similar_groups("group", "E12")
+    qtbot.waitUntil(lambda: [s.name for s in grid.sections] == ["E12", "A12", "A01"])
+    assert "distance" not in grid.sections[0].title
+    assert f"distance {session.similar.distance[1]:.2f}" in grid.sections[1].title
+    assert gallery.words.text() == session.similar.words
+    with qtbot.waitSignal(grid.title_menu_requested) as asked:
+        at = grid.title_rect(grid.sections[2], 0).center()
+        qtbot.mouseClick(grid.viewport(), Qt.MouseButton.RightButton, pos=at)
+    assert asked.args[0] == "A01"
+    gallery.canvas._menu.close()
+    session.similar = None
+    qtbot.waitUntil(lambda: [s.name for s in grid.sections] == ["A01", "A12", "E12"])
 
 
 def test_click_modifiers_rubber_band_and_double_click(gallery, qtbot):

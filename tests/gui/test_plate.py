@@ -14,6 +14,7 @@ from napari_cellrep.gui.views.plate import (
     Plate,
     PlateView,
     edge_words,
+    group_of,
     place_of,
     plates_of,
     row_name,
@@ -102,6 +103,23 @@ def test_clicking_a_well_selects_its_cells(view, qtbot):
     assert set(wells[session.selected]) == {"A12", "E12"}
     qtbot.mouseClick(view.wells, Qt.MouseButton.LeftButton, pos=at(view, (3, 3)))  # an empty place
     assert set(wells[session.selected]) == {"A12", "E12"}
+
+
+def test_a_well_asks_for_those_like_it(view, qtbot):
+    view.session.embedding = "measured"
+    qtbot.mouseClick(view.wells, Qt.MouseButton.RightButton, pos=at(view, (0, 11)))
+    menu = view.canvas._menu
+    next(a for a in menu.actions() if a.text() == "Find similar groups").trigger()
+    menu.close()
+    qtbot.waitUntil(lambda: view.session.similar is not None)
+    assert (view.session.similar.by, view.session.similar.names) == ("group", ("A12", "E12", "A01"))
+
+
+def test_a_well_is_its_group_only_where_both_have_the_same_cells():
+    obs = pd.DataFrame({"well": ["A1", "A1", "A2", "A3", "A3"], "group": ["a", "a", "b", "b", "c"]})
+    assert group_of(obs, np.array([0, 1])) == ("group", "a")
+    assert group_of(obs, np.array([2])) == ("well", "A2")
+    assert group_of(obs, np.array([3, 4])) == ("well", "A3")
 
 
 def test_double_click_opens_a_field_of_the_well(view, qtbot):

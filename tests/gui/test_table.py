@@ -6,6 +6,7 @@ import pytest
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtGui import QGuiApplication
 
+from napari_cellrep.data.rows import rows_by
 from napari_cellrep.gui._image import canvas_of
 from napari_cellrep.gui._state import session_of
 from napari_cellrep.gui.views.table import TableView, group_table
@@ -128,11 +129,65 @@ def test_groups(table, qtbot):
     )
 
 
+def test_fields_with_their_share_of_flagged_cells(table, qtbot):
+    session = table.session
+    table.rows_of.setCurrentText("fields")
+    assert table.words.text() == "3 of 3 fields"
+    obs = session.cells.obs
+    for line in range(3):
+        own = obs[obs["field"].astype(str) == shown(table, line, "field")]
+        assert shown(table, line, "n_cells") == f"{int(own['good'].sum()):,}"
+        assert float(shown(table, line, "flagged_share") or 0) == pytest.approx(
+            1 - own["good"].mean(), abs=1e-3
+        )
+    click(table, qtbot, 1)
+    assert set(obs["field"].astype(str)[session.selected]) == {shown(table, 1, "field")}
+    assert session.n_selected == int(shown(table, 1, "n_cells"))
+
+
+def test_groups_like_one_of_them_come_first(table, qtbot):
+    """A right-click on a line asks."""
+    session = table.session
+    session.embedding = "measured"
+    table.rows_of.setCurrentText("groups")
+    line = [shown(table, i, "group") for i in range(3)].index("E12")
+    at = table.table.visualRect(table.model.index(line, 0)).center()
+    table.table.customContextMenuRequested.emit(at)
+    menu = table.canvas._menu
+    qtbot.waitUntil(menu.isVisible)
+    next(a for a in menu.actions() if a.text() == "Find similar groups").trigger()
+    menu.close()
+    qtbot.waitUntil(lambda: session.similar is not None)
+    assert [shown(table, i, "group") for i in range(3)] == ["E12", "A12", "A01"]
+    assert shown(table, 0, "distance to E12") == "0"
+    assert list(table.model.frame.columns)[1] == "distance to E12"
+    assert "Most like E12" in table.words.text()
+    distance = float(shown(table, 1, "distance to E12"))
+    header(table, qtbot, "n_cells")
+    first = session.similar
+    session.hide_flagged = False  # other cells count: ranked again, and sorted as it was
+    qtbot.waitUntil(lambda: session.similar is not first)
+    assert (np.diff(table.model.frame["n_cells"].iloc[table.model.order]) >= 0).all()
+    assert "distance to E12" in table.model.frame
+    session.hide_flagged = True
+    qtbot.waitUntil(lambda: np.allclose(session.similar.distance, first.distance))
+    session.hide_values("control", ["-1"])  # with two groups left nothing can be ranked
+    qtbot.waitUntil(lambda: session.similar is None)
+    session.show_all_values()
+    table.canvas.find_similar_groups("group", "E12")
+    qtbot.waitUntil(lambda: session.similar is not None)
+    assert float(shown(table, 1, "distance to E12")) == distance
+    qtbot.mouseClick(table.forget, Qt.MouseButton.LeftButton)
+    assert session.similar is None
+    assert "distance to E12" not in table.model.frame
+    assert not table.forget.isVisible()
+
+
 def test_groups_say_words_only_where_all_cells_agree():
     obs = pd.DataFrame(
         {"well": list("AABB"), "drug": list("xxyz"), "v": [1.0, 3.0, np.nan, 5.0], "ok": [True] * 4}
     )
-    frame, groups = group_table(obs, np.array([0, 1, 2, 3]), "well")
+    frame, groups = group_table(obs, np.ones(4, bool), rows_by(obs, "well"))
     assert frame.to_dict("list") == {
         "well": ["A", "B"],
         "n_cells": [2, 2],

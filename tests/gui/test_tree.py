@@ -13,7 +13,7 @@ from napari_cellrep.gui._pictures import compose, default_look
 from napari_cellrep.gui._state import session_of
 from napari_cellrep.gui.views import _grown
 from napari_cellrep.gui.views._branches import branches_of, picture
-from napari_cellrep.gui.views._grown import columns_of, grown, heat_colours
+from napari_cellrep.gui.views._grown import grown, heat_colours
 from napari_cellrep.gui.views._raster import category_colours
 from napari_cellrep.gui.views.tree import TreeView
 
@@ -65,6 +65,19 @@ def leaf(view, name: str) -> int:
 
 def click(qtbot, view, node: int, keys=PLAIN):
     qtbot.mouseClick(view.plot.viewport(), LEFT, keys, view.plot.point_of(node))
+
+
+def test_a_leaf_asks_for_those_like_it(view, qtbot):
+    node = leaf(view, "A12")
+    qtbot.mouseClick(view.plot.viewport(), Qt.MouseButton.RightButton, PLAIN, view.plot.point_of(node))
+    menu = view.canvas._menu
+    next(a for a in menu.actions() if a.text() == "Find similar groups").trigger()
+    menu.close()
+    qtbot.waitUntil(lambda: view.session.similar is not None)
+    found, tree = view.session.similar, view.plot.shown.tree
+    assert found.names == ("A12", "E12", "A01")
+    # The two that the tree joins first are as far from each other as it says.
+    assert found.distance[1] == pytest.approx(tree.linkage[0, 2], abs=1e-5)
 
 
 def test_a_tree_of_the_three_wells_joins_the_two_full_doses_first(view):
@@ -417,14 +430,6 @@ def test_missing_values_make_no_group():
     found = grown(x, obs, np.arange(30), "drug")
     assert found.names == ["A", "B"]
     assert [len(m) for m in found.members] == [10, 10]
-
-
-def test_columns_that_can_be_joined(view):
-    obs = view.session.cells.obs
-    found = columns_of(obs, view.session.colour_choices)
-    assert found[0] == "group"
-    assert {"compound", "control", "well"} <= set(found)
-    assert not {"area_px", "brightness", "good", "flags", "has_measured"} & set(found)
 
 
 def test_heat_colours_have_white_at_no_correlation():

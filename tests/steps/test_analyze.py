@@ -273,6 +273,55 @@ def test_a_profile_is_the_average_of_the_group_s_good_cells_and_stays_beside_the
     assert drain(analyze(simple_project, recipe="profile", by="compound")).skipped
 
 
+def test_profiles_have_a_map_of_their_own(simple_project: Project):
+    session = Session()
+    session.open(simple_project)
+    assert session.profile_map("group") is None
+    drain(analyze(simple_project, recipe="profile"))
+    drain(analyze(simple_project, recipe="profile", by="compound"))  # two of them: too few for a map
+    session.reload()
+    points, day = session.profile_map("group")
+    assert day.count("-") == 2
+    rows, obs = session.rows_by("group"), session.cells.obs
+    dose = np.array([obs["dose_rank"].iloc[own].mean() for own in rows.members(session.visible)])
+    assert (
+        abs(np.corrcoef(points[:, 0], dose)[0, 1]) > 0.8
+    )  # what varies most between wells is the drug's work
+    assert session.profile_map("compound") is None
+    assert session.profile_map("field") is None
+
+
+def test_groups_like_one_of_them(simple_project: Project):
+    drain(analyze(simple_project, recipe="variability"))
+    before, columns = simple_project.groups.obs, ranking(simple_project).columns.tolist()
+    asked = {"recipe": "similar", "group": "A12", "metric": "euclidean"}
+    result = drain(analyze(simple_project, **asked))
+    table = result.table
+    assert table.index[0] == "A12"
+    assert table["distance"].iloc[0] == 0
+    assert table["distance"].is_monotonic_increasing
+    assert len(table) == len(before)
+    dose = simple_project.cells.obs.drop_duplicates("group").set_index("group")["dose_rank"]
+    assert (
+        dose.loc[table.index[1:3]].min() > 5
+    )  # A12 has the full dose: those with much of a drug are like it
+    assert result.summary.startswith(
+        f"Most like A12 (Euclidean distance of the mean profiles): {table.index[1]} ("
+    )
+    groups = open_project(simple_project.root).groups
+    written = groups.obs["distance_simple"].astype(float)
+    assert written.loc[table.index].to_numpy() == pytest.approx(table["distance"].to_numpy())
+    made = provenance(groups)["similar_simple"]
+    assert (made["numbers"]["group"], made["numbers"]["names"]) == ("A12", list(table.index))
+    assert ranking(simple_project).columns.tolist() == columns  # a ranking is as it was
+    again = drain(analyze(simple_project, **asked))
+    assert again.skipped
+    pd.testing.assert_frame_equal(again.table, table)
+    assert not drain(analyze(simple_project, recipe="similar", group="A01")).skipped
+    with pytest.raises(InputError, match="No group is chosen"):
+        drain(analyze(simple_project, recipe="similar"))
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [({"average": "mode"}, "mean or the median"), ({"min_cells": 1_000_000}, "nothing to average")],

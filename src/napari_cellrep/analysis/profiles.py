@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from napari_cellrep.specs import InputError
+from napari_cellrep.analysis.projection import z_score
+from napari_cellrep.specs import InputError, join_words
 
 METRICS = ("correlation", "euclidean")
 LINKAGES = ("average", "ward")
+FEW_CELLS = 10  # the mean of fewer is mostly luck
 # Up to so many leaves they are turned so that neighbours are as alike as the tree allows (0.04 s for 600). The time
 # grows faster than the square, and SciPy does not let other threads, the window's among them, work meanwhile.
 ORDERED_MOST = 600
@@ -143,6 +145,114 @@ def likeness(z: np.ndarray, metric: str = "correlation") -> np.ndarray:
         return squareform(pdist(np.asarray(z, np.float64))).astype(np.float32)  # type: ignore[no-any-return]
     unit = _unit(z)
     return np.clip(unit @ unit.T, -1, 1).astype(np.float32)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Similar:
+    """Groups by how like one of them they are.
+
+    Parameters
+    ----------
+    by, name : str
+        What the groups are values of, and the one that the others are compared with.
+    metric : str
+    names : tuple of str
+        The most alike first; at the very beginning the group itself, at 0.
+    distance : ndarray of shape (n,), float64
+        In the same order.
+    n_cells : ndarray of shape (n,), int64
+        Cells that each mean is of.
+    left_out : int
+        Groups without a single cell that counts.
+    """
+
+    by: str
+    name: str
+    metric: str
+    names: tuple[str, ...]
+    distance: np.ndarray
+    n_cells: np.ndarray
+    left_out: int = 0
+
+    @property
+    def column(self) -> str:
+        """What the distances are called in a table."""
+        return f"distance to {self.name}"
+
+    @property
+    def words(self) -> str:
+        """The nearest five in a sentence."""
+        nearest = [
+            f"{name} ({value:.2f}" + (f", {n:,} cell{'' if n == 1 else 's'} only)" if n < FEW_CELLS else ")")
+            for name, value, n in zip(self.names[1:6], self.distance[1:6], self.n_cells[1:6], strict=True)
+        ]
+        how = "1 − correlation" if self.metric == "correlation" else "Euclidean distance"
+        return f"Most like {self.name} ({how} of the mean profiles): {', '.join(nearest)}."
+
+
+def similar_groups(
+    x: np.ndarray,
+    members: Sequence[np.ndarray],
+    names: Sequence[str],
+    name: str,
+    by: str,
+    metric: str = "correlation",
+) -> Similar:
+    """Rank groups by the distance of their mean profile to that of one of them, as the tree measures it.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n_cells, d), float
+        An embedding; cells with NaN do not count.
+    members : sequence of ndarray of int
+        Rows of `x` in each group.
+    names : sequence of str
+        Of the groups.
+    name : str
+        The one that the others are compared with.
+    by : str
+        Column the groups come from.
+    metric : {"correlation", "euclidean"}
+        1 − Pearson's correlation, or Euclidean; every feature is z-scored over the groups first.
+
+    Raises
+    ------
+    InputError
+        If the group is not there or has no cell that counts, or there are too few groups or features.
+    """
+    if metric not in METRICS:
+        raise InputError(f"Groups are compared by one of {METRICS}; got {metric!r}.")
+    if name not in names:
+        raise InputError(f"There is no {by} {name!r}; there are {join_words(names, 12) or 'none'}.")
+    known_cells = np.isfinite(x).all(axis=1)
+    counted = [own[known_cells[own]] for own in members]
+    profiles = mean_profiles(x, counted)
+    known = np.flatnonzero(np.isfinite(profiles).all(axis=1))
+    at = list(names).index(name)
+    if at not in known:
+        raise InputError(
+            f"No cell of {name} can be used: hidden ones and those without an embedding do not count."
+        )
+    if len(known) < 3:  # z-scored over two, each is the other's opposite
+        raise InputError(
+            f"At least three groups can be compared; by {by} there are {len(known)} with cells that count."
+        )
+    if metric == "correlation" and x.shape[1] < 3:
+        raise InputError(
+            f"Correlations need at least three features, this embedding has {x.shape[1]}; choose Euclidean distance."
+        )
+    z = z_score(profiles[known])
+    own = z[known == at]
+    if metric == "euclidean":
+        distance = np.sqrt(((z.astype(np.float64) - own) ** 2).sum(axis=1))
+    else:
+        distance = np.maximum(1 - (_unit(z) @ _unit(own).T)[:, 0], 0)
+    distance[known == at] = 0
+    order = np.lexsort((known != at, distance))  # the group itself before its equals
+    return Similar(
+        by, name, metric, tuple(str(names[i]) for i in known[order]), distance[order],
+        np.array([len(counted[i]) for i in known[order]], np.int64), len(names) - len(known),
+    )  # fmt: skip
 
 
 def grow(z: np.ndarray, metric: str = "correlation", linkage: str = "average") -> Tree:

@@ -29,6 +29,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_cellrep.data.rows import row_words
 from napari_cellrep.gui._image import canvas_of
 from napari_cellrep.gui._leave import NOT_KEPT, changed_choices, choices_of, return_choices
 from napari_cellrep.gui._state import session_of
@@ -85,6 +86,13 @@ class ExploreWidget(QWidget):
             "Cells that look alike get similar numbers and lie near each other on the map."
         )
         self.embedding.currentIndexChanged.connect(self._on_embedding_chosen)
+        self.rows_of = QComboBox()
+        self.rows_of.setToolTip(
+            "What a point of the map is: a cell, or all cells of a group, a field or a value of a column.\n"
+            "A group has the mean of its cells' colours; of words, the commonest. Click it to select its cells."
+        )
+        self.rows_of.setAccessibleName("Points of the map")
+        self.rows_of.currentIndexChanged.connect(self._on_rows_of_chosen)
         self.colour = QComboBox()
         self.colour.setToolTip("What the colour of a point says")
         self.colour.currentIndexChanged.connect(self._on_colour_chosen)
@@ -98,9 +106,9 @@ class ExploreWidget(QWidget):
         self.in_image.setAccessibleName("Colour the cells in the image")
         self.in_image.setChecked(canvas.coloured)
         self.in_image.toggled.connect(self._on_in_image)
-        for combo in (self.embedding, self.colour):
+        for combo, letters in ((self.embedding, 7), (self.rows_of, 4), (self.colour, 7)):
             combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-            combo.setMinimumContentsLength(11)
+            combo.setMinimumContentsLength(letters)
             combo.setMaximumWidth(320)
             combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
 
@@ -186,12 +194,12 @@ class ExploreWidget(QWidget):
 
         bar = QHBoxLayout()
         bar.setContentsMargins(6, 2, 6, 2)
-        bar.setSpacing(4)
+        bar.setSpacing(3)
         for item in (
-            QLabel("Map"), self.embedding, QLabel("colour"), self.colour, self.in_image, *self.tools.values(),
-            self.two, self.shown,
+            QLabel("Map"), self.embedding, self.rows_of, QLabel("colour"), self.colour, self.in_image,
+            *self.tools.values(), self.two, self.shown,
         ):  # fmt: skip
-            bar.addWidget(item, 2 if isinstance(item, QComboBox) else 0)
+            bar.addWidget(item, {self.embedding: 2, self.rows_of: 1, self.colour: 2}.get(item, 0))
         bar.addWidget(self.search)
         bar.addSpacing(8)
         bar.addWidget(self.count, 1)
@@ -250,6 +258,7 @@ class ExploreWidget(QWidget):
             (session.selection_changed, self._on_selection_changed),
             (session.visible_changed, self._on_visible_changed),
             (canvas.coloured_changed, self._on_coloured),
+            (canvas.similar_found, self._on_similar_found),
         )
         for signal, slot in self._signals:
             signal.connect(slot)
@@ -310,6 +319,8 @@ class ExploreWidget(QWidget):
         found: dict[str, Any] = {"tab": self.tabs.tabText(self.tabs.currentIndex()), "tool": self.map.tool}
         if self._split_moved:
             found["split"] = self.views.sizes()
+        if self.map.by:
+            found["rows"] = self.map.by
         found.update((name, True) for name, switch in self._switches().items() if switch.isChecked())
         return {**found, "views": {title: chosen for title, chosen in views.items() if chosen}}
 
@@ -317,6 +328,7 @@ class ExploreWidget(QWidget):
         """Open and choose again what `value` told; what is not offered any more is left out."""
         if value.get("tool") in TOOLS:
             self.map.set_tool(value["tool"])
+        self._show_rows_of(value.get("rows", ""))
         views = value.get("views")
         self._kept_choices = {
             title: chosen
@@ -342,6 +354,7 @@ class ExploreWidget(QWidget):
     def _on_table_changed(self) -> None:
         session = self.session
         _fill(self.embedding, session.embeddings, session.embedding, session.map_name)
+        self._fill_rows_of()
         self._on_colour_changed()
         has_map = session.map_coordinates() is not None
         self.stack.setCurrentIndex(0 if has_map else 1)
@@ -360,6 +373,28 @@ class ExploreWidget(QWidget):
             self.map_it.setEnabled(True)
         self.nothing.setText(words)
         self._on_selection_changed()
+
+    def _fill_rows_of(self) -> None:
+        """Offer cells, groups, fields and other columns; the same is chosen if it still can be."""
+        columns = self.session.row_columns()
+        self.rows_of.blockSignals(True)
+        self.rows_of.clear()
+        for column in ("", *columns):
+            self.rows_of.addItem(row_words(column), column)
+        self.rows_of.blockSignals(False)
+        self._show_rows_of(self.map.by)
+
+    def _show_rows_of(self, column: Any) -> None:
+        """Make the points of all maps cells, or the values of a column."""
+        at = max(0, self.rows_of.findData(column))
+        self.rows_of.blockSignals(True)
+        self.rows_of.setCurrentIndex(at)
+        self.rows_of.blockSignals(False)
+        for view in self._maps():
+            view.show_rows_of(self.rows_of.itemData(at))
+
+    def _on_similar_found(self) -> None:
+        self.view(TableView.title)
 
     def _on_colour_changed(self) -> None:
         _fill(self.colour, self.session.colour_choices, self.session.colour_by)
@@ -446,6 +481,8 @@ class ExploreWidget(QWidget):
         view.clicked.connect(self.canvas.click)
         view.framed.connect(self._on_framed)
         view.menu_requested.connect(lambda row, at: self.canvas.open_menu(row, at))
+        view.group_menu_requested.connect(self.canvas.open_group_menu)
+        view.field_asked.connect(lambda row: self.canvas.show(self.session.place(row)[0]))
 
     def _on_tool(self, name: str) -> None:
         self.tools[name].setChecked(True)
@@ -467,6 +504,7 @@ class ExploreWidget(QWidget):
             self.destroyed.connect(_disconnected(second.signals))
             self._listen_to_map(second.map)
             second.map.set_tool(self.map.tool)
+            second.map.show_rows_of(self.map.by)
             second.map.density.turn(self.density.isChecked())
             second.map.clouds.turn(self.clouds.isChecked())
             # Both get about the width that the one had, as far as the views beside them can give it.
@@ -490,6 +528,9 @@ class ExploreWidget(QWidget):
     def _on_embedding_chosen(self, index: int) -> None:
         if index >= 0:
             self.session.embedding = self.embedding.itemData(index)
+
+    def _on_rows_of_chosen(self, index: int) -> None:
+        self._show_rows_of(self.rows_of.itemData(index))
 
     def _on_colour_chosen(self, index: int) -> None:
         if index >= 0:

@@ -21,6 +21,7 @@ from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QCursor
 from qtpy.QtWidgets import QApplication, QMenu
 
+from napari_cellrep.analysis.profiles import similar_groups
 from napari_cellrep.data.cells import reconcile_labels
 from napari_cellrep.gui._leave import Leaving, look_of, return_look
 from napari_cellrep.gui._looking import ERROR_MAP, OURS, Looking, add_overlays, show_overlays_of
@@ -100,6 +101,7 @@ class Canvas:
     """One viewer's canvas and its session: what is shown, and what clicks mean."""
 
     coloured_changed = Signal(bool)  # whether the cells are coloured as on the map
+    similar_found = Signal()  # somebody asked for similar groups, and here they are
 
     def __init__(self, viewer: Any, session: Session) -> None:
         self._viewer = weakref.ref(viewer)
@@ -133,6 +135,9 @@ class Canvas:
         session.limits_changed.connect(self._colour_cells)
         session.hover_changed.connect(self._on_hover)
         session.focus_changed.connect(self._on_focus)
+        session.cells_changed.connect(self._rank_again)
+        session.visible_changed.connect(self._rank_again)
+        session.embedding_changed.connect(self._rank_again)
         app = QApplication.instance()
         if app is not None:
             app.aboutToQuit.connect(self.close)
@@ -632,6 +637,79 @@ class Canvas:
         menu.popup(at if at is not None else QCursor.pos())
         self._menu = menu
         return menu
+
+    def open_group_menu(self, by: str, name: str, at: Any = None) -> QMenu:
+        """Pop up what can be done with a field or group: the cells with this value in a column."""
+        session = self.session
+        rows = session.rows_by(by)
+        own = rows.cells(rows.index(name), session.visible)
+        menu = QMenu(QApplication.activeWindow())
+        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        menu.setToolTipsVisible(True)
+        menu.addSection(name)
+        similar = menu.addAction(
+            "Find similar fields" if by == "field" else "Find similar groups",
+            lambda: self.find_similar_groups(by, name),
+        )
+        similar.setEnabled(bool(session.embedding))
+        similar.setToolTip(
+            "Ranks all by how like this one the mean of their cells is: in the table and the gallery"
+            if session.embedding
+            else "Needs an embedding: embed the cells in the CellRep panel"
+        )
+        menu.addAction(f"Select its {len(own):,} cells", lambda: session.select(own))
+        show = menu.addAction("Show in image", lambda: self.show(session.place(int(own[0]))[0]))
+        show.setEnabled(len(own) > 0)
+        menu.popup(at if at is not None else QCursor.pos())
+        self._menu = menu
+        return menu
+
+    # ---- groups that are alike -------------------------------------------------------------------
+
+    def find_similar_groups(self, by: str, name: str, asked: bool = True) -> None:
+        """Rank the values of a column by how like one of them they are, beside the window.
+
+        Parameters
+        ----------
+        by, name : str
+            Column, and the value that the others are compared with.
+        asked : bool
+            Whether a person has asked, and is to be shown the answer.
+        """
+        session, cells, visible = self.session, self.session.cells, self.session.visible
+        if cells is None or not session.embedding:
+            return
+        rows, vectors = session.rows_by(by), cells.obsm[f"X_{session.embedding}"]
+        before = session.similar
+
+        def arrived(found: Any) -> None:
+            if session.cells is not cells:
+                return  # another table meanwhile
+            if isinstance(found, Exception):
+                session.similar = None
+                if asked:
+                    self._complain(found)
+                elif self.viewer is not None:
+                    self.viewer.status = str(found)
+                return
+            if asked or session.similar is before:  # else it was put away, or another one was asked for
+                session.similar = found
+            if asked:
+                self.similar_found.emit()
+
+        self.background.run(
+            lambda: similar_groups(vectors, rows.members(visible), rows.names, name, by), arrived, "similar"
+        )
+
+    def _rank_again(self) -> None:
+        """Other cells count, or by another embedding: rank as before."""
+        found, cells = self.session.similar, self.session.cells
+        if found is None:
+            return
+        if cells is None or found.by not in cells.obs or not self.session.embedding:
+            self.session.similar = None
+        else:
+            self.find_similar_groups(found.by, found.name, asked=False)
 
     # ---- predictions -----------------------------------------------------------------------------
 

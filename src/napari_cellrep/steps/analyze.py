@@ -17,7 +17,15 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from napari_cellrep.analysis import labels, localisation, neighbours, outliers, projection, variability
+from napari_cellrep.analysis import (
+    labels,
+    localisation,
+    neighbours,
+    outliers,
+    profiles,
+    projection,
+    variability,
+)
 from napari_cellrep.data import Project
 from napari_cellrep.data.cells import embedding_names, map_key, provenance
 from napari_cellrep.data.sets import cells_digest, read_sets
@@ -41,7 +49,8 @@ class AnalyzeResult:
     numbers : dict
         Numbers worth keeping, plain JSON types.
     table : DataFrame or None
-        "variability": one row per group, most variable first. "profile": one row per group.
+        "variability": one row per group, most variable first. "profile": one row per group. "similar": the most alike
+        first.
     """
 
     recipe: str
@@ -65,6 +74,7 @@ class Found:
     numbers: dict[str, Any] = field(default_factory=dict)
     table: pd.DataFrame | None = None  # rows are groups
     vectors: np.ndarray | None = None  # of the same groups
+    components: np.ndarray | None = None  # of the same groups: their place on a map of their own
 
 
 MIN_MAPPED = 10  # cells
@@ -299,9 +309,52 @@ def profile_groups(work: Work, *, by: str = "group", average: str = "mean", min_
         if len(r) >= min_cells:
             vectors[i] = middle(work.x[r].astype(np.float64), axis=0)
     table = pd.DataFrame({"n_profiled": [len(r) for r in rows]}, index=pd.Index(names, name=by, dtype=object))
+    components = np.full((len(names), 2), np.nan, np.float32)
+    have = np.isfinite(vectors).all(axis=1)
+    if have.sum() >= 3 and vectors.shape[1] >= 2:
+        components[have] = projection.pca(projection.z_score(vectors[have]), 2)[0]
     summary = f"Averaged the cells of {len(names) - len(few)} groups ({by}, {average})"
     summary += f"; {len(few)} with fewer than {min_cells} cells left out." if few else "."
-    return Found(summary=summary, table=table, vectors=vectors, numbers={"by": by, "left_out": few})
+    return Found(
+        summary=summary,
+        table=table,
+        vectors=vectors,
+        components=components,
+        numbers={"by": by, "left_out": few},
+    )
+
+
+def rank_similar(
+    work: Work, *, group: str = "", by: str = "group", metric: str = "correlation"
+) -> Job[Found]:
+    """Rank all groups (wells, proteins, treatments) by how like one of them their mean profile is."""
+    yield Progress(0, 1, f"Profile of every {by}")
+    if not group:
+        raise InputError(
+            "No group is chosen: name the one that the others are compared with, for example "
+            "cellrep analyze PROJECT similar --group A07."
+        )
+    everyone = _text(work.all_obs[by]) if by in work.all_obs else _text(work.column(by))
+    names = sorted({str(v) for v in everyone if v != ""})
+    of = pd.Index(names).get_indexer(pd.Index(_text(work.column(by))))
+    members = [np.flatnonzero(of == i) for i in range(len(names))]
+    found = profiles.similar_groups(work.x, members, names, _plain(group), by, metric)
+    numbers = {
+        "by": by, "group": found.name, "metric": metric, "names": list(found.names),
+        "distance": [round(float(v), 6) for v in found.distance], "n_cells": found.n_cells.tolist(),
+    }  # fmt: skip
+    table = similar_table(numbers).reindex(
+        pd.Index(names, name=by, dtype=object)
+    )  # those left out keep their rows
+    return Found(summary=found.words, table=table, numbers=numbers)
+
+
+def similar_table(numbers: Mapping[str, Any]) -> pd.DataFrame:
+    """What "similar" found: a row for each group, the most alike first, with its distance and how many cells it has."""
+    return pd.DataFrame(
+        {"distance": numbers["distance"], "n_compared": numbers["n_cells"]},
+        index=pd.Index(numbers["names"], name=numbers["by"], dtype=object),
+    )
 
 
 def find_outliers(work: Work, *, k: int = 10, within: str = "group", scale: bool = True) -> Job[Found]:
@@ -457,6 +510,7 @@ RECIPES: dict[str, Callable[..., Job[Found]]] = {
     "score": score,
     "variability": rank_groups,
     "profile": profile_groups,
+    "similar": rank_similar,
     "outliers": find_outliers,
     "unlike": compare_with_control,
     "learn": learn_from_sets,
@@ -470,6 +524,7 @@ QUESTIONS = {
     "unlike": ("Which cells are unlike the control?", "Compare every cell with the control"),
     "neighbours": ("Which cells are each other's nearest?", "Find every cell's neighbours"),
     "profile": ("What does each group look like on average?", "Average every group"),
+    "similar": ("Which groups are like this one?", "Rank the groups by likeness"),
     "learn": ("Which cells are like those in my sets?", "Learn from the sets"),
 }
 CHOSEN_ONCE = {"score": ("a", "b"), "unlike": ("control",)}  # options that the project's `comparison` fills
@@ -496,6 +551,10 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "n_draws": {"label": "Draws for the interval", "min": 0, "max": 100_000,
                 "help": "How often cells are drawn again (bootstrap) for the interval of the SD; 0: no interval."},
     "average": {"label": "Average", "choices": ["mean", "median"]},
+    "group": {"label": "Group", "help": "Name of the one that the others are compared with, as in the column chosen below."},
+    "metric": {"label": "Distance", "choices": list(profiles.METRICS),
+               "help": "1 − correlation looks at the pattern of the numbers, Euclidean at their size too; every number is "
+               "z-scored over the groups first."},
     "sets": {"label": "Sets", "help": "Names of sets, with commas between them; empty: all sets. Each is a kind of cell."},
     "held_out": {"label": "Tested on", "column": True, "also": ["field"],
                  "help": "What is held out as a whole: predictions are tested on fields (or wells, plates) not learned from."},
@@ -507,8 +566,9 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "within": {"label": "Compare with", "column": True, "also": ["group", "all"],
                "help": "The cells with the same value of this column, or all cells."},
 }  # fmt: skip
+_VERSIONS = {"profile": 2}  # of what is written: an older result is made again
 OF_SETS = ("map", "learn")  # they look at named sets
-OF_GROUPS = ("variability", "profile")  # their results go to the group table
+OF_GROUPS = ("variability", "profile", "similar")  # their results go to the group table
 
 
 # ---- the step ------------------------------------------------------------------------------------
@@ -554,8 +614,9 @@ def analyze(
         sets = {name: [str(i) for i in made["cells"]] for name, made in read_sets(project.root).items()}
         work = dataclasses.replace(work, sets=sets)
     stamp = digest(
-        {"recipe": recipe, "options": options, "inputs": _fingerprint(work, recipe, options), "version": 1}
-    )
+        {"recipe": recipe, "options": options, "inputs": _fingerprint(work, recipe, options),
+         "version": _VERSIONS.get(recipe, 1)}
+    )  # fmt: skip
     name = f"{recipe}_{key}"
     if options.get("of"):
         name = f"{recipe}_{map_key(key, options['of'])}"
@@ -567,10 +628,13 @@ def analyze(
     old = provenance(target).get(name, {}) if target is not None else {}
     if target is not None and old.get("digest") == stamp and _all_there(target, old["written"]):
         yield Progress(1, 1, f"{recipe} of {key} is up to date")
-        return AnalyzeResult(
-            recipe, key, f"Up to date, nothing to do. {old['summary']}", tuple(old["written"]), True, old["numbers"],
-            ranking(project, embedding=key, by=options["by"]) if recipe == "variability" else None,
-        )  # fmt: skip
+        table = None
+        if recipe == "variability":
+            table = ranking(project, embedding=key, by=options["by"])
+        elif recipe == "similar":
+            table = similar_table(old["numbers"])
+        summary = f"Up to date, nothing to do. {old['summary']}"
+        return AnalyzeResult(recipe, key, summary, tuple(old["written"]), True, old["numbers"], table)
 
     found = yield from RECIPES[recipe](work, **options)
 
@@ -581,9 +645,11 @@ def analyze(
     }  # fmt: skip
     if found.table is not None:
         written = _put_groups(project, found, key, str(options["by"]), work.all_obs, name, made)
-        table = (
-            ranking(project, embedding=key, by=str(options["by"])) if recipe == "variability" else found.table
-        )
+        table = found.table
+        if recipe == "variability":
+            table = ranking(project, embedding=key, by=str(options["by"]))
+        elif recipe == "similar":
+            table = similar_table(found.numbers)
     else:
         written, table = _put_cells(project, found, work.obs.index, name, made), None
     project.log(
@@ -717,7 +783,7 @@ def ranking(project: Project, *, embedding: str = "", by: str = "") -> pd.DataFr
 
 _RANKED = (
     "n_cells", "n_left_out", "score_mean", "score_sd", "score_sd_low", "score_sd_high", "rank_score_sd",
-    "heterogeneity", "rank_heterogeneity",
+    "heterogeneity", "rank_heterogeneity", "distance", "n_compared",
 )  # fmt: skip
 
 
@@ -750,6 +816,7 @@ def _fingerprint(work: Work, recipe: str, options: Mapping[str, Any]) -> str:
         ],
         "variability": [options.get("by"), f"score_{work.embedding}", "field", *_users_columns(work.all_obs)],
         "profile": [options.get("by"), "field", *_users_columns(work.all_obs)],
+        "similar": [options.get("by"), "field", *_users_columns(work.all_obs)],
         "outliers": [options.get("within")],
         "unlike": [str(options.get("control")).partition("=")[0].strip()],
         "learn": [options.get("held_out")],
@@ -852,9 +919,10 @@ def _put_groups(
     if old is not None:
         for place, x in old.obsm.items():
             groups.obsm[place] = _moved(np.asarray(x), old.obs.index, groups.obs.index)
-    if found.vectors is not None:
-        place = f"X_{key}"
-        x = _moved(found.vectors, new.index, groups.obs.index)
+    for place, vectors in ((f"X_{key}", found.vectors), (f"X_pca_{key}", found.components)):
+        if vectors is None:
+            continue
+        x = _moved(vectors, new.index, groups.obs.index)
         if place in groups.obsm and groups.obsm[place].shape[1] == x.shape[1]:
             others = (groups.obs["by"].astype(str) != by).to_numpy()[:, None]
             x = np.where(others, groups.obsm[place], x)  # the profiles of another grouping stay
@@ -874,7 +942,7 @@ def _moved(x: np.ndarray, rows: pd.Index, to: pd.Index) -> np.ndarray:
 def _typed(column: str, values: list[Any]) -> Any:
     """A column of the group table: whole numbers, numbers or categories; every kind may have gaps."""
     empty = [v is None or pd.isna(v) for v in values]
-    if column.startswith(("n_cells_", "n_left_out_", "n_profiled_", "rank_")):
+    if column.startswith(("n_cells_", "n_left_out_", "n_profiled_", "n_compared_", "rank_")):
         return pd.array([None if e else int(v) for v, e in zip(values, empty, strict=True)], dtype="Int64")
     kept = [v for v, e in zip(values, empty, strict=True) if not e]
     if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in kept):

@@ -23,7 +23,7 @@ from qtpy.QtGui import (
 )  # fmt: skip
 from qtpy.QtWidgets import QAbstractScrollArea, QToolTip
 
-from napari_cellrep.analysis.profiles import Tree
+from napari_cellrep.analysis.profiles import FEW_CELLS, Tree
 from napari_cellrep.gui._pictures import Background
 from napari_cellrep.gui.views._file import paint_file
 from napari_cellrep.gui.views._grown import STRIP, Grown, diverging
@@ -32,7 +32,6 @@ from napari_cellrep.gui.views._tiles import Tiles, as_image
 from napari_cellrep.gui.views.map import selection_mode
 from napari_cellrep.session import Session
 
-FEW_CELLS = 10  # the mean of fewer is mostly luck: such groups are grey
 HEADER_PX = 34
 NAME_PX = 12
 PICTURE_PX = 20  # lines lower than this have no pictures
@@ -71,6 +70,7 @@ class Dendrogram(QAbstractScrollArea):
     framed = Signal(int)
     field_asked = Signal(int)
     menu_requested = Signal(int, object)
+    group_menu_requested = Signal(str, str, object)  # column, its value, global position
 
     def __init__(self, session: Session, canvas: Any, background: Background) -> None:
         super().__init__()
@@ -598,10 +598,15 @@ class Dendrogram(QAbstractScrollArea):
                 self.clicked.emit(cells, mode)
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
-        """Open the menu of the cell under the right button."""
+        """Open the menu of the cell, or of the group, under the right button."""
         kind, one, _ = self._place(event.position().toPoint())
-        if event.button() == Qt.MouseButton.RightButton and kind == "cell":
-            self.menu_requested.emit(one, event.globalPosition().toPoint())
+        shown, at = self.shown, event.globalPosition().toPoint()
+        if event.button() != Qt.MouseButton.RightButton or shown is None:
+            return
+        if kind == "cell":
+            self.menu_requested.emit(one, at)
+        elif kind == "branch" and shown.by and one < shown.tree.n_leaves:
+            self.group_menu_requested.emit(shown.by, shown.names[one], at)
 
     def mouseDoubleClickEvent(self, event: QMouseEvent) -> None:
         """Go to the cell; of a leaf, open the field of its most typical cell."""

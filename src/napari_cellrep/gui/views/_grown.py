@@ -13,7 +13,6 @@ from napari_cellrep.gui.views._raster import viridis
 
 MOST_CELLS = 2000  # leaves of a tree of cells
 MOST_GROUPS = 1000
-MOST_NUMBERS = 100  # whole numbers of more values are measured, not given (an area in pixels)
 STRIP = 8  # typical cells per leaf
 
 
@@ -118,16 +117,3 @@ def diverging() -> np.ndarray:
     ends = np.array([(33, 102, 172), (247, 247, 247), (178, 24, 43)], float)
     at = np.linspace(0, 2, 256)
     return np.stack([np.interp(at, (0, 1, 2), ends[:, c]) for c in range(3)], axis=1).round().astype(np.uint8)
-
-
-def columns_of(obs: pd.DataFrame, choices: list[str]) -> list[str]:
-    """Columns whose values a tree can join: words or few numbers, at least two; "group" first."""
-    found = []
-    for column in dict.fromkeys(("group", *choices)):
-        if column not in obs or column in ("good", "flags") or column.startswith(("has_", "q_")):
-            continue
-        n, kind = obs[column].nunique(), obs[column].dtype.kind
-        most = MOST_NUMBERS if kind in "iu" else 0 if kind == "f" else MOST_GROUPS
-        if 2 <= n <= min(most, max(2, len(obs) // 2)):
-            found.append(column)
-    return found

@@ -53,17 +53,28 @@ def by_distance(rows: np.ndarray, vectors: np.ndarray, to: Sequence[int] | np.nd
     return np.concatenate([rows[known][np.argsort(distance, kind="stable")], rows[~known]])
 
 
-def in_sections(rows: np.ndarray, column: pd.Series, most: int = 60) -> list[tuple[str, np.ndarray]]:
+def in_sections(
+    rows: np.ndarray, column: pd.Series, most: int = 1000, first: Sequence[str] = ()
+) -> list[tuple[str, np.ndarray]]:
     """Rows by the values of a column, each value's in the order they had; without a value: "none", at the end.
 
     Parameters
     ----------
     most : int
-        Values at most: the first in natural order.
+        Values at most: the first in their order.
+    first : sequence of str
+        Values that come first, in this order; the others follow in natural order.
     """
     values = column.iloc[rows]
     names = values.astype(str).where(values.notna(), "none").to_numpy()
     numbers = dict(zip(names, values, strict=True)) if pd.api.types.is_numeric_dtype(values) else {}
-    known = sorted(set(names) - {"none"}, key=lambda name: (numbers.get(name, 0), _natural(name)))
-    wanted = known + (["none"] if "none" in names else [])
-    return [(name, rows[names == name]) for name in wanted[:most]]
+    place = {name: i for i, name in enumerate(first)}
+    codes, found = pd.factorize(names)
+    known = sorted(
+        (i for i, name in enumerate(found) if name != "none"),
+        key=lambda i: (place.get(found[i], len(place)), numbers.get(found[i], 0), _natural(found[i])),
+    )
+    wanted = known + [i for i, name in enumerate(found) if name == "none"]
+    ends = np.cumsum(np.bincount(codes, minlength=len(found)))[:-1]
+    parts = np.split(rows[np.argsort(codes, kind="stable")], ends) if len(found) else []
+    return [(str(found[i]), parts[i]) for i in wanted[:most]]

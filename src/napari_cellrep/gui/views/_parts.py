@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from qtpy.QtWidgets import QComboBox, QWidget
+from qtpy.QtWidgets import QComboBox, QLabel, QSizePolicy, QWidget
 
 from napari_cellrep.session import Session
 
@@ -48,6 +48,14 @@ def choice_box(tip: str, items: Sequence[str] = (), name: str = "", least_letter
     box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
     box.setMinimumContentsLength(least_letters)
     return box
+
+
+def words_line() -> QLabel:
+    """A line of words that never makes its view wider."""
+    line = QLabel()
+    line.setContentsMargins(6, 0, 6, 0)
+    line.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+    return line
 
 
 def offer(box: QComboBox, items: list[str]) -> None:

@@ -21,10 +21,11 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
 )
 
+from napari_cellrep.analysis.profiles import Similar
 from napari_cellrep.gui._pictures import Background
 from napari_cellrep.gui.views._file import paint_file
 from napari_cellrep.gui.views._order import by_column, by_distance, in_sections
-from napari_cellrep.gui.views._parts import CellView, choice_box, offer
+from napari_cellrep.gui.views._parts import CellView, choice_box, offer, words_line
 from napari_cellrep.gui.views._raster import SELECTED
 from napari_cellrep.gui.views._tiles import Tiles
 from napari_cellrep.gui.views.map import selection_mode
@@ -35,16 +36,24 @@ TITLE_PX = 22
 MOST_PRINTED = 400
 
 # What the order box offers besides columns.
-PLATE, LIKE, ODD, RANDOM = "plate order", "like the selected cells", "least like its group", "random"
+PLATE, LIKE, TYPICAL, ODD, RANDOM = (
+    "plate order", "like the selected cells", "most typical of its group", "least like its group", "random",
+)  # fmt: skip
+MOST_LINES = 60  # values of a column, but for groups and fields
 
 
 @dataclass(frozen=True)
 class Section:
-    """Cells under one title; `top` is where the title begins, in px of the whole gallery."""
+    """Cells under one title; `top` is where the title begins, in px of the whole gallery.
+
+    `rows` are those shown, `every` all that the title stands for.
+    """
 
     title: str
     rows: np.ndarray
     top: int
+    name: str
+    every: np.ndarray
 
 
 class GalleryView(CellView):
@@ -62,6 +71,7 @@ class GalleryView(CellView):
     def __init__(self, session: Session, canvas: Any) -> None:
         super().__init__(session, canvas)
         self.background = Background(session)
+        self._similar_to = ("", "")  # column and value of the group that others were ranked for
         self.which = choice_box("Which cells", ["all cells", "selected cells"])
         self.order = choice_box("In which order", [])
         self.by = choice_box(
@@ -78,7 +88,7 @@ class GalleryView(CellView):
         )
         self.save = QPushButton("Save picture…")
         self.save.setToolTip("A montage of what is shown from the top on, for print, as PNG or PDF")
-        self.words = QLabel()
+        self.words = words_line()
         bar = QHBoxLayout()
         bar.setContentsMargins(4, 2, 4, 2)
         for item in (
@@ -99,7 +109,6 @@ class GalleryView(CellView):
         layout.addLayout(bar)
         layout.addWidget(self.words)
         layout.addWidget(self.grid, 1)
-        self.words.setContentsMargins(6, 0, 6, 0)
 
         self.which.currentIndexChanged.connect(lambda _: self.arrange())
         self.order.currentIndexChanged.connect(lambda _: self.arrange())
@@ -110,6 +119,8 @@ class GalleryView(CellView):
         self.grid.clicked.connect(canvas.click)
         self.grid.framed.connect(lambda row: canvas.go_to(row, frame=True))
         self.grid.menu_requested.connect(lambda row, at: canvas.open_menu(row, at))
+        self.grid.title_clicked.connect(session.select)
+        self.grid.title_menu_requested.connect(self._on_title_menu)
         self.listen(
             (session.project_changed, self._on_table_changed),
             (session.cells_changed, self._on_table_changed),
@@ -117,6 +128,7 @@ class GalleryView(CellView):
             (session.selection_changed, self._on_selection_changed),
             (session.focus_changed, self._on_marks_changed),
             (session.hover_changed, self._on_marks_changed),
+            (session.similar_changed, self._on_similar),
         )
         self.grid.set_side(self.side.value())
         self._on_table_changed()
@@ -133,10 +145,31 @@ class GalleryView(CellView):
         self.background.forget()
         self.grid.forget()
         columns = session.colour_choices
-        offer(self.order, [PLATE, LIKE, ODD, RANDOM, *columns])
-        few = [c for c in columns if session.cells is not None and 2 <= session.cells.obs[c].nunique() <= 60]
-        offer(self.by, ["no lines", *few])
+        offer(self.order, [PLATE, LIKE, TYPICAL, ODD, RANDOM, *columns])
+        whole = [c for c in session.row_columns() if c in ("group", "field")]
+        few = [
+            c
+            for c in columns
+            if session.cells is not None and 2 <= session.cells.obs[c].nunique() <= MOST_LINES
+        ]
+        offer(self.by, ["no lines", *dict.fromkeys([*whole, *few])])
         self.arrange()
+
+    def _on_similar(self) -> None:
+        """A line of typical cells for each group, the most alike first."""
+        found, before = self.session.similar, self._similar_to
+        self._similar_to = (found.by, found.name) if found is not None else ("", "")
+        # What is ranked again, of other cells, leaves the boxes as they were set meanwhile.
+        if found is not None and before != self._similar_to and self.by.findText(found.by) >= 0:
+            for box, words in ((self.which, "all cells"), (self.order, TYPICAL), (self.by, found.by)):
+                box.blockSignals(True)
+                box.setCurrentText(words)
+                box.blockSignals(False)
+        self.arrange()
+
+    def _on_title_menu(self, name: str, at: Any) -> None:
+        if self.by.currentText() in self.session.row_columns() and name != "none":
+            self.canvas.open_group_menu(self.by.currentText(), name, at)
 
     def _on_selection_changed(self) -> None:
         if self.which.currentIndex() == 1:
@@ -174,7 +207,9 @@ class GalleryView(CellView):
         order, by, cells = self.order.currentText(), self.by.currentText(), session.cells
         vectors = cells.obsm[f"X_{session.embedding}"] if session.embedding else None
         asked = self._asked()
-        obs = cells.obs
+        obs, similar = cells.obs, session.similar
+        ranked = similar if similar is not None and similar.by == by else None
+        first = ranked.names if ranked is not None else ()
 
         def work() -> list[tuple[str, np.ndarray]]:
             found = rows
@@ -182,18 +217,18 @@ class GalleryView(CellView):
                 found = np.random.default_rng(0).permutation(rows)
             elif order == LIKE and vectors is not None and len(asked):
                 found = by_distance(rows, vectors, asked)
-            elif order == ODD and vectors is not None:
+            elif order in (TYPICAL, ODD) and vectors is not None:
+                # Where there are lines, typical of its line.
+                alike = obs[by] if by in obs and order == TYPICAL else obs["group"]
+                step = 1 if order == TYPICAL else -1
                 found = np.concatenate(
-                    [
-                        by_distance(own, vectors, own)[::-1]
-                        for _, own in in_sections(rows, obs["group"], len(obs))
-                    ]
+                    [by_distance(own, vectors, own)[::step] for _, own in in_sections(rows, alike, len(obs))]
                     or [rows]
                 )
                 found = _in_turn(found, obs["group"].to_numpy()) if by == "no lines" else found
             elif order in obs:
                 found = by_column(rows, obs[order])
-            return in_sections(found, obs[by]) if by in obs else [("", found)]
+            return in_sections(found, obs[by], first=first) if by in obs else [("", found)]
 
         def arranged(sections: Any) -> None:
             if isinstance(sections, Exception):
@@ -201,7 +236,7 @@ class GalleryView(CellView):
                 return
             if self.session.cells is not cells:
                 return  # another table meanwhile; it is arranged anew
-            self.grid.show_sections(sections)
+            self.grid.show_sections(sections, ranked)
             self.words.setText(self._sentence(rows, order, by, len(asked)))
             self._on_marks_changed()
 
@@ -210,13 +245,16 @@ class GalleryView(CellView):
     def _sentence(self, rows: np.ndarray, order: str, by: str, n_asked: int) -> str:
         if not len(rows):
             return "Nothing is selected: draw around cells on the map, or choose “all cells”."
-        if order in (LIKE, ODD) and not self.session.embedding:
+        if order in (LIKE, TYPICAL, ODD) and not self.session.embedding:
             return "This order needs an embedding: embed the cells in the CellRep panel."
         if order == LIKE and not n_asked:
             return "Select a cell, and the others stand by how like it they are."
+        similar = self.session.similar
+        if similar is not None and similar.by == by:
+            return similar.words
         words = f"{len(rows):,} cells"
         if by in self.session.cells.obs:  # type: ignore[union-attr]
-            words += f", a line for each {by.replace('_', ' ')}"
+            words += f", a line for each {by.replace('_', ' ')}; click its name to select its cells"
         return words + "."
 
     # ---- for print ---------------------------------------------------------------------------------
@@ -240,6 +278,8 @@ class Grid(QAbstractScrollArea):
     clicked = Signal(int, str)  # row, selection mode
     framed = Signal(int)
     menu_requested = Signal(int, object)
+    title_clicked = Signal(object, str)  # rows, selection mode
+    title_menu_requested = Signal(str, object)  # value of the column, global position
 
     def __init__(self, view: GalleryView) -> None:
         super().__init__()
@@ -247,6 +287,7 @@ class Grid(QAbstractScrollArea):
         self.side = 84
         self.sections: list[Section] = []
         self._raw: list[tuple[str, np.ndarray]] = []
+        self._ranked: dict[str, float] = {}  # line → how far its group is from the one asked about
         self.pictures = Tiles(self.session, self.canvas, view.background, self.viewport().update)
         self._press: QPoint | None = None
         self._band: QRect | None = None
@@ -274,9 +315,10 @@ class Grid(QAbstractScrollArea):
         self.side = side
         self._lay_out()
 
-    def show_sections(self, sections: list[tuple[str, np.ndarray]]) -> None:
+    def show_sections(self, sections: list[tuple[str, np.ndarray]], ranked: Similar | None = None) -> None:
         """Show cells under titles; one section without a title is a plain grid."""
         self._raw = sections
+        self._ranked = {} if ranked is None else dict(zip(ranked.names, ranked.distance, strict=True))
         self._lay_out()
         self.verticalScrollBar().setValue(0)
 
@@ -284,7 +326,10 @@ class Grid(QAbstractScrollArea):
         self.sections, y = [], GAP_PX
         for title, rows in self._raw:
             shown = rows[: self.columns] if title else rows  # a line per value, so that lines can be compared
-            self.sections.append(Section(f"{title}  ({len(rows):,})" if title else "", shown, y))
+            words = f"{title}  ({len(rows):,})" if title else ""
+            if self._ranked.get(title):  # not of the one itself
+                words += f"   distance {self._ranked[title]:.2f}"
+            self.sections.append(Section(words, shown, y, title, rows))
             y += (TITLE_PX if title else 0) + -(-len(shown) // self.columns) * self.step
         self.height_px = y
         bar = self.verticalScrollBar()
@@ -328,6 +373,16 @@ class Grid(QAbstractScrollArea):
         """The cell under a point of the viewport, or -1."""
         return next((row for row, place in self.in_sight() if place.contains(at)), -1)
 
+    def title_rect(self, section: Section, shift: int) -> QRect:
+        """Where a line's title is."""
+        width = self.fontMetrics().horizontalAdvance(f"◐ {section.title}") + 8
+        return QRect(GAP_PX, section.top + shift, width, TITLE_PX)
+
+    def section_at(self, at: QPoint) -> Section | None:
+        """The line whose title is under a point of the viewport."""
+        shift = -self.verticalScrollBar().value()
+        return next((s for s in self.sections if s.title and self.title_rect(s, shift).contains(at)), None)
+
     # ---- pictures ----------------------------------------------------------------------------------
 
     def forget(self) -> None:
@@ -353,9 +408,8 @@ class Grid(QAbstractScrollArea):
         session = self.session
         painter.setPen(self.palette().text().color())
         for section in self.sections:
-            if section.title:
-                where = QRect(GAP_PX, section.top + shift, max(10, self.viewport().width()), TITLE_PX)
-                painter.drawText(where, Qt.AlignmentFlag.AlignVCenter, section.title)
+            if section.title and -TITLE_PX < section.top + shift < self.viewport().height():
+                self._draw_title(painter, section, shift)
         for row, place in tiles:
             picture = self.pictures.get(row, looks)
             if picture is None:
@@ -372,6 +426,28 @@ class Grid(QAbstractScrollArea):
                 painter.setPen(white)
                 painter.drawRect(place.adjusted(3, 3, -4, -4))
             painter.setPen(self.palette().text().color())
+
+    def _draw_title(self, painter: QPainter, section: Section, shift: int) -> None:
+        """A line's name; before it a full circle where all its cells are selected, a half one where some are."""
+        selected = self.session.selected
+        some = len(selected) > int(section.every.max()) and selected[section.every].any()
+        where = self.title_rect(section, shift)
+        if some:
+            circle = QRect(where.left() + 1, where.center().y() - 4, 10, 10)
+            painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+            painter.setBrush(QColor(*SELECTED))
+            painter.setPen(QPen(QColor(*SELECTED), 1.2))
+            if selected[section.every].all():
+                painter.drawEllipse(circle)
+            else:
+                painter.drawPie(circle, 90 * 16, 180 * 16)
+                painter.setBrush(Qt.BrushStyle.NoBrush)
+                painter.drawEllipse(circle)
+            painter.setBrush(Qt.BrushStyle.NoBrush)
+            painter.setRenderHint(QPainter.RenderHint.Antialiasing, False)
+            painter.setPen(self.palette().text().color())
+            where = where.translated(16, 0)
+        painter.drawText(where, Qt.AlignmentFlag.AlignVCenter | Qt.TextFlag.TextDontClip, section.title)
 
     def print_to(self, path: str, say: Callable[[str], None]) -> None:
         """Write the first tiles as a montage, larger than on the screen; their pictures are cut first.
@@ -429,7 +505,11 @@ class Grid(QAbstractScrollArea):
         if event.button() == Qt.MouseButton.LeftButton:
             self._press = at
         elif event.button() == Qt.MouseButton.RightButton:
-            self.menu_requested.emit(self.row_at(at), event.globalPosition().toPoint())
+            section, where = self.section_at(at), event.globalPosition().toPoint()
+            if section is not None:
+                self.title_menu_requested.emit(section.name, where)
+            else:
+                self.menu_requested.emit(self.row_at(at), where)
 
     def mouseMoveEvent(self, event: QMouseEvent) -> None:
         """Draw the rubber band, or say which cell is under the pointer."""
@@ -446,6 +526,12 @@ class Grid(QAbstractScrollArea):
                 words = self.session.cell_id(row) + (
                     f"\n{column}: {self.session.value(row, column)}" if column else ""
                 )
+            section = self.section_at(at)
+            if section is not None:
+                words = f"Click to select its {len(section.every):,} cells"
+            self.viewport().setCursor(
+                Qt.CursorShape.PointingHandCursor if section is not None else Qt.CursorShape.ArrowCursor
+            )
             QToolTip.showText(event.globalPosition().toPoint(), words, self.viewport())
 
     def mouseReleaseEvent(self, event: QMouseEvent) -> None:
@@ -456,6 +542,8 @@ class Grid(QAbstractScrollArea):
         if self._band is not None:
             hit = [row for row, place in self.in_sight() if place.intersects(self._band)]
             self.session.select(hit, mode)
+        elif (section := self.section_at(event.position().toPoint())) is not None:
+            self.title_clicked.emit(section.every, mode)
         elif (row := self.row_at(event.position().toPoint())) >= 0:
             self.clicked.emit(row, mode)
         self._press = self._band = None

@@ -23,6 +23,7 @@ from qtpy.QtGui import (
 from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QWidget
 
 from napari_cellrep.gui.views._contours import Clouds, DensityLines, clouds_of, clouds_words, lines_in_view
+from napari_cellrep.gui.views._groups import RADIUS_PX, GroupPoints
 from napari_cellrep.gui.views._legend import Legend
 from napari_cellrep.gui.views._raster import SELECTED, Colours, Raster, View, colours_of, inside_polygon
 from napari_cellrep.gui.views._words import column_words, number_words
@@ -82,7 +83,7 @@ class HoverCard(QFrame):
 
 
 class MapView(QWidget):
-    """The cells of a session as points.
+    """The cells of a session as points, or its fields or groups as larger ones.
 
     Left drag draws with the tool, right or middle drag moves the map, the wheel zooms. With the polygon tool, clicks
     set corners; a double-click, Enter or a click on the first corner closes it.
@@ -101,6 +102,8 @@ class MapView(QWidget):
     clicked = Signal(int, str)  # row, selection mode
     framed = Signal(int)  # double-click or Space: go to this cell in the image
     menu_requested = Signal(int, object)  # row or -1, global position
+    group_menu_requested = Signal(str, str, object)  # column, its value, global position
+    field_asked = Signal(int)  # double-click on a group: show the field of this cell
 
     def __init__(
         self,
@@ -115,6 +118,8 @@ class MapView(QWidget):
         self._with_legend = with_legend
         self._ask_picture = ask_picture
         self.tool = "lasso"
+        self.by = ""  # column whose values are the points; "" for cells
+        self.groups: GroupPoints | None = None
         self.raster = Raster(np.zeros((0, 2)))
         self.colours: Colours = colours_of(None, 0)
         self._own_colours = self.colours  # before somebody moved the ends of the colour bar
@@ -199,6 +204,19 @@ class MapView(QWidget):
             self.place = place
             self._on_cells_changed()
 
+    def show_rows_of(self, column: str) -> None:
+        """Show a point for each value of a column ("field", "group", …); "" for each cell."""
+        if column != self.by:
+            self.by = column
+            self._on_cells_changed()
+
+    def _put_together(self) -> None:
+        """Make the points of fields or groups."""
+        session, self.groups = self.session, None
+        if self.by and session.cells is not None and self.by in session.cells.obs:
+            own = session.profile_map(self.by) if self.place is None else None
+            self.groups = GroupPoints(session.rows_by(self.by), *(own or ()))
+
     def _on_embedding_changed(self) -> None:
         if self.place is None:
             self._on_cells_changed()
@@ -208,21 +226,38 @@ class MapView(QWidget):
         self._corners = []
         self.density.clear()
         self.clouds.clear()
+        self._put_together()
+        own = self.groups is not None and self.groups.own is not None
+        if own and points is not None:
+            points = np.full_like(points, np.nan)  # cells have no place on a map of groups
         self.raster = Raster(np.zeros((0, 2)) if points is None else points)
         self.card.hide()
+        self._place_groups()
         self._on_colour_changed()
-        shown = (id(self.session.cells), self.place or self.session.embedding)
+        shown = (id(self.session.cells), self.place or self.session.embedding, self.by if own else "")
         if self._fitted_for != shown and points is not None:
             self._fitted_for = shown
             self.fit()
         self._redo("place")
 
+    def _place_groups(self) -> None:
+        """Hidden cells do not count; with those that are shown, places, colours and what is lit change."""
+        session = self.session
+        if self.groups is not None and len(self.raster.points) == len(session.visible):
+            self.groups.place(self.raster.points, session.visible)
+            self.groups.choose(session.selected, session.visible)
+            if len(self.colours.codes) == len(session.visible):
+                self.groups.colour(self.colours, session.visible)
+
     def _on_visible_changed(self) -> None:
         self._tell_legend()
+        self._place_groups()
         self.clouds.stale()
         self._redo("place")
 
     def _on_selection_changed(self) -> None:
+        if self.groups is not None and len(self.groups.rows.codes) == len(self.session.visible):
+            self.groups.choose(self.session.selected, self.session.visible)
         self._redo("choose")
 
     def _on_colour_changed(self) -> None:
@@ -238,6 +273,8 @@ class MapView(QWidget):
         limits = self.session.colour_limits(self.session.colour_by)
         self.colours = self._own_colours if limits is None else self._own_colours.limited(*limits)
         self._tell_legend()
+        if self.groups is not None and len(self.colours.codes) == len(self.session.visible):
+            self.groups.colour(self.colours, self.session.visible)
         self._redo("paint")
 
     def _tell_legend(self) -> None:
@@ -293,7 +330,9 @@ class MapView(QWidget):
     def fit(self) -> None:
         """Show the whole map."""
         shown = self.raster.points
-        if len(shown) == len(self.session.visible) and self.session.visible.any():
+        if self.groups is not None and self.groups.own is not None:
+            shown = self.groups.places
+        elif len(shown) == len(self.session.visible) and self.session.visible.any():
             shown = shown[self.session.visible]
         (w, h), left = self._size(), 0
         if not self.legend.isHidden() and self.legend.geometry().right() < 0.45 * self.width():
@@ -341,11 +380,12 @@ class MapView(QWidget):
         session, n = self.session, len(self.raster.points)
         if n != len(session.visible):
             return  # the table has just changed; its signal is on the way
+        selected = session.selected if self.groups is None else np.zeros(n, bool)  # their groups are lit
         if self._stale == "place":
-            self.raster.place(self.view, session.visible, session.selected, self.devicePixelRatioF())
+            self.raster.place(self.view, session.visible, selected, self.devicePixelRatioF())
         elif self._stale == "choose":
-            self.raster.choose(session.selected)
-        dim = session.n_selected > 0 or bool(self.clouds.contours)
+            self.raster.choose(selected)
+        dim = session.n_selected > 0 or bool(self.clouds.contours) or self.groups is not None
         pixels = self.raster.paint(self.colours, self._background, dim, self._light)
         h, w = pixels.shape[:2]
         self._pixels = np.ascontiguousarray(pixels)  # QImage does not own its memory
@@ -364,18 +404,27 @@ class MapView(QWidget):
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         back = QColor(*self._background)
         ratio = self.devicePixelRatioF()
+        words = []
         if self.clouds.on:
             self.clouds.draw(painter, self.view, ratio, self.colours, self._text, back)
-            words, room = clouds_words(self.colours), self.rect().adjusted(8, 0, -8, -6)
-            back.setAlpha(190)
-            painter.fillRect(painter.boundingRect(room, BOTTOM_LEFT, words), back)
-            back.setAlpha(255)
-            painter.setPen(self._text)
-            painter.drawText(room, BOTTOM_LEFT, words)
+            words.append(clouds_words(self.colours))
         if self.density.on:
             self.density.draw(painter, self.view, ratio, self._text, back)
+        if self.groups is not None:
+            self.groups.draw(painter, self.view, ratio, self._text, back, self._light)
+            words.insert(0, self.groups.words)
+        if words:
+            self._draw_words(painter, "\n".join(words))
         self._draw_marks(painter)
         self._draw_gesture(painter)
+
+    def _draw_words(self, painter: QPainter, words: str) -> None:
+        """Say below what is drawn beside the cells."""
+        room, back = self.rect().adjusted(8, 0, -8, -6), QColor(*self._background)
+        back.setAlpha(190)
+        painter.fillRect(painter.boundingRect(room, BOTTOM_LEFT, words), back)
+        painter.setPen(self._text)
+        painter.drawText(room, BOTTOM_LEFT, words)
 
     def _ring(self, painter: QPainter, at: QPointF, radius: float, colour: QColor) -> None:
         painter.setBrush(Qt.BrushStyle.NoBrush)
@@ -472,6 +521,8 @@ class MapView(QWidget):
         mode = selection_mode(event.modifiers())
         if self.tool == "polygon" and button == Qt.MouseButton.LeftButton:
             self._add_corner(event.position(), event.modifiers())
+        elif not dragged and self.groups is not None:
+            self._click_group(self._group_at(event.position()), button, mode, event)
         elif not dragged:
             row = self.raster.nearest(*self._px(event.position()), REACH_PX * self.devicePixelRatioF())
             if button == Qt.MouseButton.LeftButton and row >= 0:
@@ -487,6 +538,25 @@ class MapView(QWidget):
                 path = [a, QPointF(b.x(), a.y()), b, QPointF(a.x(), b.y())]
             self.select_inside(np.array([self._px(p) for p in path]), mode)
         self.update()
+
+    def _group_at(self, at: QPointF) -> int:
+        """The field or group under the pointer, or -1."""
+        if self.groups is None:
+            return -1
+        reach = (RADIUS_PX + 3) * self.devicePixelRatioF()
+        return self.groups.nearest(self.view, *self._px(at), reach)
+
+    def _click_group(self, group: int, button: Any, mode: str, event: QMouseEvent) -> None:
+        """Select the cells of a field or group, or ask what can be done with it."""
+        groups, at = self.groups, event.globalPosition().toPoint()
+        if groups is None:
+            return
+        if button == Qt.MouseButton.LeftButton and group >= 0:
+            self.session.select(groups.rows.cells(group, self.session.visible), mode)
+        elif button == Qt.MouseButton.RightButton and group >= 0:
+            self.group_menu_requested.emit(self.by, groups.rows.names[group], at)
+        elif button == Qt.MouseButton.RightButton:
+            self.menu_requested.emit(-1, at)
 
     # ---- the polygon: corner by corner ---------------------------------------------------------------
 
@@ -509,10 +579,9 @@ class MapView(QWidget):
         """Select what is inside; with the first two corners there is nothing inside yet, and they stay."""
         if len(self._corners) < 3:
             return
-        inside = inside_polygon(self.raster.points, np.array(self._corners)) & self.session.visible
-        mode = selection_mode(modifiers | self._corner_modifiers)
+        polygon, mode = np.array(self._corners), selection_mode(modifiers | self._corner_modifiers)
         self._corners = []
-        self.session.select(inside, mode)
+        self._select_polygon(polygon, mode)
         self.update()
 
     def _give_up(self) -> None:
@@ -520,15 +589,27 @@ class MapView(QWidget):
         self.update()
 
     def select_inside(self, polygon_px: np.ndarray, mode: str = "replace") -> None:
-        """Select the visible cells whose points lie inside a polygon (canvas px)."""
-        polygon = self.view.from_px(polygon_px)
-        self.session.select(inside_polygon(self.raster.points, polygon) & self.session.visible, mode)
+        """Select the visible cells whose points, or whose group's, lie inside a polygon (canvas px)."""
+        self._select_polygon(self.view.from_px(polygon_px), mode)
+
+    def _select_polygon(self, polygon: np.ndarray, mode: str) -> None:
+        visible = self.session.visible
+        if self.groups is not None:
+            self.session.select(self.groups.cells_inside(polygon, visible), mode)
+        else:
+            self.session.select(inside_polygon(self.raster.points, polygon) & visible, mode)
 
     def mouseDoubleClickEvent(self, event: QMouseEvent) -> None:  # noqa: D102
         if event.button() != Qt.MouseButton.LeftButton:
             return
         if self.tool == "polygon":
             self._close_polygon(event.modifiers())
+            return
+        if self.groups is not None:
+            group = self._group_at(event.position())
+            own = self.groups.rows.cells(group, self.session.visible) if group >= 0 else ()
+            if len(own):
+                self.field_asked.emit(int(own[0]))
             return
         row = self.raster.nearest(*self._px(event.position()), REACH_PX * self.devicePixelRatioF())
         if row >= 0:
@@ -575,9 +656,34 @@ class MapView(QWidget):
 
     def _hide_card(self) -> None:
         self.card.hide()
+        if self.groups is not None and self.groups.over >= 0:
+            self.groups.over = -1
+            self.update()
         self.session.set_hover(-1)
 
+    def _hover_group(self, at: QPointF) -> None:
+        groups, over = self.groups, self._group_at(at)
+        if groups is None or over == groups.over:
+            return
+        groups.over = over
+        self.update()
+        if over < 0:
+            self.card.hide()
+            return
+        session, column = self.session, None
+        if session.cells is not None and session.colour_by in session.cells.obs:
+            column = session.cells.obs[session.colour_by]
+        self.card.words.setText(groups.describe(over, column, session.visible))
+        self.card.picture.hide()
+        self.card.adjustSize()
+        x, y = self.view.to_px(groups.places[over][None])[0] / self.devicePixelRatioF()
+        self._put_card(QPointF(float(x), float(y)))
+        self.card.show()
+
     def _hover(self, at: QPointF) -> None:
+        if self.groups is not None:
+            self._hover_group(at)
+            return
         row = self.raster.nearest(*self._px(at), REACH_PX * self.devicePixelRatioF()) if self.has_map else -1
         if row == self.session.hover:
             return
@@ -587,6 +693,7 @@ class MapView(QWidget):
             return
         self.card.words.setText(self._describe(row))
         self.card.picture.setPixmap(QPixmap())
+        self.card.picture.show()
         if self._ask_picture is not None:
 
             def show(rgb: Any) -> None:
@@ -595,12 +702,11 @@ class MapView(QWidget):
 
             self._ask_picture(row, show)
         self.card.adjustSize()
-        self._put_card(row)
+        self._put_card(self._screen(row))
         self.card.show()
 
-    def _put_card(self, row: int) -> None:
+    def _put_card(self, at: QPointF | None) -> None:
         """Above the point, or below it when there is no room; always on the screen."""
-        at = self._screen(row)
         if at is None:
             return
         where = self.mapToGlobal(at.toPoint())

@@ -143,6 +143,7 @@ class PlateView(CellView):
         self.plate.currentIndexChanged.connect(lambda _: self.refresh())
         self.wells.clicked.connect(self._on_clicked)
         self.wells.framed.connect(self._on_framed)
+        self.wells.menu_requested.connect(self._on_menu)
         self.listen(
             (session.project_changed, self._on_table_changed),
             (session.cells_changed, self._on_table_changed),
@@ -197,6 +198,11 @@ class PlateView(CellView):
     def _on_clicked(self, rows: Any, mode: str) -> None:
         self.session.select(rows, mode)
 
+    def _on_menu(self, rows: Any, at: Any) -> None:
+        """Ask what can be done with a well: as a group where it is one, else as the wells of its name."""
+        by, name = group_of(self.session.cells.obs, rows)
+        self.canvas.open_group_menu(by, name, at)
+
     def _on_framed(self, rows: Any) -> None:
         self.canvas.show(self.session.place(int(rows[0]))[0])
 
@@ -221,11 +227,21 @@ def edge_words(plate: Plate, values: pd.Series) -> str:
     return f"⚠ The rim differs: {abs(shift) / spread:.1f} spreads {'above' if shift > 0 else 'below'} the inner wells."
 
 
+def group_of(obs: pd.DataFrame, rows: np.ndarray) -> tuple[str, str]:
+    """Column and value that mean a well: its group, where the cells of the well are one, else its name."""
+    if "group" in obs:
+        group = obs["group"].iloc[rows].astype(str).unique()
+        if len(group) == 1 and (obs["group"].astype(str) == group[0]).sum() == len(rows):
+            return "group", str(group[0])
+    return "well", str(obs["well"].iloc[rows[0]])
+
+
 class Wells(QWidget):
     """The picture of one plate."""
 
     clicked = Signal(object, str)  # rows of the cell table, selection mode
     framed = Signal(object)
+    menu_requested = Signal(object, object)  # rows, global position
 
     def __init__(self, view: PlateView) -> None:
         super().__init__()
@@ -355,10 +371,14 @@ class Wells(QWidget):
         QToolTip.showText(event.globalPosition().toPoint(), words, self)
 
     def mouseReleaseEvent(self, event: QMouseEvent) -> None:
-        """Select the cells of the clicked well."""
+        """Select the cells of the clicked well; the right button opens its menu."""
         place = self.place_at(event.position())
-        if event.button() == Qt.MouseButton.LeftButton and place is not None and self.shown is not None:
+        if place is None or self.shown is None:
+            return
+        if event.button() == Qt.MouseButton.LeftButton:
             self.clicked.emit(self.shown.wells[place], selection_mode(event.modifiers()))
+        elif event.button() == Qt.MouseButton.RightButton:
+            self.menu_requested.emit(self.shown.wells[place], event.globalPosition().toPoint())
 
     def mouseDoubleClickEvent(self, event: QMouseEvent) -> None:
         """Open a field of the well."""

@@ -14,7 +14,6 @@ from qtpy.QtWidgets import (
     QComboBox,
     QFileDialog,
     QHBoxLayout,
-    QLabel,
     QLineEdit,
     QMenu,
     QPushButton,
@@ -24,8 +23,9 @@ from qtpy.QtWidgets import (
 
 from napari_cellrep.data.files import write_text
 from napari_cellrep.data.filters import matching
+from napari_cellrep.data.rows import Rows, row_words, rows_words
 from napari_cellrep.gui.views._order import by_column
-from napari_cellrep.gui.views._parts import CellView
+from napari_cellrep.gui.views._parts import CellView, words_line
 from napari_cellrep.gui.views._raster import SELECTED
 from napari_cellrep.gui.views.map import selection_mode
 from napari_cellrep.session import Session
@@ -33,6 +33,8 @@ from napari_cellrep.specs import InputError
 
 # Where a cell is and how its mask is known: shown when asked for, not from the start.
 _LATE = ("label", "mask_hash", "box_y0", "box_x0", "box_y1", "box_x1", "field", "good")
+
+DISTANCE = "distance to "  # begins the name of the column that `analysis.profiles.Similar` brings
 
 _TOP = QModelIndex()
 
@@ -125,11 +127,12 @@ class TableView(CellView):
         super().__init__(session, canvas)
         self._column, self._descending = "", False
         self._clicking = False
+        self._similar_to = ("", "")  # column and value of the group that others were ranked for
         self._hidden: set[str] = set(_LATE)
         self._groups: list[np.ndarray] = []  # rows of the cells of each group shown
         self.rows_of = QComboBox()
         self.rows_of.setToolTip(
-            "A row for each cell, or for each value of a column with the means of its cells"
+            "A row for each cell, or for each group, field or value of a column with the means of its cells"
         )
         self.search = QLineEdit()
         self.search.setPlaceholderText("search")
@@ -146,12 +149,14 @@ class TableView(CellView):
         self.choose.setToolTip("Select the cells of the rows that are shown")
         self.save = QPushButton("Save as CSV…")
         self.save.setToolTip("The rows and columns as they stand here; Ctrl+C copies the selected ones")
-        self.words = QLabel()
-        self.words.setContentsMargins(6, 0, 6, 0)
+        self.forget = QPushButton()
+        self.forget.setToolTip("Take the column with the distances away")
+        self.forget.hide()
+        self.words = words_line()
         bar = QHBoxLayout()
         bar.setContentsMargins(4, 2, 4, 2)
         for item, stretch in (
-            (self.rows_of, 0), (self.search, 1), (self.filter, 3), (self.choose, 0), (self.save, 0),
+            (self.rows_of, 0), (self.forget, 0), (self.search, 1), (self.filter, 3), (self.choose, 0), (self.save, 0),
         ):  # fmt: skip
             bar.addWidget(item, stretch)
         self.model = TableModel()
@@ -177,6 +182,7 @@ class TableView(CellView):
         layout.addWidget(self.words)
         layout.addWidget(self.table, 1)
         self.rows_of.currentIndexChanged.connect(lambda _: self.refresh())
+        self.forget.clicked.connect(lambda _=False: setattr(session, "similar", None))
         self.search.textChanged.connect(lambda _: self.refresh())
         self.filter.editingFinished.connect(self.refresh)
         self.filter.textChanged.connect(lambda words: self.refresh() if not words else None)
@@ -188,32 +194,50 @@ class TableView(CellView):
             (session.visible_changed, self.refresh),
             (session.selection_changed, self._mark),
             (session.focus_changed, self._on_focus),
+            (session.similar_changed, self._on_similar),
         )
         self._on_table_changed()
+        if session.similar is not None:
+            self._on_similar()
 
     @property
     def of_cells(self) -> bool:
         """Whether a row is a cell, not a group."""
         return self.rows_of.currentIndex() <= 0
 
+    @property
+    def by(self) -> str:
+        """Column whose values are the rows; "" for cells."""
+        return self.rows_of.currentData() or ""
+
     # ---- what is shown -----------------------------------------------------------------------------
 
     def _on_table_changed(self) -> None:
-        chosen = self.rows_of.currentText()
+        chosen = self.by
         self.rows_of.blockSignals(True)
         self.rows_of.clear()
-        self.rows_of.addItem("cells")
-        cells = self.session.cells
-        if cells is not None:
-            n = len(cells.obs)
-            some = [c for c in ("group", *self.session.colour_choices) if c in cells.obs]
-            some = [
-                c for c in dict.fromkeys(some) if 2 <= cells.obs[c].nunique() <= max(2, min(5000, n // 2))
-            ]
-            self.rows_of.addItems([f"by {c}" for c in some if cells.obs[c].dtype.kind not in "f"])
-        self.rows_of.setCurrentIndex(max(0, self.rows_of.findText(chosen)))
+        for column in ("", *self.session.row_columns()):
+            self.rows_of.addItem(row_words(column), column)
+        self.rows_of.setCurrentIndex(max(0, self.rows_of.findData(chosen)))
         self.rows_of.blockSignals(False)
         self.refresh()
+
+    def _on_similar(self) -> None:
+        """Show groups by how like one of them they are, the most alike first; or as before."""
+        found, before = self.session.similar, self._similar_to
+        self._similar_to = (found.by, found.name) if found is not None else ("", "")
+        self.forget.setVisible(found is not None)
+        if found is None:
+            self._column = "" if self._column.startswith(DISTANCE) else self._column
+        elif before != self._similar_to:  # what is ranked again leaves the table as it was sorted meanwhile
+            self.forget.setText(f"× {found.column}")
+            self._column, self._descending = found.column, False
+            self.rows_of.blockSignals(True)
+            self.rows_of.setCurrentIndex(max(0, self.rows_of.findData(found.by)))
+            self.rows_of.blockSignals(False)
+        self.refresh()
+        if self._column in self.model.frame:
+            self._show_sorting(list(self.model.frame.columns).index(self._column))
 
     def refresh(self) -> None:
         """Show the rows that pass search and filter, in the order that was chosen."""
@@ -227,20 +251,19 @@ class TableView(CellView):
         except InputError as error:
             self.words.setText(f"⚠ {error}")
             return
-        shown = [c for c in frame.columns if c not in self._hidden]
+        shown = [c for c in frame.columns if c not in self._hidden or c == self.by]
         if self._column in frame.columns:
             order = by_column(order, frame[self._column])
             if self._descending:  # those without a value stay last
                 known = frame[self._column].iloc[order].notna().to_numpy()
                 order = np.concatenate([order[known][::-1], order[~known]])
         self.model.show(frame[shown], order, *self._marks(len(frame)))
-        what = (
-            "cells"
-            if self.of_cells
-            else self.rows_of.currentText().removeprefix("by ").replace("_", " ") + "s"
-        )
         total = self.session.n_visible if self.of_cells else len(frame)
-        self.words.setText(f"{len(order):,} of {total:,} {what}")
+        words, found = f"{len(order):,} of {rows_words(total, self.by)}", self.session.similar
+        if found is not None and found.by == self.by:
+            words = f"{words}. {found.words}"
+        self.words.setText(words)
+        self.words.setToolTip(words if found is not None else "")
         self.choose.setEnabled(len(order) > 0)
 
     def _rows(self, obs: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
@@ -253,9 +276,13 @@ class TableView(CellView):
             frame.insert(0, "cell", obs.index.to_numpy())
             order = visible
         else:
-            frame, self._groups = group_table(
-                obs[columns], visible, self.rows_of.currentText().removeprefix("by ")
-            )
+            rows, found = self.session.rows_by(self.by), self.session.similar
+            frame, self._groups = group_table(obs[columns], self.session.visible, rows)
+            if found is not None and found.by == self.by:
+                distance = pd.Series(found.distance, index=list(found.names)).reindex(
+                    frame[self.by].astype(str)
+                )
+                frame.insert(1, found.column, distance.to_numpy())
             order = np.arange(len(frame))
         wanted = self.search.text().strip().lower()
         if wanted:
@@ -323,14 +350,21 @@ class TableView(CellView):
 
     def _on_menu(self, at: QPoint) -> None:
         line = self.table.rowAt(at.y())
+        where = self.table.viewport().mapToGlobal(at)
         if line >= 0 and self.of_cells:
-            self.canvas.open_menu(int(self.rows_at(line)[0]), self.table.viewport().mapToGlobal(at))
+            self.canvas.open_menu(int(self.rows_at(line)[0]), where)
+        elif line >= 0:
+            name = str(self.model.frame[self.by].iloc[self.model.order[line]])
+            self.canvas.open_group_menu(self.by, name, where)
 
     def _on_header(self, section: int) -> None:
         column = self.model.frame.columns[section]
         self._descending = column == self._column and not self._descending
         self._column = str(column)
         self.refresh()
+        self._show_sorting(section)
+
+    def _show_sorting(self, section: int) -> None:
         order = Qt.SortOrder.DescendingOrder if self._descending else Qt.SortOrder.AscendingOrder
         self.table.horizontalHeader().setSortIndicatorShown(True)
         self.table.horizontalHeader().setSortIndicator(section, order)
@@ -384,42 +418,51 @@ class TableView(CellView):
                 self.words.setText(f"{len(self.model.order):,} rows saved as {path}.")
 
 
-def group_table(obs: pd.DataFrame, rows: np.ndarray, by: str) -> tuple[pd.DataFrame, list[np.ndarray]]:
-    """One row per value of a column: how many cells, means of numbers, and words where all cells have the same.
+def group_table(obs: pd.DataFrame, visible: np.ndarray, rows: Rows) -> tuple[pd.DataFrame, list[np.ndarray]]:
+    """One row per group: how many cells, the share that is flagged, means of numbers, words where all cells agree.
 
     Parameters
     ----------
     obs : DataFrame
         All cells.
-    rows : ndarray of int
-        The cells that count.
-    by : str
-        Column.
+    visible : ndarray of shape (n_cells,), bool
+        The cells that count, but for the share of flagged ones.
+    rows : Rows
 
     Returns
     -------
     frame : DataFrame
-        Column `by`, "n_cells", then the others; values of `by` in their first order.
+        The column the groups come from, "n_cells", "flagged_share", then the others; groups in their first order,
+        those without a visible cell left out.
     groups : list of ndarray
         Rows of `obs` in each.
     """
-    own = obs.iloc[rows]
-    codes, names = pd.factorize(own[by])
-    groups = [rows[codes == i] for i in range(len(names))]
-    frame = pd.DataFrame({by: list(names), "n_cells": [len(g) for g in groups]})
+    kept = np.flatnonzero(rows.count(visible))
+    members = rows.members(visible)
+    groups = [members[i] for i in kept]
+    use = visible & (rows.codes >= 0)
+    codes, own, n = rows.codes[use], obs[use], len(rows)
+    values = obs[rows.by].iloc[[g[0] for g in groups]].tolist()
+    found: dict[str, Any] = {rows.by: values, "n_cells": [len(g) for g in groups]}
+    if "good" in obs:
+        bad = rows.count(~obs["good"].to_numpy(bool))
+        found["flagged_share"] = (bad / np.maximum(rows.count(np.ones(len(obs), bool)), 1))[kept]
     for column in obs.columns:
-        if column == by or column in (*_LATE, "y_px", "x_px"):  # the mean of places says nothing
+        if column == rows.by or column in (*_LATE, "y_px", "x_px"):  # the mean of places says nothing
             continue
         values = own[column]
         if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
             mean = pd.Series(values.to_numpy(float, na_value=np.nan)).groupby(codes).mean()
-            frame[column] = mean.reindex(range(len(names))).to_numpy()
+            found[column] = mean.reindex(kept).to_numpy()
         elif not pd.api.types.is_bool_dtype(values):
-            words = values.astype(str).to_numpy()
-            same = [w[0] if len(w := np.unique(words[codes == i])) == 1 else "" for i in range(len(names))]
+            word, names = pd.factorize(values.astype(str))
+            least, most = np.full(n, len(names)), np.full(n, -1)
+            np.minimum.at(least, codes, word)
+            np.maximum.at(most, codes, word)
+            same = [str(names[i]) if i == j else "" for i, j in zip(least[kept], most[kept], strict=True)]
             if any(same):
-                frame[column] = same
-    return frame, groups
+                found[column] = same
+    return pd.DataFrame(found), groups
 
 
 def _shown(value: Any) -> str:

@@ -18,11 +18,12 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
 )  # fmt: skip
 
+from napari_cellrep.data.rows import row_words, rows_words
 from napari_cellrep.gui._pictures import Background, picture_side
 from napari_cellrep.gui.views._branches import Pictured, branches_of, paint, picture, size_px
 from napari_cellrep.gui.views._dendrogram import Dendrogram
 from napari_cellrep.gui.views._file import paint_file
-from napari_cellrep.gui.views._grown import Grown, columns_of, grown
+from napari_cellrep.gui.views._grown import MOST_GROUPS, Grown, grown
 from napari_cellrep.gui.views._parts import CellView, choice_box
 from napari_cellrep.gui.views._raster import Colours, category_colours, colours_of
 from napari_cellrep.session import Session
@@ -119,6 +120,7 @@ class TreeView(CellView):
         self.plot.framed.connect(lambda row: canvas.go_to(row, frame=True))
         self.plot.field_asked.connect(lambda row: canvas.show(session.place(row)[0]))
         self.plot.menu_requested.connect(lambda row, at: canvas.open_menu(row, at))
+        self.plot.group_menu_requested.connect(canvas.open_group_menu)
         self.listen(
             (session.project_changed, self._on_table_changed),
             (session.cells_changed, self._on_table_changed),
@@ -138,14 +140,13 @@ class TreeView(CellView):
     # ---- what is shown -----------------------------------------------------------------------------
 
     def _on_table_changed(self) -> None:
-        chosen, cells = self.rows_of.currentData(), self.session.cells
+        chosen = self.rows_of.currentData()
         self.background.forget()
         self.plot.forget()
         self.rows_of.blockSignals(True)
         self.rows_of.clear()
-        for column in columns_of(cells.obs, self.session.colour_choices) if cells is not None else ():
-            shown = "groups" if column == "group" else f"by {column.replace('_', ' ')}"
-            self.rows_of.addItem(shown, column)
+        for column in self.session.row_columns(MOST_GROUPS):
+            self.rows_of.addItem(row_words(column), column)
         self.rows_of.addItem(CELLS, "")
         self.rows_of.setCurrentIndex(max(0, self.rows_of.findData(chosen)))
         self.rows_of.blockSignals(False)
@@ -258,8 +259,7 @@ class TreeView(CellView):
         if not shown.by:
             what = f"{n:,} of {shown.of:,} selected cells, drawn at random" if shown.of else f"{n:,} cells"
         else:
-            noun = "groups" if shown.by == "group" else f"values of {shown.by.replace('_', ' ')}"
-            what = f"{n:,} {noun}, {sum(map(len, shown.members)):,} cells"
+            what = f"{rows_words(n, shown.by)}, {sum(map(len, shown.members)):,} cells"
         if shown.left_out:
             what += f" ({shown.left_out:,} without an embedding left out)"
         branches = self.plot.n_branches
