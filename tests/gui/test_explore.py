@@ -7,6 +7,7 @@ from qtpy.QtCore import QObject, QPoint, Qt, Signal
 from qtpy.QtWidgets import QInputDialog, QLineEdit
 
 from _clicks import choose
+from napari_cellrep.data.sets import read_sets
 from napari_cellrep.gui import _explore, _runner
 from napari_cellrep.gui._explore import ExploreWidget
 from napari_cellrep.gui._state import session_of
@@ -374,6 +375,21 @@ def test_digits_put_the_selection_into_sets(explore, qtbot, monkeypatch) -> None
     explore._fill_sets()
     (one,) = [a.menu() for a in explore.sets.menu().actions() if a.menu()]
     assert "bright  (5)" in one.title()
+    undo = Qt.KeyboardModifier.ControlModifier
+    redo = undo | Qt.KeyboardModifier.ShiftModifier
+    qtbot.keyClick(explore.map, Qt.Key.Key_Z, undo)
+    assert session.sets["bright"]["cells"] == session.cells.obs_names[rows[:3]].tolist()
+    assert explore.viewer.status == "“bright” has 3 cells again."
+    assert session.selected[rows[2:5]].all()  # the selection was not touched by it
+    for _ in range(2):
+        qtbot.keyClick(explore.map, Qt.Key.Key_Z, undo)
+    assert session.selected[rows[:3]].all()
+    assert not session.sets
+    assert explore.viewer.status == "There is no set “bright” now."
+    for _ in range(3):
+        qtbot.keyClick(explore.map, Qt.Key.Key_Z, redo)
+    assert len(read_sets(session.project.root)["bright"]["cells"]) == 5
+    assert not explore.redo.isEnabled()
     session.clear()
     one.actions()[0].trigger()
     assert session.n_selected == 5

@@ -383,7 +383,7 @@ def test_a_project_that_cannot_be_written_says_so(odd, qtbot, monkeypatch):
     def full(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr("napari_cellrep.data.verdicts.write_text", full)
+    monkeypatch.setattr("napari_cellrep.data.files.write_text", full)
     first = odd.cell_id
     press(qtbot, odd, Qt.Key.Key_A)
     assert odd.cell_id == first

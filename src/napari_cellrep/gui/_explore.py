@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -161,7 +162,9 @@ class ExploreWidget(QWidget):
         )
         self.hidden.hide()
         self.undo = _button(
-            "↶", "Undo the last change of the selection, or the last verdict (Ctrl+Z)", self._on_undo
+            "↶",
+            "Undo the last change of the selection, of a set, or the last verdict (Ctrl+Z)",
+            self._on_undo,
         )
         self.redo = _button("↷", "Redo (Ctrl+Shift+Z)", self._on_redo)
         self.invert = _button("Invert", "Select the cells that are not selected", session.invert)
@@ -248,6 +251,7 @@ class ExploreWidget(QWidget):
             (session.embedding_changed, self._on_table_changed),
             (session.colour_changed, self._on_colour_changed),
             (session.selection_changed, self._on_selection_changed),
+            (session.sets_changed, self._on_selection_changed),  # they are undone too
             (session.visible_changed, self._on_visible_changed),
             (canvas.coloured_changed, self._on_coloured),
         )
@@ -505,10 +509,25 @@ class ExploreWidget(QWidget):
         self.session.hide_flagged = not show
 
     def _on_undo(self) -> None:
-        self.session.undo()
+        self._step(self.session.undo)
 
     def _on_redo(self) -> None:
-        self.session.redo()
+        self._step(self.session.redo)
+
+    def _step(self, do: Callable[[], bool]) -> None:
+        """Undo or redo, and say what became of a set: nothing else on screen would show it."""
+        before = self.session.sets
+        self._told(do)
+        now = self.session.sets
+        said = [
+            f"“{name}” has {len(now[name]['cells']):,} cells again."
+            if name in now
+            else f"There is no set “{name}” now."
+            for name in {**before, **now}
+            if before.get(name) is not now.get(name)
+        ]
+        if said:
+            self.viewer.status = " ".join(said)
 
     def _on_escape(self) -> None:
         if self.canvas.source_id:
