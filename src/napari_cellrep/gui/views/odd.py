@@ -12,7 +12,6 @@ import pandas as pd
 from qtpy.QtCore import QEvent, QMarginsF, QRect, QRectF, Qt
 from qtpy.QtGui import (
     QColor,
-    QGuiApplication,
     QKeyEvent,
     QPageLayout,
     QPageSize,
@@ -23,18 +22,15 @@ from qtpy.QtGui import (
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QComboBox,
-    QDialog,
     QFileDialog,
     QHBoxLayout,
     QLabel,
     QLineEdit,
     QMenu,
-    QPlainTextEdit,
     QPushButton,
     QSizePolicy,
     QSpinBox,
     QVBoxLayout,
-    QWidget,
 )
 
 from napari_cellrep.data.files import write_text
@@ -42,6 +38,7 @@ from napari_cellrep.data.rois import outline, write_rois
 from napari_cellrep.data.verdicts import REASONS, valid
 from napari_cellrep.gui._pictures import Background, picture_side
 from napari_cellrep.gui._runner import runner_of
+from napari_cellrep.gui.views._note import Note
 from napari_cellrep.gui.views._order import in_sections
 from napari_cellrep.gui.views._parts import CellView
 from napari_cellrep.gui.views._queue import Measured, blind_round, export_table, hit_rate, odd_queue
@@ -792,21 +789,6 @@ class OddView(CellView):
         painter.setFont(font)
         self.panel.draw(painter, QRect(0, 110, int(width), int(height - 110)), shown)
         painter.restore()
-
-
-class Note(QDialog):
-    """Text to be read and copied."""
-
-    def __init__(self, parent: QWidget, title: str, words: str) -> None:
-        super().__init__(parent)
-        self.setWindowTitle(title)
-        self.text = QPlainTextEdit(words)
-        self.text.setReadOnly(True)
-        copy = _button("Copy", "Copy the text", lambda: QGuiApplication.clipboard().setText(words))
-        layout = QVBoxLayout(self)
-        layout.addWidget(self.text)
-        layout.addWidget(copy, 0, Qt.AlignmentFlag.AlignRight)
-        self.resize(760, 520)
 
 
 # ---- small parts -----------------------------------------------------------------------------------
