@@ -468,6 +468,7 @@ class ExploreWidget(QWidget):
         if on and self.second is None:
             self.second = second = SecondMap(self.session, self.canvas.ask_picture, self._second_place)
             second.closed.connect(lambda: self.two.setChecked(False))
+            second.wanted.connect(self.map_embedding)
             self.destroyed.connect(_disconnected(second.signals))
             self._listen_to_map(second.map)
             second.map.set_tool(self.map.tool)
@@ -593,6 +594,24 @@ class ExploreWidget(QWidget):
         handle.finished.connect(lambda _: session.reload(handle.read))
         handle.failed.connect(self._on_map_failed)
         handle.stopped.connect(lambda: self.map_it.setEnabled(True))
+
+    def map_embedding(self, embedding: str) -> None:
+        """Make the map of an embedding that has none, for the second map, which shows it once it is there."""
+        from napari_cellrep.gui._runner import submit_analysis
+
+        session = self.session
+        title = f"Mapping {session.n_cells:,} cells by {column_words(embedding)}"
+        handle = submit_analysis(self.viewer, session.project.root, title, recipe="map", embedding=embedding)
+
+        def not_made(sentence: str = "") -> None:
+            if sentence:
+                self.viewer.status = sentence
+            if self.second is not None:
+                self.second.not_made(embedding)
+
+        handle.finished.connect(lambda _: session.reload(handle.read))
+        handle.failed.connect(not_made)
+        handle.stopped.connect(not_made)
 
     def map_set(self, name: str) -> None:
         """Lay the cells of a set out anew, without the others, and show them on the second map."""
