@@ -242,7 +242,7 @@ def test_whether_a_reviewer_would_believe_it(view, qtbot):
         words = view.note.text.toPlainText()
         n = int((view.session.cells.obs["group"] == "E12").sum())
         assert words.startswith(f"Group E12: {n} cells, ")
-        assert "Its cells differ more than as many cells of the reference groups: " in words
+        assert "By all features its cells differ more than as many cells of the reference groups: " in words
         # The same numbers as in the list.
         i = view.found.names.index("E12")
         assert f"Number {view.found.spatial.rank[i]} of 3, {view.found.spatial.ratio[i]:.2f} times" in words

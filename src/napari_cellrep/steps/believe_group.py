@@ -248,7 +248,7 @@ def _ranked(name: str, claim: str, found: Compared, i: int, words: str = "", ext
 
 
 def _by_chance(it: _Group) -> list[Check]:
-    claim = "Its cells differ more than as many cells of the reference groups"
+    claim = "By all features its cells differ more than as many cells of the reference groups"
     rows, i = it.rows(), it.code
     found, what = it.compared(it.z(rows), rows)
     words = ""
