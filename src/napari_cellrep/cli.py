@@ -331,6 +331,11 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     doubt.add_argument(
         "--by", default="group", metavar="COLUMN", help="the column that makes groups (--group)"
     )
+    doubt.add_argument(
+        "--score",
+        action="store_true",
+        help="ask whether the group varies between A and B, not by all features",
+    )
     doubt.add_argument("--embedding", default="", help="the one it is odd in (default: the only one)")
     doubt.add_argument("--json", action="store_true", help="print the numbers for a program")
     doubt.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
@@ -844,7 +849,7 @@ def _believe(args: argparse.Namespace) -> None:
     found: Any = (
         run(believe(project, cell_id=args.cell, **how))
         if args.cell
-        else run(believe_group(project, group=args.group, by=args.by, **how))
+        else run(believe_group(project, group=args.group, by=args.by, by_score=args.score, **how))
     )
     if args.json:
         print(json.dumps(dataclasses.asdict(found), indent=1, ensure_ascii=False))

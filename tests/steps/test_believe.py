@@ -16,6 +16,7 @@ from napari_cellrep.jobs import drain
 from napari_cellrep.models import create_model, load_model, save_model
 from napari_cellrep.models._engine import Embedder
 from napari_cellrep.specs import Channel, InputError
+from napari_cellrep.steps.analyze import analyze
 from napari_cellrep.steps.believe import SHIFTS, believe
 from napari_cellrep.steps.believe_group import _group, _sample, believe_group
 from napari_cellrep.steps.embed import cut_cells, embed
@@ -347,6 +348,34 @@ def test_a_mixed_group_holds_in_every_ranking_and_a_plain_one_does_not(mixed):
         group_checks(mixed, "Z9", embedding="net")
     with pytest.raises(InputError, match="no column 'mood'"):
         group_checks(mixed, "A06", by="mood", embedding="net")
+
+
+def test_between_a_and_b_it_is_the_ranking_of_the_score(simple_project):
+    with pytest.raises(InputError, match="no score of simple: place the cells between A and B first"):
+        group_checks(simple_project, "A06", by_score=True)
+    drain(analyze(simple_project, recipe="score"))
+    table = drain(analyze(simple_project, recipe="variability")).table
+    for name in ("A06", "A12"):
+        found, checks = group_checks(simple_project, name, by_score=True)
+        row, of_score = table.loc[name], checks["chance"].numbers
+        assert of_score["ratio"] == pytest.approx(row["score_sd"] / row["score_sd_expected"], rel=1e-3)
+        assert of_score["p_fdr"] == pytest.approx(row["score_sd_p_fdr"], abs=1e-5)
+        assert checks["chance"].verdict == ("holds" if row["score_sd_p_fdr"] <= 0.05 else "does not hold")
+        features = checks["features"].numbers
+        assert features["p_fdr"] == pytest.approx(row["heterogeneity_p_fdr"], abs=1e-5)
+        assert found.lines[1].endswith(
+            "Varies means: between A and B more than as many cells of the reference groups, p ≤ 0.05 (FDR)."
+        )
+        _, by_features = group_checks(simple_project, name)
+        assert by_features["score"].numbers == of_score
+    it = _group(simple_project, "A06", "group", "simple", by_score=True)
+    rows, of = _sample(it, 0)
+    control = it.obs["control"].iloc[rows]
+    assert (control[of > 0] == -1).all()
+    assert (control[of == -1] == 1).all()
+    assert (of == -1).sum() >= 10
+    placed = it.score(it.z(rows), rows)
+    assert np.median(placed[of > 0]) < np.median(placed[of == -1])
 
 
 def test_fields_treated_alike_are_measured_each_by_itself(mixed):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from napari_cellrep.analysis.localisation import log_ratio_score
 from napari_cellrep.analysis.outliers import scale_of
 from napari_cellrep.analysis.variability import Compared, compare_spread, without
 from napari_cellrep.data import Project
 from napari_cellrep.data.cells import embedding_names, provenance
-from napari_cellrep.data.references import reference_of
+from napari_cellrep.data.references import members, reference_of
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import InputError, join_words, p_words
 from napari_cellrep.steps import believe as cell
@@ -66,8 +68,10 @@ class _Group:
     names: list[str]
     codes: np.ndarray  # (n_cells,)
     good: np.ndarray  # (n_cells,)
-    a: str  # reference A of the score
+    a: str  # references of the score, "column=value"
+    b: str
     per: str
+    by_score: bool
 
     @property
     def code(self) -> int:
@@ -86,6 +90,26 @@ class _Group:
         x = np.asarray(self.project.cells.obsm[f"X_{embedding or self.embedding}"][rows], np.float32)
         mean, sd = scale_of(x, np.ones(len(x), bool))
         return np.asarray((x - mean) / sd)
+
+    @property
+    def what(self) -> str:
+        return "Between A and B" if self.by_score else "By all features"
+
+    def values(self, rows: np.ndarray, embedding: str = "") -> np.ndarray:
+        """What varies: all features, or the score."""
+        z = self.z(rows, embedding)
+        return self.score(z, rows) if self.by_score else z
+
+    def score(self, z: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Closer to A or to B, as the recipe "score" says it; NaN where references are missing."""
+        obs, out = self.obs.iloc[rows], np.full(len(rows), np.nan)
+        is_a, is_b = members(obs, self.a), members(obs, self.b)
+        part = pd.factorize(obs[self.per])[0] if self.per in obs else np.zeros(len(rows), int)
+        for i in np.unique(part[part >= 0]):
+            own = part == i
+            with contextlib.suppress(InputError):  # no A or no B in this part
+                out[own] = log_ratio_score(z[own], is_a[own], is_b[own])
+        return out
 
     def compared(
         self, values: np.ndarray, rows: np.ndarray, codes: np.ndarray | None = None, relative: bool = False
@@ -115,13 +139,14 @@ def believe_group(
     group: str,
     by: str = "group",
     embedding: str = "",
+    by_score: bool = False,
     device: str = "auto",
     seed: int = 0,
 ) -> Job[GroupBelief]:
     """Try everything a reviewer would doubt about a group whose cells differ from one another.
 
-    Varies means: the spread of all features within the group is larger than that of as many cells of the reference
-    groups (p ≤ 0.05, FDR over all groups), as in the ranking of variable groups.
+    Varies means: the spread of all features within the group (or of the score between A and B) is larger than that of as
+    many cells of the reference groups (p ≤ 0.05, FDR over all groups), as in the ranking of variable groups.
 
     *Masked crops, a shift of 5 px, structure alone*: at most 60 of its good cells, drawn at random, are embedded anew,
     and as many of each of up to four reference groups; a claim is tried among these. The shift goes up, down, left and
@@ -138,6 +163,9 @@ def believe_group(
         The column that makes groups.
     embedding : str
         The one in which it varies; empty: the only one there is.
+    by_score : bool
+        Ask whether it varies between A and B instead of by all features; other embeddings and cells embedded anew are
+        then placed between the same A and B.
     device : str
         For the network: "auto", "cpu", "cuda", "mps".
     seed : int
@@ -151,14 +179,14 @@ def believe_group(
     Raises
     ------
     InputError
-        If there is no such column, group or embedding.
+        If there is no such column, group or embedding, or no score where it is asked for.
     """
     from napari_cellrep.steps.analyze import choose_embedding
 
-    it = _group(project, group, by, choose_embedding(project.cells, embedding))
+    it = _group(project, group, by, choose_embedding(project.cells, embedding), by_score)
     n_steps = 5 + len(TREATMENTS)
     yield Progress(0, n_steps, f"Ranks of {group}")
-    checks = [*_by_chance(it), _score(it), *_other_models(it), _without_intensity(it)]
+    checks = [*_by_chance(it), _other_measure(it), *_other_models(it), _without_intensity(it)]
     yield Progress(1, n_steps, "Fields treated alike")
     subject = _as_subject(it)
     checks.append(_recurs(it, subject))
@@ -183,10 +211,10 @@ def believe_group(
     yield Progress(n_steps, n_steps, f"Checked {group}")
     n_good = int(it.good[it.own].sum())
     belief = GroupBelief(group, by, it.embedding, len(it.own), n_good, tuple(checks), ())
-    return replace(belief, lines=tuple(_lines(belief)))
+    return replace(belief, lines=tuple(_lines(belief, it)))
 
 
-def _group(project: Project, group: str, by: str, embedding: str) -> _Group:
+def _group(project: Project, group: str, by: str, embedding: str, by_score: bool = False) -> _Group:
     obs = project.cells.obs
     if by not in obs:
         raise InputError(f"There is no column {by!r} among the cells that could make groups.")
@@ -197,8 +225,13 @@ def _group(project: Project, group: str, by: str, embedding: str) -> _Group:
         raise InputError(f"There is no group called {group!r}; groups ({by}) are {join_words(names, 12)}.")
     good = obs["good"].to_numpy(bool) if "good" in obs else np.ones(len(obs), bool)
     scored = provenance(project.cells).get(f"score_{embedding}", {}).get("numbers", {})
-    a, per = str(scored.get("a", "")), str(scored.get("per", ""))
-    return _Group(project, obs, embedding, group, names, codes, good, a, per)
+    a, b, per = (str(scored.get(name, "")) for name in ("a", "b", "per"))
+    if by_score and not (a and b):
+        raise InputError(
+            f"There is no score of {cell.said(embedding)}: place the cells between A and B first "
+            "(cellrep analyze PROJECT score)."
+        )
+    return _Group(project, obs, embedding, group, names, codes, good, a, b, per, by_score)
 
 
 def _as_subject(it: _Group) -> cell.Subject:
@@ -208,14 +241,14 @@ def _as_subject(it: _Group) -> cell.Subject:
     return cell.Subject(it.project, it.obs, it.embedding, row, it.good, own, single=False)
 
 
-def _lines(belief: GroupBelief) -> list[str]:
+def _lines(belief: GroupBelief, it: _Group) -> list[str]:
     n = {verdict: sum(c.verdict == verdict for c in belief.checks) for verdict in (HOLDS, FAILS, UNKNOWN)}
     what = "group" if belief.by == "group" else belief.by.replace("_", " ")
     lines = [
         f"{what.capitalize()} {belief.group}: {belief.n_group:,} cells, of which {belief.n_good:,} are good; "
         f"by {cell.said(belief.embedding)}.",
         f"Of {len(belief.checks)} claims {n[HOLDS]} hold, {n[FAILS]} do not, {n[UNKNOWN]} cannot be told. "
-        f"Varies means: more than as many cells of the reference groups, p ≤ {SURE} (FDR).",
+        f"Varies means: {it.what[:1].lower()}{it.what[1:]} more than as many cells of the reference groups, p ≤ {SURE} (FDR).",
     ]
     for check in belief.checks:
         lines += ["", check.line]
@@ -248,9 +281,9 @@ def _ranked(name: str, claim: str, found: Compared, i: int, words: str = "", ext
 
 
 def _by_chance(it: _Group) -> list[Check]:
-    claim = "By all features its cells differ more than as many cells of the reference groups"
+    claim = f"{it.what} its cells differ more than as many cells of the reference groups"
     rows, i = it.rows(), it.code
-    found, what = it.compared(it.z(rows), rows)
+    found, what = it.compared(it.values(rows), rows)
     words = ""
     if i < len(found.rank) and found.rank[i]:
         words = (
@@ -262,17 +295,20 @@ def _by_chance(it: _Group) -> list[Check]:
     every = it.rows(with_flagged=True)
     if not (~it.good[it.own]).any():
         return [*checks, Check("flagged", claim, UNKNOWN, "no cell of the group carries a flag.")]
-    flagged, _ = it.compared(it.z(every), every)
+    flagged, _ = it.compared(it.values(every), every)
     return [*checks, _ranked("flagged", claim, flagged, i)]
 
 
-def _score(it: _Group) -> Check:
-    claim = "The place of its cells between A and B varies too"
-    column = f"score_{it.embedding}"
-    if column not in it.obs or not np.isfinite(it.obs[column].to_numpy(float)).any():
-        return Check("score", claim, UNKNOWN, "there is no score; place the cells between A and B first.")
+def _other_measure(it: _Group) -> Check:
+    """The other of the two numbers by which groups are ranked."""
     rows = it.rows()
-    found, _ = it.compared(it.obs[column].to_numpy(float)[rows], rows)
+    if it.by_score:
+        found, _ = it.compared(it.z(rows), rows)
+        return _ranked("features", "By all features its cells differ too", found, it.code)
+    claim = "The place of its cells between A and B varies too"
+    if not (it.a and it.b):
+        return Check("score", claim, UNKNOWN, "there is no score; place the cells between A and B first.")
+    found, _ = it.compared(it.score(it.z(rows), rows), rows)
     sd = f": SD {found.value[it.code]:.3f}" if it.code < len(found.value) else ""
     return _ranked("score", claim, found, it.code, sd)
 
@@ -284,7 +320,7 @@ def _other_models(it: _Group) -> list[Check]:
         if name == it.embedding or cell.made_by(it.project, name) == mine:
             continue
         rows = it.rows(embedding=name)
-        found, _ = it.compared(it.z(rows, name), rows)
+        found, _ = it.compared(it.values(rows, name), rows)
         note = cell.untrained_note(it.project, name)
         checks.append(_ranked(f"model {name}", f"It varies in {cell.said(name)} too", found, it.code, note))
     if not checks:
@@ -300,12 +336,13 @@ def _without_intensity(it: _Group) -> Check:
     usual = np.nanmedian(np.abs(light)) if np.isfinite(light).any() else 0.0
     if not usual > 0:
         return Check("intensity", claim, UNKNOWN, "the intensity of the cells was not measured (q_signal).")
-    z = it.z(rows)
-    plain, _ = it.compared(z, rows)
+    values = it.values(rows)
+    values = values[:, None] if values.ndim == 1 else values
+    plain, _ = it.compared(values, rows)
     i = it.code
     if i < len(plain.rank) and plain.rank[i] and not plain.p_fdr[i] <= SURE:
         return Check("intensity", claim, UNKNOWN, "it does not vary more than by chance with it either.")
-    rest, left = without(z, np.arcsinh(light / usual), it.codes[rows])
+    rest, left = without(values, np.arcsinh(light / usual), it.codes[rows])
     found, _ = it.compared(rest, rows)
     own, _ = it.compared(light, rows, relative=True)
     extra = f" That takes away {100 * (1 - left):.0f} % of what differs within groups."
@@ -327,7 +364,7 @@ def _recurs(it: _Group, subject: cell.Subject) -> Check:
         if len(alike) > 1:
             few = f"of its {len(alike):,} fields {len(enough):,} has {MIN_CELLS} good cells or more"
         return Check("recurs", claim, UNKNOWN, f"treated alike is {called}: {few}.")
-    found, _ = it.compared(it.z(rows), rows, codes=fields)
+    found, _ = it.compared(it.values(rows), rows, codes=fields)
     order = sorted(enough, key=lambda f: -found.ratio[f])
     beyond = [f for f in order if found.beyond[f]]
     listed = join_words([f"{names[f]} {found.ratio[f]:.2f}" for f in order], 8)
@@ -345,23 +382,26 @@ def _recurs(it: _Group, subject: cell.Subject) -> Check:
 
 
 def _sample(it: _Group, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of some good cells of the group (0) and of some reference groups (1, 2, …), and which is which."""
+    """Rows of some good cells of the group (0), of some reference groups (1, 2, …) and of B (−1), and which is which."""
     rng = np.random.default_rng(seed)
     rows = it.rows()
     codes = it.codes[rows]
     reference, _ = reference_of(it.obs.iloc[rows], codes, it.a, MIN_CELLS)
     parts = [rows[codes == it.code]]
-    if it.per in it.obs and not reference.all():  # references of the group's own kind, where there are such
-        kind = pd.factorize(it.obs[it.per])[0]
-        usual = np.bincount(kind[parts[0]] + 1).argmax() - 1 if len(parts[0]) else -1
-        like = reference & (kind[rows] == usual)
-        reference = like if like.any() else reference
+    kinds = pd.factorize(it.obs[it.per])[0] if it.per in it.obs else np.zeros(len(it.obs), int)
+    like_it = kinds[rows] == (np.bincount(kinds[parts[0]] + 1).argmax() - 1 if len(parts[0]) else -1)
+    # References of the group's own kind, where there are such.
+    if not reference.all() and (reference & like_it).any():
+        reference = reference & like_it
     others = [c for c in np.unique(codes[reference & (codes >= 0)]) if c != it.code]
     others = [c for c in others if (reference & (codes == c)).sum() >= MIN_CELLS]
     for c in rng.permutation(others)[:MOST_REFERENCES]:
         parts.append(rows[reference & (codes == c)])
+    is_b = members(it.obs.iloc[rows], it.b) & like_it & (codes != it.code) & it.by_score
+    parts.append(rows[is_b])
     some = [np.sort(rng.choice(p, min(len(p), SAMPLE), replace=False)) for p in parts]
-    return np.concatenate(some), np.repeat(np.arange(len(some)), [len(p) for p in some])
+    which = [*range(len(some) - 1), -1]
+    return np.concatenate(some), np.repeat(which, [len(p) for p in some])
 
 
 def _spread_in(values: np.ndarray, of: np.ndarray) -> Compared:
@@ -403,8 +443,11 @@ def _embedded_anew(
     spread = {}
     for name, x in vectors.items():
         mean, sd = scale_of(x, np.ones(len(x), bool))
-        spread[name] = _spread_in(np.asarray((x - mean) / sd), of)
+        z = np.asarray((x - mean) / sd)
+        spread[name] = _spread_in(it.score(z, rows) if it.by_score else z, of)
     plain = spread["plain"]
+    if not np.isfinite(plain.ratio[0]):
+        return untold("the cells that were embedded anew could not be placed between A and B.")
     if not plain.beyond[0]:
         return untold(
             f"among {_among(of)} it does not vary more than by chance as it was either ({plain.ratio[0]:.2f} times)."
@@ -441,7 +484,7 @@ def _embedded_anew(
 
 
 def _enough(of: np.ndarray) -> bool:
-    return int(of.max(initial=0)) > 0 and bool((np.bincount(of) >= MIN_CELLS).all())
+    return int(of.max(initial=0)) > 0 and bool((np.bincount(of[of >= 0]) >= MIN_CELLS).all())
 
 
 def _readout(it: _Group, rows: np.ndarray, of: np.ndarray, ratio: np.ndarray | None) -> Check:

@@ -50,7 +50,7 @@ from napari_cellrep.specs import p_words
 ALL_FEATURES, WITHOUT, SCORE = "all features", "all features but intensity", "closer to A or to B"
 NO_INTENSITY = "none"
 BELIEVE = (
-    "Would a reviewer believe that this group varies? Tries the doubts one by one, by all features: as many reference cells,\n"
+    "Would a reviewer believe that this group varies? Tries the doubts one by one: as many reference cells,\n"
     "flagged cells, other models, intensity alone, other fields treated alike, black surroundings, a shift of 5 px, the\n"
     "structure channels alone, the pixels alone, and what the network was trained on"
 )
@@ -388,6 +388,7 @@ class VariabilityView(CellView):
         runner_of(viewer).ask(
             "believe_group.believe_group", session.project.root, done(show), done(self.words.setText),
             group=group, by=self.by.currentText(), embedding=session.embedding,
+            by_score=self.spatial.currentText() == SCORE,
         )  # fmt: skip
 
     def _tell_check(self) -> None:
