@@ -253,6 +253,18 @@ def test_whether_a_reviewer_would_believe_it(view, qtbot):
         runner_of(view.canvas.viewer).close()
 
 
+def test_the_doubts_are_about_what_the_list_ranks(scored, qtbot):
+    assert scored.spatial.currentText() == SCORE
+    qtbot.mouseClick(scored.list.viewport(), LEFT, pos=line_of(scored, "A12"))
+    try:
+        qtbot.mouseClick(scored.check, LEFT)
+        qtbot.waitUntil(lambda: hasattr(scored, "note") and scored.note.isVisible(), timeout=180_000)
+        assert "Between A and B its cells differ more than as many cells" in scored.note.text.toPlainText()
+        scored.note.close()
+    finally:
+        runner_of(scored.canvas.viewer).close()
+
+
 def test_keys_choose_the_line_of_the_cursor(view, qtbot):
     view.list.setFocus()
     view.list.setCurrentIndex(view.model.index(0, 0))
