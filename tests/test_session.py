@@ -8,6 +8,7 @@ from napari_cellrep.analysis.profiles import similar_groups
 from napari_cellrep.data import Project, create_project, open_project
 from napari_cellrep.data.cells import make_table
 from napari_cellrep.data.fields import Field
+from napari_cellrep.data.sets import read_sets
 from napari_cellrep.session import Session, categories
 from napari_cellrep.specs import Channel, InputError
 
@@ -298,6 +299,115 @@ def test_several_sets_at_once_leave_the_selection_alone(session: Session, projec
     assert again.sets["one"] == {"cells": ["b:2", "a:7"], "how": {"made": "branch of a tree"}}
     with pytest.raises(InputError, match="no cells yet"):
         Session().save_sets({"one": np.array([0])})
+
+
+def on_disk(project: Project) -> dict[str, list[str]]:
+    return {name: made["cells"] for name, made in read_sets(project.root).items()}
+
+
+def test_sets_are_undone_in_the_order_things_were_done(session: Session, project: Project) -> None:
+    heard: list[str] = []
+    session.sets_changed.connect(lambda: heard.append("sets"))
+    session.selection_changed.connect(lambda: heard.append("selection"))
+    session.select([0])
+    session.save_set("one", {"made": "by hand"})
+    session.select([0, 3])
+    session.add_to_set("one")
+    session.add_to_set("one")  # they are in it: nothing to undo
+    session.save_sets({"two": np.array([4]), "three": np.array([2])})
+    session.judge("a:2", "real")
+    session.save_set("two")  # replaced
+    session.remove_set("one")
+    session.remove_set("one")
+    end = on_disk(project)
+    assert end == {"two": ["a:1", "b:1"], "three": ["a:7"]}
+
+    states = []
+    while session.can_undo:
+        heard.clear()
+        assert session.undo()
+        assert on_disk(project) == {name: made["cells"] for name, made in session.sets.items()}
+        states.append((on_disk(project), chosen(session), dict(session.verdicts) != {}, list(heard)))
+    three = {"one": ["a:1", "b:1"], "two": ["b:2"], "three": ["a:7"]}
+    both, sets = ["a:1", "b:1"], ["sets"]
+    assert states == [
+        ({**three, "two": both}, both, True, sets), (three, both, True, sets),
+        (three, both, False, ["selection"]),  # the verdict
+        ({"one": both}, both, False, sets), ({"one": ["a:1"]}, both, False, sets),
+        ({"one": ["a:1"]}, ["a:1"], False, ["selection"]), ({}, ["a:1"], False, sets), ({}, [], False, ["selection"]),
+    ]  # fmt: skip
+    assert list(states[0][0]) == ["one", "two", "three"]  # the keys 1-9 go by the order
+    while session.can_redo:
+        session.redo()
+    assert on_disk(project) == end
+    assert session.verdicts["a:2"]["verdict"] == "real"
+    session.undo()
+    session.save_set("four")
+    assert not session.can_redo
+
+
+def test_sets_another_window_wrote_stay_and_come_back(session: Session, project: Project) -> None:
+    session.select([0])
+    session.save_set("mine")
+    other = open_session(project)
+    other.select([5, 4])
+    other.save_set("theirs")
+    other.add_to_set("mine")
+    session.select([1])
+    session.add_to_set("mine")
+    grown = {"mine": ["a:1", "b:2", "a:2"], "theirs": ["b:2"]}
+    assert on_disk(project) == grown
+    session.undo()
+    assert on_disk(project) == {**grown, "mine": ["a:1", "b:2"]}
+    other.remove_set("mine")
+    session.redo()
+    assert on_disk(project) == grown
+    session.undo()
+    assert on_disk(project) == {"theirs": ["b:2"]}  # what was there before the redo
+    assert list(session.sets) == ["theirs"]
+
+
+def test_undo_of_sets_outlives_a_table_written_anew(session: Session, project: Project) -> None:
+    session.select([0, 4])
+    session.save_set("one")
+    session.select([3])
+    session.add_to_set("one")
+    project.write_cells(table(["b:1", "b:2", "c:9"]))  # a:1 is gone
+    session.reload()
+    session.undo()
+    assert on_disk(project) == {"one": ["a:1", "b:2"]}
+    session.redo()
+    assert on_disk(project) == {"one": ["a:1", "b:2", "b:1"]}
+
+
+def test_a_set_that_cannot_be_written_leaves_all_as_it_was(session: Session, project: Project) -> None:
+    session.select([0])
+    session.save_set("one")
+    session.remove_set("one")
+    (project.root / "sets.json").write_text("[")
+    for do in (session.undo, lambda: session.save_set("two"), lambda: session.add_to_set("two")):
+        with pytest.raises(InputError, match="damaged"):
+            do()
+    assert session.sets == {}
+    assert (session.can_undo, session.can_redo) == (True, False)
+    (project.root / "sets.json").unlink()
+    session.undo()
+    assert on_disk(project) == {"one": ["a:1"]}
+
+
+def test_undo_keeps_so_many_cells_of_sets_and_no_more(session: Session, monkeypatch) -> None:
+    monkeypatch.setattr("napari_cellrep.session.UNDO_IDS", 7)
+    for rows in ([0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4]):
+        session.select(rows)
+        session.save_set("one")
+    steps = 0
+    while session.undo():
+        steps += 1
+    assert steps == 4  # the set of 4 and of 3, and the selections between
+    assert len(session.sets["one"]["cells"]) == 3
+    monkeypatch.setattr("napari_cellrep.session.UNDO_IDS", 0)
+    session.remove_set("one")
+    assert session.undo()  # the last one always
 
 
 def open_session(project: Project) -> Session:

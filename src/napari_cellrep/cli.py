@@ -336,10 +336,20 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
     doubt = add(
         "believe", _believe,
-        "Would a reviewer believe that a cell is odd? Try what speaks for and against it.",
+        "Would a reviewer believe that a cell is odd, or that a group's cells differ? Try what speaks for and against it.",
     )  # fmt: skip
     _project_argument(doubt)
-    doubt.add_argument("--cell", required=True, metavar="ID", help="the cell, by its id in the cell table")
+    whom = doubt.add_mutually_exclusive_group(required=True)
+    whom.add_argument("--cell", metavar="ID", help="the cell, by its id in the cell table")
+    whom.add_argument("--group", metavar="NAME", help="the group whose cells differ, by its name")
+    doubt.add_argument(
+        "--by", default="group", metavar="COLUMN", help="the column that makes groups (--group)"
+    )
+    doubt.add_argument(
+        "--score",
+        action="store_true",
+        help="ask whether the group varies between A and B, not by all features",
+    )
     doubt.add_argument("--embedding", default="", help="the one it is odd in (default: the only one)")
     doubt.add_argument("--json", action="store_true", help="print the numbers for a program")
     doubt.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
@@ -856,9 +866,14 @@ def _analyze(args: argparse.Namespace) -> None:
 
 def _believe(args: argparse.Namespace) -> None:
     from napari_cellrep.steps.believe import believe
+    from napari_cellrep.steps.believe_group import believe_group
 
-    job = believe(_open(args.project), cell_id=args.cell, embedding=args.embedding, device=args.device)
-    found = run(job)
+    project, how = _open(args.project), {"embedding": args.embedding, "device": args.device}
+    found: Any = (
+        run(believe(project, cell_id=args.cell, **how))
+        if args.cell
+        else run(believe_group(project, group=args.group, by=args.by, by_score=args.score, **how))
+    )
     if args.json:
         print(json.dumps(dataclasses.asdict(found), indent=1, ensure_ascii=False))
     else:

@@ -5,21 +5,20 @@ A view reads the session and writes intents to it; no view writes another view.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from psygnal import Signal
 
 from napari_cellrep.data.cells import embedding_names, map_key, provenance
-from napari_cellrep.data.files import write_text
 from napari_cellrep.data.project import Project, open_project
 from napari_cellrep.data.rows import MOST_ROWS, Rows, row_columns, rows_by
-from napari_cellrep.data.sets import read_sets
+from napari_cellrep.data.sets import read_sets, write_sets
 from napari_cellrep.data.verdicts import FLAG, make_verdict, read_verdicts, set_flagged, valid, write_verdicts
 from napari_cellrep.specs import InputError
 
@@ -30,10 +29,24 @@ if TYPE_CHECKING:
 
 MODES = ("replace", "add", "subtract", "intersect")
 UNDO_STEPS = 100
+UNDO_IDS = 5_000_000  # cells at most in the sets that undo keeps: 40 MB
 
-# What a step of undo brings back: the selection (packed bits: a million cells are 125 kB) and verdicts by cell id.
 Verdicts = Mapping[str, dict[str, Any] | None]
-_Step = tuple[np.ndarray, Verdicts]
+Sets = Mapping[str, dict[str, Any] | None]
+
+
+class _Step(NamedTuple):
+    """What a step of undo brings back: the selection, and verdicts by cell id or sets by name (None: there was none)."""
+
+    selected: np.ndarray  # packed bits: a million cells are 125 kB
+    verdicts: Verdicts
+    sets: Sets  # by reference: sets are replaced, never changed in place
+    order: tuple[str, ...] = ()  # of all sets
+
+    @property
+    def n_ids(self) -> int:
+        return sum(len(made["cells"]) for made in self.sets.values() if made)
+
 
 # Columns that place a cell rather than say something about it.
 _NOT_COLOURS = ("label", "mask_hash", "box_y0", "box_x0", "box_y1", "box_x1", "q_window_over_edge")
@@ -187,8 +200,11 @@ class Session:
             return np.where(index >= 0, mask[index], False) if len(mask) else np.zeros(len(index), bool)
 
         self.selected = moved(selected) & self.visible
-        self._undo = [(np.packbits(moved(_unpacked(s, n_before))), v) for s, v in undo]
-        self._redo = [(np.packbits(moved(_unpacked(s, n_before))), v) for s, v in redo]
+
+        def step_moved(step: _Step) -> _Step:
+            return step._replace(selected=np.packbits(moved(_unpacked(step.selected, n_before))))
+
+        self._undo, self._redo = [step_moved(s) for s in undo], [step_moved(s) for s in redo]
         self.focus = int(new.get_indexer(pd.Index([focus]))[0]) if focus else -1
         self.hover = -1
         self._announce_table()
@@ -368,11 +384,23 @@ class Session:
         self._set_selected(np.zeros(self.n_cells, bool))
 
     def undo(self) -> bool:
-        """Take the last change of the selection, or the last verdict, back; False when there is none."""
+        """Take the last change of selection, verdicts or sets back; False when there is none.
+
+        Raises
+        ------
+        InputError
+            If the project cannot be written.
+        """
         return self._step(self._undo, self._redo)
 
     def redo(self) -> bool:
-        """Do what `undo` took back; False when there is nothing."""
+        """Do what `undo` took back; False when there is nothing.
+
+        Raises
+        ------
+        InputError
+            As `undo`.
+        """
         return self._step(self._redo, self._undo)
 
     @property
@@ -389,25 +417,37 @@ class Session:
         selected = selected & self.visible
         if np.array_equal(selected, self.selected):
             return
-        self._remember({})
+        self._remember(self._as_it_is())
         self.selected = selected
         self.selection_changed.emit()
 
-    def _remember(self, verdicts: Verdicts) -> None:
-        self._undo.append((np.packbits(self.selected), {i: self.verdicts.get(i) for i in verdicts}))
-        del self._undo[:-UNDO_STEPS]
+    def _as_it_is(self, verdicts: Verdicts = MappingProxyType({})) -> _Step:
+        return _Step(np.packbits(self.selected), {i: self.verdicts.get(i) for i in verdicts}, {})
+
+    def _remember(self, step: _Step) -> None:
+        self._undo.append(step)
+        held = np.cumsum([s.n_ids for s in reversed(self._undo)])
+        self._undo = self._undo[-max(1, min(UNDO_STEPS, int((held <= UNDO_IDS).sum()))) :]
         self._redo.clear()
 
     def _step(self, take: list[_Step], give: list[_Step]) -> bool:
         if not take:
             return False
-        selected, verdicts = take[-1]
-        before = (np.packbits(self.selected), {i: self.verdicts.get(i) for i in verdicts})
-        hidden = bool(verdicts) and self._put_verdicts(verdicts)  # raises where nothing can be written
+        step = take[-1]
+        before = self._as_it_is(step.verdicts)
+        # These raise where nothing can be written.
+        hidden = bool(step.verdicts) and self._put_verdicts(step.verdicts)
+        if step.sets:
+            before = self._put_sets(step.sets, step.order)
         take.pop()
         give.append(before)
-        self.selected = _unpacked(selected, self.n_cells) & self.visible
-        self._announce_verdicts(bool(verdicts), hidden)
+        selected = _unpacked(step.selected, self.n_cells) & self.visible
+        same = np.array_equal(selected, self.selected)
+        self.selected = selected
+        if step.sets:
+            self.sets_changed.emit()
+        if not (step.sets and same):
+            self._announce_verdicts(bool(step.verdicts), hidden)
         return True
 
     # ---- verdicts --------------------------------------------------------------------------------
@@ -443,7 +483,7 @@ class Session:
             raise InputError(f"There is no cell {cell_id} any more: it was measured or segmented again.")
         made = make_verdict(verdict, reason, rater, self.value(row, "mask_hash"), **more) if verdict else None
         undo, redo = list(self._undo), list(self._redo)
-        self._remember({cell_id: made})
+        self._remember(self._as_it_is({cell_id: made}))
         try:
             hidden = self._put_verdicts({cell_id: made})
         except InputError:
@@ -671,7 +711,7 @@ class Session:
     # ---- named sets ------------------------------------------------------------------------------
 
     def save_set(self, name: str, how: Mapping[str, Any] | str = "") -> None:
-        """Keep the selection under a name, with how it was made; a set of that name is replaced.
+        """Keep the selection under a name, with how it was made; a set of that name is replaced. One step of undo.
 
         Kept in ``sets.json`` of the project, by ``cell_id``.
 
@@ -680,21 +720,22 @@ class Session:
         InputError
             If nothing is selected, the name is empty, or the project cannot be written.
         """
-        self._put_set(name, [], how)
+        self._put_set(name, {}, how)
 
     def add_to_set(self, name: str) -> None:
-        """Put the selected cells into a set as well; a new one is made where there is none of that name.
+        """Put the selected cells into a set as well; a new one is made where there is none of that name. One step of undo.
 
         Raises
         ------
         InputError
             As `save_set`.
         """
-        known = self.sets.get(name.strip(), {})
-        self._put_set(name, known.get("cells", []), known.get("how", {"made": "by hand"}))
+        # What is on disk counts: another window may have added to it.
+        known = read_sets(self.project.root).get(name.strip(), {}) if self.project is not None else {}
+        self._put_set(name, known, known.get("how", {"made": "by hand"}))
 
     def save_sets(self, named: Mapping[str, Any], how: Mapping[str, Any] | str = "") -> None:
-        """Keep several sets of cells at once; the selection stays as it is. Sets of these names are replaced.
+        """Keep several sets of cells at once; the selection stays as it is. Sets of these names are replaced. One step of undo.
 
         Parameters
         ----------
@@ -712,13 +753,13 @@ class Session:
         names = self.cells.obs_names
         made = dict(how) if isinstance(how, Mapping) else str(how)
         new = {name: {"cells": list(names[np.asarray(rows)]), "how": made} for name, rows in named.items()}
-        self._write_sets({**self.sets, **new})
+        self._change_sets(new)
 
     def remove_set(self, name: str) -> None:
-        """Forget a named set; its cells stay."""
-        self._write_sets({k: v for k, v in self.sets.items() if k != name})
+        """Forget a named set; its cells stay. One step of undo."""
+        self._change_sets({name: None})
 
-    def _put_set(self, name: str, before: list[str], how: Mapping[str, Any] | str) -> None:
+    def _put_set(self, name: str, before: Mapping[str, Any], how: Mapping[str, Any] | str) -> None:
         name = name.strip()
         if self.project is None or self.cells is None or not self.n_selected:
             raise InputError(
@@ -726,17 +767,24 @@ class Session:
             )
         if not name:
             raise InputError("A set needs a name.")
-        ids = list(dict.fromkeys([*before, *self.cells.obs_names[self.selected]]))
+        ids = list(dict.fromkeys([*before.get("cells", ()), *self.cells.obs_names[self.selected]]))
         made = dict(how) if isinstance(how, Mapping) else str(how)
-        self._write_sets({**self.sets, name: {"cells": ids, "how": made}})
+        self._change_sets({name: {"cells": ids, "how": made}})
 
-    def _write_sets(self, sets: dict[str, dict[str, Any]]) -> None:
+    def _change_sets(self, changes: Sets) -> None:
         if self.project is None:
             return
-        with self.project.lock():
-            write_text(self.project.root / "sets.json", json.dumps(sets, ensure_ascii=False))
-        self.sets = sets
+        before = self._put_sets(changes)
+        if before.sets != changes:
+            self._remember(before)
         self.sets_changed.emit()
+
+    def _put_sets(self, changes: Sets, order: tuple[str, ...] = ()) -> _Step:
+        """Write sets; returns the step that brings back what was on disk."""
+        assert self.project is not None
+        before, self.sets = write_sets(self.project.root, changes, order, self.sets)
+        step = self._as_it_is()
+        return step._replace(sets={name: before.get(name) for name in changes}, order=tuple(before))
 
     def select_set(self, name: str, mode: str = "replace") -> None:
         """Select the cells of a named set that still exist."""

@@ -406,3 +406,8 @@ def join_words(words: Iterable[str], most: int = 5) -> str:
     if len(items) > most:
         return ", ".join(items[:most]) + f" and {len(items) - most:,} more"
     return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
+
+
+def p_words(p: float) -> str:
+    """A p-value as people read it: "p = 0.003", "p < 0.001"."""
+    return f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"

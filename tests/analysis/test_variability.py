@@ -10,6 +10,7 @@ from napari_cellrep.analysis.variability import (
     SIZES,
     bootstrap_sd,
     compare_spread,
+    corrected,
     density,
     drawn_spread,
     even_steps,
@@ -327,3 +328,41 @@ def test_without_odd_input():
     np.testing.assert_allclose(rest[1:20], z[1:20], rtol=1e-5)
     assert left == pytest.approx(1)
     assert without(z, np.full(30, np.nan), group)[1] == 1
+
+
+def test_p_values_are_as_often_small_as_they_say_and_small_where_a_group_is_mixed() -> None:
+    rng = np.random.default_rng(3)
+    n_groups, n = 60, 40
+    group = np.repeat(np.arange(n_groups), n)
+    x = rng.normal(size=n_groups * n)
+    reference = group < 20
+    same = compare_spread(x, group, n_groups, reference)
+    assert same.p[20:].min() >= 1 / 2001
+    assert 0.35 < np.median(same.p[20:]) < 0.65
+    assert (same.p_fdr[20:] <= 0.05).sum() == 0
+    x[group == 59] *= 3
+    x[group == 58] *= 0.3  # less mixed than by chance: p is one-sided
+    found = compare_spread(x, group, n_groups, reference)
+    assert found.p[59] == pytest.approx(1 / 2001)  # none of 2,000 draws
+    assert found.p[58] == pytest.approx(1.0, abs=0.01)
+    assert np.flatnonzero(found.p_fdr <= 0.05).tolist() == [59]
+    # ranges and expectations are what they were without the further draws
+    np.testing.assert_array_equal(found.expected_high[:58], same.expected_high[:58])
+
+
+def test_p_values_with_more_sizes_than_are_drawn_and_with_small_groups() -> None:
+    rng = np.random.default_rng(4)
+    sizes = np.r_[np.arange(10, 60), 3]
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    x = rng.normal(size=(len(group), 3))
+    x[group == 49] *= 2
+    found = compare_spread(x, group, len(sizes), group < 49)
+    assert np.isnan(found.p[50])
+    assert found.p[49] < 0.01
+    assert 0.3 < np.median(found.p[:49]) < 0.7
+
+
+def test_the_correction_is_benjamini_and_hochbergs() -> None:
+    p = np.array([0.01, np.nan, 0.04, 0.03, 0.5])
+    np.testing.assert_allclose(corrected(p), [0.04, np.nan, 0.16 / 3, 0.16 / 3, 0.5])
+    assert np.isnan(corrected(np.full(3, np.nan))).all()

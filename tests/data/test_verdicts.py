@@ -150,7 +150,7 @@ def test_what_cannot_be_written_is_not_shown_as_said(project, monkeypatch):
     def full(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr("napari_cellrep.data.verdicts.write_text", full)
+    monkeypatch.setattr("napari_cellrep.data.files.write_text", full)
     with pytest.raises(InputError, match="could not be kept"):
         session.judge("a:1", "artefact")
     assert session.verdict("a:1") == {}

@@ -7,6 +7,7 @@ from qtpy.QtCore import QObject, QPoint, Qt, Signal
 from qtpy.QtWidgets import QInputDialog, QLineEdit
 
 from _clicks import choose
+from napari_cellrep.data.sets import read_sets
 from napari_cellrep.gui import _explore, _runner
 from napari_cellrep.gui._explore import ExploreWidget
 from napari_cellrep.gui._state import session_of
@@ -155,7 +156,9 @@ def test_the_second_map_is_chosen_closed_and_remembered(two, qtbot) -> None:
         len(session.selection_changed),
         [second.choice.itemText(i) for i in range(second.choice.count())],
     )
-    assert choices == ["measured · UMAP", "measured · PCA 1 · 2", "measured · PCA 3 · 4"]
+    *of_maps, bare = choices
+    assert of_maps == ["measured · UMAP", "measured · PCA 1 · 2", "measured · PCA 3 · 4"]
+    assert bare == "bare · UMAP (to be made)"
     choose(second.choice, "PCA 3 · 4")
     assert np.allclose(second.map.coordinates(), session.cells.obsm["X_pca_measured"][:, 2:4], equal_nan=True)
     view = two.map.view
@@ -191,8 +194,42 @@ def test_the_second_map_lives_without_its_coordinates(two, project, qtbot) -> No
     cells.obsm["X_pca_measured"] = components
     project.write_cells(cells)
     session.open(project)
-    assert second.choice.count() == 3
+    assert second.choice.count() == 4
     assert second.map.has_map
+
+
+@pytest.mark.parametrize("vectors", ["none", pytest.param("some", marks=pytest.mark.slow)])
+def test_a_map_that_is_not_there_is_made_when_it_is_chosen(two, project, qtbot, vectors) -> None:
+    """Without vectors it cannot be made, which is said, and what was shown stays."""
+    session, second = two.session, two.second
+    cells = project.cells
+    x = np.full((cells.n_obs, 5), np.nan, np.float32)
+    if vectors == "some":
+        x[:150] = np.random.default_rng(0).normal(size=(150, 5))
+    cells.obsm["X_late"] = x
+    project.write_cells(cells)
+    session.reload()
+    place, chosen = second.place, session.selected.copy()
+    last = second.choice.itemText(second.choice.count() - 1)
+    assert last == "late · UMAP (to be made)"
+    try:
+        choose(second.choice, last)
+        assert second.choice.currentText() == "late · UMAP (being made…)"
+        assert second.place == place  # until it is there
+        if vectors == "none":
+            qtbot.waitUntil(lambda: "No cell with a vector of late" in two.viewer.status, timeout=60_000)
+            assert second.place == place
+            assert second.choice.currentText() == "measured · PCA 1 · 2"
+            assert second.choice.itemText(second.choice.count() - 1) == last
+        else:
+            qtbot.waitUntil(lambda: second.place.embedding == "late", timeout=180_000)
+            assert second.choice.currentText() == "late · UMAP"
+            assert np.isfinite(session.map_coordinates(second.place)).all(axis=1).sum() <= 150
+            assert session.embedding == "measured"  # the first map stays as it is
+            assert two.map.place is None
+        assert (session.selected == chosen).all()
+    finally:
+        _runner.runner_of(two.viewer).close()
 
 
 def test_keys_undo_and_redo(explore, qtbot) -> None:
@@ -374,6 +411,21 @@ def test_digits_put_the_selection_into_sets(explore, qtbot, monkeypatch) -> None
     explore._fill_sets()
     (one,) = [a.menu() for a in explore.sets.menu().actions() if a.menu()]
     assert "bright  (5)" in one.title()
+    undo = Qt.KeyboardModifier.ControlModifier
+    redo = undo | Qt.KeyboardModifier.ShiftModifier
+    qtbot.keyClick(explore.map, Qt.Key.Key_Z, undo)
+    assert session.sets["bright"]["cells"] == session.cells.obs_names[rows[:3]].tolist()
+    assert explore.viewer.status == "“bright” has 3 cells again."
+    assert session.selected[rows[2:5]].all()  # the selection was not touched by it
+    for _ in range(2):
+        qtbot.keyClick(explore.map, Qt.Key.Key_Z, undo)
+    assert session.selected[rows[:3]].all()
+    assert not session.sets
+    assert explore.viewer.status == "There is no set “bright” now."
+    for _ in range(3):
+        qtbot.keyClick(explore.map, Qt.Key.Key_Z, redo)
+    assert len(read_sets(session.project.root)["bright"]["cells"]) == 5
+    assert not explore.redo.isEnabled()
     session.clear()
     one.actions()[0].trigger()
     assert session.n_selected == 5

@@ -383,7 +383,7 @@ def test_a_project_that_cannot_be_written_says_so(odd, qtbot, monkeypatch):
     def full(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr("napari_cellrep.data.verdicts.write_text", full)
+    monkeypatch.setattr("napari_cellrep.data.files.write_text", full)
     first = odd.cell_id
     press(qtbot, odd, Qt.Key.Key_A)
     assert odd.cell_id == first
@@ -436,7 +436,7 @@ def embedded(odd, qtbot):
     runner_of(odd.canvas.viewer).close()
 
 
-def test_as_the_network_got_it_and_whether_a_reviewer_would_believe_it(embedded, qtbot):
+def test_as_the_network_got_it_and_whether_a_reviewer_would_believe_it(embedded, qtbot, tmp_path):
     odd = embedded
     first = odd.cell_id
     qtbot.waitUntil(lambda: bool(odd.panel.shown.seen), timeout=60_000)
@@ -456,6 +456,32 @@ def test_as_the_network_got_it_and_whether_a_reviewer_would_believe_it(embedded,
     image = odd.panel.shown.seen[1][1]
     data = np.frombuffer(image.constBits().asstring(image.sizeInBytes()), np.uint8)
     np.testing.assert_array_equal(data.reshape(64, -1)[:, :64], expected)
+    # A page for each cell has these pictures too: other cells are looked at meanwhile.
+    odd.n.setValue(5)
+    settled(qtbot, odd)
+    printed = {}
+    plain = odd.panel.draw
+
+    def draw(painter, area, shown):
+        if area.size() != odd.panel.rect().size():
+            printed[shown.cell_id] = (shown.seen, shown.seen_words)
+        plain(painter, area, shown)
+
+    odd.panel.draw = draw
+    odd.save_pages(tmp_path / "seen.pdf")
+    odd.step(-1)
+    qtbot.waitUntil(lambda: "seen.pdf" in odd.words.text(), timeout=120_000)
+    del odd.panel.draw
+    assert list(printed) == odd.queue
+    for cell_id, (pictures, words) in printed.items():
+        expected = what_it_sees(odd.session.project, embedding="net", cell_id=cell_id)
+        assert words == expected.words
+        for (_, image), plane in zip(pictures, expected.pictures, strict=True):
+            data = np.frombuffer(image.constBits().asstring(image.sizeInBytes()), np.uint8)
+            np.testing.assert_array_equal(data.reshape(64, -1)[:, :64], plane)
+    assert (tmp_path / "seen.pdf").read_bytes().count(b"/Type /Page\n") == 5
+    odd.n.setValue(20)
+    settled(qtbot, odd)
     # Would a reviewer believe it?
     choose(qtbot, odd, "A12")
     odd.go(0)

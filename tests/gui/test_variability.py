@@ -9,17 +9,22 @@ from qtpy.QtCore import QPoint, Qt
 
 from _clicks import hover
 from napari_cellrep.analysis.projection import z_score
+from napari_cellrep.analysis.variability import corrected
+from napari_cellrep.data.references import members, reference_of
 from napari_cellrep.gui._image import canvas_of
+from napari_cellrep.gui._runner import runner_of
 from napari_cellrep.gui._state import session_of
-from napari_cellrep.gui.views._spread import Asked, look_at, measure, members, reference_of
+from napari_cellrep.gui.views._spread import Asked, look_at, measure
 from napari_cellrep.gui.views.variability import (
     ALL_FEATURES,
     NO_INTENSITY,
     SCORE,
     WITHOUT,
     VariabilityView,
+    _said_of,
     _ticks,
 )
+from napari_cellrep.specs import p_words
 
 LEFT, SHIFT, ALT = (
     Qt.MouseButton.LeftButton,
@@ -169,8 +174,10 @@ def line_of(view, name) -> QPoint:
 def test_clicks_in_the_scatter_select_a_groups_cells(view, qtbot):
     session = view.session
     n = int(view.found.spatial.beyond.sum())
+    sure = int((view.found.spatial.p_fdr <= 0.05).sum())
     assert view.words.text() == (
-        f"3 groups ranked, {n} {'varies' if n == 1 else 'vary'} more in place than by chance (filled). "
+        f"3 groups ranked, {n} {'varies' if n == 1 else 'vary'} more in place than by chance (filled), "
+        f"{sure} with p ≤ 0.05 (FDR). "
         "Chance: as many cells of 1 reference group (control −1)."
     )
     qtbot.mouseClick(view.scatter, LEFT, pos=at(view, "A12"))
@@ -197,19 +204,65 @@ def test_the_list_selects_too_and_sorts(view, qtbot):
         return view.model.frame[column].iloc[view.model.order].tolist()
 
     assert shown("rank") == [1, 2, 3]
+    section = list(view.model.frame.columns).index("p (FDR)")
+    np.testing.assert_allclose(view.model.frame["p (FDR)"], corrected(view.found.spatial.p))
+    for line, p in enumerate(shown("p (FDR)")):
+        told = view.model.data(view.model.index(line, section))
+        assert told == ("< 0.001" if p < 0.001 else f"{p:.2g}")
+    said = _said_of(view.found, 0)
+    assert f", {p_words(float(view.found.spatial.p_fdr[0]))} (FDR)" in said.splitlines()[1]
+    assert len(said.splitlines()) == 3
     header = view.list.horizontalHeader()
-    for column in ("cells", "intensity", "group", "interval"):
+    for column in ("cells", "intensity", "group", "interval", "p (FDR)"):
         section = list(view.model.frame.columns).index(column)
         middle = QPoint(header.sectionViewportPosition(section) + 12, header.height() // 2)
         qtbot.mouseClick(header.viewport(), LEFT, pos=middle)
         order = shown("spatial" if column == "interval" else column)
-        assert order == sorted(order, reverse=column != "group"), column
+        assert order == sorted(order, reverse=column not in ("group", "p (FDR)")), column
         qtbot.mouseClick(header.viewport(), LEFT, pos=middle)
         assert shown("spatial" if column == "interval" else column) == order[::-1], column
     for line, name in enumerate(shown("group")):
         assert line_of(view, name) == view.list.visualRect(view.model.index(line, 1)).center()
         qtbot.mouseClick(port, LEFT, pos=line_of(view, name))
         assert ids(session) == ids_of(session, name)
+
+
+def test_whether_a_reviewer_would_believe_it(view, qtbot):
+    assert not view.check.isEnabled()
+    assert "Click a group first" in view.check.toolTip()
+    qtbot.mouseClick(view.list.viewport(), LEFT, pos=line_of(view, "E12"))
+    assert "Would a reviewer believe that this group varies?" in view.check.toolTip()
+    try:
+        qtbot.mouseClick(view.check, LEFT)
+        assert not view.check.isEnabled()
+        assert "E12 is being checked" in view.check.toolTip()
+        qtbot.mouseClick(view.list.viewport(), LEFT, pos=line_of(view, "A01"))  # the window does not wait
+        assert ids(view.session) == ids_of(view.session, "A01")
+        qtbot.waitUntil(lambda: hasattr(view, "note") and view.note.isVisible(), timeout=180_000)
+        words = view.note.text.toPlainText()
+        n = int((view.session.cells.obs["group"] == "E12").sum())
+        assert words.startswith(f"Group E12: {n} cells, ")
+        assert "By all features its cells differ more than as many cells of the reference groups: " in words
+        # The same numbers as in the list.
+        i = view.found.names.index("E12")
+        assert f"Number {view.found.spatial.rank[i]} of 3, {view.found.spatial.ratio[i]:.2f} times" in words
+        assert "does not say by which network" in words
+        assert view.check.isEnabled()
+        view.note.close()
+    finally:
+        runner_of(view.canvas.viewer).close()
+
+
+def test_the_doubts_are_about_what_the_list_ranks(scored, qtbot):
+    assert scored.spatial.currentText() == SCORE
+    qtbot.mouseClick(scored.list.viewport(), LEFT, pos=line_of(scored, "A12"))
+    try:
+        qtbot.mouseClick(scored.check, LEFT)
+        qtbot.waitUntil(lambda: hasattr(scored, "note") and scored.note.isVisible(), timeout=180_000)
+        assert "Between A and B its cells differ more than as many cells" in scored.note.text.toPlainText()
+        scored.note.close()
+    finally:
+        runner_of(scored.canvas.viewer).close()
 
 
 def test_keys_choose_the_line_of_the_cursor(view, qtbot):

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from noise import add_noise_embedding
+from scipy import stats
 
 from napari_cellrep.analysis.outliers import control_distance
 from napari_cellrep.data import Project, open_project
@@ -105,6 +106,13 @@ def test_ranking_holds_metadata_counts_and_both_spreads(simple_project: Project)
         good[good["well"] == "A06"]["score_simple"].std(ddof=0)
     )
     assert table["score_sd"].is_monotonic_decreasing
+    for of in ("score_sd", "heterogeneity"):
+        p, corrected = table[f"{of}_p"], table[f"{of}_p_fdr"]
+        assert p.between(1 / 2001, 1).all()
+        np.testing.assert_allclose(corrected, stats.false_discovery_control(p))
+        assert (table[f"{of}_expected"] > 0).all()
+    assert "reference groups (control −1)" in result.summary  # A of the score
+    assert f"{int((table['score_sd_p_fdr'] <= 0.05).sum())} var" in result.summary
     assert table["rank_score_sd"].tolist() == list(range(1, 9))
     assert table.at["A06", "dose_rank"] == 4
     assert np.all(
@@ -142,6 +150,7 @@ def test_small_groups_are_marked_not_ranked(simple_project: Project):
     simple_project.write_cells(cells)
     table = drain(analyze(simple_project, recipe="variability")).table
     assert table["rank_heterogeneity"].isna().sum() == 2
+    assert table["heterogeneity_p_fdr"].isna().sum() == 2
     assert table.index[-2:].tolist() == ["A05", "A09"]
     assert table.at["A05", "n_cells"] == 4
     assert np.isfinite(table.at["A05", "heterogeneity"])

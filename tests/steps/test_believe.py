@@ -6,15 +6,19 @@ import json
 
 import numpy as np
 import pytest
+import tifffile
 
 from napari_cellrep.analysis.localisation import nucleus_ring_ratio
+from napari_cellrep.analysis.variability import compare_spread
 from napari_cellrep.cli import main
 from napari_cellrep.data import open_project
 from napari_cellrep.jobs import drain
 from napari_cellrep.models import create_model, load_model, save_model
 from napari_cellrep.models._engine import Embedder
 from napari_cellrep.specs import Channel, InputError
+from napari_cellrep.steps.analyze import analyze
 from napari_cellrep.steps.believe import SHIFTS, believe
+from napari_cellrep.steps.believe_group import _group, _sample, believe_group
 from napari_cellrep.steps.embed import cut_cells, embed
 
 NET = {"model": "paired_cell_inpainting", "config": {"width": 0.05}, "device": "cpu", "precision": "fp32"}
@@ -291,3 +295,181 @@ def test_from_the_command_line(netted, capsys):
     found = json.loads(capsys.readouterr().out)
     assert {c["verdict"] for c in found["checks"]} <= {"holds", "does not hold", "cannot be told"}
     assert main(["believe", str(netted.root), "--cell", "nobody", "--embedding", "net"]) == 2
+
+
+# ---- groups ---------------------------------------------------------------------------------------------
+
+
+def group_checks(project, group, **how):
+    found = drain(believe_group(project, group=group, device="cpu", **how))
+    return found, {c.name: c for c in found.checks}
+
+
+@pytest.fixture
+def mixed(netted):
+    """Well A06 made to differ from cell to cell in both embeddings, the other wells drawn from one normal."""
+    cells, rng = netted.cells, np.random.default_rng(0)
+    of = (cells.obs["group"] == "A06").to_numpy()
+    for key, wide in (("net", 3.0), ("measurements", 3.0)):
+        x = rng.normal(size=cells.obsm[f"X_{key}"].shape).astype(np.float32)
+        x[of] *= wide
+        cells.obsm[f"X_{key}"] = x
+    netted.write_cells(cells)
+    return open_project(netted.root)
+
+
+def test_a_mixed_group_holds_in_every_ranking_and_a_plain_one_does_not(mixed):
+    obs = mixed.cells.obs
+    names = sorted(obs["group"].astype(str).unique())
+    found, checks = group_checks(mixed, "A06", embedding="net")
+    own = (obs["group"] == "A06").to_numpy()
+    good = obs["good"].to_numpy(bool)
+    assert (found.n_group, found.n_good) == (int(own.sum()), int((own & good).sum()))
+    chance = checks["chance"]
+    assert chance.verdict == "holds"
+    assert (chance.numbers["rank"], chance.numbers["n"]) == (1, len(names))
+    # By hand: the mean SD of the z-scored features.
+    z = mixed.cells.obsm["X_net"][good].astype(float)
+    z = (z - z.mean(axis=0)) / z.std(axis=0)
+    spread = z[own[good]].std(axis=0).mean()
+    assert f"spread {spread:.2f}, of {int((own & good).sum()):,} cells of " in chance.words
+    assert "(control −1)" in chance.words
+    assert checks["model measurements"].verdict == checks["flagged"].verdict == "holds"
+    assert checks["intensity"].verdict == "holds"
+    assert checks["recurs"].verdict == "cannot be told"  # one field for each well here
+    assert "imaged in one field only" in checks["recurs"].words
+    assert checks["score"].words.startswith("there is no score")
+    assert "get other vectors" in checks["masked"].words  # these are not the network's
+    for name in [n for n in names if n != "A06"]:
+        _, plain = group_checks(mixed, name, embedding="net")
+        assert plain["chance"].verdict == "does not hold"
+        assert "does not vary more than by chance with it either" in plain["intensity"].words
+    with pytest.raises(InputError, match="no group called 'Z9'; groups \\(group\\) are A0"):
+        group_checks(mixed, "Z9", embedding="net")
+    with pytest.raises(InputError, match="no column 'mood'"):
+        group_checks(mixed, "A06", by="mood", embedding="net")
+
+
+def test_between_a_and_b_it_is_the_ranking_of_the_score(simple_project):
+    with pytest.raises(InputError, match="no score of simple: place the cells between A and B first"):
+        group_checks(simple_project, "A06", by_score=True)
+    drain(analyze(simple_project, recipe="score"))
+    table = drain(analyze(simple_project, recipe="variability")).table
+    for name in ("A06", "A12"):
+        found, checks = group_checks(simple_project, name, by_score=True)
+        row, of_score = table.loc[name], checks["chance"].numbers
+        assert of_score["ratio"] == pytest.approx(row["score_sd"] / row["score_sd_expected"], rel=1e-3)
+        assert of_score["p_fdr"] == pytest.approx(row["score_sd_p_fdr"], abs=1e-5)
+        assert checks["chance"].verdict == ("holds" if row["score_sd_p_fdr"] <= 0.05 else "does not hold")
+        features = checks["features"].numbers
+        assert features["p_fdr"] == pytest.approx(row["heterogeneity_p_fdr"], abs=1e-5)
+        assert found.lines[1].endswith(
+            "Varies means: between A and B more than as many cells of the reference groups, p ≤ 0.05 (FDR)."
+        )
+        _, by_features = group_checks(simple_project, name)
+        assert by_features["score"].numbers == of_score
+    it = _group(simple_project, "A06", "group", "simple", by_score=True)
+    rows, of = _sample(it, 0)
+    control = it.obs["control"].iloc[rows]
+    assert (control[of > 0] == -1).all()
+    assert (control[of == -1] == 1).all()
+    assert (of == -1).sum() >= 10
+    placed = it.score(it.z(rows), rows)
+    assert np.median(placed[of > 0]) < np.median(placed[of == -1])
+
+
+def test_fields_treated_alike_are_measured_each_by_itself(mixed):
+    """Two wells of one treatment: one mixed, or both; two that only differ from one another are not mixed."""
+    cells = mixed.cells
+    obs, rng = cells.obs, np.random.default_rng(1)
+    fields = sorted(obs["field"].astype(str).unique())
+    of = {name: (obs["field"].astype(str) == name).to_numpy() for name in fields}
+    reference = obs["field"][(obs["control"] == -1).to_numpy()].astype(str).unique().tolist()
+    pair = [name for name in fields if name not in reference][:2]
+    for column in ("compound", "dose_rank", "control"):
+        obs[column] = obs[column].astype(object)
+        obs.loc[of[pair[1]], column] = obs.loc[of[pair[0]], column].iloc[0]
+    obs["team"] = np.where(of[pair[0]] | of[pair[1]], "pair", obs["field"].astype(str))
+
+    def recurs(first, second, apart=0.0):
+        x = rng.normal(size=cells.obsm["X_net"].shape).astype(np.float32)
+        x[of[pair[0]]] *= first
+        x[of[pair[1]]] = x[of[pair[1]]] * second + apart
+        cells.obsm["X_net"] = x
+        return group_checks(mixed, "pair", by="team", embedding="net")[1]
+
+    both = recurs(3, 3)["recurs"]
+    assert both.verdict == "holds"
+    assert both.numbers["beyond"] == 2
+    assert recurs(3, 1)["recurs"].verdict == "does not hold"
+    apart = recurs(1, 1, apart=4.0)
+    assert apart["chance"].verdict == "holds"  # together they look mixed
+    assert apart["recurs"].verdict == "does not hold"
+    assert apart["recurs"].numbers["beyond"] == 0
+
+
+def test_a_sample_of_the_group_and_of_the_references_is_embedded_anew(small):
+    """Real images in which the protein of every other cell of one well is noise, then embedded."""
+    field = small.field("A06")
+    (path,) = {p for plane in field.planes for p in plane.files(small.root)}
+    image, labels = tifffile.imread(path), small.read_labels("A06")
+    noisy = (labels > 0) & (labels % 2 == 0)
+    image[0][noisy] = np.random.default_rng(2).integers(0, image[0].max(), int(noisy.sum()))
+    tifffile.imwrite(path, image)
+    project = open_project(small.root)
+    drain(embed(project, **NET, key="net"))
+    project = open_project(small.root)
+    obs = project.cells.obs
+    _, checks = group_checks(project, "A06", embedding="net")
+    assert checks["chance"].verdict == checks["structure"].verdict == "holds"
+    assert checks["structure"].numbers["ratio"] < checks["structure"].numbers["plain"]
+    # By hand, from the same cells.
+    it = _group(project, "A06", "group", "net")
+    rows, of = _sample(it, 0)
+    assert (np.bincount(of) <= 60).all()
+    assert np.bincount(of)[0] == int((obs["good"].to_numpy(bool) & (obs["group"] == "A06")).sum())
+    assert set(obs["control"].iloc[rows[of > 0]]) == {-1}
+    engine = Embedder(create_model_like(project), ["conv4_1"], device="cpu", precision="fp32")
+    x = np.zeros((len(rows), 0))
+    for name in dict.fromkeys(obs["field"].astype(str).iloc[rows]):
+        at = np.flatnonzero((obs["field"].astype(str).iloc[rows] == name).to_numpy())
+        own = obs.iloc[rows[at]]
+        ways = np.array(list(SHIFTS.values()))[np.arange(len(at)) % 4]
+        own = own.assign(y_px=own["y_px"] + ways[:, 0], x_px=own["x_px"] + ways[:, 1])
+        part = engine.run(cut_cells(project, name, own, engine.model.crop, (0, 1)))["conv4_1"]
+        x = np.zeros((len(rows), part.shape[1])) if not x.shape[1] else x
+        x[at] = part
+    sd = x.std(axis=0)
+    z = (x - x.mean(axis=0))[:, sd > 1e-6] / sd[sd > 1e-6]
+    found = compare_spread(z, of, int(of.max()) + 1, of > 0)
+    assert checks["shifted"].numbers["ratio"] == pytest.approx(found.ratio[0], rel=1e-3)
+    assert checks["shifted"].verdict == ("holds" if found.beyond[0] else "does not hold")
+
+
+def test_a_small_group_and_one_without_a_network(mixed, simple_project):
+    cells = mixed.cells
+    good = cells.obs["good"].to_numpy().copy()
+    own = np.flatnonzero((cells.obs["group"] == "A06").to_numpy())
+    good[own[5:]] = False
+    cells.obs["good"] = good
+    _, checks = group_checks(mixed, "A06", embedding="net")
+    assert checks["chance"].verdict == "cannot be told"
+    assert f"it has {int(good[own].sum())} cells that count, and 10 are needed" in checks["chance"].words
+    assert checks["readout"].verdict == checks["masked"].verdict == "cannot be told"
+    _, checks = group_checks(simple_project, "A06")
+    assert "does not say by which network" in checks["shifted"].words
+    assert checks["readout"].verdict in ("holds", "does not hold")
+    assert checks["chance"].verdict in ("holds", "does not hold")
+
+
+def test_groups_from_the_command_line(netted, capsys):
+    words = ["believe", str(netted.root), "--group", "A06", "--embedding", "net", "--device", "cpu"]
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("Group A06: ")
+    assert "It varies when every crop is shifted by 5 px, each its own way: " in text
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {c["verdict"] for c in found["checks"]} <= {"holds", "does not hold", "cannot be told"}
+    with pytest.raises(SystemExit):
+        main([*words, "--cell", "x"])

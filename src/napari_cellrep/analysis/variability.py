@@ -9,6 +9,7 @@ import numpy as np
 
 SIZES = 24  # numbers of cells at most for which the expectation is drawn; those between are interpolated
 _REFERENCE_CELLS = 5000  # of one reference group at most
+MOST_DRAWS = 2000  # for a p-value, where a group lies beyond the first ones
 _AT_ONCE = 4_000_000  # counts held at once while drawing
 
 
@@ -127,6 +128,9 @@ class Compared:
         Mean and range of the spread of as many cells of a reference group. NaN for groups that are not ranked.
     rank : ndarray of shape (n_groups,), int64
         By `ratio`, 1 = most variable; 0 = not ranked (too few cells).
+    p : ndarray of shape (n_groups,), float64
+        Share of draws of as many reference cells that spread at least as much, the group's own value counted as one draw:
+        at least 1/2001. NaN for groups that are not ranked.
     """
 
     n_cells: np.ndarray
@@ -137,6 +141,12 @@ class Compared:
     expected_low: np.ndarray
     expected_high: np.ndarray
     rank: np.ndarray
+    p: np.ndarray
+
+    @property
+    def p_fdr(self) -> np.ndarray:
+        """The p-values after correction for the number of groups, float64 (n_groups,); see `corrected`."""
+        return corrected(self.p)
 
     @property
     def ratio(self) -> np.ndarray:
@@ -233,14 +243,30 @@ def compare_spread(
                 references.append((kind[i], those[np.sort(few)]))
     ranked = (n >= min_cells) & np.isfinite(value)
     known = {k for k, _ in references}
+    p = np.full(n_groups, np.nan)
     for k in np.unique(kind[ranked]) if references else ():
         like = [cells for other, cells in references if other == k or k not in known]
         of = ranked & (kind == k)
-        sizes, found = _by_chance(like, n[of], n_draws, ends, rng, relative, stop)
+        sizes, found, drawn = _by_chance(like, n[of], n_draws, ends, rng, relative, stop)
         for out, column in zip((expected, expected_low, expected_high), found.T, strict=True):
             out[of] = np.interp(np.log(n[of]), np.log(sizes), column)
+        more = np.random.default_rng(
+            [seed, 1]
+        )  # of its own: ranges do not depend on how many p-values need it
+        near = np.abs(np.log(n[of])[:, None] - np.log(sizes)).argmin(axis=1)
+        ratio, chance = _divided(value[of], expected[of]), np.full(int(of.sum()), np.nan)
+        for j in np.unique(near).tolist():
+            here = (near == j) & np.isfinite(ratio)
+            if not here.any() or not found[j, 0] > 0 or (stop is not None and stop()):
+                continue
+            every = drawn[j] / found[j, 0]
+            if len(every) < MOST_DRAWS and (ratio[here] > every.max()).any():
+                further = _drawn_from(like, int(sizes[j]), MOST_DRAWS - len(every), more, relative)
+                every = np.concatenate([every, further / found[j, 0]])
+            chance[here] = (1 + (every >= ratio[here, None]).sum(axis=1)) / (1 + len(every))
+        p[of] = chance
     rank = rank_descending(np.where(ranked, _divided(value, expected), np.nan))
-    return Compared(n, value, low, high, expected, expected_low, expected_high, rank)
+    return Compared(n, value, low, high, expected, expected_low, expected_high, rank, p)
 
 
 def _by_chance(
@@ -251,25 +277,54 @@ def _by_chance(
     rng: np.random.Generator,
     relative: bool,
     stop: Callable[[], bool] | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of cells (m,), and mean, low and high end of the spread that so many cells of the references have (m, 3)."""
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Spread that so many cells of the references have: numbers of cells (m,), mean, low and high end (m, 3), draws."""
     sizes = np.unique(n)
     if len(sizes) > SIZES:
         sizes = np.unique(np.geomspace(sizes[0], sizes[-1], SIZES).round().astype(np.int64))
-    found = np.full((len(sizes), 3), np.nan)
-    # Every reference group as often as the others.
-    times = np.bincount(np.arange(n_draws) % len(references), minlength=len(references))
+    found, draws = np.full((len(sizes), 3), np.nan), [np.zeros(0)] * len(sizes)
     for i, size in enumerate(sizes):
         if stop is not None and stop():
             break
-        draws = [
-            drawn_spread(cells, int(size), k, rng, relative=relative)
-            for cells, k in zip(references, rng.permutation(times).tolist(), strict=True)
-            if k
-        ]
-        every = np.concatenate(draws)
-        found[i] = every.mean(), *np.quantile(every, ends)
-    return sizes, found
+        draws[i] = _drawn_from(references, int(size), n_draws, rng, relative)
+        found[i] = draws[i].mean(), *np.quantile(draws[i], ends)
+    return sizes, found, draws
+
+
+def _drawn_from(
+    references: list[np.ndarray], n: int, n_draws: int, rng: np.random.Generator, relative: bool
+) -> np.ndarray:
+    """Spread of `n` cells of one reference group in each draw; every reference group as often as the others."""
+    times = np.bincount(np.arange(n_draws) % len(references), minlength=len(references))
+    drawn = [
+        drawn_spread(cells, n, k, rng, relative=relative)
+        for cells, k in zip(references, rng.permutation(times).tolist(), strict=True)
+        if k
+    ]
+    return np.concatenate(drawn)
+
+
+def corrected(p: np.ndarray) -> np.ndarray:
+    """P-values corrected for how many there are: false discovery rate after Benjamini and Hochberg.
+
+    Of the groups with a corrected p of at most 0.05, one in twenty or fewer is expected to be there by chance.
+
+    Parameters
+    ----------
+    p : ndarray of shape (n,), float
+        NaN does not count, and stays.
+
+    References
+    ----------
+    .. [1] Benjamini, Hochberg, J. R. Stat. Soc. B 57:289 (1995).
+    """
+    from scipy.stats import false_discovery_control
+
+    out = np.full(len(p), np.nan)
+    known = np.isfinite(p)
+    if known.any():
+        out[known] = false_discovery_control(p[known])
+    return out
 
 
 def drawn_spread(

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from napari_cellrep.specs import InputError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -132,6 +134,48 @@ def read_entries(path: Path, is_one: Callable[[Any], bool], what: str, rename_to
     except (ValueError, AttributeError, TypeError, KeyError) as error:
         raise InputError(f"{path} is damaged ({error}); rename it to {rename_to}.") from error
     return dict(found)
+
+
+def change_entries(
+    path: Path,
+    read: Callable[[], dict[str, Any]],
+    change: Callable[[dict[str, Any]], dict[str, Any]],
+    what: str,
+    indent: int | None = None,
+) -> dict[str, Any]:
+    """Read the entries of a JSON file, change them and write them, while no other window does; returns them.
+
+    Parameters
+    ----------
+    path : Path
+    read : callable
+        Gives the entries as they are on disk.
+    change : callable
+        Gets these entries and gives those to write.
+    what : str
+        What the entries are, in the words of an error: "sets".
+    indent : int, optional
+        As `json.dumps` takes it.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged, another window writes it for long, or it cannot be written.
+    """
+    # A lock of its own: a job may hold the project's for many seconds, and a window must not wait for it.
+    try:
+        with FileLock(path.with_name(f".{path.stem}.lock"), timeout=2):
+            now = change(read())
+            write_text(path, json.dumps(now, indent=indent, ensure_ascii=False))
+            return now
+    except Timeout:
+        raise InputError(
+            f"Another window is writing the {what} of {path.parent.name}; give yours again."
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"The {what} could not be kept: {path.parent} cannot be written ({error})."
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:

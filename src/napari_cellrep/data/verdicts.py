@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
 
-from napari_cellrep.data.files import read_entries, write_text
+from napari_cellrep.data.files import change_entries, read_entries
 from napari_cellrep.specs import InputError
 
 VERDICTS = ("real", "artefact", "unsure")
@@ -65,21 +63,15 @@ def write_verdicts(root: Path, changes: Mapping[str, Mapping[str, Any] | None]) 
     InputError
         If the project cannot be written.
     """
-    # A lock of its own: a job may hold the project's for many seconds, and a window must not wait for it.
-    try:
-        with FileLock(root / ".verdicts.lock", timeout=2):
-            now = read_verdicts(root)
-            for cell_id, verdict in changes.items():
-                now.pop(cell_id, None)
-                if verdict is not None:
-                    now[cell_id] = dict(verdict)
-            write_text(root / "verdicts.json", json.dumps(now, indent=0, ensure_ascii=False))
-    except Timeout:
-        raise InputError(
-            f"Another window is writing the verdicts of {root.name}; give yours again."
-        ) from None
-    except OSError as error:
-        raise InputError(f"The verdict could not be kept: {root} cannot be written ({error}).") from error
+
+    def change(now: dict[str, Any]) -> dict[str, Any]:
+        for cell_id, verdict in changes.items():
+            now.pop(cell_id, None)
+            if verdict is not None:
+                now[cell_id] = dict(verdict)
+        return now
+
+    change_entries(root / "verdicts.json", lambda: read_verdicts(root), change, "verdicts", indent=0)
 
 
 def valid(obs: pd.DataFrame, verdicts: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -169,7 +170,9 @@ class ExploreWidget(QWidget):
         )
         self.hidden.hide()
         self.undo = _button(
-            "↶", "Undo the last change of the selection, or the last verdict (Ctrl+Z)", self._on_undo
+            "↶",
+            "Undo the last change of the selection, of a set, or the last verdict (Ctrl+Z)",
+            self._on_undo,
         )
         self.redo = _button("↷", "Redo (Ctrl+Shift+Z)", self._on_redo)
         self.invert = _button("Invert", "Select the cells that are not selected", session.invert)
@@ -256,6 +259,7 @@ class ExploreWidget(QWidget):
             (session.embedding_changed, self._on_table_changed),
             (session.colour_changed, self._on_colour_changed),
             (session.selection_changed, self._on_selection_changed),
+            (session.sets_changed, self._on_selection_changed),  # they are undone too
             (session.visible_changed, self._on_visible_changed),
             (canvas.coloured_changed, self._on_coloured),
             (canvas.similar_found, self._on_similar_found),
@@ -501,6 +505,7 @@ class ExploreWidget(QWidget):
         if on and self.second is None:
             self.second = second = SecondMap(self.session, self.canvas.ask_picture, self._second_place)
             second.closed.connect(lambda: self.two.setChecked(False))
+            second.wanted.connect(self.map_embedding)
             self.destroyed.connect(_disconnected(second.signals))
             self._listen_to_map(second.map)
             second.map.set_tool(self.map.tool)
@@ -546,10 +551,25 @@ class ExploreWidget(QWidget):
         self.session.hide_flagged = not show
 
     def _on_undo(self) -> None:
-        self.session.undo()
+        self._step(self.session.undo)
 
     def _on_redo(self) -> None:
-        self.session.redo()
+        self._step(self.session.redo)
+
+    def _step(self, do: Callable[[], bool]) -> None:
+        """Undo or redo, and say what became of a set: nothing else on screen would show it."""
+        before = self.session.sets
+        self._told(do)
+        now = self.session.sets
+        said = [
+            f"“{name}” has {len(now[name]['cells']):,} cells again."
+            if name in now
+            else f"There is no set “{name}” now."
+            for name in {**before, **now}
+            if before.get(name) is not now.get(name)
+        ]
+        if said:
+            self.viewer.status = " ".join(said)
 
     def _on_escape(self) -> None:
         if self.canvas.source_id:
@@ -615,6 +635,24 @@ class ExploreWidget(QWidget):
         handle.finished.connect(lambda _: session.reload(handle.read))
         handle.failed.connect(self._on_map_failed)
         handle.stopped.connect(lambda: self.map_it.setEnabled(True))
+
+    def map_embedding(self, embedding: str) -> None:
+        """Make the map of an embedding that has none, for the second map, which shows it once it is there."""
+        from napari_cellrep.gui._runner import submit_analysis
+
+        session = self.session
+        title = f"Mapping {session.n_cells:,} cells by {column_words(embedding)}"
+        handle = submit_analysis(self.viewer, session.project.root, title, recipe="map", embedding=embedding)
+
+        def not_made(sentence: str = "") -> None:
+            if sentence:
+                self.viewer.status = sentence
+            if self.second is not None:
+                self.second.not_made(embedding)
+
+        handle.finished.connect(lambda _: session.reload(handle.read))
+        handle.failed.connect(not_made)
+        handle.stopped.connect(not_made)
 
     def map_set(self, name: str) -> None:
         """Lay the cells of a set out anew, without the others, and show them on the second map."""

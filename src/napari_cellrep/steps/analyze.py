@@ -28,6 +28,7 @@ from napari_cellrep.analysis import (
 )
 from napari_cellrep.data import Project
 from napari_cellrep.data.cells import embedding_names, map_key, provenance
+from napari_cellrep.data.references import reference_of
 from napari_cellrep.data.sets import cells_digest, read_sets
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import InputError, digest, join_words
@@ -95,6 +96,8 @@ class Work:
         Every cell's row, those left out included.
     sets : mapping of str to list of str
         The project's named sets: ids of their cells, those left out and those that are gone included.
+    scored : mapping
+        Between what the cells of this embedding were scored: "a", "b", "per"; {} where they were not.
     """
 
     embedding: str
@@ -102,6 +105,7 @@ class Work:
     obs: pd.DataFrame
     all_obs: pd.DataFrame
     sets: Mapping[str, list[str]] = field(default_factory=dict)
+    scored: Mapping[str, str] = field(default_factory=dict)
 
     def column(self, name: str) -> pd.Series:
         """A column of the cells that count; a sentence when it is not there."""
@@ -256,13 +260,26 @@ def rank_groups(
     """Rank groups (wells, proteins) by how much their cells differ from one another."""
     _within("min_cells", min_cells, 2, 1_000_000)
     _within("n_draws", n_draws, 0, 100_000)
-    yield Progress(0, 2, f"Heterogeneity of every {by}")
+    yield Progress(0, 3, f"Heterogeneity of every {by}")
     everyone = _text(work.all_obs[by]) if by in work.all_obs else _text(work.column(by))
     names = np.array(sorted({str(v) for v in everyone if v != ""}), dtype=object)
     if not len(names):
         raise InputError(f"No cell has a value in {by!r}, so there are no groups to rank.")
     of = pd.Index(names).get_indexer(_text(work.column(by)))
-    features = variability.feature_spread(projection.z_score(work.x), of, len(names), min_cells=min_cells)
+    z = projection.z_score(work.x)
+    features = variability.feature_spread(z, of, len(names), min_cells=min_cells)
+    reference, with_what = reference_of(work.obs, of, str(work.scored.get("a", "")), min_cells)
+    match = None
+    if work.scored.get("per") in work.obs and not reference.all():
+        match = pd.factorize(work.obs[work.scored["per"]])[0]
+
+    def by_chance(x: np.ndarray) -> dict[str, np.ndarray]:
+        """What as many cells of a reference group show, and how often they spread as much."""
+        found = variability.compare_spread(
+            x, of, len(names), reference, match=match, min_cells=min_cells, seed=seed
+        )
+        return {"expected": found.expected, "p": found.p, "p_fdr": found.p_fdr}
+
     table = pd.DataFrame(index=pd.Index(names, name=by, dtype=object))
     table["n_cells"] = features.n_cells
     every = np.bincount(pd.Index(names).get_indexer(everyone[everyone != ""]), minlength=len(names))
@@ -270,19 +287,28 @@ def rank_groups(
     of_what = "" if by == "group" else f" ({by})"
     summary = f"Ranked {int((features.rank > 0).sum())} of {len(names)} groups{of_what} by heterogeneity"
     column = f"score_{work.embedding}"
+    sure = "heterogeneity_p_fdr"
     if column in work.obs and np.isfinite(work.obs[column].to_numpy(float)).any():
-        yield Progress(1, 2, f"Spread of the score in every {by}")
+        yield Progress(1, 3, f"Spread of the score in every {by}")
         value = work.obs[column].to_numpy(float)
         spread = variability.score_spread(value, of, len(names), min_cells=min_cells)
         table["score_mean"], table["score_sd"] = spread.mean, spread.sd
         if n_draws:
             interval = variability.bootstrap_sd(value, of, len(names), n_draws=n_draws, seed=seed)
             table["score_sd_low"], table["score_sd_high"] = interval.T
+        for name, numbers in by_chance(value).items():
+            table[f"score_sd_{name}"] = numbers
         table["rank_score_sd"] = _ranks(spread.rank)
         summary += " and by the SD of the score"
+        sure = "score_sd_p_fdr"
+    yield Progress(2, 3, f"What is expected of every {by} by chance")
     table["heterogeneity"], table["rank_heterogeneity"] = features.sd, _ranks(features.rank)
+    for name, numbers in by_chance(z).items():
+        table[f"heterogeneity_{name}"] = numbers
     few = int((features.rank == 0).sum())
     summary += f"; {few} with fewer than {min_cells} cells not ranked." if few else "."
+    n_sure = int((table[sure] <= 0.05).sum())
+    summary += f" {n_sure} {'varies' if n_sure == 1 else 'vary'} more than as many cells of {with_what}, p ≤ 0.05 (FDR)."
     if "score_sd" not in table:
         summary += ' Run the recipe "score" first to have the spread of the score as well.'
     return Found(
@@ -566,7 +592,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "within": {"label": "Compare with", "column": True, "also": ["group", "all"],
                "help": "The cells with the same value of this column, or all cells."},
 }  # fmt: skip
-_VERSIONS = {"profile": 2}  # of what is written: an older result is made again
+_VERSIONS = {"profile": 2, "variability": 2}  # of what is written: an older result is made again
 OF_SETS = ("map", "learn")  # they look at named sets
 OF_GROUPS = ("variability", "profile", "similar")  # their results go to the group table
 
@@ -610,6 +636,8 @@ def analyze(
     cells = project.cells
     key = choose_embedding(cells, embedding)
     work = _gather(cells, key, include_flagged)
+    if recipe == "variability":
+        work = dataclasses.replace(work, scored=provenance(cells).get(f"score_{key}", {}).get("numbers", {}))
     if recipe in OF_SETS:
         sets = {name: [str(i) for i in made["cells"]] for name, made in read_sets(project.root).items()}
         work = dataclasses.replace(work, sets=sets)
@@ -783,7 +811,8 @@ def ranking(project: Project, *, embedding: str = "", by: str = "") -> pd.DataFr
 
 _RANKED = (
     "n_cells", "n_left_out", "score_mean", "score_sd", "score_sd_low", "score_sd_high", "rank_score_sd",
-    "heterogeneity", "rank_heterogeneity", "distance", "n_compared",
+    "score_sd_expected", "score_sd_p", "score_sd_p_fdr", "heterogeneity", "rank_heterogeneity", "heterogeneity_expected",
+    "heterogeneity_p", "heterogeneity_p_fdr", "distance", "n_compared",
 )  # fmt: skip
 
 
@@ -814,7 +843,13 @@ def _fingerprint(work: Work, recipe: str, options: Mapping[str, Any]) -> str:
             options.get("per"),
             "compound",
         ],
-        "variability": [options.get("by"), f"score_{work.embedding}", "field", *_users_columns(work.all_obs)],
+        "variability": [
+            options.get("by"),
+            f"score_{work.embedding}",
+            "field",
+            "control",
+            *_users_columns(work.all_obs),
+        ],
         "profile": [options.get("by"), "field", *_users_columns(work.all_obs)],
         "similar": [options.get("by"), "field", *_users_columns(work.all_obs)],
         "outliers": [options.get("within")],

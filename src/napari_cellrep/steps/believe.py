@@ -92,7 +92,7 @@ class Belief:
 
 
 @dataclass(frozen=True)
-class _Subject:
+class Subject:
     """The cell, its group, and how odd is measured: as in the queue of odd cells."""
 
     project: Project
@@ -102,9 +102,11 @@ class _Subject:
     good: np.ndarray  # (n_cells,)
     own: np.ndarray  # rows of its group
     scales: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    single: bool = True  # the cell is asked about, not its group
 
     @property
     def cell(self) -> int:
+        """Its place among `own`."""
         return int(np.flatnonzero(self.own == self.row)[0])
 
     def z(self, embedding: str, rows: np.ndarray) -> np.ndarray:
@@ -120,6 +122,7 @@ class _Subject:
         return rows[np.isfinite(self.project.cells.obsm[f"X_{self.embedding}"][rows]).all(axis=1)]
 
     def rank(self, embedding: str, with_flagged: bool = False) -> OddRank | None:
+        """How odd it is among the good cells of its group."""
         among = np.ones(len(self.own), bool) if with_flagged else self.good[self.own]
         return odd_rank(self.z(embedding, self.own), self.cell, among, K)
 
@@ -183,7 +186,7 @@ def believe(
         raise InputError(f"{cell_id} belongs to no group, so there is nothing it could be odd among.")
     good = obs["good"].to_numpy(bool) if "good" in obs else np.ones(len(obs), bool)
     own = np.flatnonzero((obs["group"] == obs["group"].iloc[row]).to_numpy())
-    it = _Subject(project, obs, embedding, row, good, own)
+    it = Subject(project, obs, embedding, row, good, own)
     n_steps = 4 + len(TREATMENTS)
     yield Progress(0, n_steps, f"Ranks of {cell_id}")
     checks = [*_flags(it), _one_number(it), *_other_models(it)]
@@ -194,7 +197,7 @@ def believe(
     except InputError as error:
         why = str(error)
     rows = np.concatenate([[row], it.mates(seed)]).astype(np.int64)
-    crops, ratio = _read(it, rows, found)
+    crops, ratio = read(it, rows, found)
     vectors: dict[str, np.ndarray] = {}
     if found is not None:
         from napari_cellrep.models._engine import Embedder
@@ -205,7 +208,7 @@ def believe(
             vectors[treatment] = engine.run(crops[treatment])[found.layer]
     checks += _embedded_anew(it, rows, vectors, found, why)
     yield Progress(n_steps - 2, n_steps, "Neighbours and chance")
-    checks += [_recurs(it), _readout(it, ratio), _by_chance(it, seed), _trained(it, found)]
+    checks += [_recurs(it), _readout(it, ratio), _by_chance(it, seed), trained(it, found)]
     yield Progress(n_steps, n_steps, f"Checked {cell_id}")
     belief = Belief(
         cell_id, embedding, str(obs["group"].iloc[row]), len(own), int(good[own].sum()), tuple(checks), ()
@@ -217,7 +220,7 @@ def _lines(belief: Belief) -> list[str]:
     n = {verdict: sum(c.verdict == verdict for c in belief.checks) for verdict in (HOLDS, FAILS, UNKNOWN)}
     lines = [
         f"{belief.cell_id}, one of {belief.n_group:,} cells of group {belief.group}, of which {belief.n_good:,} are good; "
-        f"by {_said(belief.embedding)}.",
+        f"by {said(belief.embedding)}.",
         f"Of {len(belief.checks)} claims {n[HOLDS]} hold, {n[FAILS]} do not, {n[UNKNOWN]} cannot be told. "
         f"Odd means: among the oddest {ODD_SHARE:.0%} of its group.".replace("%", " %"),
     ]
@@ -226,7 +229,8 @@ def _lines(belief: Belief) -> list[str]:
     return lines
 
 
-def _said(embedding: str) -> str:
+def said(embedding: str) -> str:
+    """An embedding as people read it."""
     return embedding.replace("_", " ")
 
 
@@ -241,7 +245,7 @@ def _check(name: str, claim: str, holds: bool, words: str, **numbers: Any) -> Ch
 # ---- ranks -----------------------------------------------------------------------------------------
 
 
-def _flags(it: _Subject) -> list[Check]:
+def _flags(it: Subject) -> list[Check]:
     claim = "It is odd among the good cells of its group"
     found, every = it.rank(it.embedding), it.rank(it.embedding, with_flagged=True)
     if found is None:
@@ -266,7 +270,7 @@ def _flags(it: _Subject) -> list[Check]:
     return [*checks, _check("flagged", claim, every.odd, words, rank=every.rank, n=every.n)]
 
 
-def _one_number(it: _Subject) -> Check:
+def _one_number(it: Subject) -> Check:
     """Whether it is odd without the number that sets it apart most: a unit that hardly ever fires does that to cells."""
     claim = "It does not hang on a single number of its vector"
     good = it.good[it.own]
@@ -295,19 +299,15 @@ def _one_number(it: _Subject) -> Check:
     )
 
 
-def _other_models(it: _Subject) -> list[Check]:
+def _other_models(it: Subject) -> list[Check]:
     """One check for every embedding by another network or by measurements; other layers are no second opinion."""
-    mine = _made_by(it.project, it.embedding)
+    mine = made_by(it.project, it.embedding)
     checks = []
     for name in embedding_names(it.project.cells):
-        if name == it.embedding or _made_by(it.project, name) == mine:
+        if name == it.embedding or made_by(it.project, name) == mine:
             continue
-        how, found = it.project.embedding_info(name), it.rank(name)
-        claim = f"It is odd in {_said(name)} too"
-        untrained = not how.get("trained", True) and how.get("model") != "measurements"
-        note = (
-            " (a network with random weights: it sees textures, but has learned nothing)" if untrained else ""
-        )
+        found, note = it.rank(name), untrained_note(it.project, name)
+        claim = f"It is odd in {said(name)} too"
         if found is None:
             checks.append(
                 Check(f"model {name}", claim, UNKNOWN, "it has no vector there, or too few mates have.")
@@ -321,7 +321,15 @@ def _other_models(it: _Subject) -> list[Check]:
     return checks
 
 
-def _made_by(project: Project, embedding: str) -> tuple[str, ...]:
+def untrained_note(project: Project, embedding: str) -> str:
+    """What is to be said beside a rank by a network that has learned nothing."""
+    how = project.embedding_info(embedding)
+    if how.get("trained", True) or how.get("model") == "measurements":
+        return ""
+    return " (a network with random weights: it sees textures, but has learned nothing)"
+
+
+def made_by(project: Project, embedding: str) -> tuple[str, ...]:
     """The network behind an embedding: two layers of it, or two crops, are one."""
     how = project.embedding_info(embedding)
     if "weights" not in how:
@@ -349,7 +357,8 @@ def treated_crops(
         Planes of the network (not of the image) that show the protein.
     um_per_px : float
     treatment : str
-        One of `TREATMENTS`: "plain", "masked" (black outside the outline), "structure" (no protein), or a shift.
+        One of `TREATMENTS`: "plain", "masked" (black outside the outline), "structure" (no protein), or a shift; or
+        "shifted": each cell another way, the four in turn.
     """
     spec = found.net.crop
     planes = pick_planes(image, found.planes)
@@ -357,8 +366,9 @@ def treated_crops(
         spec = replace(spec, masked=True)
     elif treatment == "structure":
         planes[list(proteins)] = 0
-    elif treatment in SHIFTS:
-        by = np.array(SHIFTS[treatment])
+    elif treatment in SHIFTS or treatment == "shifted":
+        ways = np.array([SHIFTS[treatment]] if treatment in SHIFTS else list(SHIFTS.values()))
+        by = ways[np.arange(len(cells.centroid)) % len(ways)]
         cells = replace(cells, centroid=cells.centroid + by, box=cells.box + np.tile(by, 2))
     masks = labels if spec.masked or spec.mask_plane else None
     return cut_crops(planes, masks, cells, spec, um_per_px)
@@ -369,8 +379,8 @@ def protein_planes(project: Project, found: Found) -> list[int]:
     return [i for i, c in enumerate(found.planes) if c != EMPTY and project.channels[c].role == "protein"]
 
 
-def _read(
-    it: _Subject, rows: np.ndarray, found: Found | None
+def read(
+    it: Subject, rows: np.ndarray, found: Found | None, treatments: Sequence[str] = TREATMENTS
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
     """Crops of some cells in every treatment, and their protein ratio, each field read once."""
     project, obs = it.project, it.obs.iloc[rows]
@@ -392,7 +402,7 @@ def _read(
         if found is not None:
             order.append(at)
             boxes = boxes_of(obs.iloc[at])
-            for treatment in TREATMENTS:
+            for treatment in treatments:
                 parts.setdefault(treatment, []).append(
                     treated_crops(image, labels, boxes, found, proteins, um, treatment)
                 )
@@ -404,7 +414,7 @@ def _read(
 
 
 def _embedded_anew(
-    it: _Subject, rows: np.ndarray, vectors: Mapping[str, np.ndarray], found: Found | None, why: str
+    it: Subject, rows: np.ndarray, vectors: Mapping[str, np.ndarray], found: Found | None, why: str
 ) -> list[Check]:
     claims = {
         "masked": "It is odd when everything outside the outlines is black",
@@ -422,7 +432,7 @@ def _embedded_anew(
     if plain is None:
         return untold("too few good cells of its group could be embedded anew.")
     stored = np.asarray(it.project.cells.obsm[f"X_{it.embedding}"][rows], np.float32)
-    if not _same(vectors["plain"], stored):
+    if not same(vectors["plain"], stored):
         return untold(
             "embedded anew just as before, the cells get other vectors: the images, labels or versions changed."
         )
@@ -477,7 +487,7 @@ def _rank_among(x: np.ndarray) -> OddRank | None:
     return odd_rank(np.asarray((x - mean) / sd), 0, np.ones(len(x), bool), K)
 
 
-def _same(x: np.ndarray, stored: np.ndarray) -> bool:
+def same(x: np.ndarray, stored: np.ndarray) -> bool:
     """Whether vectors came out as stored, but for the precision: they differ far less than cells do."""
     _, sd = scale_of(stored, np.ones(len(stored), bool))
     off = np.abs((x - stored) / sd)
@@ -487,7 +497,7 @@ def _same(x: np.ndarray, stored: np.ndarray) -> bool:
 # ---- elsewhere, pixels, chance, training --------------------------------------------------------------
 
 
-def _treatment(it: _Subject) -> tuple[np.ndarray, str]:
+def treatment(it: Subject) -> tuple[np.ndarray, str]:
     """Which cells were treated alike, and how that is called; the group where no column says it."""
     known = {key for f in it.project.fields for key in f.metadata}
     columns = [c for c in it.obs.columns if c in known and c.casefold() not in _PLACES]
@@ -504,9 +514,9 @@ def _treatment(it: _Subject) -> tuple[np.ndarray, str]:
     return same, join_words(f"{c.replace('_', ' ')} {it.obs[c].iloc[it.row]}" for c in columns)
 
 
-def _recurs(it: _Subject) -> Check:
+def _recurs(it: Subject) -> Check:
     claim = "Cells like it are found in another field"
-    same, called = _treatment(it)
+    same, called = treatment(it)
     pool = it.finite(np.flatnonzero(same & it.good))
     pool = pool[pool != it.row]
     own = it.finite(np.array([it.row]))
@@ -543,7 +553,7 @@ def _recurs(it: _Subject) -> Check:
     return _check("recurs", claim, alike >= 2, words, **numbers, alike=alike)
 
 
-def _readout(it: _Subject, ratio: np.ndarray | None) -> Check:
+def _readout(it: Subject, ratio: np.ndarray | None) -> Check:
     claim = "The pixels alone show it: the protein inside its outline over a ring around it is unusual"
     if ratio is None:
         return Check("readout", claim, UNKNOWN, "the project has no protein channel.")
@@ -562,7 +572,7 @@ def _readout(it: _Subject, ratio: np.ndarray | None) -> Check:
     )
 
 
-def _reference(it: _Subject) -> tuple[np.ndarray, str]:
+def _reference(it: Subject) -> tuple[np.ndarray, str]:
     """Cells to expect chance from: the control, else reference A, else the negative control, else all other groups."""
     from napari_cellrep.steps.analyze import Work, _members
 
@@ -581,7 +591,7 @@ def _reference(it: _Subject) -> tuple[np.ndarray, str]:
     return found, "all other groups, as no control is chosen"
 
 
-def _by_chance(it: _Subject, seed: int) -> Check:
+def _by_chance(it: Subject, seed: int) -> Check:
     claim = "It is odder than the oddest of as many reference cells"
     reference, called = _reference(it)
     pool = it.finite(np.flatnonzero(reference & it.good))
@@ -610,7 +620,8 @@ def _by_chance(it: _Subject, seed: int) -> Check:
                   low=round(float(low), 4), high=round(float(high), 4), n=n, reference=called)  # fmt: skip
 
 
-def _trained(it: _Subject, found: Found | None) -> Check:
+def trained(it: Subject, found: Found | None) -> Check:
+    """Whether the network knew the group."""
     claim = "The network was not trained on its group"
     how = it.project.embedding_info(it.embedding)
     if how.get("published"):
@@ -632,7 +643,7 @@ def _trained(it: _Subject, found: Found | None) -> Check:
     return _trained_here(it, found, claim)
 
 
-def _trained_here(it: _Subject, found: Found, claim: str) -> Check:
+def _trained_here(it: Subject, found: Found, claim: str) -> Check:
     from napari_cellrep.steps.train import chosen_cells
 
     try:
@@ -655,6 +666,8 @@ def _trained_here(it: _Subject, found: Found, claim: str) -> Check:
     n = int(used[it.own].sum())
     if not n:
         return _check("trained", claim, True, "No cell of its group was among those it was trained on.", n=0)
-    self_too = "it among them" if used[it.row] else "it not among them"
-    words = f"{n:,} cells of the group were among those it was trained on, {self_too}."
+    words = f"{n:,} cells of the group were among those it was trained on"
+    if not it.single:
+        return _check("trained", claim, False, f"{words}.", n=n)
+    words += ", it among them." if used[it.row] else ", it not among them."
     return _check("trained", claim, False, words, n=n, cell=bool(used[it.row]))

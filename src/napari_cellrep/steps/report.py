@@ -21,7 +21,7 @@ from napari_cellrep.data.cells import FLAGS, embedding_names, provenance
 from napari_cellrep.data.crops import Boxes, cut_crops
 from napari_cellrep.data.files import write_text
 from napari_cellrep.jobs import Job, Progress
-from napari_cellrep.specs import CropSpec, InputError, join_words
+from napari_cellrep.specs import CropSpec, InputError, join_words, p_words
 from napari_cellrep.steps.analyze import ranking
 
 # What a channel looks like in pictures, by role: the field's habit (nucleus blue, protein green), but light
@@ -462,7 +462,8 @@ def _plate(about: _Subject) -> dict[str, str]:
 
 _HEADS = {
     "n_cells": "cells", "n_left_out": "left out", "score_mean": "mean score", "score_sd": "SD of score",
-    "rank_score_sd": "rank by SD", "heterogeneity": "heterogeneity", "rank_heterogeneity": "rank by heterogeneity",
+    "rank_score_sd": "rank by SD", "score_sd_p_fdr": "p of the SD (FDR)", "heterogeneity": "heterogeneity",
+    "rank_heterogeneity": "rank by heterogeneity", "heterogeneity_p_fdr": "p of the heterogeneity (FDR)",
 }  # fmt: skip
 
 
@@ -471,7 +472,11 @@ def _ranking(about: _Subject, most: int = 50) -> dict[str, Any] | None:
     if table is None:
         return None
     own = [c for c in _HEADS if c in table]
-    meta = [c for c in table if c not in own and not c.startswith("score_sd_") and c != "n_fields"]
+    meta = [
+        c
+        for c in table
+        if c not in own and not c.startswith(("score_sd_", "heterogeneity_")) and c != "n_fields"
+    ]
     # What repeats the group's name (a well's row and column) or is the same everywhere tells nothing here.
     told = {"row", "col", "column"} if _group_word(about.obs) == "well" else set()
     meta = [c for c in meta if c.lower() not in told and (table[c].nunique() > 1 or len(table) == 1)]
@@ -500,6 +505,8 @@ def _ranking(about: _Subject, most: int = 50) -> dict[str, Any] | None:
 def _cell(value: Any, column: str) -> str:
     if value is None or pd.isna(value):
         return "–"
+    if column.endswith("_p_fdr"):
+        return p_words(value).removeprefix("p ").removeprefix("= ")
     if isinstance(value, (float, np.floating)) and not (float(value).is_integer() and column not in _HEADS):
         return f"{value:.2f}"
     return f"{int(value):,}" if isinstance(value, (int, float, np.integer, np.floating)) else str(value)

@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
 from napari_cellrep.gui._forms import Form
 from napari_cellrep.gui.cards._export import ExportDialog
 from napari_cellrep.gui.cards._parts import Card, More, button, combo, refill, text
+from napari_cellrep.specs import p_words
 
 if TYPE_CHECKING:
     from napari_cellrep.gui._dock import CellRepDock
@@ -316,7 +317,11 @@ def top_groups(table: pd.DataFrame) -> str:
     ranked = table[table[f"rank_{measure}"].notna()].head(SHOWN_GROUPS)
     if not len(ranked):
         return "No group has enough cells to be judged."
-    listed = ", ".join(f"<b>{name}</b> {value:.3g}" for name, value in ranked[measure].items())
+    sure = ranked.get(f"{measure}_p_fdr", pd.Series(np.nan, ranked.index))  # rankings of old have none
+    listed = ", ".join(
+        f"<b>{name}</b> {value:.3g}" + (f" ({p_words(p)}, FDR)" if np.isfinite(p) else "")
+        for name, value, p in zip(ranked.index, ranked[measure], sure.astype(float), strict=True)
+    )
     return f"Most variable ({words}): {listed}."
 
 

@@ -13,6 +13,7 @@ from napari_cellrep.analysis.outliers import group_mates, oddness, scale_of
 from napari_cellrep.data.fields import Field
 from napari_cellrep.data.project import Project
 from napari_cellrep.data.verdicts import valid
+from napari_cellrep.specs import p_words
 
 ODD, RANDOM = "odd", "random"
 
@@ -88,7 +89,7 @@ class HitRate:
         """The result in a sentence."""
         if not self.odd or not self.random:
             return "Too few cells have a verdict for a hit rate."
-        p = f"p = {self.p:.2g}" if self.p >= 0.001 else "p < 0.001"
+        p = p_words(self.p)
         return (
             f"{self.odd_real:,} of {self.odd:,} odd cells against {self.random_real:,} of {self.random:,} "
             f"random ones were called real ({p})."

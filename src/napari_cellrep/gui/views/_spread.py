@@ -18,6 +18,7 @@ from napari_cellrep.analysis.variability import (
     main_axis,
     without,
 )
+from napari_cellrep.data.references import members, reference_of, reference_words
 from napari_cellrep.gui.views._raster import _natural
 
 MIN_CELLS = 10
@@ -124,37 +125,6 @@ class Seen:
     alike: np.ndarray
 
 
-def members(obs: pd.DataFrame, reference: str) -> np.ndarray:
-    """Which cells "column=value" means, bool (n,); none if there is no such column."""
-    column, _, value = reference.partition("=")
-    if column.strip() not in obs:
-        return np.zeros(len(obs), bool)
-    values = obs[column.strip()]
-    found = (values.astype(str).str.casefold() == value.strip().casefold()).to_numpy(bool)
-    number = pd.to_numeric(pd.Series([value.strip()]), errors="coerce").iloc[0]
-    if pd.notna(number):
-        found |= (pd.to_numeric(values.astype(object), errors="coerce") == number).to_numpy(bool)
-    return found
-
-
-def reference_of(obs: pd.DataFrame, codes: np.ndarray, a: str) -> tuple[np.ndarray, str]:
-    """Cells that groups are compared with, and in words which: reference A of the score, else control −1, else all.
-
-    Parameters
-    ----------
-    obs : DataFrame
-        Of the cells that count.
-    codes : ndarray of int, shape (n,)
-        Their groups; −1 for none.
-    """
-    for reference in dict.fromkeys(r for r in (a, "control=-1") if r):
-        found = members(obs, reference) & (codes >= 0)
-        n = int((np.bincount(codes[found]) >= MIN_CELLS).sum()) if found.any() else 0
-        if n:
-            return found, f"{n:,} reference group{'s' if n > 1 else ''} ({_said(reference)})"
-    return np.ones(len(obs), bool), "any group (no cell is marked as a reference, control −1)"
-
-
 def measure(
     obs: pd.DataFrame,
     rows: np.ndarray,
@@ -186,7 +156,7 @@ def measure(
     n = np.bincount(codes[codes >= 0], minlength=len(names))
     ends = np.cumsum(n)
     of = np.split(rows[by_code[int((codes < 0).sum()) :]], ends[:-1]) if names else []
-    reference, with_what = reference_of(own, codes, asked.a)
+    reference, with_what = reference_of(own, codes, asked.a, MIN_CELLS)
     match = None
     if asked.like in own and not reference.all():
         match = pd.factorize(own[asked.like])[0]
@@ -251,7 +221,9 @@ def look_at(
             if reference:
                 those = obs[score].to_numpy(float, na_value=np.nan)[beside & members(obs, reference)]
                 if np.isfinite(those).any():
-                    parts.insert(0 if title == "A" else len(parts), (f"{title}: {_said(reference)}", those))
+                    parts.insert(
+                        0 if title == "A" else len(parts), (f"{title}: {reference_words(reference)}", those)
+                    )
         every = np.concatenate([p[np.isfinite(p)] for _, p in parts])
         low, high = np.quantile(every, (0.002, 0.998))
         margin = 0.08 * max(high - low, 1e-9)
@@ -273,6 +245,7 @@ def as_frame(found: Found) -> pd.DataFrame:
         "cells": spatial.n_cells,
         "spatial": spatial.ratio,
         "interval": [f"{a:.2f}–{b:.2f}" if np.isfinite(a) else "" for a, b in zip(low, high, strict=True)],
+        "p (FDR)": spatial.p_fdr,
         "intensity": found.intensity.ratio,
     }
     return pd.DataFrame(frame)
@@ -284,11 +257,6 @@ def _of_the_same(obs: pd.DataFrame, column: str, rows: np.ndarray) -> np.ndarray
         return np.ones(len(obs), bool)
     codes = pd.factorize(obs[column])[0]
     return np.asarray(codes == np.bincount(codes[rows] + 1).argmax() - 1)
-
-
-def _said(reference: str) -> str:
-    column, _, value = reference.partition("=")
-    return f"{column.strip().replace('_', ' ')} {value.strip().replace('-', '−')}"
 
 
 def _divided(a: np.ndarray, b: np.ndarray) -> np.ndarray:

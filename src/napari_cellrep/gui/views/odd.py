@@ -12,7 +12,6 @@ import pandas as pd
 from qtpy.QtCore import QEvent, QMarginsF, QRect, QRectF, Qt
 from qtpy.QtGui import (
     QColor,
-    QGuiApplication,
     QKeyEvent,
     QPageLayout,
     QPageSize,
@@ -23,18 +22,15 @@ from qtpy.QtGui import (
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QComboBox,
-    QDialog,
     QFileDialog,
     QHBoxLayout,
     QLabel,
     QLineEdit,
     QMenu,
-    QPlainTextEdit,
     QPushButton,
     QSizePolicy,
     QSpinBox,
     QVBoxLayout,
-    QWidget,
 )
 
 from napari_cellrep.data.files import write_text
@@ -42,6 +38,7 @@ from napari_cellrep.data.rois import outline, write_rois
 from napari_cellrep.data.verdicts import REASONS, valid
 from napari_cellrep.gui._pictures import Background, picture_side
 from napari_cellrep.gui._runner import runner_of
+from napari_cellrep.gui.views._note import Note
 from napari_cellrep.gui.views._order import in_sections
 from napari_cellrep.gui.views._parts import CellView
 from napari_cellrep.gui.views._queue import Measured, blind_round, export_table, hit_rate, odd_queue
@@ -724,7 +721,7 @@ class OddView(CellView):
         return say
 
     def save_pages(self, path: Path) -> None:
-        """Write a PDF with a page for each cell: its pictures, its group-mates, the verdict."""
+        """Write a PDF with a page for each cell: its pictures, also as the network sees it, its group-mates, the verdict."""
         rows = self._rows()
         if not len(rows) or self._measured is None:
             self.words.setText("There is no cell to print.")
@@ -741,10 +738,32 @@ class OddView(CellView):
             self.words.setText(f"{path} could not be written; choose another folder.")
             return
 
+        waiting: dict[str, tuple[int, Shown]] = {}
+
+        def seen(cell_id: str, answer: dict[str, Any] | str) -> None:
+            i, shown = waiting.pop(cell_id)
+            shown.set_seen(answer)
+            paint(i, shown)
+
+        sight = Sight(
+            self.session, self.canvas, seen
+        )  # of its own: who steps on meanwhile asks for other cells
+
         def page(i: int, shown: Any) -> None:
             if isinstance(shown, Exception):
                 painter.end()
                 self.words.setText(f"Not saved: {shown}")
+                return
+            shown.n_seen = sight.n_planes() if self.canvas.viewer is not None else 0
+            if shown.n_seen:
+                waiting[shown.cell_id] = (i, shown)
+                sight.look(shown.cell_id)
+            else:
+                paint(i, shown)
+
+        def paint(i: int, shown: Shown) -> None:
+            if self.sight.closed:  # the view is gone
+                painter.end()
                 return
             if i:
                 writer.newPage()
@@ -781,6 +800,9 @@ class OddView(CellView):
             f"Distance to its ten nearest in its group ({session.embedding.replace('_', ' ')}): {odd:.2f}"
             if np.isfinite(odd)
             else "",
+            f"What the network sees: {shown.seen_words[:1].lower()}{shown.seen_words[1:]}"
+            if shown.seen_words
+            else "",
         ]
         painter.setPen(QColor("black"))
         for i, line in enumerate(lines):
@@ -790,23 +812,8 @@ class OddView(CellView):
             painter.drawText(QRectF(0, 30 * min(i, 1) + 20 * max(i - 1, 0), width, 28), 0, line)
         font.setPixelSize(12)
         painter.setFont(font)
-        self.panel.draw(painter, QRect(0, 110, int(width), int(height - 110)), shown)
+        self.panel.draw(painter, QRect(0, 130, int(width), int(height - 130)), shown)
         painter.restore()
-
-
-class Note(QDialog):
-    """Text to be read and copied."""
-
-    def __init__(self, parent: QWidget, title: str, words: str) -> None:
-        super().__init__(parent)
-        self.setWindowTitle(title)
-        self.text = QPlainTextEdit(words)
-        self.text.setReadOnly(True)
-        copy = _button("Copy", "Copy the text", lambda: QGuiApplication.clipboard().setText(words))
-        layout = QVBoxLayout(self)
-        layout.addWidget(self.text)
-        layout.addWidget(copy, 0, Qt.AlignmentFlag.AlignRight)
-        self.resize(760, 520)
 
 
 # ---- small parts -----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 from qtpy.QtCore import QSize, Qt, Signal
 from qtpy.QtWidgets import QHBoxLayout, QToolButton, QVBoxLayout, QWidget
 
+from napari_cellrep.data.cells import map_key
 from napari_cellrep.gui.views._parts import choice_box
 from napari_cellrep.gui.views._words import column_words
 from napari_cellrep.gui.views.map import MapView
@@ -27,6 +28,7 @@ class SecondMap(QWidget):
     """
 
     closed = Signal()
+    wanted = Signal(str)  # an embedding that has no map yet was chosen
 
     def __init__(
         self,
@@ -37,10 +39,13 @@ class SecondMap(QWidget):
         super().__init__()
         self.session = session
         self._place = place  # what was chosen, also while it is not in the table
+        self._making: set[str] = set()  # embeddings whose map is under way
         self.map = MapView(session, ask_picture, place or _first_choice(session), with_legend=False)
         self.map.setAccessibleName("Second map of cells")
         self.choice = choice_box(
-            "What the second map shows: an embedding, and how it is laid out", name="Second map"
+            "What the second map shows: an embedding, and how it is laid out.\n"
+            "A map that is not there yet is made when it is chosen; the window does not wait.",
+            name="Second map",
         )
         self.choice.activated.connect(self._on_chosen)
         self.close_it = QToolButton()
@@ -79,22 +84,44 @@ class SecondMap(QWidget):
         self._place = place
         self._offer()
 
+    def not_made(self, embedding: str) -> None:
+        """A map that was wanted did not come: it failed or was stopped."""
+        self._making.discard(embedding)
+        self._place = self.map.place
+        self._offer()
+
     def _offer(self) -> None:
-        """Offer what is in the table; the same is shown if it still is there."""
-        maps = self.session.maps
+        """Offer what is in the table, and the maps that can be made; the same is shown if it still is there."""
+        maps, cells = self.session.maps, self.session.cells
+        of_all = [MapPlace(embedding, map_key(embedding)) for embedding in self.session.embeddings]
+        missing = [place for place in of_all if cells is not None and place.key not in cells.obsm]
+        self._making &= {place.embedding for place in missing}
         self.choice.clear()
         for place in maps:
             self.choice.addItem(f"{column_words(place.embedding)} · {place.name}", place)
-        self.choice.setEnabled(bool(maps))
+        for place in missing:
+            state = "being made…" if place.embedding in self._making else "to be made"
+            self.choice.addItem(f"{column_words(place.embedding)} · {place.name} ({state})", place)
+        self.choice.setEnabled(self.choice.count() > 0)
         if self._place in maps:
             self.map.show_place(self._place)
         elif self.map.place not in maps:
             self.map.show_place(_first_choice(self.session))
-        self.choice.setCurrentIndex(maps.index(self.map.place) if self.map.place in maps else -1)
+        under_way = self._place in missing and self._place.embedding in self._making
+        shown = self._place if under_way else self.map.place
+        every = [*maps, *missing]
+        self.choice.setCurrentIndex(every.index(shown) if shown in every else -1)
 
     def _on_chosen(self, index: int) -> None:
-        self._place = self.choice.itemData(index, Qt.ItemDataRole.UserRole)
-        self.map.show_place(self._place)
+        place = self._place = self.choice.itemData(index, Qt.ItemDataRole.UserRole)
+        if place in self.session.maps:
+            self.map.show_place(place)
+            return
+        new = place.embedding not in self._making
+        self._making.add(place.embedding)
+        self._offer()
+        if new:
+            self.wanted.emit(place.embedding)
 
 
 def _first_choice(session: Session) -> MapPlace | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from qtpy.QtWidgets import (
     QComboBox,
     QHBoxLayout,
     QLabel,
+    QPushButton,
     QSizePolicy,
     QSplitter,
     QTableView,
@@ -33,6 +35,8 @@ from qtpy.QtWidgets import (
 
 from napari_cellrep.data.cells import provenance
 from napari_cellrep.gui._pictures import Background
+from napari_cellrep.gui._runner import runner_of
+from napari_cellrep.gui.views._note import Note
 from napari_cellrep.gui.views._pairs import Pairs
 from napari_cellrep.gui.views._parts import CellView, choice_box, offer
 from napari_cellrep.gui.views._raster import OKABE_ITO, SELECTED
@@ -41,9 +45,15 @@ from napari_cellrep.gui.views._tiles import Tiles
 from napari_cellrep.gui.views.map import selection_mode
 from napari_cellrep.gui.views.table import TableModel
 from napari_cellrep.session import Session
+from napari_cellrep.specs import p_words
 
 ALL_FEATURES, WITHOUT, SCORE = "all features", "all features but intensity", "closer to A or to B"
 NO_INTENSITY = "none"
+BELIEVE = (
+    "Would a reviewer believe that this group varies? Tries the doubts one by one: as many reference cells,\n"
+    "flagged cells, other models, intensity alone, other fields treated alike, black surroundings, a shift of 5 px, the\n"
+    "structure channels alone, the pixels alone, and what the network was trained on"
+)
 MOST_BARS = (
     300  # with more groups only the chosen one and the one under the pointer have their intervals drawn
 )
@@ -57,6 +67,8 @@ _HEADINGS = {
     "equally many cells of a reference group. 1 is no more than that.",
     "interval": "Bootstrap interval of “spatial”: drawing the group's cells again gives a value between these two in "
     "95 of 100 draws",
+    "p (FDR)": "How often chance alone gives as large a “spatial” or a larger one (p-value), corrected for the number of groups "
+    "(FDR, false discovery rate): of all groups at or below 0.05, at most one in twenty is expected to be there by chance",
     "intensity": "How much the intensity of the protein differs from cell to cell (SD as a share of the mean), as a "
     "multiple of what is expected by chance. A group can be variable in place, in intensity, or in both.",
 }
@@ -100,6 +112,11 @@ class VariabilityView(CellView):
             QLabel("groups by"), self.by, QLabel("spatial"), self.spatial, QLabel("intensity"), self.intensity,
         ):  # fmt: skip
             bar.addWidget(item, 1 if isinstance(item, QComboBox) else 0)
+        self._checking, self._closed = "", False  # group whose doubts are being tried
+        self.check = QPushButton("Believe it?")
+        self.check.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        self.check.clicked.connect(lambda _=False: self.show_evidence())
+        bar.addWidget(self.check)
         self.scatter = Scatter(self)
         self.model = GroupModel()
         self.list = QTableView()
@@ -163,6 +180,7 @@ class VariabilityView(CellView):
     def disconnect_session(self) -> None:
         """Listen no more and let the thread end."""
         super().disconnect_session()
+        self._closed = True
         self._soon.stop()
         self._asking += 1
         self.background.close()
@@ -342,6 +360,49 @@ class VariabilityView(CellView):
             lambda: look_at(cells.obs, counted, vectors, found, group, score), looked, "group"
         )
 
+    # ---- would a reviewer believe it? ----------------------------------------------------------------
+
+    def show_evidence(self) -> None:
+        """Have the worker try what a reviewer would doubt of the chosen group, and show what came of it."""
+        session, group, viewer = self.session, self.chosen, self.canvas.viewer
+        if self._group() < 0 or session.project is None or viewer is None or self._checking:
+            return
+
+        def done(say: Callable[[Any], None]) -> Callable[[Any], None]:
+            def answered(value: Any) -> None:
+                self._checking = ""
+                if not self._closed:  # the view is there still
+                    self._tell_check()
+                    say(value)
+
+            return answered
+
+        def show(found: Any) -> None:
+            self.note = Note(
+                self, f"Would a reviewer believe that {group} varies?", "\n".join(found["lines"])
+            )
+            self.note.show()
+
+        self._checking = group
+        self._tell_check()
+        runner_of(viewer).ask(
+            "believe_group.believe_group", session.project.root, done(show), done(self.words.setText),
+            group=group, by=self.by.currentText(), embedding=session.embedding,
+            by_score=self.spatial.currentText() == SCORE,
+        )  # fmt: skip
+
+    def _tell_check(self) -> None:
+        """Say whether the chosen group can be checked, and what that does."""
+        self.check.setEnabled(self._group() >= 0 and not self._checking)
+        self.check.setText("Checking…" if self._checking else "Believe it?")
+        self.check.setToolTip(
+            f"{self._checking} is being checked: some of its cells are embedded anew, which takes some seconds"
+            if self._checking
+            else BELIEVE
+            if self._group() >= 0
+            else "Click a group first: what a reviewer would doubt of it is tried one by one"
+        )
+
     def _on_framed(self, group: int) -> None:
         if self.found is not None and len(self.found.rows[group]):
             self.canvas.show(self.session.place(int(self.found.rows[group][0]))[0])
@@ -357,6 +418,7 @@ class VariabilityView(CellView):
         marked = np.zeros(0 if found is None else len(found.names), bool)
         if found is not None and self._measured is self.session.cells and selected.any():
             marked[np.unique(self._group_of[selected[self._rows]])] = True
+        self._tell_check()
         self.model.mark(marked, self._group())
         self.scatter.mark(marked, self._group())
         self.strip.update()
@@ -449,6 +511,9 @@ class GroupModel(TableModel):
         if role == Qt.ItemDataRole.DisplayRole and column in ("spatial", "intensity"):
             value = self._values[index.column()][row]
             return f"{value:.2f}" if np.isfinite(value) else "–"
+        if role == Qt.ItemDataRole.DisplayRole and column == "p (FDR)":
+            value = self._values[index.column()][row]
+            return p_words(value).removeprefix("p ").removeprefix("= ") if np.isfinite(value) else "–"
         if role == Qt.ItemDataRole.DisplayRole and column == "rank" and not self.ranked[row]:
             return "–"
         if role == Qt.ItemDataRole.ForegroundRole and not self.ranked[row]:
@@ -928,7 +993,8 @@ def _sentence(found: Found) -> str:
             f"No group has {MIN_CELLS} good cells, so none is ranked: what a few cells show is mostly luck."
         )
     beyond = int(found.spatial.beyond.sum())
-    words = f"{ranked:,} groups ranked, {beyond:,} {'varies' if beyond == 1 else 'vary'} more in place than by chance (filled)."
+    words = f"{ranked:,} groups ranked, {beyond:,} {'varies' if beyond == 1 else 'vary'} more in place than by chance (filled)"
+    words += f", {int((found.spatial.p_fdr <= 0.05).sum()):,} with p ≤ 0.05 (FDR)."
     few = len(found.names) - ranked
     if few:
         words += f" {few:,} with fewer than {MIN_CELLS} cells {'is' if few == 1 else 'are'} grey."
@@ -951,6 +1017,7 @@ def _said_of(found: Found, group: int) -> str:
             lines.append(
                 f"{title}: {of.value[group]:.2f}, interval {of.low[group]:.2f} to {of.high[group]:.2f}; "
                 f"by chance {of.expected_low[group]:.2f} to {of.expected_high[group]:.2f}"
+                + (f", {p_words(of.p_fdr[group])} (FDR)" if np.isfinite(of.p[group]) else "")
             )
     return "\n".join(lines)
 
