@@ -339,8 +339,9 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "--cell", required=True, nargs="+", metavar="ID", help="cells, by their ids in the cell table"
     )
     looking.add_argument(
-        "--what", required=True, choices=("attention", "occlusion", "reconstruction"),
+        "--what", required=True, choices=("attention", "occlusion", "classes", "reconstruction"),
         help="attention: where it looks (DINO); occlusion: how far its numbers move when a part is hidden (any network); "
+        "classes: how probable each class is, and what speaks for one (DeepLoc); "
         "reconstruction: how it redraws the cell (Microsnoop, autoencoder)",
     )  # fmt: skip
     looking.add_argument(
@@ -354,6 +355,9 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         type=float,
         metavar="X",
         help="reconstruction by Microsnoop: the fraction of patches to hide",
+    )
+    looking.add_argument(
+        "--of", metavar="CLASS", help="classes: whose evidence (default: the most probable one's)"
     )
     looking.add_argument("--json", action="store_true", help="print the numbers for a program")
     looking.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
@@ -849,7 +853,9 @@ def _look(args: argparse.Namespace) -> None:
     project, out = _open(args.project), check_out(args.out)
     if args.ratio is not None and args.what != "reconstruction":
         raise InputError("--ratio is of --what reconstruction only.")
-    how = {} if args.ratio is None else {"ratio": args.ratio}
+    if args.of is not None and args.what != "classes":
+        raise InputError("--of is of --what classes only.")
+    how = {k: v for k, v in (("ratio", args.ratio), ("of", args.of)) if v is not None}
     found = look(
         project, what=args.what, cells=args.cell, embedding=args.embedding, device=args.device, **how
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SQUARES = 12  # squares that hide something, side by side along the crop
 AT_ONCE = 32  # crops in one pass
+MOST_NAMED = 20  # classes of a cell that are told
 MOST_COMPARED = 1000  # cells whose distances say what is far
 
 ALONE = (
@@ -39,7 +40,7 @@ class Plane:
     Parameters
     ----------
     part : str
-        "mean", "head", "occlusion", "input", "masked", "redrawn" or "error".
+        "mean", "head", "occlusion", "evidence", "input", "masked", "redrawn" or "error".
     name : str
         For people.
     data : ndarray of shape (h, w), float32
@@ -48,7 +49,7 @@ class Plane:
     scale : float
         Field pixels per pixel of it.
     limits : tuple of float
-        Values to be shown as black and white; of "error", around zero.
+        Values to be shown as black and white; of "error" and "evidence", around zero.
     """
 
     part: str
@@ -67,7 +68,7 @@ class Look:
     Parameters
     ----------
     what : str
-        "attention", "occlusion" or "reconstruction".
+        "attention", "occlusion", "classes" or "reconstruction".
     cell_id, field, embedding : str
     title : str
         The network's name for people.
@@ -121,7 +122,7 @@ class _Seen:
 
 
 def reasons(project: Project, *, embedding: str) -> dict[str, str]:
-    """Why the network of an embedding cannot give an attention, occlusion or reconstruction; "" where it can.
+    """Why the network of an embedding cannot give a look (attention, occlusion, …); "" where it can.
 
     Loads the network, so that the first look is quick.
     """
@@ -218,29 +219,15 @@ def occlusion(
         channel.
     """
     found, dev = _ready(project, embedding, "occlusion", device)
-    out = []
+    net, out = found.net, []
     for seen in _see(project, found, cells, dev):
         unit = _usual_distance(project, _key(project, embedding), seen.cell_id)
-        (ya, yb), (xa, xb) = seen.span(0), seen.span(1)
-        size = max(1, math.ceil(max(yb - ya, xb - xa) / max(squares, 1)))
-        h, w = math.ceil((yb - ya) / size), math.ceil((xb - xa) / size)
-        per = seen.x.shape[1] // len(seen.channels)  # planes of the network per channel
-        every, whole = slice(None), (slice(ya, yb), slice(xa, xb))
-        spots = [(i, j) for i in range(max(h - 1, 1)) for j in range(max(w - 1, 1))]
-        hide = [(slice(c * per, (c + 1) * per), *whole) for c in range(len(seen.channels))]
-        for i, j in spots:
-            y, x = ya + i * size, xa + j * size
-            hide.append((every, slice(y, min(y + 2 * size, yb)), slice(x, min(x + 2 * size, xb))))
-        moved = _moved(found, seen.x[0], (every, *whole), hide) / unit
+        hiding = _Hiding.of(seen, squares)
+        own, without = _without(lambda x: net.embed(x, found.layer).float(), seen.x[0], hiding)
+        moved = np.linalg.norm(without - own, axis=1) / unit
         by_channel, by_spot = moved[: len(seen.channels)], moved[len(seen.channels) :]
-        total, count = np.zeros((h, w)), np.zeros((h, w))
-        for (i, j), d in zip(spots, by_spot, strict=True):
-            total[i : i + 2, j : j + 2] += d
-            count[i : i + 2, j : j + 2] += 1
-        data = total / count
-        plane = seen.plane(
-            "occlusion", "occlusion", data, (0.0, float(max(data.max(), 1e-9))), (ya, xa), size
-        )
+        data = hiding.spread(by_spot)
+        plane = hiding.plane("occlusion", "occlusion", data, (0.0, float(max(data.max(), 1e-9))))
         far = "the usual distance from this cell to another"
         words = [
             f"Without {name} the cell moves {d:.2f} times {far}."
@@ -256,6 +243,78 @@ def occlusion(
         }  # fmt: skip
         out.append(_look("occlusion", project, found, embedding, seen, [plane], tuple(words), numbers))
     return tuple(out)
+
+
+def classes(
+    project: Project, *, cells: Sequence[str], embedding: str = "", of: str = "", squares: int = SQUARES,
+    device: str = "auto",
+) -> tuple[Look, ...]:  # fmt: skip
+    """Which class a network takes a cell for, and which squares and channels speak for a class.
+
+    Parameters
+    ----------
+    cells, embedding, device
+        As in `attention`.
+    of : str
+        The class whose evidence is wanted; empty: each cell's most probable one.
+    squares : int
+        As in `occlusion`.
+
+    Returns
+    -------
+    tuple of Look
+        One plane "evidence": by how much the probability of the class falls while a square is hidden; positive speaks
+        for the class, negative against it. ``numbers["probabilities"]``: the `MOST_NAMED` most probable classes and
+        `of`, most probable first, as the network's test mode has it (for DeepLoc 2017 the mean over five windows; the
+        evidence is of the central one, which costs a fifth).
+
+    Raises
+    ------
+    InputError
+        If a cell is unknown, the weights are gone, the network knows no classes, or not this one.
+    """
+    found, dev = _ready(project, embedding, "classes", device)
+    net: Any = found.net
+    names = class_names(net)
+    if of and of not in names:
+        raise InputError(f"{net.spec.title} knows no class {of!r}; it knows {join_words(names, 12)}.")
+    out = []
+    for seen in _see(project, found, cells, dev):
+        with _quiet():
+            share = net.classify(seen.x)[0].float().cpu().numpy()
+        order = [int(i) for i in np.argsort(-share, kind="stable")]
+        c = names.index(of) if of else order[0]
+        hiding = _Hiding.of(seen, squares)
+        own, without = _without(lambda x, c=c: net.classify(x, five_crops=False)[:, [c]], seen.x[0], hiding)  # type: ignore[misc]
+        fall = own[0, 0] - without[:, 0]
+        by_channel, by_spot = fall[: len(seen.channels)], fall[len(seen.channels) :]
+        data = hiding.spread(by_spot)
+        top = float(max(np.abs(data).max(), 1e-6))
+        plane = hiding.plane("evidence", f"evidence for {names[c]}", data, (-top, top))
+        shown = order[:MOST_NAMED] + ([c] if c not in order[:MOST_NAMED] else [])
+        first = ", ".join(f"{names[i]} {share[i]:.1%}" for i in order[:3])
+        words = (
+            f"Most probable of {len(names):,} classes: {first}.",
+            f"{names[c]} has {own[0, 0]:.1%} in the central window. Hiding one square changes that by "
+            f"{-by_spot.max():+.1%} to {-by_spot.min():+.1%}; "
+            + ", ".join(f"without {n} by {-d:+.1%}" for n, d in zip(seen.channels, by_channel, strict=True))
+            + ".",
+        )
+        numbers = {
+            "class": names[c],
+            "probabilities": {names[i]: round(float(share[i]), 6) for i in shown},
+            "n_classes": len(names),
+            "channels": {n: round(float(d), 6) for n, d in zip(seen.channels, by_channel, strict=True)},
+            "largest": round(float(by_spot.max()), 6),
+        }
+        out.append(_look("classes", project, found, embedding, seen, [plane], words, numbers))
+    return tuple(out)
+
+
+def class_names(net: Any) -> tuple[str, ...]:
+    """What a network's classes are called; "class 1" … where its file does not say."""
+    said = tuple(str(name) for name in net.card.get("classes", ()))
+    return said if len(said) == net.n_classes else tuple(f"class {i + 1}" for i in range(net.n_classes))
 
 
 def reconstruction(
@@ -336,11 +395,16 @@ def reconstruction(
     return tuple(out)
 
 
-_LOOKS = {"attention": attention, "occlusion": occlusion, "reconstruction": reconstruction}
+_LOOKS = {
+    "attention": attention,
+    "occlusion": occlusion,
+    "classes": classes,
+    "reconstruction": reconstruction,
+}
 
 
 def look(project: Project, *, what: str, cells: Sequence[str], **settings: Any) -> tuple[Look, ...]:
-    """`attention`, `occlusion` or `reconstruction`, by its name."""
+    """`attention`, `occlusion`, `classes` or `reconstruction`, by its name."""
     if what not in _LOOKS:
         raise InputError(f"There is nothing called {what!r} to look at; there are {', '.join(_LOOKS)}.")
     return _LOOKS[what](project, cells=cells, **settings)  # type: ignore[operator,no-any-return]
@@ -380,6 +444,8 @@ def _why_not(net: EmbeddingModel, what: str) -> str:
     title = net.spec.title
     if what == "attention" and not can(net, "attention"):
         return f"{title} has no attention; DINO has. “What does the network need?” works for every network."
+    if what == "classes" and not can(net, "classify"):
+        return f"{title} knows no classes; DeepLoc does, and card Explore learns from your own sets of cells."
     if what == "reconstruction" and not can(net, "reconstruct"):
         return f"{title} does not redraw a cell; Microsnoop and the autoencoder do."
     if what == "occlusion" and not net.on_device:
@@ -442,22 +508,61 @@ def _look(
     )
 
 
-def _moved(
-    found: Found, x: torch.Tensor, shown: tuple[slice, ...], hide: Sequence[tuple[slice, ...]]
-) -> np.ndarray:
-    """How far a cell's vector moves when parts of it get their plane's mean over what is shown: (len(hide),)."""
+@dataclass(frozen=True)
+class _Hiding:
+    """What is hidden of a cell, one after the other: each channel, then each square."""
+
+    seen: _Seen
+    at: tuple[int, int]  # first seen pixel that shows the image
+    size: int  # seen pixels per pixel of the result
+    shape: tuple[int, int]  # of the result
+    spots: tuple[tuple[int, int], ...]  # first pixel of the result that a square hides
+    shown: tuple[slice, ...]
+    parts: tuple[tuple[slice, ...], ...]
+
+    @classmethod
+    def of(cls, seen: _Seen, squares: int) -> _Hiding:
+        (ya, yb), (xa, xb) = seen.span(0), seen.span(1)
+        size = max(1, math.ceil(max(yb - ya, xb - xa) / max(squares, 1)))
+        h, w = math.ceil((yb - ya) / size), math.ceil((xb - xa) / size)
+        per = seen.x.shape[1] // len(seen.channels)  # planes of the network per channel
+        every, whole = slice(None), (slice(ya, yb), slice(xa, xb))
+        spots = tuple((i, j) for i in range(max(h - 1, 1)) for j in range(max(w - 1, 1)))
+        parts = [(slice(c * per, (c + 1) * per), *whole) for c in range(len(seen.channels))]
+        for i, j in spots:
+            y, x = ya + i * size, xa + j * size
+            parts.append((every, slice(y, min(y + 2 * size, yb)), slice(x, min(x + 2 * size, xb))))
+        return cls(seen, (ya, xa), size, (h, w), spots, (every, *whole), tuple(parts))
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """Mean over the squares that hide a pixel: (h, w) of one value per square."""
+        total, count = np.zeros(self.shape), np.zeros(self.shape)
+        for (i, j), value in zip(self.spots, values, strict=True):
+            total[i : i + 2, j : j + 2] += value
+            count[i : i + 2, j : j + 2] += 1
+        return total / count
+
+    def plane(self, part: str, name: str, data: np.ndarray, limits: tuple[float, float]) -> Plane:
+        return self.seen.plane(part, name, data, limits, self.at, self.size)
+
+
+def _without(
+    ask: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, hiding: _Hiding
+) -> tuple[np.ndarray, np.ndarray]:
+    """Answers to a crop as it is (1, d), and with each part at its plane's mean over what is shown (parts, d)."""
     import torch
 
-    mean = torch.zeros_like(x) + x[shown].mean(dim=(1, 2), keepdim=True)
-    vectors = []
+    mean = torch.zeros_like(x) + x[hiding.shown].mean(dim=(1, 2), keepdim=True)
+    answers = []
     with _quiet():
-        own = found.net.embed(x[None], found.layer).float().cpu()
-        for i in range(0, len(hide), AT_ONCE):
-            crops = x.repeat(len(hide[i : i + AT_ONCE]), 1, 1, 1)
-            for crop, part in zip(crops, hide[i : i + AT_ONCE], strict=True):
+        own = ask(x[None]).float().cpu().numpy()
+        for i in range(0, len(hiding.parts), AT_ONCE):
+            parts = hiding.parts[i : i + AT_ONCE]
+            crops = x.repeat(len(parts), 1, 1, 1)
+            for crop, part in zip(crops, parts, strict=True):
                 crop[part] = mean[part]
-            vectors.append(found.net.embed(crops, found.layer).float().cpu())
-    return np.asarray(np.linalg.norm((torch.cat(vectors) - own).numpy(), axis=1))
+            answers.append(ask(crops).float().cpu().numpy())
+    return own, np.concatenate(answers)
 
 
 def _span(data: np.ndarray) -> tuple[float, float]:

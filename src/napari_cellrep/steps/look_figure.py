@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from napari_cellrep.steps.look import Look, Plane
 
 FIGURES, ARRAYS = (".png", ".svg", ".pdf"), ".npz"
 _PANEL_IN, _COLUMNS = 1.9, 6
-_THROUGH = {"mean": "inferno", "head": "inferno", "occlusion": "magma"}  # drawn over the image
+# Drawn over the image. "evidence" is signed: red speaks for the class, blue against it.
+_THROUGH = {"mean": "inferno", "head": "inferno", "occlusion": "magma", "evidence": "coolwarm"}
+_BARS = 8  # classes, most probable first
 
 
 def check_out(out: Path) -> Path:
@@ -61,7 +63,9 @@ def draw_looks(project: Project, looks: Sequence[Look]) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    n_panels = len(project.channels) + max(len(look.planes) for look in looks)
+    n_panels = len(project.channels) + max(
+        len(look.planes) + ("probabilities" in look.numbers) for look in looks
+    )
     columns = min(_COLUMNS, n_panels)
     rows = math.ceil(n_panels / columns)
     words = [
@@ -87,8 +91,11 @@ def _draw(project: Project, look: Look, panels: np.ndarray) -> None:
     ya, xa = max(math.floor(top), 0), max(math.floor(left), 0)
     shown = image[:, ya : math.ceil(bottom), xa : math.ceil(right)]
     limits = [np.percentile(plane, (1, 99.8)) for plane in shown]
-    for axes in panels[len(project.channels) + len(look.planes) :]:
+    rest = panels[len(project.channels) + len(look.planes) :]
+    for axes in rest:
         axes.set_visible(False)
+    if shares := look.numbers.get("probabilities"):
+        _draw_bars(rest[0], shares, look.numbers["class"])
 
     def under(axes: Any, channel: int) -> None:
         low, high = limits[channel]
@@ -114,6 +121,22 @@ def _draw(project: Project, look: Look, panels: np.ndarray) -> None:
         axes.spines[:].set_visible(False)
         axes.set_title("\n".join(textwrap.wrap(title, 24)), fontsize=6.5)
     _scale_bar(panels[0], left, right, bottom, top, um)
+
+
+def _draw_bars(axes: Any, shares: Mapping[str, float], chosen: str) -> None:
+    """Probabilities as bars with their classes' names; the class of the evidence is dark."""
+    names = list(shares)[:_BARS]
+    names += [chosen] if chosen not in names else []
+    axes.set_visible(True)
+    axes.barh(
+        names, [shares[n] for n in names], color=["#0072b2" if n == chosen else "#9ec8e0" for n in names]
+    )
+    for i, name in enumerate(names):
+        axes.text(0.02, i, f"{name}  {shares[name]:.1%}", fontsize=5.5, va="center")
+    axes.set(xlim=(0, 1), xticks=[], yticks=[])
+    axes.invert_yaxis()
+    axes.spines[:].set_visible(False)
+    axes.set_title("class probabilities", fontsize=6.5)
 
 
 def _extent(plane: Plane) -> tuple[float, float, float, float]:
