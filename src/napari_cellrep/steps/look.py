@@ -93,7 +93,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class Seen:
     """A cell as its network gets it, and where that lies."""
 
     cell_id: str
@@ -157,18 +157,14 @@ def attention(
     InputError
         If a cell is unknown, the weights are gone, or the network has no attention.
     """
-    found, dev = _ready(project, embedding, "attention", device)
+    found, dev = ready(project, embedding, "attention", device)
     net: Any = found.net
     out = []
-    for seen in _see(project, found, cells, dev):
-        with _quiet():
+    for seen in see(project, found, cells, dev):
+        with quiet():
             maps = net.attention(seen.x)[0].float().cpu().numpy()  # (heads, h, w)
-        patch = getattr(net.config, "patch_px", seen.x.shape[-1] // maps.shape[-1])
-        per = len(maps) // len(seen.channels) if getattr(net.config, "as_rgb", False) else len(maps)
-        names = [
-            f"head {i % per + 1}" + (f" {seen.channels[i // per]}" if per < len(maps) else "")
-            for i in range(len(maps))
-        ]
+        patch = patch_px(net, seen.x.shape[-1], maps.shape[-1])
+        names = head_names(net, seen.channels, len(maps))
         mean = maps.mean(axis=0)
         planes = [
             seen.plane(part, name, data, _span(data), (0, 0), patch)
@@ -197,6 +193,17 @@ def attention(
     return tuple(out)
 
 
+def head_names(net: Any, channels: Sequence[str], n: int) -> list[str]:
+    """What the heads of a network's attention are called; where each channel goes by itself, with the channel."""
+    per = n // len(channels) if getattr(net.config, "as_rgb", False) else n
+    return [f"head {i % per + 1}" + (f" {channels[i // per]}" if per < n else "") for i in range(n)]
+
+
+def patch_px(net: Any, seen_px: int, n: int) -> int:
+    """Side of a patch in pixels of the crop as the network sees it, of which `n` lie side by side."""
+    return int(getattr(net.config, "patch_px", seen_px // n))
+
+
 def occlusion(
     project: Project, *, cells: Sequence[str], embedding: str = "", squares: int = SQUARES, device: str = "auto"
 ) -> tuple[Look, ...]:  # fmt: skip
@@ -218,9 +225,9 @@ def occlusion(
         Distances, as multiples of the median distance from this cell to others; ``numbers["channels"]`` has them by
         channel.
     """
-    found, dev = _ready(project, embedding, "occlusion", device)
+    found, dev = ready(project, embedding, "occlusion", device)
     net, out = found.net, []
-    for seen in _see(project, found, cells, dev):
+    for seen in see(project, found, cells, dev):
         unit = _usual_distance(project, _key(project, embedding), seen.cell_id)
         hiding = _Hiding.of(seen, squares)
         own, without = _without(lambda x: net.embed(x, found.layer).float(), seen.x[0], hiding)
@@ -273,14 +280,14 @@ def classes(
     InputError
         If a cell is unknown, the weights are gone, the network knows no classes, or not this one.
     """
-    found, dev = _ready(project, embedding, "classes", device)
+    found, dev = ready(project, embedding, "classes", device)
     net: Any = found.net
     names = class_names(net)
     if of and of not in names:
         raise InputError(f"{net.spec.title} knows no class {of!r}; it knows {join_words(names, 12)}.")
     out = []
-    for seen in _see(project, found, cells, dev):
-        with _quiet():
+    for seen in see(project, found, cells, dev):
+        with quiet():
             share = net.classify(seen.x)[0].float().cpu().numpy()
         order = [int(i) for i in np.argsort(-share, kind="stable")]
         c = names.index(of) if of else order[0]
@@ -340,15 +347,15 @@ def reconstruction(
     """
     import torch
 
-    found, dev = _ready(project, embedding, "reconstruction", device)
+    found, dev = ready(project, embedding, "reconstruction", device)
     net: Any = found.net
     mask_patches = getattr(registry.load("models", net.spec.name), "mask_patches", None)
     if ratio is not None and mask_patches is None:
         raise InputError(f"{net.spec.title} is shown the whole cell; leave out the fraction to hide.")
     out = []
-    for seen in _see(project, found, cells, dev):
+    for seen in see(project, found, cells, dev):
         shown: dict[str, torch.Tensor] = {"input": seen.x}
-        with _quiet():
+        with quiet():
             if mask_patches is None:
                 redrawn = net.reconstruct(seen.x)
             else:
@@ -453,7 +460,8 @@ def _why_not(net: EmbeddingModel, what: str) -> str:
     return ""
 
 
-def _ready(project: Project, embedding: str, what: str, device: str) -> tuple[Found, torch.device]:
+def ready(project: Project, embedding: str, what: str, device: str) -> tuple[Found, torch.device]:
+    """The network of an embedding on its device, if it can answer; a sentence if it cannot."""
     from napari_cellrep.models._engine import choose_device
 
     found = _network(project, embedding)
@@ -464,13 +472,14 @@ def _ready(project: Project, embedding: str, what: str, device: str) -> tuple[Fo
     return found, dev
 
 
-def _quiet() -> Any:
+def quiet() -> Any:
+    """Without what learning would need."""
     import torch
 
     return torch.inference_mode()
 
 
-def _see(project: Project, found: Found, cells: Sequence[str], device: torch.device) -> Iterator[_Seen]:
+def see(project: Project, found: Found, cells: Sequence[str], device: torch.device) -> Iterator[Seen]:
     """Cells as the network gets them, one after the other."""
     from napari_cellrep.models._engine import to_tensor
 
@@ -492,11 +501,11 @@ def _see(project: Project, found: Found, cells: Sequence[str], device: torch.dev
         x = net.preprocess(to_tensor(crops).to(device)).float()
         place = find_places(boxes_of(row), net.crop, (where.height_px, where.width_px), where.um_per_px)[0]
         first, step = net.seen_grid(crops.shape[-1], x.shape[-1])
-        yield _Seen(cell, where.id, x, place, first, step, tuple(names))
+        yield Seen(cell, where.id, x, place, first, step, tuple(names))
 
 
 def _look(
-    what: str, project: Project, found: Found, embedding: str, seen: _Seen, planes: Sequence[Plane],
+    what: str, project: Project, found: Found, embedding: str, seen: Seen, planes: Sequence[Plane],
     words: tuple[str, ...], numbers: dict[str, Any],
 ) -> Look:  # fmt: skip
     key = _key(project, embedding)
@@ -512,7 +521,7 @@ def _look(
 class _Hiding:
     """What is hidden of a cell, one after the other: each channel, then each square."""
 
-    seen: _Seen
+    seen: Seen
     at: tuple[int, int]  # first seen pixel that shows the image
     size: int  # seen pixels per pixel of the result
     shape: tuple[int, int]  # of the result
@@ -521,7 +530,7 @@ class _Hiding:
     parts: tuple[tuple[slice, ...], ...]
 
     @classmethod
-    def of(cls, seen: _Seen, squares: int) -> _Hiding:
+    def of(cls, seen: Seen, squares: int) -> _Hiding:
         (ya, yb), (xa, xb) = seen.span(0), seen.span(1)
         size = max(1, math.ceil(max(yb - ya, xb - xa) / max(squares, 1)))
         h, w = math.ceil((yb - ya) / size), math.ceil((xb - xa) / size)
@@ -554,7 +563,7 @@ def _without(
 
     mean = torch.zeros_like(x) + x[hiding.shown].mean(dim=(1, 2), keepdim=True)
     answers = []
-    with _quiet():
+    with quiet():
         own = ask(x[None]).float().cpu().numpy()
         for i in range(0, len(hiding.parts), AT_ONCE):
             parts = hiding.parts[i : i + AT_ONCE]

@@ -22,12 +22,10 @@ _THROUGH = {"mean": "inferno", "head": "inferno", "occlusion": "magma", "evidenc
 _BARS = 8  # classes, most probable first
 
 
-def check_out(out: Path) -> Path:
+def check_out(out: Path, endings: Sequence[str] = (*FIGURES, ARRAYS)) -> Path:
     """The path, if it ends as one of the files that can be written."""
-    if out.suffix.lower() not in (*FIGURES, ARRAYS):
-        raise InputError(
-            f"{out.name} has to end in {', '.join(FIGURES)} (a figure) or {ARRAYS} (the arrays)."
-        )
+    if out.suffix.lower() not in endings:
+        raise InputError(f"{out.name} has to end in {', '.join(endings)}.")
     return out
 
 
