@@ -339,11 +339,12 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "--cell", nargs="+", metavar="ID", default=(), help="cells, by their ids in the cell table"
     )
     looking.add_argument(
-        "--what", required=True, choices=("attention", "heads", "occlusion", "classes", "reconstruction"),
+        "--what", required=True, choices=("attention", "heads", "occlusion", "classes", "reconstruction", "tokens", "structure"),
         help="attention: where it looks (DINO); heads: which channel each head looks at, as a table and a figure; "
         "occlusion: how far its numbers move when a part is hidden (any network); "
         "classes: how probable each class is, and what speaks for one (DeepLoc); "
-        "reconstruction: how it redraws the cell (Microsnoop, autoencoder)",
+        "reconstruction: how it redraws the cell (Microsnoop, autoencoder); tokens: its patches as colours, the same in all "
+        "cells (DINO); structure: what is like the patch at a place (DINO)",
     )  # fmt: skip
     looking.add_argument(
         "--out",
@@ -363,6 +364,16 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     )
     looking.add_argument(
         "--of", metavar="CLASS", help="classes: whose evidence (default: the most probable one's)"
+    )
+    looking.add_argument(
+        "--first", type=int, metavar="N", help="tokens: 2 for components 2 to 4 instead of 1 to 3"
+    )
+    looking.add_argument(
+        "--at",
+        type=float,
+        nargs=2,
+        metavar=("Y", "X"),
+        help="structure: a pixel of the field, in the crop of the first cell",
     )
     looking.add_argument(
         "--sample",
@@ -861,7 +872,14 @@ def _look(args: argparse.Namespace) -> None:
     from napari_cellrep.steps.look import look
     from napari_cellrep.steps.look_figure import check_out, save_looks
 
-    for option, what in (("ratio", "reconstruction"), ("of", "classes"), ("sample", "heads")):
+    own = {
+        "ratio": "reconstruction",
+        "of": "classes",
+        "sample": "heads",
+        "first": "tokens",
+        "at": "structure",
+    }
+    for option, what in own.items():
         if getattr(args, option) is not None and args.what != what:
             raise InputError(f"--{option} is of --what {what} only.")
     if args.what == "heads":
@@ -870,7 +888,11 @@ def _look(args: argparse.Namespace) -> None:
     if not args.cell:
         raise InputError("Say which cells with --cell ID …; only --what heads can draw them.")
     project, out = _open(args.project), check_out(args.out)
-    how = {k: v for k, v in (("ratio", args.ratio), ("of", args.of)) if v is not None}
+    how = {k: getattr(args, k) for k in ("ratio", "of", "first") if getattr(args, k) is not None}
+    if args.what == "structure":
+        if args.at is None:
+            raise InputError("Say where the structure is with --at Y X, a pixel of the field.")
+        how["y"], how["x"] = args.at
     found = look(
         project, what=args.what, cells=args.cell, embedding=args.embedding, device=args.device, **how
     )

@@ -40,10 +40,10 @@ class Plane:
     Parameters
     ----------
     part : str
-        "mean", "head", "occlusion", "evidence", "input", "masked", "redrawn" or "error".
+        "mean", "head", "occlusion", "evidence", "tokens", "similar", "input", "masked", "redrawn" or "error".
     name : str
         For people.
-    data : ndarray of shape (h, w), float32
+    data : ndarray of shape (h, w) or, of "tokens", (h, w, 3), float32
     y0, x0 : float
         Field pixel where its first pixel begins, as in `steps.inpaint`.
     scale : float
@@ -68,7 +68,7 @@ class Look:
     Parameters
     ----------
     what : str
-        "attention", "occlusion", "classes" or "reconstruction".
+        "attention", "occlusion", "classes", "reconstruction", "tokens" or "structure".
     cell_id, field, embedding : str
     title : str
         The network's name for people.
@@ -111,7 +111,7 @@ class Seen:
         return max(math.floor(start), 0), min(math.ceil(end), self.x.shape[2 + axis])
 
     def plane(
-        self, part: str, name: str, data: np.ndarray, limits: tuple[float, float], at: tuple[int, int], size: float
+        self, part: str, name: str, data: np.ndarray, limits: tuple[float, float], at: tuple[float, float], size: float
     ) -> Plane:  # fmt: skip
         """A picture whose first pixel begins at the seen pixel `at` and whose pixels are `size` seen pixels wide."""
         scale = self.place.step * self.step * size
@@ -129,8 +129,8 @@ def reasons(project: Project, *, embedding: str) -> dict[str, str]:
     try:
         net = _network(project, embedding).net
     except InputError as error:
-        return dict.fromkeys(_LOOKS, str(error))
-    return {what: _why_not(net, what) for what in _LOOKS}
+        return dict.fromkeys(ASKED, str(error))
+    return {what: _why_not(net, what) for what in ASKED}
 
 
 def attention(
@@ -179,7 +179,7 @@ def attention(
             ALONE,
         )
         out.append(
-            _look(
+            answer(
                 "attention",
                 project,
                 found,
@@ -248,7 +248,7 @@ def occlusion(
             "channels": {n: round(float(d), 4) for n, d in zip(seen.channels, by_channel, strict=True)},
             "largest": round(float(by_spot.max()), 4), "mean": round(float(by_spot.mean()), 4), "usual_distance": unit,
         }  # fmt: skip
-        out.append(_look("occlusion", project, found, embedding, seen, [plane], tuple(words), numbers))
+        out.append(answer("occlusion", project, found, embedding, seen, [plane], tuple(words), numbers))
     return tuple(out)
 
 
@@ -314,7 +314,7 @@ def classes(
             "channels": {n: round(float(d), 6) for n, d in zip(seen.channels, by_channel, strict=True)},
             "largest": round(float(by_spot.max()), 6),
         }
-        out.append(_look("classes", project, found, embedding, seen, [plane], words, numbers))
+        out.append(answer("classes", project, found, embedding, seen, [plane], words, numbers))
     return tuple(out)
 
 
@@ -388,7 +388,7 @@ def reconstruction(
                         line += f", {by_channel[name][f'mse_{key}']:.3g} where patches were {key}"
             words.append(f"{line}.")
         out.append(
-            _look(
+            answer(
                 "reconstruction",
                 project,
                 found,
@@ -410,10 +410,17 @@ _LOOKS = {
 }
 
 
+ASKED = (*_LOOKS, "tokens", "structure")  # the last two are `steps.tokens`
+
+
 def look(project: Project, *, what: str, cells: Sequence[str], **settings: Any) -> tuple[Look, ...]:
-    """`attention`, `occlusion`, `classes` or `reconstruction`, by its name."""
+    """One of `ASKED`, by its name."""
+    if what not in ASKED:
+        raise InputError(f"There is nothing called {what!r} to look at; there are {', '.join(ASKED)}.")
     if what not in _LOOKS:
-        raise InputError(f"There is nothing called {what!r} to look at; there are {', '.join(_LOOKS)}.")
+        from napari_cellrep.steps import tokens
+
+        return getattr(tokens, what)(project, cells=cells, **settings)  # type: ignore[no-any-return]
     return _LOOKS[what](project, cells=cells, **settings)  # type: ignore[operator,no-any-return]
 
 
@@ -451,6 +458,8 @@ def _why_not(net: EmbeddingModel, what: str) -> str:
     title = net.spec.title
     if what == "attention" and not can(net, "attention"):
         return f"{title} has no attention; DINO has. “What does the network need?” works for every network."
+    if what in ("tokens", "structure") and not can(net, "patch_tokens"):
+        return f"{title} has no patches with vectors of their own; DINO has."
     if what == "classes" and not can(net, "classify"):
         return f"{title} knows no classes; DeepLoc does, and card Explore learns from your own sets of cells."
     if what == "reconstruction" and not can(net, "reconstruct"):
@@ -504,10 +513,11 @@ def see(project: Project, found: Found, cells: Sequence[str], device: torch.devi
         yield Seen(cell, where.id, x, place, first, step, tuple(names))
 
 
-def _look(
+def answer(
     what: str, project: Project, found: Found, embedding: str, seen: Seen, planes: Sequence[Plane],
     words: tuple[str, ...], numbers: dict[str, Any],
 ) -> Look:  # fmt: skip
+    """A look, with what is to be said of a network that has learned nothing."""
     key = _key(project, embedding)
     trained = bool(project.embedding_info(key).get("trained", True))
     if not trained:

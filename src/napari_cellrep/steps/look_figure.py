@@ -18,7 +18,13 @@ from napari_cellrep.steps.look import Look, Plane
 FIGURES, ARRAYS = (".png", ".svg", ".pdf"), ".npz"
 _PANEL_IN, _COLUMNS = 1.9, 6
 # Drawn over the image. "evidence" is signed: red speaks for the class, blue against it.
-_THROUGH = {"mean": "inferno", "head": "inferno", "occlusion": "magma", "evidence": "coolwarm"}
+_THROUGH = {
+    "mean": "inferno",
+    "head": "inferno",
+    "occlusion": "magma",
+    "similar": "inferno",
+    "evidence": "coolwarm",
+}
 _BARS = 8  # classes, most probable first
 
 
@@ -139,7 +145,7 @@ def _draw_bars(axes: Any, shares: Mapping[str, float], chosen: str) -> None:
 
 def _extent(plane: Plane) -> tuple[float, float, float, float]:
     """Left, right, bottom and top edge in field coordinates."""
-    h, w = plane.data.shape
+    h, w = plane.data.shape[:2]
     x0, y0 = plane.x0 - 0.5, plane.y0 - 0.5
     return x0, x0 + w * plane.scale, y0 + h * plane.scale, y0
 
