@@ -83,7 +83,10 @@ def heads(
     if sample < 1:
         raise InputError(f"A sample of {sample} cells is none; it has to be at least 1.")
     found, dev = ready(project, embedding, "attention", device)
-    key, said = choose_embedding(project.cells, embedding), f"{len(cells):,} cells"
+    key, said = (
+        choose_embedding(project.cells, embedding),
+        f"{len(cells):,} {'cell' if len(cells) == 1 else 'cells'}",
+    )
     if not cells:
         obs = project.cells.obs
         good = obs.index[obs["good"].to_numpy(bool)] if "good" in obs else obs.index

@@ -64,7 +64,7 @@ def tokens(
     span = np.where(share > _NOTHING, np.maximum(high - low, 1e-30), np.inf)  # rounding errors have no colour
     words = (
         f"Components {first} to {first + 2} of the patches as red, green and blue: {share[0]:.0%}, {share[1]:.0%} and "
-        f"{share[2]:.0%} of the variance of {len(inside):,} patches in {len(seen):,} cells.",
+        f"{share[2]:.0%} of the variance of {len(inside):,} patches in {_cells(seen)}.",
     )
     numbers = {"first": first, "explained": [round(float(v), 4) for v in share], "n_patches": len(inside)}
     return tuple(
@@ -126,7 +126,7 @@ def structure(
     limits = (0.0, float(max(others.max(), 1e-3)))
     words = (
         f"Bright is what is like the patch at ({y:.0f}, {x:.0f}) of {seen[0].cell_id}; of {len(others):,} other patches in "
-        f"{len(seen):,} cells {np.mean(others > 0.5):.1%} have a cosine above 0.5, the most alike {others.max():.2f}.",
+        f"{_cells(seen)} {np.mean(others > 0.5):.1%} have a cosine above 0.5, the most alike {others.max():.2f}.",
     )
     return tuple(
         answer(
@@ -136,6 +136,10 @@ def structure(
         )
         for one, v in zip(seen, like, strict=True)
     )  # fmt: skip
+
+
+def _cells(seen: Sequence[Seen]) -> str:
+    return "1 cell" if len(seen) == 1 else f"{len(seen):,} cells"
 
 
 def _vectors(net: Any, seen: Seen, stride: int) -> np.ndarray:
