@@ -34,9 +34,13 @@ class Here:
     def __init__(self, project):
         self.project, self.asked = project, []
 
+    squares = 3
+
     def ask(self, step, root, on_result, on_error, **kwargs):
         assert str(root) == str(self.project.root)
         self.asked.append(step)
+        if step in ("look.classes", "look.occlusion"):
+            kwargs["squares"] = self.squares
         try:
             answer = to_plain(resolve(step)(self.project, **kwargs))
         except InputError as error:
@@ -243,7 +247,7 @@ def test_many_selected_cells_are_sampled_if_the_user_wants_it(viewer, qtbot, mon
     def quick(step, root, on_result, on_error, **kwargs):
         if step == "look.occlusion":
             seen.append(kwargs["cells"])
-            kwargs["squares"] = 1
+            runner.squares = 1
         Here.ask(runner, step, root, on_result, on_error, **kwargs)
 
     monkeypatch.setattr(runner, "ask", quick)

@@ -401,15 +401,17 @@ class Model(EmbeddingModel):
         found = self._dense(self._windows(x)[0])
         return {layer: found[layer] for layer in wanted}
 
-    def classify(self, x: Tensor, five_crops: bool = True) -> Tensor:
+    def logits(self, x: Tensor) -> Tensor:
+        """What softmax makes probabilities of, for the central window: (B, n_classes) float32 of preprocessed crops."""
+        return self._dense(self._windows(x)[0])[self._layout.last]
+
+    def classify(self, x: Tensor) -> Tensor:
         """Class probabilities, the mean over five windows where the configuration says so.
 
         Parameters
         ----------
         x : Tensor of shape (B, C, H, W)
             Preprocessed crops, as for `embed_layers`.
-        five_crops : bool
-            False: the central window alone, whatever the configuration says.
 
         Returns
         -------
@@ -417,7 +419,7 @@ class Model(EmbeddingModel):
             Rows sum to 1.
         """
         windows = self._windows(x)
-        if not (five_crops and self.config.five_crops):
+        if not self.config.five_crops:
             windows = windows[:1]
         # One window after the other: five at once would need five times the memory.
         each = [self._dense(window)[self._layout.last].softmax(dim=1) for window in windows]

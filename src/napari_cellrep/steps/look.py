@@ -270,10 +270,11 @@ def classes(
     Returns
     -------
     tuple of Look
-        One plane "evidence": by how much the probability of the class falls while a square is hidden; positive speaks
-        for the class, negative against it. ``numbers["probabilities"]``: the `MOST_NAMED` most probable classes and
-        `of`, most probable first, as the network's test mode has it (for DeepLoc 2017 the mean over five windows; the
-        evidence is of the central one, which costs a fifth).
+        One plane "evidence": by how many powers of ten the odds of the class, p / (1 - p), fall while a square is
+        hidden; positive speaks for the class, negative against it. (The probability itself hardly moves where a network
+        is sure.) ``numbers["probabilities"]``: the `MOST_NAMED` most probable classes and `of`, most probable first, as
+        the network's test mode has it (for DeepLoc 2017 the mean over five windows; the evidence is of the central one,
+        which costs a fifth). ``numbers["channels"]``: the same for each channel.
 
     Raises
     ------
@@ -292,8 +293,8 @@ def classes(
         order = [int(i) for i in np.argsort(-share, kind="stable")]
         c = names.index(of) if of else order[0]
         hiding = _Hiding.of(seen, squares)
-        own, without = _without(lambda x, c=c: net.classify(x, five_crops=False)[:, [c]], seen.x[0], hiding)  # type: ignore[misc]
-        fall = own[0, 0] - without[:, 0]
+        own, without = _without(net.logits, seen.x[0], hiding)
+        odds, fall = _log_odds(own, c)[0], _log_odds(own, c) - _log_odds(without, c)
         by_channel, by_spot = fall[: len(seen.channels)], fall[len(seen.channels) :]
         data = hiding.spread(by_spot)
         top = float(max(np.abs(data).max(), 1e-6))
@@ -302,9 +303,11 @@ def classes(
         first = ", ".join(f"{names[i]} {share[i]:.1%}" for i in order[:3])
         words = (
             f"Most probable of {len(names):,} classes: {first}.",
-            f"{names[c]} has {own[0, 0]:.1%} in the central window. Hiding one square changes that by "
-            f"{-by_spot.max():+.1%} to {-by_spot.min():+.1%}; "
-            + ", ".join(f"without {n} by {-d:+.1%}" for n, d in zip(seen.channels, by_channel, strict=True))
+            f"For {names[c]} the odds are {_odds(odds)}. The square that speaks most for it, hidden, leaves "
+            f"{_odds(odds - by_spot.max())}, the one that speaks most against it {_odds(odds - by_spot.min())}; "
+            + ", ".join(
+                f"without {n} {_odds(odds - d)}" for n, d in zip(seen.channels, by_channel, strict=True)
+            )
             + ".",
         )
         numbers = {
@@ -316,6 +319,19 @@ def classes(
         }
         out.append(answer("classes", project, found, embedding, seen, [plane], words, numbers))
     return tuple(out)
+
+
+def _log_odds(logits: np.ndarray, c: int) -> np.ndarray:
+    """Decimal logarithm of p / (1 - p) of a class, (n,), from logits (n, classes)."""
+    others = np.delete(logits.astype(np.float64), c, axis=1)
+    return np.asarray((logits[:, c] - np.logaddexp.reduce(others, axis=1)) / math.log(10))
+
+
+def _odds(log10: float) -> str:
+    """Odds as people say them: 12 to 1."""
+    if abs(log10) > 6:
+        return "over a million to 1" if log10 > 0 else "1 to over a million"
+    return f"{10**log10:,.3g} to 1" if log10 >= 0 else f"1 to {10**-log10:,.3g}"
 
 
 def class_names(net: Any) -> tuple[str, ...]:
