@@ -373,21 +373,31 @@ def learn(root: Path, out: Path) -> None:
 
 
 def look(root: Path, out: Path) -> None:
-    """What a network needs of two cells (of one itself, of the other its neighbours), and where a DINO looks."""
+    """What networks make of two cells: what they need, where they look, what is alike to them, what class they see."""
     from napari_cellrep.data import open_project
     from napari_cellrep.data.cells import embedding_names
+    from napari_cellrep.steps import heads
     from napari_cellrep.steps import look as steps
     from napari_cellrep.steps.look_figure import save_looks
 
     project = open_project(root)
-    for what, embedding in (("occlusion", "paired_cell_inpainting"), ("attention", "dino")):
+    wanted: tuple[tuple[str, str, list[str], int, dict[str, Any]], ...] = (
+        ("occlusion", "paired_cell_inpainting", ["A07:66", "A07:100"], 800, {}),
+        ("attention", "dino", ["A07:66", "A07:100"], 1100, {}),
+        ("tokens", "dino", ["A01:52", "A12:44"], 700, {"stride": 4}),
+        ("classes", "told", ["A01:52", "A12:44"], 900, {}),
+        ("heads", "dino", [], 560, {}),
+    )
+    for what, embedding, cells, width, how in wanted:
         if embedding not in embedding_names(project.cells):
             print(f"look-{what}.png is left as it is: the project has no embedding {embedding}")
             continue
-        looks = steps.look(project, what=what, cells=["A07:66", "A07:100"], embedding=embedding)
-        save_looks(project, looks, FRESH / "look.png")
+        if what == "heads":
+            heads.save_heads(heads.heads(project, embedding=embedding), FRESH / "look.png")
+        else:
+            looks = steps.look(project, what=what, cells=cells, embedding=embedding, **how)
+            save_looks(project, looks, FRESH / "look.png")
         page = Image.open(FRESH / "look.png").convert("RGB")
-        width = 800 if what == "occlusion" else 1100
         page = page.resize((width, width * page.height // page.width), Image.Resampling.LANCZOS)
         page = page.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2)  # keeps the colours of the maps
         page.save(out / f"look-{what}.png", optimize=True)

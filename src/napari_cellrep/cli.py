@@ -369,6 +369,12 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "--first", type=int, metavar="N", help="tokens: 2 for components 2 to 4 instead of 1 to 3"
     )
     looking.add_argument(
+        "--stride",
+        type=int,
+        metavar="PX",
+        help="tokens, structure: from patch to patch (default: patches do not overlap)",
+    )
+    looking.add_argument(
         "--at",
         type=float,
         nargs=2,
@@ -873,22 +879,19 @@ def _look(args: argparse.Namespace) -> None:
     from napari_cellrep.steps.look_figure import check_out, save_looks
 
     own = {
-        "ratio": "reconstruction",
-        "of": "classes",
-        "sample": "heads",
-        "first": "tokens",
-        "at": "structure",
-    }
-    for option, what in own.items():
-        if getattr(args, option) is not None and args.what != what:
-            raise InputError(f"--{option} is of --what {what} only.")
+        "ratio": ("reconstruction",), "of": ("classes",), "sample": ("heads",), "first": ("tokens",),
+        "stride": ("tokens", "structure"), "at": ("structure",),
+    }  # fmt: skip
+    for option, whats in own.items():
+        if getattr(args, option) is not None and args.what not in whats:
+            raise InputError(f"--{option} is of --what {' and '.join(whats)} only.")
     if args.what == "heads":
         _look_heads(args)
         return
     if not args.cell:
         raise InputError("Say which cells with --cell ID …; only --what heads can draw them.")
     project, out = _open(args.project), check_out(args.out)
-    how = {k: getattr(args, k) for k in ("ratio", "of", "first") if getattr(args, k) is not None}
+    how = {k: getattr(args, k) for k in ("ratio", "of", "first", "stride") if getattr(args, k) is not None}
     if args.what == "structure":
         if args.at is None:
             raise InputError("Say where the structure is with --at Y X, a pixel of the field.")

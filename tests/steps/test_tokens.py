@@ -89,7 +89,7 @@ def test_what_cannot_be_is_said(bright, tmp_path, capsys):
     with pytest.raises(InputError, match="counted from 1"):
         tokens(bright, cells=["one:1"], first=0)
     words = ["look", str(bright.root), "--cell", "one:1", "one:2", "--device", "cpu", "--what"]
-    for what, more in (("tokens", ["--first", "2"]), ("structure", ["--at", "44", "44"])):
+    for what, more in (("tokens", ["--first", "2"]), ("structure", ["--at", "44", "44", "--stride", "4"])):
         out = tmp_path / f"{what}.png"
         assert main([*words, what, *more, "--out", str(out)]) == 0
         assert out.stat().st_size > 2000
