@@ -17,13 +17,13 @@ from napari_cellrep.steps.look import Look, Plane
 
 FIGURES, ARRAYS = (".png", ".svg", ".pdf"), ".npz"
 _PANEL_IN, _COLUMNS = 1.9, 6
-# Drawn over the image. "evidence" is signed: red speaks for the class, blue against it.
+# Drawn over the image. "evidence" is signed: orange speaks for the class, purple against it.
 _THROUGH = {
     "mean": "inferno",
     "head": "inferno",
     "occlusion": "magma",
     "similar": "inferno",
-    "evidence": "coolwarm",
+    "evidence": "PuOr_r",
 }
 _BARS = 8  # classes, most probable first
 
@@ -118,7 +118,7 @@ def _draw(project: Project, look: Look, panels: np.ndarray) -> None:
             low, high = plane.limits
             axes.imshow(
                 plane.data, cmap=cmap, vmin=low, vmax=high, extent=_extent(plane), interpolation="nearest",
-                alpha=0.6 if through else 1.0,
+                alpha=_cover(plane),
             )  # fmt: skip
         axes.contour(own, [0.5], colors="#ff9a1f", linewidths=0.6)
         axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], facecolor="black")
@@ -127,18 +127,25 @@ def _draw(project: Project, look: Look, panels: np.ndarray) -> None:
     _scale_bar(panels[0], left, right, bottom, top, um)
 
 
+def _cover(plane: Plane) -> Any:
+    """How much of the image a plane covers; where there is no evidence, nothing."""
+    if plane.part == "evidence":
+        return 0.85 * np.abs(plane.data) / plane.limits[1]
+    return 0.6 if plane.part in _THROUGH else 1.0
+
+
 def _draw_bars(axes: Any, shares: Mapping[str, float], chosen: str) -> None:
     """Probabilities as bars with their classes' names; the class of the evidence is dark."""
     names = list(shares)[:_BARS]
     names += [chosen] if chosen not in names else []
     axes.set_visible(True)
     axes.barh(
-        names, [shares[n] for n in names], color=["#0072b2" if n == chosen else "#9ec8e0" for n in names]
+        names, [shares[n] for n in names], color=["#56b4e9" if n == chosen else "#c5dfee" for n in names]
     )
     for i, name in enumerate(names):
         axes.text(0.02, i, f"{name}  {shares[name]:.1%}", fontsize=5.5, va="center")
     axes.set(xlim=(0, 1), xticks=[], yticks=[])
-    axes.invert_yaxis()
+    axes.set_ylim(max(len(names), _BARS) - 0.5, -0.5)
     axes.spines[:].set_visible(False)
     axes.set_title("class probabilities", fontsize=6.5)
 
