@@ -1,6 +1,6 @@
 """Take the pictures in docs/images by real clicks: from the sample to a map, then a finished project.
 
-python docs/make_images.py PROJECT.cellrep [docs/images] [walk|job|explore|learn|groups]
+python docs/make_images.py PROJECT.cellrep [docs/images] [walk|job|explore|learn|groups|look|inside]
 
 PROJECT is a project of the sample with a trained network, as `cellrep demo` makes it. The first half of the pictures
 ("walk") is taken of a person who begins with nothing, so it segments and measures the sample again (minutes). Needs
@@ -29,7 +29,9 @@ from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QWidget
 
+from napari_cellrep.data import open_project
 from napari_cellrep.gui._image import OURS, canvas_of, show_field
+from napari_cellrep.gui._looking import QUESTIONS, STRUCTURE
 from napari_cellrep.gui._runner import runner_of
 from napari_cellrep.gui._state import session_of
 
@@ -399,24 +401,74 @@ def learn(root: Path, out: Path) -> None:
 
 
 def look(root: Path, out: Path) -> None:
-    """What a network needs of two cells (of one itself, of the other its neighbours), and where a DINO looks."""
-    from napari_cellrep.data import open_project
+    """What networks make of two cells: what they need, where they look, what is alike to them, what class they see."""
     from napari_cellrep.data.cells import embedding_names
+    from napari_cellrep.steps import heads
     from napari_cellrep.steps import look as steps
     from napari_cellrep.steps.look_figure import save_looks
 
     project = open_project(root)
-    for what, embedding in (("occlusion", "paired_cell_inpainting"), ("attention", "dino")):
+    wanted: tuple[tuple[str, str, list[str], int, dict[str, Any]], ...] = (
+        ("occlusion", "paired_cell_inpainting", ["A07:66", "A07:100"], 800, {}),
+        ("attention", "dino", ["A07:66", "A07:100"], 1100, {}),
+        ("tokens", "dino", ["A01:52", "A12:44"], 700, {"stride": 4}),
+        ("classes", "told", ["A01:52", "A12:44"], 900, {}),
+        ("heads", "dino", [], 560, {}),
+    )
+    for what, embedding, cells, width, how in wanted:
         if embedding not in embedding_names(project.cells):
             print(f"look-{what}.png is left as it is: the project has no embedding {embedding}")
             continue
-        looks = steps.look(project, what=what, cells=["A07:66", "A07:100"], embedding=embedding)
-        save_looks(project, looks, FRESH / "look.png")
+        if what == "heads":
+            heads.save_heads(heads.heads(project, embedding=embedding), FRESH / "look.png")
+        else:
+            looks = steps.look(project, what=what, cells=cells, embedding=embedding, **how)
+            save_looks(project, looks, FRESH / "look.png")
         page = Image.open(FRESH / "look.png").convert("RGB")
-        width = 800 if what == "occlusion" else 1100
         page = page.resize((width, width * page.height // page.width), Image.Resampling.LANCZOS)
         page = page.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2)  # keeps the colours of the maps
         page.save(out / f"look-{what}.png", optimize=True)
+
+
+def inside(root: Path, out: Path) -> None:
+    """A structure found again, and which channel each head of a DINO looks at, with the tab that goes with them."""
+    window = Window(out, 1100, 760)
+    session, canvas, looking = window.session, window.canvas, window.canvas.looking
+    session.open(open_project(root))
+    if "dino" not in session.embeddings:
+        print("inside-*.png are left as they are: the project has no embedding dino")
+        window.close()
+        return
+    session.embedding = "dino"
+    explore = window.dock("Explore")
+    view = explore.view("Look inside")
+    show_field(window.viewer, session, "A01")
+    until(lambda: canvas.field == "A01")
+    canvas.frame_cell("A01:52")
+    window.viewer.scene.camera.zoom *= 0.35
+    for name, words in (("inside-structure", STRUCTURE[0]), ("inside-heads", QUESTIONS["attention"][0])):
+        looking.remove()
+        window.click_image("A01:52", RIGHT)
+        action = next(a for a in canvas._menu.actions() if a.text() == words)
+        until(action.isEnabled, 120)  # the worker has said what the network can
+        action.trigger()
+        canvas._menu.hide()
+        until(lambda: looking.answers, 120)
+        if name == "inside-heads":
+            click(view.of_all)
+            until(lambda: view.matrix.heads, 300)
+            view.matrix.clicked.emit(1, 1)
+            until(lambda: len(looking.answers) == 2, 120)
+            for layer in looking.answers[0].layers:
+                layer.visible = False
+            explore.setMinimumHeight(400)
+            QTest.qWait(500)
+            view.lowest.setValue(60)
+            window.viewer.reset_view()
+        QTest.qWait(6000)  # notes fade
+        picture = Image.fromarray(window.viewer.screenshot(canvas_only=False, flash=False)[..., :3])
+        picture.quantize(128, Image.Quantize.MAXCOVERAGE, kmeans=2).save(out / f"{name}.png", optimize=True)
+    window.close()
 
 
 def main() -> None:
@@ -431,6 +483,8 @@ def main() -> None:
         learn(root, out)
     if part in ("", "look"):
         look(root, out)
+    if part in ("", "inside"):
+        inside(root, out)
     if part in ("", "walk"):
         walk(out)
     if part in ("", "job"):

@@ -360,15 +360,22 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     )  # fmt: skip
     _project_argument(looking)
     looking.add_argument(
-        "--cell", required=True, nargs="+", metavar="ID", help="cells, by their ids in the cell table"
+        "--cell", nargs="+", metavar="ID", default=(), help="cells, by their ids in the cell table"
     )
     looking.add_argument(
-        "--what", required=True, choices=("attention", "occlusion", "reconstruction"),
-        help="attention: where it looks (DINO); occlusion: how far its numbers move when a part is hidden (any network); "
-        "reconstruction: how it redraws the cell (Microsnoop, autoencoder)",
+        "--what", required=True, choices=("attention", "heads", "occlusion", "classes", "reconstruction", "tokens", "structure"),
+        help="attention: where it looks (DINO); heads: which channel each head looks at, as a table and a figure; "
+        "occlusion: how far its numbers move when a part is hidden (any network); "
+        "classes: how probable each class is, and what speaks for one (DeepLoc); "
+        "reconstruction: how it redraws the cell (Microsnoop, autoencoder); tokens: its patches as colours, the same in all "
+        "cells (DINO); structure: what is like the patch at a place (DINO)",
     )  # fmt: skip
     looking.add_argument(
-        "--out", required=True, type=Path, metavar="FILE", help=".png, .svg or .pdf: a figure; .npz: arrays"
+        "--out",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help=".png, .svg or .pdf: a figure; .npz: arrays; .csv: heads",
     )
     looking.add_argument(
         "--embedding", default="", help="whose network (default: that of the only embedding)"
@@ -378,6 +385,31 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         type=float,
         metavar="X",
         help="reconstruction by Microsnoop: the fraction of patches to hide",
+    )
+    looking.add_argument(
+        "--of", metavar="CLASS", help="classes: whose evidence (default: the most probable one's)"
+    )
+    looking.add_argument(
+        "--first", type=int, metavar="N", help="tokens: 2 for components 2 to 4 instead of 1 to 3"
+    )
+    looking.add_argument(
+        "--stride",
+        type=int,
+        metavar="PX",
+        help="tokens, structure: from patch to patch (default: patches do not overlap)",
+    )
+    looking.add_argument(
+        "--at",
+        type=float,
+        nargs=2,
+        metavar=("Y", "X"),
+        help="structure: a pixel of the field, in the crop of the first cell",
+    )
+    looking.add_argument(
+        "--sample",
+        type=int,
+        metavar="N",
+        help="heads: this many cells drawn at random instead of --cell (default: 50)",
     )
     looking.add_argument("--json", action="store_true", help="print the numbers for a program")
     looking.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
@@ -884,10 +916,24 @@ def _look(args: argparse.Namespace) -> None:
     from napari_cellrep.steps.look import look
     from napari_cellrep.steps.look_figure import check_out, save_looks
 
+    own = {
+        "ratio": ("reconstruction",), "of": ("classes",), "sample": ("heads",), "first": ("tokens",),
+        "stride": ("tokens", "structure"), "at": ("structure",),
+    }  # fmt: skip
+    for option, whats in own.items():
+        if getattr(args, option) is not None and args.what not in whats:
+            raise InputError(f"--{option} is of --what {' and '.join(whats)} only.")
+    if args.what == "heads":
+        _look_heads(args)
+        return
+    if not args.cell:
+        raise InputError("Say which cells with --cell ID …; only --what heads can draw them.")
     project, out = _open(args.project), check_out(args.out)
-    if args.ratio is not None and args.what != "reconstruction":
-        raise InputError("--ratio is of --what reconstruction only.")
-    how = {} if args.ratio is None else {"ratio": args.ratio}
+    how = {k: getattr(args, k) for k in ("ratio", "of", "first", "stride") if getattr(args, k) is not None}
+    if args.what == "structure":
+        if args.at is None:
+            raise InputError("Say where the structure is with --at Y X, a pixel of the field.")
+        how["y"], how["x"] = args.at
     found = look(
         project, what=args.what, cells=args.cell, embedding=args.embedding, device=args.device, **how
     )
@@ -900,6 +946,33 @@ def _look(args: argparse.Namespace) -> None:
         print(f"{one.cell_id}, {one.title}:")
         print("\n".join(f"  {line}" for line in one.words))
     print(f"Saved as {out}.")
+
+
+def _look_heads(args: argparse.Namespace) -> None:
+    from napari_cellrep.steps.heads import SAMPLE, heads, save_heads
+    from napari_cellrep.steps.look_figure import FIGURES, check_out
+
+    if args.cell and args.sample is not None:
+        raise InputError("Name cells with --cell or have some drawn with --sample, not both.")
+    out = check_out(args.out, (*FIGURES, ".csv"))
+    sample = SAMPLE if args.sample is None else args.sample
+    found = heads(
+        _open(args.project), cells=args.cell, sample=sample, embedding=args.embedding, device=args.device
+    )
+    written = save_heads(found, out)
+    if args.json:
+        rows = {
+            head: {c: v if v == v else None for c, v in zip(found.channels, row.tolist(), strict=True)}
+            for head, row in zip(found.heads, found.iou, strict=True)
+        }
+        print(
+            json.dumps(
+                {"cells": found.cells, "words": found.words, "iou": rows}, indent=1, ensure_ascii=False
+            )
+        )
+        return
+    print("\n".join(found.words))
+    print(f"Saved as {join_words([str(path) for path in written])}.")
 
 
 def _compare(args: argparse.Namespace) -> None:

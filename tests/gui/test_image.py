@@ -342,7 +342,7 @@ def test_predict_asks_for_source_and_the_next_cell_clicked(
     open_field(viewer, qtbot, "A12")
     qtbot.wait(100)
     source, target = inner_cells(session, "A12", 2)
-    menu = canvas.open_menu(source, in_image=True)
+    menu = canvas.open_menu(source)
     next(a for a in menu.actions() if a.text() == "Predict this pattern in another cell…").trigger()
     menu.close()
     click(viewer, qtbot, at_cell(viewer, session, target))

@@ -12,11 +12,13 @@ import torch
 
 from _made_up import DINO, brightness_dino, made_up
 from napari_cellrep.cli import main
+from napari_cellrep.data import open_project
 from napari_cellrep.jobs import drain
 from napari_cellrep.models import create_model, save_model
 from napari_cellrep.specs import InputError
+from napari_cellrep.steps.analyze import analyze
 from napari_cellrep.steps.embed import cut_cells, embed
-from napari_cellrep.steps.look import attention, look, occlusion, reasons, reconstruction
+from napari_cellrep.steps.look import attention, classes, look, occlusion, reasons, reconstruction
 
 
 def embedded(project, net, **how):
@@ -188,6 +190,7 @@ def test_what_a_network_cannot_is_said(small):
     assert why["occlusion"] == ""
     assert "no attention; DINO has" in why["attention"]
     assert "does not redraw" in why["reconstruction"]
+    assert "knows no classes; DeepLoc does" in why["classes"]
     assert "no network" in reasons(small, embedding="measurements")["occlusion"]
     cell = small.cells.obs.index[0]
     with pytest.raises(InputError, match="no attention"):
@@ -198,6 +201,89 @@ def test_what_a_network_cannot_is_said(small):
         occlusion(small, cells=["A01:99999"], embedding="paired_cell_inpainting")
     with pytest.raises(InputError, match="nothing called 'soul'"):
         look(small, what="soul", cells=[cell])
+
+
+@pytest.fixture
+def classified(small):
+    """A DeepLoc that was told four classes' names; its weights are the first seed's, made to differ between cells."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        net = create_model("deeploc", width=0.0625, d1=24, d2=24, n_classes=4)
+    with torch.no_grad():
+        net.final_layer.weight.mul_(10)
+    net.card = {"classes": ["nucleus", "rim", "both", "dead"]}
+    net.roles = ("FKHR-GFP", "DNA")
+    return embedded(small, net), net
+
+
+def test_classes_are_what_the_model_says_and_evidence_is_what_hiding_takes(classified):
+    project, net = classified
+    obs = project.cells.obs
+    inner = obs.index[(obs["y_px"].between(40, 200) & obs["x_px"].between(40, 200)).to_numpy()]
+    cells = list(inner[:2])
+    for cell, shown in zip(cells, classes(project, cells=cells, squares=4), strict=True):
+        row = obs.loc[[cell]]
+        raw = torch.from_numpy(cut_cells(project, str(row["field"].iloc[0]), row, net.crop, (0, 1)))
+        with torch.inference_mode():
+            x = net.preprocess(raw)
+            share = net.classify(x)[0].numpy()
+            c = int(share.argmax())
+
+            def log_odds(x, c=c):
+                p = net.logits(x).double().softmax(dim=1)[0, c].item()
+                return np.log10(p / (1 - p))
+
+            dark = x.clone()
+            dark[0, 0] = x[0, 0].mean()
+            corner = x.clone()  # the square at the corner, which alone hides the first pixel
+            corner[0, :, :32, :32] = x[0].mean(dim=(1, 2))[:, None, None]
+            fall = [log_odds(x) - log_odds(other) for other in (dark, corner)]
+        said = shown.numbers["probabilities"]
+        assert list(said) == [net.card["classes"][i] for i in np.argsort(-share)]
+        np.testing.assert_allclose(sorted(said.values()), sorted(share), atol=2e-6)
+        assert shown.numbers["class"] == net.card["classes"][c]
+        assert shown.numbers["channels"]["FKHR-GFP"] == pytest.approx(fall[0], abs=1e-4)
+        (plane,) = shown.planes
+        assert plane.data.shape == (4, 4)
+        assert plane.limits[0] == -plane.limits[1]
+        assert plane.data[0, 0] == pytest.approx(fall[1], abs=1e-4)
+    other = classes(project, cells=cells[:1], of="dead", squares=2)[0]
+    assert other.numbers["class"] == "dead"
+    assert other.planes[0].name == "evidence for dead"
+    with pytest.raises(InputError, match="knows no class 'alive'; it knows nucleus, rim"):
+        classes(project, cells=cells, of="alive")
+
+
+def test_every_cell_gets_its_class(classified, tmp_path, capsys):
+    project, net = classified
+    assert main(["analyze", str(project.root), "classes"]) == 0
+    said = capsys.readouterr().out
+    assert "out of 4 classes" in said
+    again = open_project(project.root)
+    cells = again.cells
+    good = cells.obs["good"].to_numpy()
+    share = np.asarray(cells.obsm["probabilities_mine"])
+    assert list(cells.uns["classes_mine"]) == net.card["classes"]
+    np.testing.assert_allclose(share[good].sum(axis=1), 1, atol=1e-5)
+    assert np.isnan(share[~good]).all()
+    names = np.array(net.card["classes"], object)
+    assert (cells.obs["predicted_class_mine"].astype(object)[good] == names[share[good].argmax(axis=1)]).all()
+    np.testing.assert_allclose(cells.obs["sure_class_mine"][good], share[good].max(axis=1), atol=1e-6)
+    cell = cells.obs.index[good][7]
+    told = classes(again, cells=[cell], squares=2)[0].numbers["probabilities"]
+    row = cells.obs.index.get_loc(cell)
+    np.testing.assert_allclose([told[n] for n in names], share[row], atol=1e-5)
+    assert main(["analyze", str(project.root), "classes"]) == 0
+    assert "Up to date" in capsys.readouterr().out
+    out = tmp_path / "classes.svg"
+    words = ["look", str(project.root), "--cell", cell, "--what", "classes", "--of", "rim", "--out", str(out)]
+    assert main(words) == 0
+    assert "evidence for rim" in out.read_text() or out.stat().st_size > 2000
+    assert main([*words[:5], "occlusion", *words[6:]]) == 2
+    assert "--of" in capsys.readouterr().err
+    drain(embed(again, model="paired_cell_inpainting", config={"width": 0.05}))
+    with pytest.raises(InputError, match="knows no classes"):
+        drain(analyze(again, recipe="classes", embedding="paired_cell_inpainting"))
 
 
 def test_weights_that_went_are_missed(small):

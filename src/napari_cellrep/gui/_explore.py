@@ -36,6 +36,7 @@ from napari_cellrep.gui._leave import NOT_KEPT, changed_choices, choices_of, ret
 from napari_cellrep.gui._state import session_of
 from napari_cellrep.gui.views._words import column_words
 from napari_cellrep.gui.views.gallery import GalleryView
+from napari_cellrep.gui.views.inside import InsideView
 from napari_cellrep.gui.views.learn import LearnView
 from napari_cellrep.gui.views.map import TOOLS, MapView, selection_mode
 from napari_cellrep.gui.views.odd import OddView
@@ -49,7 +50,16 @@ from napari_cellrep.specs import InputError
 
 REDO = QKeyCombination(Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier, Qt.Key.Key_Z)
 # Beside the map, in this order; each is a `views._parts.CellView`.
-VIEWS: tuple[Any, ...] = (GalleryView, TableView, PlateView, TreeView, VariabilityView, OddView, LearnView)
+VIEWS: tuple[Any, ...] = (
+    GalleryView,
+    TableView,
+    PlateView,
+    TreeView,
+    VariabilityView,
+    OddView,
+    LearnView,
+    InsideView,
+)
 TOOL_TIPS = {
     "lasso": "Lasso: draw around cells to select them.\nShift adds, Alt subtracts, both together intersect.",
     "polygon": "Polygon: click its corners; a double-click or Enter closes it, Backspace takes the last corner off,\n"

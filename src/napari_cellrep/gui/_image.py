@@ -378,6 +378,7 @@ class Canvas:
 
     def _on_layer_removed(self, event: Any) -> None:
         note = event.value.metadata.get(OURS, {})
+        self.looking.forget_layer(event.value)
         if self._coloured and note.get("kind") == "colours":
             QTimer.singleShot(0, self._on_colours_thrown)
         elif note.get("kind") == "channel" and look_of(event.value) != self._first_looks.get(note["channel"]):
@@ -493,6 +494,14 @@ class Canvas:
         else:
             self._centre(cell_id, frame)
 
+    def seen_part(self) -> tuple[np.ndarray, np.ndarray]:
+        """First and last field pixel (y, x) that the camera sees."""
+        camera, la = self.viewer.scene.camera, self.layer("channel")
+        half = np.array(self.viewer.canvas.size) / (2 * camera.zoom)
+        centre = np.array(camera.center[-2:])
+        low, high = (np.array(la.world_to_data(centre + sign * half)) for sign in (-1, 1))  # type: ignore[union-attr]
+        return np.maximum(low, -0.5), high
+
     def frame_cell(self, cell_id: str) -> None:
         """Zoom so that a cell of the field that is shown fills a good part of the canvas."""
         self._centre(cell_id, True)
@@ -556,7 +565,11 @@ class Canvas:
                 self.select_inside(np.array(path), "add" if "Shift" in held else "replace")
             return
         if button == 2:
-            self.open_menu(row, in_image=True)
+            cells = self.layer("cells")
+            spot = (
+                None if cells is None else tuple(float(v) for v in cells.world_to_data(event.position)[-2:])
+            )
+            self.open_menu(row, spot=spot)
         elif button == 1 and row >= 0:
             shift, alt = "Shift" in event.modifiers, "Alt" in event.modifiers
             mode = {(1, 0): "add", (0, 1): "subtract", (1, 1): "intersect"}.get((shift, alt), "replace")
@@ -611,8 +624,8 @@ class Canvas:
 
     # ---- the menu of a cell --------------------------------------------------------------------------
 
-    def open_menu(self, row: int, at: Any = None, in_image: bool = False) -> QMenu | None:
-        """Pop up what can be done with a cell (row -1: with the field)."""
+    def open_menu(self, row: int, at: Any = None, spot: tuple[float, float] | None = None) -> QMenu | None:
+        """Pop up what can be done with a cell (row -1: with the field), clicked at a field pixel `spot` of the image."""
         session = self.session
         menu = QMenu(QApplication.activeWindow())
         menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
@@ -624,7 +637,7 @@ class Canvas:
             menu.addAction(
                 f"Predict this pattern in a random cell of {group}", lambda: self.predict(cell, "")
             )
-            self.looking.fill(menu, cell)
+            self.looking.fill(menu, cell, spot)
             menu.addSeparator()
             same = session.cells.obs["group"].astype(str).to_numpy() == group
             menu.addAction(f"Select all cells of {group}", lambda: session.select(same))

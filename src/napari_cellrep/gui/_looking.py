@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 from napari.layers import Image, Layer
-from napari.utils.colormaps import Colormap
+from napari.utils.colormaps import Colormap, ensure_colormap
 from napari.utils.notifications import show_info, show_warning
+from psygnal import Signal
+from qtpy.QtWidgets import QApplication, QMessageBox
 
 OURS = "cellrep"
 KINDS = ("inpainting", "look")  # overlays that are hidden and removed together
+MOST_CELLS = 50  # of a selection that are looked into; more are sampled
 
 # Signed error: blue where the prediction is too dark, orange where it is too bright, white where it is right.
 ERROR_MAP = Colormap(
     [[0.02, 0.19, 0.58], [0.4, 0.66, 0.81], [1, 1, 1], [0.99, 0.68, 0.38], [0.7, 0.28, 0.0]],
     name="cellrep error",
+)
+# Evidence: blue speaks against the class, orange for it; black, which lets the cell through, says nothing.
+EVIDENCE_MAP = Colormap(
+    [[0.35, 0.7, 1.0], [0.0, 0.25, 0.7], [0, 0, 0], [0.75, 0.3, 0.0], [1.0, 0.75, 0.3]],
+    name="cellrep evidence",
 )
 _LIGHT = {"colormap": "inferno", "blending": "additive", "opacity": 0.75}  # the cell is seen through it
 _SHEET = {"colormap": "gray", "blending": "translucent_no_depth"}
@@ -26,8 +34,13 @@ LOOKS: dict[str, dict[str, Any]] = {
     "mean": _LIGHT,
     "head": _LIGHT,
     "occlusion": {**_LIGHT, "colormap": "magma"},
+    "evidence": {**_LIGHT, "colormap": EVIDENCE_MAP},
+    "similar": _LIGHT,
+    "tokens": {**_SHEET, "opacity": 0.6},
     "error": {**_SHEET, "colormap": ERROR_MAP},
 }
+
+HIDEABLE = ("mean", "head", "occlusion", "similar")  # of which the lowest values can be hidden
 
 QUESTIONS = {
     "attention": (
@@ -41,11 +54,27 @@ QUESTIONS = {
         "Hides one small square after the other, then each channel, and shows how far the cell's numbers move. Slower "
         "than attention, but it works for every network, and shows what is used.",
     ),
+    "classes": (
+        "Which class is it, and why?",
+        "How probable each class is that the network was taught (DeepLoc), and which squares speak for the most probable "
+        "one (orange) or against it (blue): each is hidden in turn. The tab “Look inside” has the bars.",
+    ),
+    "tokens": (
+        "Which parts look alike to the network?",
+        "Patch tokens: the numbers a vision transformer has for every small square. Their three main directions are shown "
+        "as red, green and blue, the same in all cells that are asked about at once: alike in colour is alike to the network.",
+    ),
     "reconstruction": (
         "How does the network redraw it?",
         "What the network makes of the cell when it has to draw it itself, beside what it got, and the error.",
     ),
 }
+STRUCTURE = (
+    "Find this structure in the cells in view",
+    "The patch under the pointer is compared with every patch of the cells in view (the nearest ones, if there are many): "
+    "bright is alike (cosine of the patches' numbers).",
+)
+NEAR = 50  # cells in which a structure is looked for
 WAIT = "Looking up what the network of this embedding can do; it takes a moment."
 
 
@@ -61,23 +90,18 @@ def add_overlays(
     **note
         What the layers remember in ``metadata["cellrep"]``, beside part, field, root and whether they are wanted.
     """
-    viewer, um, layers = canvas.viewer, field.um_per_px or 1.0, []
+    viewer, layers = canvas.viewer, []
     active = viewer.layers.selection.active
     for plane, looks in shown:
-        s = float(plane["scale"])
-        # A pixel of it covers s field pixels; layers are placed by the middle of their first pixel.
-        place: dict[str, Any] = {
-            "scale": (s * um, s * um),
-            "translate": tuple((float(plane[k]) + (s - 1) / 2) * um for k in ("y0", "x0")),
-        }
-        if field.um_per_px > 0:
-            place["units"] = ("um", "um")
+        place = _place_of(plane, field.um_per_px)
         own = {
             **note, "part": plane["part"], "field": field.id, "root": str(canvas.session.project.root),
             "visible": looks.get("visible", True), "here": True,
         }  # fmt: skip
+        data = np.asarray(plane["data"])
+        looks = dict(looks) if data.ndim == 2 else {k: v for k, v in looks.items() if k != "colormap"}
         layer = Image(
-            np.asarray(plane["data"]), name=plane["name"], contrast_limits=plane["limits"], metadata={OURS: own},
+            data, name=plane["name"], contrast_limits=plane["limits"], metadata={OURS: own}, rgb=data.ndim == 3,
             **place, **looks,
         )  # fmt: skip
         layer.events.visible.connect(_remember_visible)
@@ -88,6 +112,7 @@ def add_overlays(
 
 def show_overlays_of(canvas: Any, field_id: str) -> None:
     """Show the overlays of a field as the user left them, and hide those of others."""
+    canvas.looking.move_to(field_id)
     for la in overlays(canvas):
         note = la.metadata[OURS]
         note["here"] = False  # hidden because of the field, not by the user
@@ -108,28 +133,179 @@ def _remember_visible(event: Any) -> None:
         note["visible"] = layer.visible
 
 
+def merge(planes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One picture of several cells' in a field, to the field's pixel; a pixel is of the cell whose picture's middle is nearest.
+
+    Parameters
+    ----------
+    planes : sequence of dict
+        Like `steps.look.Plane`, all of one part. A single one stays as it is.
+
+    Returns
+    -------
+    dict
+        Of the same kind; NaN (in colours: transparent) where no cell has a picture.
+    """
+    lows, highs = zip(*(plane["limits"] for plane in planes), strict=True)
+    names = dict.fromkeys(plane["name"] for plane in planes)
+    name = next(iter(names)) if len(names) == 1 else planes[0]["part"]
+    whole = {**planes[0], "name": name, "limits": (min(lows), max(highs))}
+    if len(planes) == 1:
+        return whole
+    boxes = []  # field pixels whose middle lies in the picture
+    for plane in planes:
+        size = np.array(np.shape(plane["data"])[:2]) * plane["scale"]
+        start = np.array([plane["y0"], plane["x0"]]) - 0.5
+        boxes.append((np.ceil(start - 1e-6).astype(int), np.ceil(start + size - 1e-6).astype(int)))
+    y0, x0 = np.min([a for a, _ in boxes], axis=0)
+    y1, x1 = np.max([b for _, b in boxes], axis=0)
+    rest = (4,) if np.ndim(planes[0]["data"]) == 3 else ()  # colours get an opacity
+    out = np.full((y1 - y0, x1 - x0, *rest), 0 if rest else np.nan, np.float32)
+    nearest = np.full(out.shape[:2], np.inf)
+    for plane, (a, b) in zip(planes, boxes, strict=True):
+        data, s = np.asarray(plane["data"]), plane["scale"]
+        data = np.dstack([data, np.ones(data.shape[:2], np.float32)]) if rest else data
+        ys, xs = (
+            np.clip((np.arange(a[i], b[i]) - plane[k] + 0.5) / s + 1e-9, 0, data.shape[i] - 1).astype(int)
+            for i, k in enumerate(("y0", "x0"))
+        )
+        middle = (a + b - 1) / 2
+        far = (np.arange(a[0], b[0]) - middle[0])[:, None] ** 2 + (np.arange(a[1], b[1]) - middle[1]) ** 2
+        at = (slice(a[0] - y0, b[0] - y0), slice(a[1] - x0, b[1] - x0))
+        mine = far < nearest[at]
+        nearest[at] = np.where(mine, far, nearest[at])
+        out[at][mine] = data[ys[:, None], xs][mine]
+    return {**whole, "data": out, "y0": float(y0), "x0": float(x0), "scale": 1.0}
+
+
+def hide_lowest(layer: Layer, percent: float) -> None:
+    """Let the image be seen where a layer's values are among the lowest; 0 shows all. The data stay as they are."""
+    note = layer.metadata[OURS]
+    if note["part"] not in HIDEABLE:
+        return
+    note["lowest"] = percent
+    whole = ensure_colormap(LOOKS[note["part"]]["colormap"])
+    if not percent:
+        layer.colormap = whole
+        return
+    low, high = layer.contrast_limits
+    cut = (float(np.nanpercentile(layer.data, percent)) - low) / max(high - low, 1e-30)
+    colours = whole.map(np.linspace(0, 1, 256))
+    colours[: int(np.clip(256 * cut, 0, 255)) + 1] = 0  # with what equals it
+    layer.colormap = Colormap(colours, name=f"{whole.name}, the lowest hidden")
+
+
+class Answer:
+    """What came of asking about some cells, and its layers: one per picture, which follow the field that is shown.
+
+    Attributes
+    ----------
+    looks : list of dict
+        Like `steps.look.Look`, one per cell.
+    layers : list of Layer
+        One per plane of a look, in their order; those the user threw away are None.
+    """
+
+    def __init__(self, looks: Sequence[Mapping[str, Any]], sampled: str = "") -> None:
+        self.looks, self.sampled = list(looks), sampled
+        first = looks[0]
+        self.what, self.embedding, self.title = first["what"], first["embedding"], first["title"]
+        self.cells = [look["cell_id"] for look in looks]
+        self.fields = list(dict.fromkeys(look["field"] for look in looks))
+        self.layers: list[Layer | None] = []
+
+    @property
+    def whose(self) -> str:
+        """The cell's id, or how many cells there are."""
+        return self.cells[0] if len(self.cells) == 1 else f"{len(self.cells)} cells"
+
+    def planes(self, field_id: str) -> list[dict[str, Any]]:
+        """One picture for each part, of all cells of a field."""
+        here = [look["planes"] for look in self.looks if look["field"] == field_id]
+        return [merge(planes) for planes in zip(*here, strict=True)]
+
+    def words(self) -> str:
+        """What is to be said about it, in a few sentences."""
+        if len(self.looks) == 1:
+            return " ".join(self.looks[0]["words"])
+        said = [self.sampled] if self.sampled else []
+        if len(self.fields) > 1:
+            said.append(f"They lie in {len(self.fields)} fields; open one to see its cells.")
+        numbers = [look["numbers"] for look in self.looks]
+        if self.what == "occlusion":
+            mean = {n: np.mean([d["channels"][n] for d in numbers]) for n in numbers[0]["channels"]}
+            said += [
+                f"Without {n} a cell moves {v:.2f} times its usual distance, on average."
+                for n, v in mean.items()
+            ]
+        elif self.what == "classes":
+            found = [d["class"] for d in numbers]
+            counts = {c: found.count(c) for c in sorted(set(found), key=lambda c: (-found.count(c), c))}
+            said.append(
+                ", ".join(f"{n} of them are most like {c}" for c, n in list(counts.items())[:3]) + "."
+            )
+        elif self.what in ("tokens", "structure"):
+            said += self.looks[0]["words"][:1]
+        elif self.what == "reconstruction":
+            for n in numbers[0]["channels"]:
+                mse = np.mean([d["channels"][n]["mse"] for d in numbers])
+                said.append(f"{n}: mean squared error {mse:.3g}, on average.")
+        return " ".join(
+            [*said, *(w for w in self.looks[0]["words"] if "mislead" in w or "learned nothing" in w)]
+        )
+
+
+def confirm(title: str, words: str) -> bool:
+    """Ask before something large is begun."""
+    yes, no = QMessageBox.StandardButton.Yes, QMessageBox.StandardButton.No
+    return QMessageBox.question(QApplication.activeWindow(), title, words, yes | no) == yes
+
+
 class Looking:
-    """Asks the worker what the network of the session's embedding makes of a cell, and shows it there.
+    """Asks the worker what the network of the session's embedding makes of cells, and shows it there.
 
     Parameters
     ----------
     canvas : Canvas
+
+    Attributes
+    ----------
+    answers : list of Answer
+        Those with layers on the canvas, the newest last.
     """
+
+    changed = Signal()  # an answer came or went
 
     def __init__(self, canvas: Any) -> None:
         self.canvas = canvas
+        self.answers: list[Answer] = []
         self._hidden: list[Layer] = []  # by one click, to be shown again by the next
         self._why: tuple[tuple[str, str], dict[str, str]] | None = None  # (project, embedding), why not
 
     # ---- the menu of a cell ----------------------------------------------------------------------
 
-    def fill(self, menu: Any, cell: str) -> None:
-        """Add what can be asked about a cell; what the network cannot do is grey and says why."""
+    def fill(self, menu: Any, cell: str, spot: tuple[float, float] | None = None) -> None:
+        """Add what can be asked about a cell, and about the selection; what the network cannot do is grey and says why.
+
+        Parameters
+        ----------
+        spot : tuple of float, optional
+            Field pixel (y, x) that was clicked, in the image.
+        """
         session = self.canvas.session
         menu.setToolTipsVisible(True)
         actions = {
-            what: menu.addAction(text, partial(self.ask, what, cell)) for what, (text, _) in QUESTIONS.items()
+            what: [menu.addAction(text, partial(self.ask, what, [cell]))]
+            for what, (text, _) in QUESTIONS.items()
         }
+        if spot is not None:
+            actions["structure"] = [menu.addAction(STRUCTURE[0], partial(self.find_structure, cell, spot))]
+        rows = np.flatnonzero(session.selected & session.visible)
+        if len(rows) > 1:
+            more = menu.addMenu(f"Look inside the {len(rows):,} selected cells")
+            more.setToolTipsVisible(True)
+            for what, (text, _) in QUESTIONS.items():
+                actions[what].append(more.addAction(text, partial(self.ask_selected, what)))
         said = self._no_network()
         if said:
             self._tell(actions, dict.fromkeys(actions, said))
@@ -157,6 +333,13 @@ class Looking:
         words = "Hide" if seen else "Show"
         menu.addAction(f"{words} predictions and looks into cells", partial(self.show, not seen))
         menu.addAction(f"Remove predictions and looks into cells ({len(here)} layers)", self.remove)
+        if self.answers:
+            menu.addAction("Choose what of it is shown…", self.open_panel)
+
+    def open_panel(self) -> None:
+        """Open the tab “Look inside” of the Explore dock."""
+        explore = self.canvas.viewer.window.add_plugin_dock_widget("napari-cellrep", "Explore")[1]
+        explore.view("Look inside")
 
     def _no_network(self) -> str:
         """Why the worker need not be asked, "" if it has to be."""
@@ -167,10 +350,11 @@ class Looking:
             return f"{session.embedding.replace('_', ' ')} was not made by a network here; choose another embedding."
         return ""
 
-    def _tell(self, actions: Mapping[str, Any], why: Mapping[str, str]) -> None:
-        for what, action in actions.items():
-            action.setEnabled(not why.get(what))
-            action.setToolTip(why.get(what) or QUESTIONS[what][1])
+    def _tell(self, actions: Mapping[str, Sequence[Any]], why: Mapping[str, str]) -> None:
+        for what, entries in actions.items():
+            for action in entries:
+                action.setEnabled(not why.get(what))
+                action.setToolTip(why.get(what) or QUESTIONS.get(what, STRUCTURE)[1])
 
     def show(self, on: bool) -> None:
         """Show what was hidden by the last click, or hide all overlays of this field."""
@@ -183,64 +367,168 @@ class Looking:
 
     def remove(self) -> None:
         """Remove the overlays of this field."""
-        self._hidden = []
         self._remove([la for la in overlays(self.canvas) if la.metadata[OURS]["field"] == self.canvas.field])
 
-    def _remove(self, layers: Sequence[Layer]) -> None:
+    def _remove(self, layers: Sequence[Layer | None]) -> None:
         for la in layers:
-            self.canvas.viewer.layers.remove(la)
+            if la is not None and la in self.canvas.viewer.layers:
+                self.canvas.viewer.layers.remove(la)
+
+    def forget_layer(self, layer: Layer) -> None:
+        """Let go of a layer that was removed, and with the last one of all that was computed for it."""
+        self._hidden = [la for la in self._hidden if la is not layer]
+        for answer in self.answers:
+            answer.layers = [None if la is layer else la for la in answer.layers]
+        kept = [a for a in self.answers if any(la is not None for la in a.layers)]
+        if len(kept) != len(self.answers):
+            self.answers = kept
+            self.changed.emit()
 
     # ---- asking and showing ----------------------------------------------------------------------
 
-    def ask(self, what: str, cell: str) -> None:
-        """Ask about a cell; the layers appear when the answer is there."""
-        from napari_cellrep.gui._runner import runner_of
+    def ask_selected(self, what: str, **how: Any) -> None:
+        """Ask about the selected cells; of more than `MOST_CELLS` only about so many, if the user wants it."""
+        session = self.canvas.session
+        rows = np.flatnonzero(session.selected & session.visible)
+        sampled, n = "", len(rows)
+        if n > MOST_CELLS:
+            words = (
+                f"{n:,} cells are selected, and each is looked into by itself. Look into {MOST_CELLS} of them, drawn at "
+                "random?"
+            )
+            if not confirm(QUESTIONS[what][0], words):
+                return
+            rows = np.sort(np.random.default_rng(0).choice(rows, MOST_CELLS, replace=False))
+            sampled = f"{MOST_CELLS} of the {n:,} selected cells, drawn at random."
+        self.ask(what, [session.cell_id(int(row)) for row in rows], sampled, **how)
 
-        session, viewer = self.canvas.session, self.canvas.viewer
-        root = str(session.project.root)
-        viewer.status = f"{QUESTIONS[what][0].rstrip('?')}: asking about {cell}…"
+    def find_structure(self, cell: str, spot: tuple[float, float]) -> None:
+        """Ask what is like the patch at a field pixel, in the cells of the field that the camera sees."""
+        session = self.canvas.session
+        rows = session.rows_of_field(self.canvas.field)
+        places = session.cells.obs[["y_px", "x_px"]].to_numpy(float)[rows]
+        low, high = self.canvas.seen_part()
+        near = ((places >= low) & (places <= high)).all(axis=1) & session.visible[rows]
+        order = np.argsort(((places - spot) ** 2).sum(axis=1), kind="stable")
+        ids = [session.cell_id(int(rows[i])) for i in order if near[i]]
+        others = [other for other in ids if other != cell]
+        sampled = ""
+        if len(others) >= NEAR:
+            sampled = f"The {NEAR - 1} nearest of {len(others):,} other cells in view."
+        cells = [cell, *others[: NEAR - 1]]
+        self.ask("structure", cells, sampled, y=float(spot[0]), x=float(spot[1]))
 
-        def answered(looks: Any) -> None:
-            if session.project is not None and str(session.project.root) == root:
-                for look in looks:
-                    self.add(look)
-
-        runner_of(viewer).ask(
-            f"look.{what}", root, answered, show_warning, cells=[cell], embedding=session.embedding
-        )
-
-    def add(self, look: Mapping[str, Any]) -> None:
-        """Show what came of a look in the cell's field.
+    def ask(
+        self,
+        what: str,
+        cells: Sequence[str],
+        sampled: str = "",
+        then: Callable[[Answer], None] | None = None,
+        **how: Any,
+    ) -> None:
+        """Ask about cells; the layers appear when the answer is there.
 
         Parameters
         ----------
-        look : dict
+        sampled : str
+            What the cells are a sample of, in a sentence.
+        then : callable, optional
+            Called with the answer once its layers are there.
+        **how
+            Settings of the step.
+        """
+        from napari_cellrep.gui._runner import runner_of
+
+        session, viewer = self.canvas.session, self.canvas.viewer
+        root, cells = str(session.project.root), list(cells)
+        whose = cells[0] if len(cells) == 1 else f"{len(cells)} cells"
+        viewer.status = f"{QUESTIONS.get(what, STRUCTURE)[0].rstrip('?')}: asking about {whose}…"
+
+        def answered(looks: Any) -> None:
+            if session.project is not None and str(session.project.root) == root:
+                self.add(looks, sampled, then)
+
+        step = f"{'tokens' if what in ('tokens', 'structure') else 'look'}.{what}"
+        runner_of(viewer).ask(
+            step, root, answered, show_warning, cells=cells, embedding=session.embedding, **how
+        )
+
+    def add(
+        self,
+        looks: Sequence[Mapping[str, Any]],
+        sampled: str = "",
+        then: Callable[[Answer], None] | None = None,
+    ) -> None:
+        """Show what came of looking into cells, in the field of the first if none lies in the one that is shown.
+
+        Parameters
+        ----------
+        looks : sequence of dict
             Like `steps.look.Look`.
         """
         canvas = self.canvas
         if canvas.viewer is None or canvas.session.project is None:
             return
-        if look["field"] != canvas.field:
-            canvas.show(look["field"], lambda: self.add(look))
+        answer = Answer(looks, sampled)
+        if canvas.field not in answer.fields:
+            canvas.show(answer.fields[0], lambda: self.add(looks, sampled, then))
             return
-        cell, what = look["cell_id"], look["what"]
-        mine = [la for la in canvas.layers("look") if la.metadata[OURS]["cell"] == cell]
-        same = ("what", "embedding")
-        self._remove([la for la in mine if all(la.metadata[OURS][k] == look[k] for k in same)])
-        for la in (la for la in mine if la in canvas.viewer.layers):
-            la.visible = False  # one answer at a time on a cell; the others are in the list
-        untrained = "" if look["trained"] else " (untrained model)"
+        for old in list(self.answers):
+            if set(old.cells) & set(answer.cells):
+                if (old.what, old.embedding, old.cells) == (answer.what, answer.embedding, answer.cells):
+                    self._remove(old.layers)
+                for la in old.layers:
+                    if la is not None:
+                        la.visible = False  # one answer at a time on a cell; the others are in the list
+        untrained = "" if looks[0]["trained"] else " (untrained model)"
+        planes = answer.planes(canvas.field)
         shown = [
             (
-                {**plane, "name": f"{plane['name']}, {cell}{untrained}"},
+                {**plane, "name": f"{plane['name']}, {answer.whose}{untrained}"},
                 {**LOOKS.get(plane["part"], _SHEET), "visible": i == 0},
             )
-            for i, plane in enumerate(look["planes"])
+            for i, plane in enumerate(planes)
         ]  # fmt: skip
-        add_overlays(
-            canvas, canvas.session.project.field(look["field"]), shown[::-1], kind="look", what=what, cell=cell,
-            embedding=look["embedding"], words=list(look["words"]),
+        layers = add_overlays(
+            canvas, canvas.session.project.field(canvas.field), shown[::-1], kind="look", what=answer.what,
+            cell=answer.whose, embedding=answer.embedding,
         )  # fmt: skip
-        canvas.frame_cell(cell)
-        canvas.viewer.status = f"{cell}: {look['words'][0]}"
-        show_info(f"{look['title']}, {cell}: {' '.join(look['words'])}")
+        answer.layers = list(layers[::-1])
+        self.answers.append(answer)
+        if len(answer.cells) == 1:
+            canvas.frame_cell(answer.cells[0])
+        words = answer.words()
+        canvas.viewer.status = f"{answer.whose}: {words.partition('. ')[0]}"
+        show_info(f"{answer.title}, {answer.whose}: {words}")
+        self.changed.emit()
+        if answer.what == "classes":
+            self.open_panel()  # half of the answer is there
+        if then is not None:
+            then(answer)
+
+    def move_to(self, field_id: str) -> None:
+        """Let the layers of answers about cells of several fields show those of this one."""
+        for answer in self.answers:
+            if len(answer.fields) < 2 or field_id not in answer.fields:
+                continue
+            um = self.canvas.session.project.field(field_id).um_per_px
+            for layer, plane in zip(answer.layers, answer.planes(field_id), strict=True):
+                if layer is None or layer.metadata[OURS]["field"] == field_id:
+                    continue
+                layer.data = plane["data"]
+                for name, value in _place_of(plane, um).items():
+                    setattr(layer, name, value)
+                layer.metadata[OURS]["field"] = field_id
+                if layer.metadata[OURS].get("lowest"):
+                    hide_lowest(layer, layer.metadata[OURS]["lowest"])
+
+
+def _place_of(plane: Mapping[str, Any], um_per_px: float) -> dict[str, Any]:
+    """Scale, place and units of the layer that shows a plane."""
+    s, um = float(plane["scale"]), um_per_px or 1.0
+    # A pixel of it covers s field pixels; layers are placed by the middle of their first pixel.
+    place: dict[str, Any] = {
+        "scale": (s * um, s * um),
+        "translate": tuple((float(plane[k]) + (s - 1) / 2) * um for k in ("y0", "x0")),
+    }
+    return {**place, "units": ("um", "um")} if um_per_px > 0 else place

@@ -401,6 +401,10 @@ class Model(EmbeddingModel):
         found = self._dense(self._windows(x)[0])
         return {layer: found[layer] for layer in wanted}
 
+    def logits(self, x: Tensor) -> Tensor:
+        """What softmax makes probabilities of, for the central window: (B, n_classes) float32 of preprocessed crops."""
+        return self._dense(self._windows(x)[0])[self._layout.last]
+
     def classify(self, x: Tensor) -> Tensor:
         """Class probabilities, the mean over five windows where the configuration says so.
 

@@ -28,6 +28,7 @@ from napari_cellrep.analysis import (
 )
 from napari_cellrep.data import Project
 from napari_cellrep.data.cells import embedding_names, map_key, provenance
+from napari_cellrep.data.classes import MOST_CLASSES
 from napari_cellrep.data.references import reference_of
 from napari_cellrep.data.sets import cells_digest, read_sets
 from napari_cellrep.jobs import Job, Progress
@@ -98,6 +99,8 @@ class Work:
         The project's named sets: ids of their cells, those left out and those that are gone included.
     scored : mapping
         Between what the cells of this embedding were scored: "a", "b", "per"; {} where they were not.
+    project : Project, optional
+        For recipes that ask the network again.
     """
 
     embedding: str
@@ -106,6 +109,7 @@ class Work:
     all_obs: pd.DataFrame
     sets: Mapping[str, list[str]] = field(default_factory=dict)
     scored: Mapping[str, str] = field(default_factory=dict)
+    project: Project | None = None
 
     def column(self, name: str) -> pd.Series:
         """A column of the cells that count; a sentence when it is not there."""
@@ -530,6 +534,65 @@ def chosen_sets(sets: Mapping[str, Any], text: str) -> list[str]:
     return names
 
 
+def classify_cells(work: Work) -> Job[Found]:
+    """Ask a network that was taught classes (DeepLoc) which class each cell is, and how probable each class is."""
+    import torch
+
+    from napari_cellrep.models import can
+    from napari_cellrep.models._engine import choose_device, to_tensor
+    from napari_cellrep.steps.embed import cut_cells
+    from napari_cellrep.steps.look import class_names
+    from napari_cellrep.steps.networks import network_of
+
+    project, key, n = work.project, work.embedding, len(work.x)
+    assert project is not None  # `analyze` gives it
+    yield Progress(0, n, "Loading the network")
+    found = network_of(project, key)
+    net: Any = found.net
+    if not can(net, "classify"):
+        raise InputError(
+            f"{net.spec.title} knows no classes, so it cannot say which each cell is; DeepLoc does, and the recipe learn "
+            "learns from your own sets of cells."
+        )
+    names, dev = class_names(net), choose_device()
+    net.to(dev)
+    share = np.full((n, len(names)), np.nan, np.float32)
+    done = 0
+    for field_id, rows in pd.Series(np.arange(n)).groupby(
+        work.obs["field"].astype(str).to_numpy(), sort=False
+    ):
+        own = work.obs.iloc[rows.to_numpy()]
+        crops = cut_cells(project, str(field_id), own, net.crop, found.planes)
+        for i in range(0, len(crops), _CLASSIFIED_AT_ONCE):
+            with torch.inference_mode():
+                x = net.preprocess(to_tensor(crops[i : i + _CLASSIFIED_AT_ONCE]).to(dev))
+                part = net.classify(x).float().cpu().numpy()
+            share[rows.to_numpy()[i : i + len(part)]] = part
+            done += len(part)
+            yield Progress(done, n, f"Classes of the cells of {field_id}")
+    best = share.argmax(axis=1)
+    counts = pd.Series(np.array(names, object)[best]).value_counts()
+    said = ", ".join(f"{name} {count:,}" for name, count in counts.head(5).items())
+    more = f" and {len(counts) - 5:,} more classes" if len(counts) > 5 else ""
+    summary = (
+        f"Asked {net.spec.title} for the class of {n:,} cells, out of {len(names):,} classes: {said}{more}."
+    )
+    if not project.embedding_info(key).get("trained", True):
+        summary += " Its weights are random: it has learned nothing yet."
+    result = Found(
+        summary=summary,
+        obs={f"predicted_class_{key}": np.array(names, object)[best], f"sure_class_{key}": share.max(axis=1)},
+        numbers={"n_classes": len(names), "counts": {str(k): int(v) for k, v in counts.items()}},
+    )
+    if len(names) <= MOST_CLASSES:
+        result.obsm[f"probabilities_{key}"] = share
+        result.uns[f"classes_{key}"] = np.array(names, object)
+    else:  # 4,049 numbers per cell would outweigh all the rest
+        result.summary += f" Of more than {MOST_CLASSES} classes only the most probable one is kept."
+    return result
+
+
+_CLASSIFIED_AT_ONCE = 64  # crops
 RECIPES: dict[str, Callable[..., Job[Found]]] = {
     "map": map_cells,
     "neighbours": neighbour_graph,
@@ -540,6 +603,7 @@ RECIPES: dict[str, Callable[..., Job[Found]]] = {
     "outliers": find_outliers,
     "unlike": compare_with_control,
     "learn": learn_from_sets,
+    "classes": classify_cells,
 }
 # What each answers, in the window's words, and what its button says.
 QUESTIONS = {
@@ -552,6 +616,7 @@ QUESTIONS = {
     "profile": ("What does each group look like on average?", "Average every group"),
     "similar": ("Which groups are like this one?", "Rank the groups by likeness"),
     "learn": ("Which cells are like those in my sets?", "Learn from the sets"),
+    "classes": ("Which class is each cell, says the network?", "Ask for every cell's class"),
 }
 CHOSEN_ONCE = {"score": ("a", "b"), "unlike": ("control",)}  # options that the project's `comparison` fills
 # What a form needs to know of an option besides its type and default. "column": a column of the cells, or one of `also`.
@@ -595,6 +660,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 _VERSIONS = {"profile": 2, "variability": 2}  # of what is written: an older result is made again
 OF_SETS = ("map", "learn")  # they look at named sets
 OF_GROUPS = ("variability", "profile", "similar")  # their results go to the group table
+OF_PIXELS = ("classes",)  # they ask the network again
 
 
 # ---- the step ------------------------------------------------------------------------------------
@@ -641,6 +707,8 @@ def analyze(
     if recipe in OF_SETS:
         sets = {name: [str(i) for i in made["cells"]] for name, made in read_sets(project.root).items()}
         work = dataclasses.replace(work, sets=sets)
+    if recipe in OF_PIXELS:
+        work = dataclasses.replace(work, project=project)
     stamp = digest(
         {"recipe": recipe, "options": options, "inputs": _fingerprint(work, recipe, options),
          "version": _VERSIONS.get(recipe, 1)}
@@ -855,6 +923,7 @@ def _fingerprint(work: Work, recipe: str, options: Mapping[str, Any]) -> str:
         "outliers": [options.get("within")],
         "unlike": [str(options.get("control")).partition("=")[0].strip()],
         "learn": [options.get("held_out")],
+        "classes": ["mask_hash"],  # weights and pixels are in the vectors
     }
     seen = reads[recipe]
     h = hashlib.sha256(work.x.tobytes())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SQUARES = 12  # squares that hide something, side by side along the crop
 AT_ONCE = 32  # crops in one pass
+MOST_NAMED = 20  # classes of a cell that are told
 MOST_COMPARED = 1000  # cells whose distances say what is far
 
 ALONE = (
@@ -39,16 +40,16 @@ class Plane:
     Parameters
     ----------
     part : str
-        "mean", "head", "occlusion", "input", "masked", "redrawn" or "error".
+        "mean", "head", "occlusion", "evidence", "tokens", "similar", "input", "masked", "redrawn" or "error".
     name : str
         For people.
-    data : ndarray of shape (h, w), float32
+    data : ndarray of shape (h, w) or, of "tokens", (h, w, 3), float32
     y0, x0 : float
         Field pixel where its first pixel begins, as in `steps.inpaint`.
     scale : float
         Field pixels per pixel of it.
     limits : tuple of float
-        Values to be shown as black and white; of "error", around zero.
+        Values to be shown as black and white; of "error" and "evidence", around zero.
     """
 
     part: str
@@ -67,7 +68,7 @@ class Look:
     Parameters
     ----------
     what : str
-        "attention", "occlusion" or "reconstruction".
+        "attention", "occlusion", "classes", "reconstruction", "tokens" or "structure".
     cell_id, field, embedding : str
     title : str
         The network's name for people.
@@ -92,7 +93,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class Seen:
     """A cell as its network gets it, and where that lies."""
 
     cell_id: str
@@ -110,7 +111,7 @@ class _Seen:
         return max(math.floor(start), 0), min(math.ceil(end), self.x.shape[2 + axis])
 
     def plane(
-        self, part: str, name: str, data: np.ndarray, limits: tuple[float, float], at: tuple[int, int], size: float
+        self, part: str, name: str, data: np.ndarray, limits: tuple[float, float], at: tuple[float, float], size: float
     ) -> Plane:  # fmt: skip
         """A picture whose first pixel begins at the seen pixel `at` and whose pixels are `size` seen pixels wide."""
         scale = self.place.step * self.step * size
@@ -121,15 +122,15 @@ class _Seen:
 
 
 def reasons(project: Project, *, embedding: str) -> dict[str, str]:
-    """Why the network of an embedding cannot give an attention, occlusion or reconstruction; "" where it can.
+    """Why the network of an embedding cannot give a look (attention, occlusion, …); "" where it can.
 
     Loads the network, so that the first look is quick.
     """
     try:
         net = _network(project, embedding).net
     except InputError as error:
-        return dict.fromkeys(_LOOKS, str(error))
-    return {what: _why_not(net, what) for what in _LOOKS}
+        return dict.fromkeys(ASKED, str(error))
+    return {what: _why_not(net, what) for what in ASKED}
 
 
 def attention(
@@ -156,18 +157,14 @@ def attention(
     InputError
         If a cell is unknown, the weights are gone, or the network has no attention.
     """
-    found, dev = _ready(project, embedding, "attention", device)
+    found, dev = ready(project, embedding, "attention", device)
     net: Any = found.net
     out = []
-    for seen in _see(project, found, cells, dev):
-        with _quiet():
+    for seen in see(project, found, cells, dev):
+        with quiet():
             maps = net.attention(seen.x)[0].float().cpu().numpy()  # (heads, h, w)
-        patch = getattr(net.config, "patch_px", seen.x.shape[-1] // maps.shape[-1])
-        per = len(maps) // len(seen.channels) if getattr(net.config, "as_rgb", False) else len(maps)
-        names = [
-            f"head {i % per + 1}" + (f" {seen.channels[i // per]}" if per < len(maps) else "")
-            for i in range(len(maps))
-        ]
+        patch = patch_px(net, seen.x.shape[-1], maps.shape[-1])
+        names = head_names(net, seen.channels, len(maps))
         mean = maps.mean(axis=0)
         planes = [
             seen.plane(part, name, data, _span(data), (0, 0), patch)
@@ -182,7 +179,7 @@ def attention(
             ALONE,
         )
         out.append(
-            _look(
+            answer(
                 "attention",
                 project,
                 found,
@@ -194,6 +191,17 @@ def attention(
             )
         )
     return tuple(out)
+
+
+def head_names(net: Any, channels: Sequence[str], n: int) -> list[str]:
+    """What the heads of a network's attention are called; where each channel goes by itself, with the channel."""
+    per = n // len(channels) if getattr(net.config, "as_rgb", False) else n
+    return [f"head {i % per + 1}" + (f" {channels[i // per]}" if per < n else "") for i in range(n)]
+
+
+def patch_px(net: Any, seen_px: int, n: int) -> int:
+    """Side of a patch in pixels of the crop as the network sees it, of which `n` lie side by side."""
+    return int(getattr(net.config, "patch_px", seen_px // n))
 
 
 def occlusion(
@@ -217,30 +225,16 @@ def occlusion(
         Distances, as multiples of the median distance from this cell to others; ``numbers["channels"]`` has them by
         channel.
     """
-    found, dev = _ready(project, embedding, "occlusion", device)
-    out = []
-    for seen in _see(project, found, cells, dev):
+    found, dev = ready(project, embedding, "occlusion", device)
+    net, out = found.net, []
+    for seen in see(project, found, cells, dev):
         unit = _usual_distance(project, _key(project, embedding), seen.cell_id)
-        (ya, yb), (xa, xb) = seen.span(0), seen.span(1)
-        size = max(1, math.ceil(max(yb - ya, xb - xa) / max(squares, 1)))
-        h, w = math.ceil((yb - ya) / size), math.ceil((xb - xa) / size)
-        per = seen.x.shape[1] // len(seen.channels)  # planes of the network per channel
-        every, whole = slice(None), (slice(ya, yb), slice(xa, xb))
-        spots = [(i, j) for i in range(max(h - 1, 1)) for j in range(max(w - 1, 1))]
-        hide = [(slice(c * per, (c + 1) * per), *whole) for c in range(len(seen.channels))]
-        for i, j in spots:
-            y, x = ya + i * size, xa + j * size
-            hide.append((every, slice(y, min(y + 2 * size, yb)), slice(x, min(x + 2 * size, xb))))
-        moved = _moved(found, seen.x[0], (every, *whole), hide) / unit
+        hiding = _Hiding.of(seen, squares)
+        own, without = _without(lambda x: net.embed(x, found.layer).float(), seen.x[0], hiding)
+        moved = np.linalg.norm(without - own, axis=1) / unit
         by_channel, by_spot = moved[: len(seen.channels)], moved[len(seen.channels) :]
-        total, count = np.zeros((h, w)), np.zeros((h, w))
-        for (i, j), d in zip(spots, by_spot, strict=True):
-            total[i : i + 2, j : j + 2] += d
-            count[i : i + 2, j : j + 2] += 1
-        data = total / count
-        plane = seen.plane(
-            "occlusion", "occlusion", data, (0.0, float(max(data.max(), 1e-9))), (ya, xa), size
-        )
+        data = hiding.spread(by_spot)
+        plane = hiding.plane("occlusion", "occlusion", data, (0.0, float(max(data.max(), 1e-9))))
         far = "the usual distance from this cell to another"
         words = [
             f"Without {name} the cell moves {d:.2f} times {far}."
@@ -254,8 +248,96 @@ def occlusion(
             "channels": {n: round(float(d), 4) for n, d in zip(seen.channels, by_channel, strict=True)},
             "largest": round(float(by_spot.max()), 4), "mean": round(float(by_spot.mean()), 4), "usual_distance": unit,
         }  # fmt: skip
-        out.append(_look("occlusion", project, found, embedding, seen, [plane], tuple(words), numbers))
+        out.append(answer("occlusion", project, found, embedding, seen, [plane], tuple(words), numbers))
     return tuple(out)
+
+
+def classes(
+    project: Project, *, cells: Sequence[str], embedding: str = "", of: str = "", squares: int = SQUARES,
+    device: str = "auto",
+) -> tuple[Look, ...]:  # fmt: skip
+    """Which class a network takes a cell for, and which squares and channels speak for a class.
+
+    Parameters
+    ----------
+    cells, embedding, device
+        As in `attention`.
+    of : str
+        The class whose evidence is wanted; empty: each cell's most probable one.
+    squares : int
+        As in `occlusion`.
+
+    Returns
+    -------
+    tuple of Look
+        One plane "evidence": by how many powers of ten the odds of the class, p / (1 - p), fall while a square is
+        hidden; positive speaks for the class, negative against it. (The probability itself hardly moves where a network
+        is sure.) ``numbers["probabilities"]``: the `MOST_NAMED` most probable classes and `of`, most probable first, as
+        the network's test mode has it (for DeepLoc 2017 the mean over five windows; the evidence is of the central one,
+        which costs a fifth). ``numbers["channels"]``: the same for each channel.
+
+    Raises
+    ------
+    InputError
+        If a cell is unknown, the weights are gone, the network knows no classes, or not this one.
+    """
+    found, dev = ready(project, embedding, "classes", device)
+    net: Any = found.net
+    names = class_names(net)
+    if of and of not in names:
+        raise InputError(f"{net.spec.title} knows no class {of!r}; it knows {join_words(names, 12)}.")
+    out = []
+    for seen in see(project, found, cells, dev):
+        with quiet():
+            share = net.classify(seen.x)[0].float().cpu().numpy()
+        order = [int(i) for i in np.argsort(-share, kind="stable")]
+        c = names.index(of) if of else order[0]
+        hiding = _Hiding.of(seen, squares)
+        own, without = _without(net.logits, seen.x[0], hiding)
+        odds, fall = _log_odds(own, c)[0], _log_odds(own, c) - _log_odds(without, c)
+        by_channel, by_spot = fall[: len(seen.channels)], fall[len(seen.channels) :]
+        data = hiding.spread(by_spot)
+        top = float(max(np.abs(data).max(), 1e-6))
+        plane = hiding.plane("evidence", f"evidence for {names[c]}", data, (-top, top))
+        shown = order[:MOST_NAMED] + ([c] if c not in order[:MOST_NAMED] else [])
+        first = ", ".join(f"{names[i]} {share[i]:.1%}" for i in order[:3])
+        words = (
+            f"Most probable of {len(names):,} classes: {first}.",
+            f"For {names[c]} the odds are {_odds(odds)}. The square that speaks most for it, hidden, leaves "
+            f"{_odds(odds - by_spot.max())}, the one that speaks most against it {_odds(odds - by_spot.min())}; "
+            + ", ".join(
+                f"without {n} {_odds(odds - d)}" for n, d in zip(seen.channels, by_channel, strict=True)
+            )
+            + ".",
+        )
+        numbers = {
+            "class": names[c],
+            "probabilities": {names[i]: round(float(share[i]), 6) for i in shown},
+            "n_classes": len(names),
+            "channels": {n: round(float(d), 6) for n, d in zip(seen.channels, by_channel, strict=True)},
+            "largest": round(float(by_spot.max()), 6),
+        }
+        out.append(answer("classes", project, found, embedding, seen, [plane], words, numbers))
+    return tuple(out)
+
+
+def _log_odds(logits: np.ndarray, c: int) -> np.ndarray:
+    """Decimal logarithm of p / (1 - p) of a class, (n,), from logits (n, classes)."""
+    others = np.delete(logits.astype(np.float64), c, axis=1)
+    return np.asarray((logits[:, c] - np.logaddexp.reduce(others, axis=1)) / math.log(10))
+
+
+def _odds(log10: float) -> str:
+    """Odds as people say them: 12 to 1."""
+    if abs(log10) > 6:
+        return "over a million to 1" if log10 > 0 else "1 to over a million"
+    return f"{10**log10:,.3g} to 1" if log10 >= 0 else f"1 to {10**-log10:,.3g}"
+
+
+def class_names(net: Any) -> tuple[str, ...]:
+    """What a network's classes are called; "class 1" … where its file does not say."""
+    said = tuple(str(name) for name in net.card.get("classes", ()))
+    return said if len(said) == net.n_classes else tuple(f"class {i + 1}" for i in range(net.n_classes))
 
 
 def reconstruction(
@@ -281,15 +363,15 @@ def reconstruction(
     """
     import torch
 
-    found, dev = _ready(project, embedding, "reconstruction", device)
+    found, dev = ready(project, embedding, "reconstruction", device)
     net: Any = found.net
     mask_patches = getattr(registry.load("models", net.spec.name), "mask_patches", None)
     if ratio is not None and mask_patches is None:
         raise InputError(f"{net.spec.title} is shown the whole cell; leave out the fraction to hide.")
     out = []
-    for seen in _see(project, found, cells, dev):
+    for seen in see(project, found, cells, dev):
         shown: dict[str, torch.Tensor] = {"input": seen.x}
-        with _quiet():
+        with quiet():
             if mask_patches is None:
                 redrawn = net.reconstruct(seen.x)
             else:
@@ -322,7 +404,7 @@ def reconstruction(
                         line += f", {by_channel[name][f'mse_{key}']:.3g} where patches were {key}"
             words.append(f"{line}.")
         out.append(
-            _look(
+            answer(
                 "reconstruction",
                 project,
                 found,
@@ -336,13 +418,25 @@ def reconstruction(
     return tuple(out)
 
 
-_LOOKS = {"attention": attention, "occlusion": occlusion, "reconstruction": reconstruction}
+_LOOKS = {
+    "attention": attention,
+    "occlusion": occlusion,
+    "classes": classes,
+    "reconstruction": reconstruction,
+}
+
+
+ASKED = (*_LOOKS, "tokens", "structure")  # the last two are `steps.tokens`
 
 
 def look(project: Project, *, what: str, cells: Sequence[str], **settings: Any) -> tuple[Look, ...]:
-    """`attention`, `occlusion` or `reconstruction`, by its name."""
+    """One of `ASKED`, by its name."""
+    if what not in ASKED:
+        raise InputError(f"There is nothing called {what!r} to look at; there are {', '.join(ASKED)}.")
     if what not in _LOOKS:
-        raise InputError(f"There is nothing called {what!r} to look at; there are {', '.join(_LOOKS)}.")
+        from napari_cellrep.steps import tokens
+
+        return getattr(tokens, what)(project, cells=cells, **settings)  # type: ignore[no-any-return]
     return _LOOKS[what](project, cells=cells, **settings)  # type: ignore[operator,no-any-return]
 
 
@@ -380,6 +474,10 @@ def _why_not(net: EmbeddingModel, what: str) -> str:
     title = net.spec.title
     if what == "attention" and not can(net, "attention"):
         return f"{title} has no attention; DINO has. “What does the network need?” works for every network."
+    if what in ("tokens", "structure") and not can(net, "patch_tokens"):
+        return f"{title} has no patches with vectors of their own; DINO has."
+    if what == "classes" and not can(net, "classify"):
+        return f"{title} knows no classes; DeepLoc does, and card Explore learns from your own sets of cells."
     if what == "reconstruction" and not can(net, "reconstruct"):
         return f"{title} does not redraw a cell; Microsnoop and the autoencoder do."
     if what == "occlusion" and not net.on_device:
@@ -387,7 +485,8 @@ def _why_not(net: EmbeddingModel, what: str) -> str:
     return ""
 
 
-def _ready(project: Project, embedding: str, what: str, device: str) -> tuple[Found, torch.device]:
+def ready(project: Project, embedding: str, what: str, device: str) -> tuple[Found, torch.device]:
+    """The network of an embedding on its device, if it can answer; a sentence if it cannot."""
     from napari_cellrep.models._engine import choose_device
 
     found = _network(project, embedding)
@@ -398,13 +497,14 @@ def _ready(project: Project, embedding: str, what: str, device: str) -> tuple[Fo
     return found, dev
 
 
-def _quiet() -> Any:
+def quiet() -> Any:
+    """Without what learning would need."""
     import torch
 
     return torch.inference_mode()
 
 
-def _see(project: Project, found: Found, cells: Sequence[str], device: torch.device) -> Iterator[_Seen]:
+def see(project: Project, found: Found, cells: Sequence[str], device: torch.device) -> Iterator[Seen]:
     """Cells as the network gets them, one after the other."""
     from napari_cellrep.models._engine import to_tensor
 
@@ -426,13 +526,14 @@ def _see(project: Project, found: Found, cells: Sequence[str], device: torch.dev
         x = net.preprocess(to_tensor(crops).to(device)).float()
         place = find_places(boxes_of(row), net.crop, (where.height_px, where.width_px), where.um_per_px)[0]
         first, step = net.seen_grid(crops.shape[-1], x.shape[-1])
-        yield _Seen(cell, where.id, x, place, first, step, tuple(names))
+        yield Seen(cell, where.id, x, place, first, step, tuple(names))
 
 
-def _look(
-    what: str, project: Project, found: Found, embedding: str, seen: _Seen, planes: Sequence[Plane],
+def answer(
+    what: str, project: Project, found: Found, embedding: str, seen: Seen, planes: Sequence[Plane],
     words: tuple[str, ...], numbers: dict[str, Any],
 ) -> Look:  # fmt: skip
+    """A look, with what is to be said of a network that has learned nothing."""
     key = _key(project, embedding)
     trained = bool(project.embedding_info(key).get("trained", True))
     if not trained:
@@ -442,22 +543,61 @@ def _look(
     )
 
 
-def _moved(
-    found: Found, x: torch.Tensor, shown: tuple[slice, ...], hide: Sequence[tuple[slice, ...]]
-) -> np.ndarray:
-    """How far a cell's vector moves when parts of it get their plane's mean over what is shown: (len(hide),)."""
+@dataclass(frozen=True)
+class _Hiding:
+    """What is hidden of a cell, one after the other: each channel, then each square."""
+
+    seen: Seen
+    at: tuple[int, int]  # first seen pixel that shows the image
+    size: int  # seen pixels per pixel of the result
+    shape: tuple[int, int]  # of the result
+    spots: tuple[tuple[int, int], ...]  # first pixel of the result that a square hides
+    shown: tuple[slice, ...]
+    parts: tuple[tuple[slice, ...], ...]
+
+    @classmethod
+    def of(cls, seen: Seen, squares: int) -> _Hiding:
+        (ya, yb), (xa, xb) = seen.span(0), seen.span(1)
+        size = max(1, math.ceil(max(yb - ya, xb - xa) / max(squares, 1)))
+        h, w = math.ceil((yb - ya) / size), math.ceil((xb - xa) / size)
+        per = seen.x.shape[1] // len(seen.channels)  # planes of the network per channel
+        every, whole = slice(None), (slice(ya, yb), slice(xa, xb))
+        spots = tuple((i, j) for i in range(max(h - 1, 1)) for j in range(max(w - 1, 1)))
+        parts = [(slice(c * per, (c + 1) * per), *whole) for c in range(len(seen.channels))]
+        for i, j in spots:
+            y, x = ya + i * size, xa + j * size
+            parts.append((every, slice(y, min(y + 2 * size, yb)), slice(x, min(x + 2 * size, xb))))
+        return cls(seen, (ya, xa), size, (h, w), spots, (every, *whole), tuple(parts))
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """Mean over the squares that hide a pixel: (h, w) of one value per square."""
+        total, count = np.zeros(self.shape), np.zeros(self.shape)
+        for (i, j), value in zip(self.spots, values, strict=True):
+            total[i : i + 2, j : j + 2] += value
+            count[i : i + 2, j : j + 2] += 1
+        return total / count
+
+    def plane(self, part: str, name: str, data: np.ndarray, limits: tuple[float, float]) -> Plane:
+        return self.seen.plane(part, name, data, limits, self.at, self.size)
+
+
+def _without(
+    ask: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, hiding: _Hiding
+) -> tuple[np.ndarray, np.ndarray]:
+    """Answers to a crop as it is (1, d), and with each part at its plane's mean over what is shown (parts, d)."""
     import torch
 
-    mean = torch.zeros_like(x) + x[shown].mean(dim=(1, 2), keepdim=True)
-    vectors = []
-    with _quiet():
-        own = found.net.embed(x[None], found.layer).float().cpu()
-        for i in range(0, len(hide), AT_ONCE):
-            crops = x.repeat(len(hide[i : i + AT_ONCE]), 1, 1, 1)
-            for crop, part in zip(crops, hide[i : i + AT_ONCE], strict=True):
+    mean = torch.zeros_like(x) + x[hiding.shown].mean(dim=(1, 2), keepdim=True)
+    answers = []
+    with quiet():
+        own = ask(x[None]).float().cpu().numpy()
+        for i in range(0, len(hiding.parts), AT_ONCE):
+            parts = hiding.parts[i : i + AT_ONCE]
+            crops = x.repeat(len(parts), 1, 1, 1)
+            for crop, part in zip(crops, parts, strict=True):
                 crop[part] = mean[part]
-            vectors.append(found.net.embed(crops, found.layer).float().cpu())
-    return np.asarray(np.linalg.norm((torch.cat(vectors) - own).numpy(), axis=1))
+            answers.append(ask(crops).float().cpu().numpy())
+    return own, np.concatenate(answers)
 
 
 def _span(data: np.ndarray) -> tuple[float, float]:

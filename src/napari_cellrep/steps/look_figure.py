@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,21 @@ from napari_cellrep.steps.look import Look, Plane
 
 FIGURES, ARRAYS = (".png", ".svg", ".pdf"), ".npz"
 _PANEL_IN, _COLUMNS = 1.9, 6
-_THROUGH = {"mean": "inferno", "head": "inferno", "occlusion": "magma"}  # drawn over the image
+# Drawn over the image. "evidence" is signed: orange speaks for the class, purple against it.
+_THROUGH = {
+    "mean": "inferno",
+    "head": "inferno",
+    "occlusion": "magma",
+    "similar": "inferno",
+    "evidence": "PuOr_r",
+}
+_BARS = 8  # classes, most probable first
 
 
-def check_out(out: Path) -> Path:
+def check_out(out: Path, endings: Sequence[str] = (*FIGURES, ARRAYS)) -> Path:
     """The path, if it ends as one of the files that can be written."""
-    if out.suffix.lower() not in (*FIGURES, ARRAYS):
-        raise InputError(
-            f"{out.name} has to end in {', '.join(FIGURES)} (a figure) or {ARRAYS} (the arrays)."
-        )
+    if out.suffix.lower() not in endings:
+        raise InputError(f"{out.name} has to end in {', '.join(endings)}.")
     return out
 
 
@@ -61,7 +67,9 @@ def draw_looks(project: Project, looks: Sequence[Look]) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    n_panels = len(project.channels) + max(len(look.planes) for look in looks)
+    n_panels = len(project.channels) + max(
+        len(look.planes) + ("probabilities" in look.numbers) for look in looks
+    )
     columns = min(_COLUMNS, n_panels)
     rows = math.ceil(n_panels / columns)
     words = [
@@ -87,8 +95,11 @@ def _draw(project: Project, look: Look, panels: np.ndarray) -> None:
     ya, xa = max(math.floor(top), 0), max(math.floor(left), 0)
     shown = image[:, ya : math.ceil(bottom), xa : math.ceil(right)]
     limits = [np.percentile(plane, (1, 99.8)) for plane in shown]
-    for axes in panels[len(project.channels) + len(look.planes) :]:
+    rest = panels[len(project.channels) + len(look.planes) :]
+    for axes in rest:
         axes.set_visible(False)
+    if shares := look.numbers.get("probabilities"):
+        _draw_bars(rest[0], shares, look.numbers["class"])
 
     def under(axes: Any, channel: int) -> None:
         low, high = limits[channel]
@@ -107,7 +118,7 @@ def _draw(project: Project, look: Look, panels: np.ndarray) -> None:
             low, high = plane.limits
             axes.imshow(
                 plane.data, cmap=cmap, vmin=low, vmax=high, extent=_extent(plane), interpolation="nearest",
-                alpha=0.6 if through else 1.0,
+                alpha=_cover(plane),
             )  # fmt: skip
         axes.contour(own, [0.5], colors="#ff9a1f", linewidths=0.6)
         axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], facecolor="black")
@@ -116,9 +127,32 @@ def _draw(project: Project, look: Look, panels: np.ndarray) -> None:
     _scale_bar(panels[0], left, right, bottom, top, um)
 
 
+def _cover(plane: Plane) -> Any:
+    """How much of the image a plane covers; where there is no evidence, nothing."""
+    if plane.part == "evidence":
+        return 0.85 * np.abs(plane.data) / plane.limits[1]
+    return 0.6 if plane.part in _THROUGH else 1.0
+
+
+def _draw_bars(axes: Any, shares: Mapping[str, float], chosen: str) -> None:
+    """Probabilities as bars with their classes' names; the class of the evidence is dark."""
+    names = list(shares)[:_BARS]
+    names += [chosen] if chosen not in names else []
+    axes.set_visible(True)
+    axes.barh(
+        names, [shares[n] for n in names], color=["#56b4e9" if n == chosen else "#c5dfee" for n in names]
+    )
+    for i, name in enumerate(names):
+        axes.text(0.02, i, f"{name}  {shares[name]:.1%}", fontsize=5.5, va="center")
+    axes.set(xlim=(0, 1), xticks=[], yticks=[])
+    axes.set_ylim(max(len(names), _BARS) - 0.5, -0.5)
+    axes.spines[:].set_visible(False)
+    axes.set_title("class probabilities", fontsize=6.5)
+
+
 def _extent(plane: Plane) -> tuple[float, float, float, float]:
     """Left, right, bottom and top edge in field coordinates."""
-    h, w = plane.data.shape
+    h, w = plane.data.shape[:2]
     x0, y0 = plane.x0 - 0.5, plane.y0 - 0.5
     return x0, x0 + w * plane.scale, y0 + h * plane.scale, y0
 

@@ -184,8 +184,8 @@ class ExploreCard(Card):
     def _show_question(self) -> None:
         recipe = self.question.currentData()
         about = self._recipes.get(recipe)
-        for item in (self.more, self.answer):
-            item.setVisible(about is not None)
+        self.answer.setVisible(about is not None)
+        self.more.setVisible(about is not None and bool(about["options"]))
         for name, row in self._group_rows.items():
             row.setVisible(about is not None and name in about["groups"])
         if about is None:

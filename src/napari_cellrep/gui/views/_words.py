@@ -9,6 +9,7 @@ import numpy as np
 # Prefix of what an analysis computed → what it says; the rest of the name is the embedding.
 _ANALYSES = {
     "score_": "closer to A or to B", "outlier_": "how odd", "unlike_": "how unlike the control",
+    "predicted_class_": "class, says the network", "sure_class_": "how probable its class is",
     "taught_": "set it is in", "predicted_": "predicted set", "sure_": "how sure the prediction is",
 }  # fmt: skip
 

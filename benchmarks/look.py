@@ -1,0 +1,125 @@
+"""Looking inside: from a click to the layer, and where predictions put the protein of treated and untreated cells.
+
+xvfb-run python benchmarks/look.py PROJECT.cellrep [--quick] --json FILE
+
+PROJECT is one of the sample with a trained Paired Cell Inpainting, as `cellrep demo` makes it; it is copied, not changed.
+The click goes through the real window and its worker process, with a ViT-S/16 of random weights at 224 px (the time does
+not depend on the weights), already loaded: what counts is the second click. A prediction's place is told by the mean
+in the target's nucleus over that in a ring around it, for the same random targets with sources of either control.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import napari
+import numpy as np
+from _harness import environment, options, report, row
+from qtpy.QtTest import QTest
+
+from napari_cellrep.analysis.localisation import nucleus_ring_ratio
+from napari_cellrep.data import Project, open_project
+from napari_cellrep.gui._image import canvas_of, show_field
+from napari_cellrep.gui._runner import runner_of
+from napari_cellrep.gui._state import session_of
+from napari_cellrep.jobs import drain
+from napari_cellrep.steps.embed import embed
+from napari_cellrep.steps.inpaint import inpaint
+
+GOAL_MS, PATIENCE_S = 500.0, 300
+VIT = {"size": "small", "patch_px": 16, "image_px": 224}
+
+
+def until(done: Callable[[], Any]) -> None:
+    """Let the window work until something has happened."""
+    end = time.perf_counter() + PATIENCE_S
+    while not done():
+        if time.perf_counter() > end:
+            raise TimeoutError
+        QTest.qWait(2)
+
+
+def clicks(project: Project, n: int) -> list[float]:
+    """Milliseconds from asking about a cell until its layers are on the canvas, one cell after the other."""
+    field = min(project.fields, key=lambda f: (project.cells.obs["field"] == f.id).sum()).id
+    names = tuple(channel.name for channel in project.channels)
+    drain(embed(project, model="dino", key="vit", config={**VIT, "channels": names}, fields=[field]))
+    viewer = napari.Viewer(show=True)
+    session, canvas, shown = session_of(viewer), canvas_of(viewer), []
+    session.open(open_project(project.root))
+    session.embedding = "vit"
+    show_field(viewer, session, field, lambda: shown.append(1))
+    until(lambda: shown)
+    rows = [int(r) for r in session.rows_of_field(field)][: n + 1]
+    times = []
+    for i, at in enumerate(rows):
+        canvas.looking.remove()
+        start = time.perf_counter()
+        canvas.looking.ask("attention", [session.cell_id(at)])
+        until(lambda: canvas.looking.answers)
+        if i:  # the first loads the network
+            times.append(1e3 * (time.perf_counter() - start))
+    canvas.close()
+    runner_of(viewer).close()
+    viewer.close()
+    return times
+
+
+def placed(project: Project, n: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Nucleus over ring of predictions in the same targets: "high" and "low" dose of the source, (n,)."""
+    rng = np.random.default_rng(seed)
+    obs = project.cells.obs
+    good = obs[obs["good"].to_numpy(bool)]
+    targets = rng.choice(good.index, n, replace=False)
+    found: dict[str, list[float]] = {"high": [], "low": []}
+    for name, control in (("high", 1), ("low", -1)):
+        sources = rng.choice(good.index[good["control"] == control], n)
+        for source, target in zip(sources, targets, strict=True):
+            result = drain(inpaint(project, source=str(source), target=str(target)))
+            side = len(result["prediction"])
+            y0, x0 = int(result["y0"]), int(result["x0"])
+            labels = np.pad(project.read_labels(result["field"]), side)[
+                y0 + side : y0 + 2 * side, x0 + side : x0 + 2 * side
+            ]
+            found[name].append(
+                nucleus_ring_ratio(result["prediction"], labels)[int(obs.loc[target, "label"])]
+            )
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = options(__doc__)
+    parser.add_argument("project", type=Path)
+    args = parser.parse_args()
+    root = Path(tempfile.mkdtemp()) / "copy.cellrep"
+    shutil.copytree(args.project, root)
+    project = open_project(root)
+    n = 10 if args.quick else 50
+    ratio = placed(project, n)
+    both = np.isfinite(ratio["high"]) & np.isfinite(ratio["low"])
+    times = clicks(project, 5 if args.quick else 20)
+    ms = float(np.median(times))
+    more = {"n": int(both.sum())}
+    rows = [
+        row("click to layer, ViT-S/16 at 224 px, warm, median", ms, "ms", goal=GOAL_MS, more_is_better=False,
+            slowest=float(max(times)), n=len(times)),
+        *(row(f"predicted nucleus over ring, {name}-dose source, median", float(np.median(values[both])), "ratio",
+              goal=1.0, more_is_better=name == "high", **more,
+              quartiles=[round(float(q), 3) for q in np.percentile(values[both], (25, 75))])
+          for name, values in ratio.items()),
+        row("targets where the high-dose source puts more in the nucleus", float((ratio["high"] > ratio["low"])[both].mean()),
+            "share", goal=0.9, **more),
+    ]  # fmt: skip
+    report(rows, environment("torch", "napari"), args.json)
+
+
+if __name__ == "__main__":
+    main()
+    sys.stdout.flush()
