@@ -2,8 +2,10 @@
 
 One threshold never fits a whole field: a dividing nucleus is ten times brighter than its neighbours, and two
 touching ones part only at a level that loses a dim one. So every level is tried, which gives a tree of nested
-components (a component tree, as in MSER), and the tree is cut where its pieces look most like ellipses. The
-pieces then grow to half of their own height, where the edge of a blurred object is.
+components (a component tree, as in MSER), and the tree is cut where its pieces look most like ellipses; valleys are
+made deeper first, so that the blurred seam between two nuclei of one brightness is a level of its own. The pieces
+then grow to half of their own height, where the edge of a blurred object is. What was found says how large one object
+is: with that size all is done once more, and what is still too large for one is parted.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from napari_cellrep.specs import Channel, InputError, find_channel
 # one set for all images.
 _WORK_DIAMETER_PX = 26  # objects are outlined at this scale: larger ones are averaged down first
 _ENLARGE_BELOW_PX = 12  # objects smaller than this are outlined at twice their scale
+_VALLEY = 2.0  # how much deeper valleys are made, so that seams part touching objects
+_VALLEY_SCALE = 0.23  # their width, in diameters: at less, texture inside a nucleus becomes a seam
 _LEVEL_STEP = 1.13  # ratio of neighbouring levels: shallower dips than this are texture
 _SHARPNESS = 24  # how steeply a shape that is no ellipse loses (two touching discs fill 0.89 of theirs)
 _AREA_POWER = 0.65  # below 1: two summits may lose some area to the level that parts them
@@ -33,7 +37,14 @@ _CUT = 0.12  # what a cut by shape has to gain, as a share of the smaller piece
 _SUMMIT = 0.22  # least distance of two summits of the distance map, in diameters
 _OWN_PERCENTILE = 70  # of an object's pixels: its own height
 _LIGHT_POWER = 0.75  # how much brighter objects count more for the typical one
-_LEAST_FILL = 0.8  # what fills less of its ellipse is no object
+_FELLOWS = 5  # so many objects say how large one is
+_SAME_SIZE = 0.02  # a diameter that is off by less is not worth a second look
+_WHOLE = 0.975  # of its ellipse is filled by what says how large objects are
+_SIZE_SD = (0.15, 0.3)  # bounds of the SD of ln(area) of an image's whole objects
+_SHAPE_COST = 60  # of an object that fills none of its ellipse, where one SD of size costs 1/2
+_OBJECT_COST = 1  # of one object more
+_SEAM_GAIN = 3  # of a seam that is black
+_LEAST_FILL = 0.85  # what fills less of its ellipse is no object
 
 
 @dataclass(frozen=True)
@@ -195,6 +206,18 @@ def find_blobs(plane: np.ndarray, rules: Rules) -> np.ndarray:
     diameter = rules.diameter_px or estimate_diameter(plane)
     if diameter <= 0:
         return empty
+    labels = _find(plane, rules, diameter)
+    if not rules.diameter_px and labels.max() >= _FELLOWS:
+        # What was found says more of the size than the first look did, and all scales follow from it.
+        found = float(2 * np.sqrt(np.median(np.bincount(labels.ravel())[1:]) / np.pi))
+        if abs(found / diameter - 1) > _SAME_SIZE:
+            labels = _find(plane, rules, found)
+    return _split_by_size(labels, plane) if rules.split else labels
+
+
+def _find(plane: np.ndarray, rules: Rules, diameter: float) -> np.ndarray:
+    """Objects of about this diameter (px)."""
+    empty = np.zeros(plane.shape, np.int32)
     factor = max(1, int(diameter / _WORK_DIAMETER_PX))
     small = _shrink(plane, factor)
     up = 2 if diameter < _ENLARGE_BELOW_PX else 1
@@ -216,15 +239,38 @@ def find_blobs(plane: np.ndarray, rules: Rules) -> np.ndarray:
     if peak <= 2 * low or peak <= 0:
         return empty
 
-    tree = _component_tree(height, low, smallest, largest, rules.fill_holes)
+    relief = height - _VALLEY * valleys(height, _VALLEY_SCALE * d) if rules.split else height
+    tree = _component_tree(relief, low, smallest, largest, rules.fill_holes)
     seeds = _cut_tree(tree, height.shape, d, smallest, largest, rules.split)
-    labels = _outline(height, seeds, low, rules.edge, rules.fill_holes)
+    labels = _outline(height, relief, seeds, low, rules.edge, rules.fill_holes)
     if rules.split:
         labels = _split_by_shape(labels, d)
-    labels = _keep_objects(labels, height, least, most, noise, rules)
+    labels = _keep_objects(labels, height, (smallest, largest), (least, most), noise, rules)
     if up > 1:
         labels = labels[::up, ::up]
     return _enlarge(labels, factor, plane.shape)
+
+
+def valleys(height: np.ndarray, sigma: float) -> np.ndarray:
+    """How much lower a pixel lies than both sides of the valley it is in; 0 on slopes and summits.
+
+    The larger principal curvature, where it is positive, at a scale: two touching nuclei of the same brightness share
+    one threshold, but the blurred seam between them is still a valley.
+
+    Parameters
+    ----------
+    height : ndarray of shape (H, W), float
+    sigma : float
+        SD of the Gaussian in pixels.
+
+    Returns
+    -------
+    ndarray of shape (H, W), float
+        In the units of `height` (the curvature times ``sigma**2``).
+    """
+    yy, xx, yx = (ndimage.gaussian_filter(height, sigma, order=o) for o in ((2, 0), (0, 2), (1, 1)))
+    steepest = (yy + xx) / 2 + np.hypot((yy - xx) / 2, yx)
+    return sigma**2 * np.maximum(steepest, 0)
 
 
 def _shrink(plane: np.ndarray, factor: int) -> np.ndarray:
@@ -363,12 +409,14 @@ def _split_pixels(flat: np.ndarray, width: int, d: float) -> list[np.ndarray]:
     return [flat[pieces == k] for k in range(1, int(pieces.max()) + 1)]
 
 
-def _outline(height: np.ndarray, seeds: np.ndarray, low: float, edge: float, fill_holes: bool) -> np.ndarray:
-    """Grow seeds downhill and end each where it falls below `edge` of its own height."""
+def _outline(
+    height: np.ndarray, relief: np.ndarray, seeds: np.ndarray, low: float, edge: float, fill_holes: bool
+) -> np.ndarray:
+    """Grow seeds downhill in `relief` and end each where it falls below `edge` of its own height."""
     n = int(seeds.max())
     if not n:
         return seeds
-    zones = watershed(-height, seeds, mask=height > low)
+    zones = watershed(-relief, seeds, mask=height > low)
     labels = seeds
     for _ in range(
         2
@@ -457,6 +505,72 @@ def _split_by_shape(labels: np.ndarray, diameter: float) -> np.ndarray:
     return out
 
 
+def _split_by_size(labels: np.ndarray, plane: np.ndarray) -> np.ndarray:
+    """Part what is too large for one of its image's objects, where two ellipses and a seam explain it better."""
+    n = int(labels.max())
+    height = ndimage.gaussian_filter(plane, 0.7)
+    height = height - np.percentile(height, 5)
+    flat = np.flatnonzero(labels)
+    area, fill = _ellipse_fill(labels.ravel()[flat] - 1, flat, labels.shape[1], n)
+    whole = fill > _WHOLE
+    rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    whole[rim[rim > 0] - 1] = False
+    if whole.sum() < _FELLOWS:
+        return labels
+    size = np.log(area[whole])
+    typical = float(np.median(size))
+    sd = float(np.clip(1.4826 * np.median(np.abs(size - typical)), *_SIZE_SD))
+
+    def cost(own: np.ndarray) -> float:
+        at = np.flatnonzero(own)
+        a, f = _ellipse_fill(np.zeros(len(at), int), at, own.shape[1], 1)
+        return float(((np.log(a[0]) - typical) / sd) ** 2 / 2 + _SHAPE_COST * (1 - f[0]))
+
+    out, following = labels.copy(), n + 1
+    boxes = ndimage.find_objects(labels)
+    todo = [(int(i) + 1, boxes[i]) for i in np.flatnonzero(area > 1.2 * np.exp(typical))]
+    while todo:
+        i, box = todo.pop()
+        own = np.pad(out[box] == i, 1)
+        halves = _two_ellipses(own)
+        if halves is None or any(ndimage.label(half)[1] != 1 for half in halves):
+            continue
+        a, b = halves
+        here = np.pad(height[box], 1, mode="edge")
+        seam = (ndimage.binary_dilation(a) & b) | (ndimage.binary_dilation(b) & a)
+        dimmer = min(np.median(here[a]), np.median(here[b]))
+        dark = 1 - np.median(here[seam]) / dimmer if dimmer > 0 else 0.0
+        if cost(own) - cost(a) - cost(b) - _OBJECT_COST + _SEAM_GAIN * dark > 0:
+            out[box][b[1:-1, 1:-1]] = following
+            todo += [(i, box), (following, box)]
+            following += 1
+    return _renumber(out)
+
+
+def _two_ellipses(own: np.ndarray, most_rounds: int = 12) -> tuple[np.ndarray, np.ndarray] | None:
+    """Share an object's pixels between the two Gaussians that fit them best; None where one of them vanishes."""
+    at = np.argwhere(own).astype(float)
+    middle = at - at.mean(axis=0)
+    along = middle @ np.linalg.svd(middle, full_matrices=False)[2][0]
+    second = along > np.median(along)
+    for _ in range(most_rounds):
+        cost = []
+        for members in (at[~second], at[second]):
+            if len(members) < 8:
+                return None
+            off = at - members.mean(axis=0)
+            spread = np.cov(members.T) + np.eye(2) / 12  # 1/12: a pixel is a square, not a point
+            cost.append(
+                np.einsum("ni,ij,nj->n", off, np.linalg.inv(spread), off) + np.log(np.linalg.det(spread))
+            )
+        before, second = second, cost[1] < cost[0]
+        if np.array_equal(before, second):
+            break
+    a, b = np.zeros_like(own), np.zeros_like(own)
+    a[own], b[own] = ~second, second
+    return (a, b) if a.any() and b.any() else None
+
+
 def split_mask(own: np.ndarray, diameter: float) -> np.ndarray:
     """Split one object: watershed of its distance map, then pieces join again while their worth grows.
 
@@ -519,15 +633,20 @@ def _touching(labels: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _keep_objects(
-    labels: np.ndarray, height: np.ndarray, least: float, most: float, noise: float, rules: Rules
+    labels: np.ndarray,
+    height: np.ndarray,
+    natural: tuple[float, float],
+    asked: tuple[float, float],
+    noise: float,
+    rules: Rules,
 ) -> np.ndarray:
-    """Drop what is too small, too large, or too faint."""
+    """Drop what is too faint, or too small or large (px): the typical brightness is that of all of natural size."""
     n = int(labels.max())
     if not n:
         return labels
     area = np.bincount(labels.ravel(), minlength=n + 1).astype(float)
     own = _percentile_per_label(height, labels, n, 50)
-    keep = (area >= least) & (area <= most) & (own > rules.noise_sds * noise)
+    keep = (area >= natural[0]) & (area <= natural[1]) & (own > rules.noise_sds * noise)
     flat = np.flatnonzero(labels)
     keep[1:] &= _ellipse_fill(labels.ravel()[flat] - 1, flat, labels.shape[1], n)[1] >= _LEAST_FILL
     keep[0] = False
@@ -537,6 +656,7 @@ def _keep_objects(
         weight = np.cumsum((area * own**_LIGHT_POWER)[keep][order])
         typical = own[keep][order][np.searchsorted(weight, weight[-1] / 2)]
         keep &= own > rules.contrast * typical
+    keep &= (area >= asked[0]) & (area <= asked[1])
     keep[0] = False
     return _renumber(np.where(keep[labels], labels, 0))
 

@@ -37,6 +37,9 @@ RATIO = "nucleus_ring_ratio"
 NETWORK = {"width": 0.25}
 TRAINING = {"batch_size": 32, "learning_rate": 1e-3}
 MIN_STEPS, MAX_STEPS = 40, 240
+# The sample's nuclei are 15 px wide. The paper's human cells are seen in windows of about two and a half nuclei; the
+# network's own 64 px would hold two or three neighbours, whose protein the spatial maximum cannot tell from the cell's.
+WINDOW_PX = 40
 
 
 def demo(out: Path | str, *, seed: int = 0, train_seconds: float = 90) -> Job[dict[str, Any]]:
@@ -72,7 +75,7 @@ def demo(out: Path | str, *, seed: int = 0, train_seconds: float = 90) -> Job[di
         project = open_project(root) if root.exists() else (yield from open_sample(root))
     with clock("segment"):
         yield from segment(project, segmenter="nuclei")
-        yield from crop(project)
+        yield from crop(project, rules={"window_px": WINDOW_PX})
         _add_ratio(project)
     with clock("embed measurements"):
         yield from embed(project, model=CLASSICAL)
