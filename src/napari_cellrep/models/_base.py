@@ -47,6 +47,35 @@ MaxSteps = Annotated[
 MaxSeconds = Annotated[
     float, {"min": 0, "max": 1e9, "step": 10, "label": "Seconds, at most", "help": "0: no limit."}
 ]
+HeldOut = Annotated[
+    float,
+    {
+        "min": 0.0,
+        "max": 0.5,
+        "step": 0.05,
+        "label": "Held out",
+        "help": "Part of the cells, in whole images where groups have several, that is not learned from but says after "
+        "every epoch how well it goes; ours, not the papers'. 0: none.",
+    },
+]
+Keep = Annotated[
+    str,
+    {
+        "choices": ("last", "val_loss", "val_knn"),
+        "label": "Keep the weights of",
+        "help": "last: the last epoch, as in the papers; val_loss, val_knn: the epoch with the least loss of the "
+        "held-out cells, or with the most whose nearest neighbours are of their group.",
+    },
+]
+Patience = Annotated[
+    int,
+    {
+        "min": 0,
+        "max": 10_000,
+        "label": "Patience (epochs)",
+        "help": "End when held-out cells have fared no better for so many epochs; 0: never.",
+    },
+]
 
 # Capability → the methods that give it. A model has those of which it defines a method.
 CAPABILITIES = {

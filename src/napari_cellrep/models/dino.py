@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from napari_cellrep.models._base import EmbeddingModel, MaxSeconds, MaxSteps, Seed
+from napari_cellrep.models._base import EmbeddingModel, HeldOut, Keep, MaxSeconds, MaxSteps, Patience, Seed
 from napari_cellrep.models._dino_training import RECIPES, DinoLearner
 from napari_cellrep.specs import CropSpec, InputError, ModelSpec, Weights, make_config
 
@@ -212,6 +212,8 @@ class Training:
     drop_path : float
         How often the last block's branches are left out in the student; less in the blocks before.
     seed : int
+    held_out, keep, patience
+        Part of the cells that judges (`_train.hold_out`), whose weights are kept, and when to end early.
     max_steps, max_seconds
         Limits; 0: none.
     """
@@ -323,6 +325,9 @@ class Training:
     ] = 3.0
     drop_path: Annotated[float, {"min": 0.0, "max": 0.9, "step": 0.05, "label": "Drop path"}] = 0.1
     seed: Seed = 0
+    held_out: HeldOut = 0.1
+    keep: Keep = "last"
+    patience: Patience = 0
     max_steps: MaxSteps = 0
     max_seconds: MaxSeconds = 0.0
 

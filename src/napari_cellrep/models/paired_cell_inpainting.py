@@ -20,7 +20,16 @@ from torch.nn import functional as F
 
 from napari_cellrep.models import _keras
 from napari_cellrep.models._augment import random_flips
-from napari_cellrep.models._base import EmbeddingModel, MaxSeconds, MaxSteps, Seed, Width
+from napari_cellrep.models._base import (
+    EmbeddingModel,
+    HeldOut,
+    Keep,
+    MaxSeconds,
+    MaxSteps,
+    Patience,
+    Seed,
+    Width,
+)
 from napari_cellrep.specs import CropSpec, InputError, ModelSpec, Weights
 
 # Published widths (models.md §1.1), and whether the layer is followed by a 2×2 max pool.
@@ -172,6 +181,9 @@ class Training:
             "remember the start; they are measured again on the training cells.",
         },
     ] = False
+    held_out: HeldOut = 0.1
+    keep: Keep = "last"
+    patience: Patience = 0
     max_steps: MaxSteps = 0
     max_seconds: MaxSeconds = 0.0
 

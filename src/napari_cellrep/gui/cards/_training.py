@@ -71,7 +71,9 @@ class TrainingPanel(QWidget):
         self.curve, self.pictures = Curve(), Pictures()
         self.loss = text(
             tip="Loss: how wrong the network's predictions still are; training has learned when it no longer falls. "
-            "Epoch: one pass over all cells"
+            "Epoch: one pass over all cells. Held out: the loss of cells that are not learned from. Among their own "
+            "group: most of such a cell's 11 nearest neighbours are of its group (mean over groups; chance is one over "
+            "their number)"
         )
         self.pause = button(
             "Pause",
@@ -427,9 +429,12 @@ class TrainingPanel(QWidget):
             return
         self._looked = now
         rate = progress.metrics.get("cells_per_s", 0.0)
+        _, mark, warning = progress.message.partition("⚠ ")
         self.loss.setText(
             f"Loss {loss:.4f} (began at {self.curve.y[0]:.4f}) · epoch {int(np.ceil(epoch)):,} · "
-            f"{rate:,.0f} cells a second" + self._held_out(progress.metrics)
+            f"{rate:,.0f} cells a second"
+            + self._held_out(progress.metrics)
+            + (f"\n{mark}{warning}" if mark else "")
         )
         self.loss.show()
         if not self.use.isEnabled():
@@ -437,10 +442,13 @@ class TrainingPanel(QWidget):
 
     @staticmethod
     def _held_out(metrics: Mapping[str, float]) -> str:
-        """How well held-out cells are told apart, where that is known."""
-        if "val_balanced_accuracy" not in metrics:
-            return ""
-        return f" · {metrics['val_balanced_accuracy']:.0%} right on held-out cells (mean over classes)"
+        """How held-out cells fare, where that is known."""
+        if "val_balanced_accuracy" in metrics:
+            return f" · {metrics['val_balanced_accuracy']:.0%} right on held-out cells (mean over classes)"
+        words = f" · held out {metrics['val_loss']:.4f}" if "val_loss" in metrics else ""
+        if "val_knn" in metrics:
+            words += f", {metrics['val_knn']:.0%} of these cells lie among their own group"
+        return words
 
     def _look(self) -> None:
         """Show the network's newest pictures, if there are newer ones."""
