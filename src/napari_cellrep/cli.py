@@ -226,6 +226,17 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         help="for deeploc: the column of the cell table that holds each cell's class",
     )
     train.add_argument(
+        "--weights",
+        default="",
+        metavar="NAME|PATH",
+        help="start from these weights: a model trained in this project, published weights, or a file",
+    )
+    train.add_argument(
+        "--preset",
+        default="",
+        help="small: settings of ours for few cells (default: the paper's recipe); single settings go before it",
+    )
+    train.add_argument(
         "--finish", action="store_true", help="do no further step: make the model of the last checkpoint"
     )
     _estimate_argument(train)
@@ -720,7 +731,7 @@ def _train(args: argparse.Namespace) -> None:
         "training": _config_values(args, "Training"), "channels": _words(args.channels), "crop": _crop_values(args),
         "device": args.device, "precision": args.precision, "resume": not args.restart,
         "include_flagged": args.include_flagged, "fields": _words(args.fields), "where": args.where,
-        "named_set": args.set, "labels": args.labels,
+        "named_set": args.set, "labels": args.labels, "weights": args.weights, "preset": args.preset,
     }  # fmt: skip
     if args.estimate:
         _print_estimate(project, "train", how)

@@ -272,6 +272,22 @@ def test_curve_thins_itself_out_and_pictures_fit(qtbot):
     assert not curve.x
 
 
+def test_the_small_preset_fills_in_the_form_and_the_paper_s_brings_it_back(qtbot, dock, panel):
+    click(panel.more.button)
+    before = panel.form.value()
+    panel.preset.setCurrentIndex(panel.preset.findData("small"))
+    small = panel.form.value()
+    assert (small["keep"], small["settle_norm"], small["learning_rate"]) == ("val_knn", True, 1e-3)
+    assert small["max_seconds"] == before["max_seconds"]
+    assert "ours" in panel.preset.toolTip()
+    assert panel.arguments()["training"] == small
+    panel.preset.setCurrentIndex(0)
+    assert panel.form.value()["keep"] == "last"
+    dock.cards["model"].model.setCurrentText("Measurements")
+    qtbot.wait(50)
+    assert not panel.isVisible()
+
+
 # ---- a network that learns classes ------------------------------------------------------------------
 
 

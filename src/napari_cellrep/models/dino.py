@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from napari_cellrep.models._base import EmbeddingModel, HeldOut, Keep, MaxSeconds, MaxSteps, Patience, Seed
 from napari_cellrep.models._dino_training import RECIPES, DinoLearner
-from napari_cellrep.specs import CropSpec, InputError, ModelSpec, Weights, make_config
+from napari_cellrep.specs import CropSpec, InputError, ModelSpec, Preset, Weights, make_config
 
 SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}  # dim, depth, heads
 
@@ -59,6 +59,24 @@ SPEC = ModelSpec(
     ),
     layers=("cls", "patch_mean"),
     trains=True,
+    presets=(
+        Preset(
+            "small",
+            "For hundreds to some ten thousand cells; ours, not the paper's: "
+            "fewer prototypes, a smaller head, fewer small views, and the epoch kept whose held-out "
+            "cells lie best among their own group.",
+            {
+                "batch_size": 32,
+                "learning_rate": 2e-3,
+                "n_local": 4,
+                "out_dim": 2048,
+                "hidden_dim": 512,
+                "bottleneck_dim": 128,
+                "keep": "val_knn",
+                "patience": 30,
+            },
+        ),
+    ),
     weights=(
         Weights(
             "dino-hpa-fov", "https://zenodo.org/records/8061392", _ZENODO, "",

@@ -24,12 +24,13 @@ from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import (
     CropSpec,
     InputError,
+    ModelSpec,
     digest,
     field_rules,
     make_config,
     match_channels,
 )
-from napari_cellrep.steps.embed import boxes_of, set_crop
+from napari_cellrep.steps.embed import boxes_of, find_model, set_crop, weights_digest
 
 if TYPE_CHECKING:
     from napari_cellrep.models import EmbeddingModel
@@ -53,6 +54,8 @@ def train(
     named_set: str = "",
     where: str = "",
     labels: str = "",
+    weights: str = "",
+    preset: str = "",
     finish: bool = False,
 ) -> Job[Path]:
     """Train a model on the project's own cells; flagged cells are left out.
@@ -83,6 +86,12 @@ def train(
     labels : str
         Column of the cell table that holds each cell's class, for a network that learns from classes (`deeploc`).
         Cells without one are left out.
+    weights : str
+        What to start from instead of random weights: a model trained in this project, published weights by name, or
+        a path. The network is then as those weights need it, its channels and classes may be others
+        (`models._base.start_from`); what changed is said and in ``model.json`` ("initial").
+    preset : str
+        Name of one of the network's presets (`specs.Preset`); `training` goes before it. "": the paper's recipe.
     finish : bool
         Do no further step: make the model of the checkpoint that is there. Training can go on from it later.
 
@@ -102,7 +111,7 @@ def train(
     how: dict[str, Any] = {
         "model": model, "name": name, "config": config, "training": training, "channels": list(channels), "crop": crop,
         "include_flagged": include_flagged, "fields": list(fields), "cells": list(cells), "named_set": named_set,
-        "where": where, "labels": labels,
+        "where": where, "labels": labels, "weights": weights, "preset": preset,
     }  # fmt: skip
     yield Progress(0, 0, "Preparing to train")
     made = prepare(project, **how)
@@ -185,11 +194,14 @@ def prepare(
     named_set: str = "",
     where: str = "",
     labels: str = "",
+    weights: str = "",
+    preset: str = "",
 ) -> Prepared:
     """Make the network and gather its cells; nothing is written. Arguments are those of `train`."""
     import torch
 
     from napari_cellrep.models import can, create_model
+    from napari_cellrep.models._base import start_from
 
     try:
         module = registry.load("models", model)
@@ -199,10 +211,16 @@ def prepare(
         raise InputError(f"{module.SPEC.title} is not trained; it can only embed.")
     if name and (name.startswith(".") or "/" in name or "\\" in name):
         raise InputError(f"A model cannot be called {name!r}: no slash, no dot in front.")
-    settings = make_config(module.Training, training)
+    settings = make_config(module.Training, {**preset_values(module.SPEC, preset), **(training or {})})
     if labels and not module.SPEC.labels:
         raise InputError(f"{module.SPEC.title} learns without classes; leave the column of labels away.")
-    config = dict(config or {})
+    folder = project.root / "models" / (name or model)
+    start = _start(project, weights, module.SPEC, folder) if weights else None
+    config = {**(dataclasses.asdict(start.config) if start else {}), **(config or {})}
+    if start and labels:
+        config.pop("n_classes", None)
+    if start and channels and "channels" in field_rules(module.Config):
+        config.pop("channels", None)
     if channels and (kind := field_rules(module.Config).get("channels", {}).get("type")):
         # Made for the channels it is given (`dino`), or for as many (`deeploc`).
         config.setdefault("channels", tuple(channels) if kind == "tuple" else len(channels))
@@ -223,13 +241,26 @@ def prepare(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         net = create_model(model, **dataclasses.asdict(network))
+    initial: dict[str, Any] = {}
+    if start:
+        if not channels and len(start.roles) == len(net.roles):
+            net.roles = start.roles
+        elif channels and len(channels) == len(net.roles):
+            net.roles = tuple(channels)
+        words = start_from(net, start)
+        initial = {
+            "weights": weights,
+            "digest": weights_digest(start),
+            **({"mapped": words} if words else {}),
+        }
+        net.crop = dataclasses.replace(start.crop, channels=net.roles)
     if channels:
         if len(channels) != len(net.roles):
             raise InputError(
                 f"{net.spec.title} wants {len(net.roles)} channels ({', '.join(net.roles)}); got {len(channels)}."
             )
         net.roles = tuple(channels)
-    set_crop(net, project, crop, trained=False)
+    set_crop(net, project, crop, trained=bool(start))
     seen = net.training_crop(settings)
     crops = ProjectCells(
         project,
@@ -247,8 +278,38 @@ def prepare(
         **({"training_crop": dataclasses.asdict(seen)} if seen != net.crop else {}),
         **({"chosen": said} if said else {}),
         **({"labels": labels, "classes": list(classes.names)} if classes else {}),
+        **({"initial": initial} if initial else {}),
+        **({"preset": preset} if preset else {}),
     }
-    return Prepared(net, crops, settings, project.root / "models" / (name or model), card)
+    if initial.get("mapped"):
+        crops.note = f"{crops.note} Starts from {weights}: {initial['mapped']}".strip()
+    return Prepared(net, crops, settings, folder, card)
+
+
+def preset_values(spec: ModelSpec, preset: str) -> dict[str, Any]:
+    """Settings of a preset; none of ""."""
+    found = {p.name: p.values for p in spec.presets}
+    if preset and preset not in found:
+        have = f"presets are {', '.join(found)}" if found else "it has none"
+        raise InputError(f"{spec.title} has no preset {preset!r}; {have}.")
+    return found[preset] if preset else {}
+
+
+def _start(project: Project, weights: str, spec: ModelSpec, folder: Path) -> EmbeddingModel:
+    """The network whose weights training starts from."""
+    if (project.root / "models" / weights).resolve() == folder.resolve():
+        raise InputError(
+            f"{weights} cannot be trained from its own weights under the same name; give the new model another one (--name)."
+        )
+    net, trained = find_model(project, weights)
+    if net.spec.name != spec.name:
+        raise InputError(
+            f"The weights {weights} are of {net.spec.title}, and {spec.title} is to be trained; choose that network "
+            f"(--model {net.spec.name})."
+        )
+    if not trained:
+        raise InputError(f"{weights} is a network with random weights; leave it away, or name trained ones.")
+    return net
 
 
 def chosen_cells(

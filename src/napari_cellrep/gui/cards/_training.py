@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLineEdit, QVBoxLayout, QWidget
 
 from napari_cellrep.data.classes import FEWEST_CLASSES, MOST_CLASSES, label_columns
@@ -107,6 +107,10 @@ class TrainingPanel(QWidget):
 
         self.cells = combo("Which cells it learns from; flagged cells are never among them")
         self.cells.currentIndexChanged.connect(lambda _: self._cells_changed())
+        self.preset = combo("Whose settings: all of them stand below, and each can be changed")
+        self.preset.currentIndexChanged.connect(lambda _: self._take_preset())
+        self._presets: dict[str, dict[str, Any]] = {}
+        self._defaults: dict[str, Any] = {}
         self.filter = QLineEdit()
         self.filter.setPlaceholderText("dose_rank < 3")
         self.filter.setToolTip(
@@ -131,6 +135,7 @@ class TrainingPanel(QWidget):
         below = QFormLayout()
         below.setContentsMargins(0, 0, 0, 0)
         below.addRow("Name", self.name)
+        below.addRow("Settings", self.preset)
         self._place.addLayout(below)
         self.more = More("Training", settings)
         layout = QVBoxLayout(self)
@@ -156,8 +161,17 @@ class TrainingPanel(QWidget):
 
     # ---- what is shown ---------------------------------------------------------------------------
 
-    def show_model(self, rules: Mapping[str, Any] | None, name: str, labels: bool = False) -> None:
-        """Show the settings of another network; None for one that cannot be trained. `labels`: it learns classes."""
+    def show_model(
+        self,
+        rules: Mapping[str, Any] | None,
+        name: str,
+        labels: bool = False,
+        presets: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Show the settings of another network; None for one that cannot be trained.
+
+        `labels`: it learns classes. `presets`: settings beside the paper's (`specs.Preset` as plain dicts).
+        """
         self._wants_classes = labels
         self.class_row.setVisible(labels)
         self._fill_classes()
@@ -166,7 +180,16 @@ class TrainingPanel(QWidget):
             self.form.deleteLater()
             self.form = None
         if rules:
+            self._presets = {p["name"]: p["values"] for p in presets}
+            refill(
+                self.preset,
+                [("the paper's", ""), *((f"{p['name']} data (ours)", p["name"]) for p in presets)],
+            )
+            for i, preset in enumerate(presets, start=1):
+                self.preset.setItemData(i, preset["note"], Qt.ItemDataRole.ToolTipRole)
+            self.preset.setCurrentIndex(0)
             self.form = Form(rules)
+            self._defaults = self.form.value()
             self.form.set_value(
                 {"max_seconds": 300.0}
             )  # a first result while you wait; 0 takes the bound away
@@ -174,6 +197,17 @@ class TrainingPanel(QWidget):
             self._place.addWidget(self.form)
             self.name.setText(name)
             self._show_run()
+
+    def _take_preset(self) -> None:
+        """Fill in the chosen settings; how long it may take stays as it is."""
+        if self.form is None or self.preset.currentData() is None:
+            return
+        values = {**self._defaults, **self._presets.get(self.preset.currentData(), {})}
+        limits = ("max_steps", "max_seconds", "seed")
+        self.form.set_value({k: v for k, v in values.items() if k not in limits})
+        note = self.preset.itemData(self.preset.currentIndex(), Qt.ItemDataRole.ToolTipRole)
+        self.preset.setToolTip(note or "As the paper has them; each can be changed below")
+        self.card.refresh()
 
     def _name_changed(self) -> None:
         self._show_run()

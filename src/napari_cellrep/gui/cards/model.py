@@ -379,7 +379,7 @@ class ModelCard(Card):
         else:
             self._make_boxes(channels)
         rules = self.found.get(network, {}).get("training") if self.trains else None
-        self.training.show_model(rules, model, labels=bool(spec.get("labels")))
+        self.training.show_model(rules, model, bool(spec.get("labels")), spec.get("presets") or ())
 
     def _note(self, model: str, network: str) -> str:
         """What to know of a model before it is chosen."""
