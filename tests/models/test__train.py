@@ -12,7 +12,15 @@ from array_cells import ArrayCells
 from napari_cellrep import registry
 from napari_cellrep.jobs import drain
 from napari_cellrep.models import create_model, load_model
-from napari_cellrep.models._train import CHECKPOINT, Sampler, hold_out, knn_accuracy, time_step, train
+from napari_cellrep.models._train import (
+    CHECKPOINT,
+    Sampler,
+    _Trainer,
+    hold_out,
+    knn_accuracy,
+    time_step,
+    train,
+)
 from napari_cellrep.models.paired_cell_inpainting import Training
 from napari_cellrep.specs import InputError
 
@@ -442,3 +450,74 @@ def test_other_models_are_judged_too(spread, tmp_path, name):
     rows = history(tmp_path / "a")
     assert all(np.isfinite([float(r["val_loss"]), float(r["val_knn"])]).all() for r in rows)
     assert rows[0]["val_loss"] != rows[1]["val_loss"]
+
+
+# ---- too little memory ------------------------------------------------------------------------------
+
+
+class Crowded(type(make())):
+    """A network that says so when it gets more cells at once than the memory holds."""
+
+    room = 10
+
+    def losses(self, batch):
+        if self.training and len(batch["source"]) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+        return super().losses(batch)
+
+
+def crowded(room: int):
+    net = make()
+    net.__class__ = Crowded
+    net.room = room
+    return net
+
+
+def test_a_batch_that_does_not_fit_is_computed_in_parts(few, tmp_path):
+    """13 or 14 cells a batch in parts of at most 7: all of them are learned from, in as many steps."""
+    training = dataclasses.replace(SHORT, flips=False)
+    seen = []
+    result = drain(train(crowded(10), few, training, tmp_path / "parts", **FP32), seen.append)
+    assert result["step"] == 6
+    assert any("computed in 2 parts" in note for note in result["notes"])
+    assert any("in 2 parts for lack of memory" in p.message for p in seen)
+    assert torch.load(tmp_path / "parts" / CHECKPOINT, weights_only=True)["parts"] == 2
+    drain(train(make(), few, training, tmp_path / "whole", **FP32))
+    losses = [[float(r["loss"]) for r in history(tmp_path / name)] for name in ("parts", "whole")]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0.1)  # batch norm sees the parts
+
+
+def test_parts_without_batch_norm_give_the_gradients_of_the_whole(few):
+    """A network in which cells do not meet learns the same from two parts as from one batch."""
+    net = make()
+    training = dataclasses.replace(SHORT, flips=False)
+    sampler = Sampler(few.groups, net.batch, 16, 2, 5)
+    grads = []
+    for parts in (1, 3):
+        torch.manual_seed(0)
+        trainer = _Trainer(make(), few, training, torch.device("cpu"), "fp32", sampler.n_batches)
+        trainer.parts = parts
+        trainer.model.eval()  # batch norm by its running means
+        rows = sampler.epoch(0)[0]
+        trainer._gradients(rows, (0, 0), len(rows["source"]))
+        grads.append(trainer.model.conv3_1.weight.grad)
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-4, atol=1e-7)
+
+
+def test_when_not_even_two_cells_fit_it_says_what_to_do(few, tmp_path):
+    drain(train(make(), few, dataclasses.replace(SHORT, max_steps=3), tmp_path, **FP32))
+    with pytest.raises(InputError, match="narrower"):
+        drain(train(crowded(1), few, SHORT, tmp_path, **FP32))
+    kept = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    assert kept["step"] == 3
+    assert all(torch.isfinite(v).all() for v in kept["model"].values())
+
+
+def test_a_run_in_parts_goes_on_in_parts_exactly(few, tmp_path):
+    drain(train(crowded(10), few, SHORT, tmp_path / "whole", **FP32))
+    job = train(crowded(10), few, SHORT, tmp_path / "parts", **FP32)
+    for _ in range(5):
+        next(job)
+    job.close()
+    drain(train(crowded(10), few, SHORT, tmp_path / "parts", **FP32))
+    assert_same(state(tmp_path / "parts"), state(tmp_path / "whole"))

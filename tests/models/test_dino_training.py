@@ -325,10 +325,10 @@ def test_one_step_by_hand(few):
     loss = learner.losses(batch)["loss"]
     with torch.no_grad():
         out = learner.teacher["head"](learner.teacher["backbone"].embed(batch["global"]))
-    np.testing.assert_allclose(learner.center, 0.1 * out.mean(dim=0, keepdim=True), atol=1e-7)
     loss.backward()
     norms = {k: p.grad.norm() for k, p in learner.student.named_parameters() if p.grad is not None}
     learner.before_update(0)
+    np.testing.assert_allclose(learner.center, 0.1 * out.mean(dim=0, keepdim=True), atol=1e-7)
     last = learner.student["head"].last_layer
     assert last.weight_v.grad is None
     for name, p in learner.student.named_parameters():
@@ -509,6 +509,20 @@ def test_a_short_training_warms_up_for_half_of_its_epochs_and_says_so():
     )
     assert "1 of the 3 epochs instead of 10" in learner.notes[0]
     assert not make_learner(make(), dataclasses.replace(TRAINING, epochs=4, warmup_epochs=2), 4).notes
+
+
+def test_the_center_moves_once_a_batch_also_when_it_is_computed_in_parts(few):
+    learner = make_learner(make(), TRAINING, 3)
+    batch = one_batch(learner, few)
+    with torch.no_grad():
+        out = learner.teacher["head"](learner.teacher["backbone"].embed(batch["global"]))
+        n = len(batch["global"]) // 2
+    learner.before_step(0, learner.make_optimizer())
+    for part in (slice(0, n // 4), slice(n // 4, n)):
+        views = {k: torch.cat([v[part] for v in x.split(n)]) for k, x in batch.items()}
+        learner.losses(views)["loss"].backward()
+    learner.before_update(0)
+    np.testing.assert_allclose(learner.center, 0.1 * out.mean(dim=0, keepdim=True), atol=1e-6)
 
 
 # ---- collapse ---------------------------------------------------------------------------------------

@@ -327,6 +327,7 @@ class DinoLearner(Learner):
             t.warmup_teacher_temperature, t.teacher_temperature, t.epochs, t.warmup_teacher_epochs
         )
         self._step = 0
+        self._taught: list[tuple[int, Tensor]] = []  # rows and mean of the teacher's outputs in this step
         self._said = torch.zeros(
             t.out_dim, dtype=torch.float64
         )  # sum of the teacher's outputs while it is judged
@@ -367,13 +368,13 @@ class DinoLearner(Learner):
         return batch
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``{"loss"}``; the center moves on once it is computed."""
+        """``{"loss"}``; the center moves on with `before_update`, by all that was computed since `before_step`."""
         generator = torch.Generator()
         seed = np.random.SeedSequence((self.training.seed, self._step, 1)).generate_state(1)[0]
         generator.manual_seed(int(seed))
         student, teacher = self._outputs(batch, generator)
         loss = self._distillation(student, teacher)
-        self.center.copy_(moved_center(self.center, teacher, self.training.center_momentum))
+        self._taught.append((len(teacher), teacher.detach().float().mean(dim=0, keepdim=True)))
         return {"loss": loss}
 
     def _outputs(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -438,12 +439,18 @@ class DinoLearner(Learner):
 
     def before_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         self._step = step
+        self._taught.clear()
         at = min(step, len(self.learning_rates) - 1)
         for group in optimizer.param_groups:
             group["lr"] = float(self.learning_rates[at])
         optimizer.param_groups[0]["weight_decay"] = float(self.weight_decays[at])
 
     def before_update(self, step: int) -> None:
+        if self._taught:  # the parts of a batch, which may differ in size
+            n = sum(k for k, _ in self._taught)
+            mean = torch.stack([mean * (k / n) for k, mean in self._taught]).sum(dim=0)
+            self.center.copy_(moved_center(self.center, mean, self.training.center_momentum))
+            self._taught.clear()
         if self.training.clip_norm:
             clip_each(list(self.student.parameters()), self.training.clip_norm)
         if step < self.training.freeze_last_layer_epochs * self.steps_per_epoch:

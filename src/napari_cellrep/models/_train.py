@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
 LAST = "last"
+LEAST_PART = 2  # cells at a time: batch norm can make nothing of one
 WARNING = "⚠ "  # before what went wrong, in a message
 SETTLED_STEPS = (
     1000  # after so many steps batch norm's running means (momentum 0.01) have forgotten the start
@@ -326,7 +327,7 @@ class Learner:
         return {k: self.model.preprocess(x) for k, x in crops.items()}
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``{"loss"}`` of a batch; computed in the run's precision."""
+        """``{"loss"}`` of a batch, or of a part of one; computed in the run's precision."""
         return self.model(batch)  # type: ignore[no-any-return]
 
     def before_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
@@ -417,6 +418,7 @@ class _Trainer:
         self.learner.module.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.cells, self.training, self.device, self.precision = cells, training, device, precision
         self.optimizer = self.learner.make_optimizer()
+        self.parts = 1  # in which a batch is computed
 
     @property
     def learning_rate(self) -> float:
@@ -446,7 +448,7 @@ class _Trainer:
 
         `lagging`: batch norm's running means are still those of the start.
         """
-        said, size, seen = [], int(self.training.batch_size), 0
+        said, size, seen = [], max(1, int(self.training.batch_size) // self.parts), 0
         own = lagging and not self.learner.judged_lagging
         for i, batch in enumerate(sampler.judging(rows, size)):
             generator = self._generator((0, 3, i))
@@ -495,18 +497,59 @@ class _Trainer:
         return generator
 
     def step(self, rows: dict[str, np.ndarray], key: tuple[int, ...]) -> float:
-        """Train on one batch."""
+        """Train on one batch; in several parts whose gradients are added up, where the memory wants that.
+
+        After a part that did not fit, the step begins again with parts half as large, and later steps keep to that.
+        """
         step = key[0] * self.n_batches + key[1]
-        self.learner.before_step(step, self.optimizer)
-        batch = self.batch(rows, key)
-        self.optimizer.zero_grad(set_to_none=True)
-        with computing(self.device, self.precision):
-            loss = self.learner.losses(batch)["loss"]
-        loss.backward()
+        n = len(next(iter(rows.values())))
+        while True:
+            before = _rng_state()
+            self.learner.before_step(step, self.optimizer)
+            self.optimizer.zero_grad(set_to_none=True)
+            try:
+                loss = self._gradients(rows, key, n)
+                break
+            except (RuntimeError, MemoryError) as error:
+                least = max(1, n // LEAST_PART)
+                if not is_out_of_memory(error):
+                    raise
+                if self.parts >= least:
+                    raise InputError(
+                        f"The device's memory is too small for this network even with {-(-n // self.parts)} cells at a "
+                        "time; make the network narrower or its crops smaller, end other programs, or train on the CPU. "
+                        "The last checkpoint is kept."
+                    ) from error
+                self.parts = min(2 * self.parts, least)
+            _set_rng_state(before)
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            logger.warning(self.parts_note)
         self.learner.before_update(step)
         self.optimizer.step()
         self.learner.after_update(step)
-        return float(loss.detach())
+        return loss
+
+    def _gradients(self, rows: dict[str, np.ndarray], key: tuple[int, ...], n: int) -> float:
+        """Leave the batch's gradients in the parameters; its mean loss."""
+        total = 0.0
+        for i, at in enumerate(np.array_split(np.arange(n), min(self.parts, max(1, n // LEAST_PART)))):
+            batch = self.batch({k: r[at] for k, r in rows.items()}, (*key, i) if self.parts > 1 else key)
+            with computing(self.device, self.precision):
+                loss = self.learner.losses(batch)["loss"] * (len(at) / n)
+            loss.backward()
+            total += float(loss.detach())
+        return total
+
+    @property
+    def parts_note(self) -> str:
+        """What is said when batches are computed in parts."""
+        return (
+            f"The memory did not suffice for {self.training.batch_size:,} cells at a time: each batch is now computed in "
+            f"{self.parts} parts whose gradients are added up. It learns from the same batches, more slowly; batch norm, "
+            "where there is one, sees the parts."
+        )
 
     def _load(self, rows: np.ndarray) -> Tensor:
         return to_tensor(self.cells.crops(rows)).to(self.device)
@@ -792,6 +835,8 @@ def train(
         )
     if run.warning:
         notes.append(run.warning)
+    if trainer.parts > 1:
+        notes.append(trainer.parts_note)
     if "model" in run.best:
         model.load_state_dict(run.best["model"])
     if getattr(training, "settle_norm", False) and run.step < SETTLED_STEPS:
@@ -1121,6 +1166,7 @@ class _Run:
             "model": self.trainer.learner.module.state_dict(),
             "optimizer": self.trainer.optimizer.state_dict(),
             "rng": _rng_state(),
+            "parts": self.trainer.parts,
             **({"best": self.best} if self.best else {}),
         }
         columns = [*HISTORY, *(f"val_{name}" for name in self.names)]
@@ -1142,6 +1188,7 @@ class _Run:
         self.step, self.seconds, self._epoch_s = state["step"], state["seconds"], state["epoch_s"]
         self.losses, self.history = list(state["losses"]), [list(row) for row in state["history"]]
         self.best = state.get("best", {})
+        self.trainer.parts = state.get("parts", 1)
         if self.step:  # what follows from the step's number, for held-out cells that are looked at now
             self.trainer.learner.before_step(self.step - 1, self.trainer.optimizer)
         self._saved_at = self.step
@@ -1194,4 +1241,6 @@ def _plain(config: Any) -> dict[str, Any]:
 
 def _message(run: _Run, training: Any) -> str:
     epoch = min(training.epochs, run.step // run.sampler.n_batches + 1)
-    return f"Training, epoch {epoch} of {training.epochs}{run.warning_after()}"
+    parts = run.trainer.parts
+    slower = f", each batch in {parts} parts for lack of memory" if parts > 1 else ""
+    return f"Training, epoch {epoch} of {training.epochs}{slower}{run.warning_after()}"
