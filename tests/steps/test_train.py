@@ -383,3 +383,57 @@ def test_a_preset_gives_settings_and_single_ones_go_before_it(small):
     assert made.card["preset"] == "small"
     with pytest.raises(InputError, match="presets are small"):
         prepare(small, model="autoencoder", preset="huge")
+
+
+# ---- several runs -----------------------------------------------------------------------------------
+
+
+def test_several_seeds_and_learning_rates_keep_the_best_by_held_out_loss(small, capsys):
+    from napari_cellrep.cli import main
+
+    root = str(small.root)
+    command = [
+        "train",
+        root,
+        "--model",
+        "autoencoder",
+        "--name",
+        "best",
+        "--width",
+        "0.04",
+        "--held-out",
+        "0.2",
+    ]
+    command += (
+        "--max-steps 2 --batch-size 64 --epochs 1 --device cpu --precision fp32 --settle-norm yes".split()
+    )
+    several = [*command, "--seeds", "0,1", "--learning-rates", "1e-2,1e-7"]
+    assert not main(several)
+    folder = small.root / "models" / "best"
+    with (folder / "runs.csv").open() as f:
+        rows = list(csv.DictReader(f))
+    assert [(r["seed"], float(r["learning_rate"])) for r in rows] == [
+        ("0", 1e-2), ("1", 1e-2), ("0", 1e-7), ("1", 1e-7),
+    ]  # fmt: skip
+    losses = [float(r["val_loss"]) for r in rows]
+    kept = [r["kept"] == "True" for r in rows]
+    assert kept.index(True) == int(np.argmin(losses))
+    assert sum(kept) == 1
+    card = json.loads((folder / "model.json").read_text())
+    assert card["training"]["learning_rate"] == float(rows[kept.index(True)]["learning_rate"])
+    assert len(card["runs"]) == 4
+    mine = load_model(folder).state_dict()
+    winner = load_model(folder / "runs" / rows[kept.index(True)]["folder"]).state_dict()
+    assert all((mine[k] == winner[k]).all() for k in mine)
+    assert "runs.csv" in capsys.readouterr().out
+
+    before = (folder / "runs.csv").read_text()
+    assert not main(several)  # every run is done already
+    with (folder / "runs.csv").open() as f:
+        assert [r["seconds"] for r in csv.DictReader(f)] == [r["seconds"] for r in rows]
+    assert (folder / "runs.csv").read_text() == before
+
+    assert main([*command[:-2], "--held-out", "0", "--seeds", "0,1"]) == 2
+    assert "held out" in capsys.readouterr().err
+    assert main([*command, "--seeds", "a"]) == 2
+    assert "numbers with commas" in capsys.readouterr().err

@@ -255,7 +255,8 @@ def hold_out(
     )
 
 
-def _sampler(model: EmbeddingModel, cells: Cells, training: Any, batch_size: int) -> Sampler:
+def make_sampler(model: EmbeddingModel, cells: Cells, training: Any, batch_size: int) -> Sampler:
+    """The model's own sampler, or the plain one."""
     own = getattr(model, "sampler", None)
     if own is not None:
         return own(cells, training, batch_size)  # type: ignore[no-any-return]
@@ -588,7 +589,7 @@ def _try_out(
     """Precision to use, and seconds per step: timed on few cells on a CPU, where cost grows with the batch."""
     n = 4 if device.type == "cpu" else training.batch_size
     n = min(n, training.batch_size)
-    sampler = _sampler(model, cells, training, n)
+    sampler = make_sampler(model, cells, training, n)
     rows = sampler.epoch(0)[0]
     trainer = _Trainer(copy.deepcopy(model), cells, training, device, "fp32", sampler.n_batches)
 
@@ -607,7 +608,7 @@ def _try_out(
         if (
             n_now < n_full and step_s < 2 * seconds
         ):  # of a narrow network few cells tell little: look at a whole step
-            rows = _sampler(model, cells, training, n_full).epoch(0)[0]
+            rows = make_sampler(model, cells, training, n_full).epoch(0)[0]
             run(precision)
             start = time.perf_counter()
             run(precision)
@@ -650,7 +651,7 @@ def try_out(
 ) -> Trial:
     """Do a few steps on a copy of the model, to say what `train` would cost; nothing is written."""
     where = choose_device(device)
-    sampler = _sampler(model, cells, training, training.batch_size)
+    sampler = make_sampler(model, cells, training, training.batch_size)
     state = _read_checkpoint(Path(folder) / CHECKPOINT, look_only=True)
     if state is not None and state["made_of"] != _made_of(model, cells, training, dict(card or {})):
         state = None
@@ -667,7 +668,7 @@ def _memory(model: EmbeddingModel, cells: Cells, training: Any, device: torch.de
     n_full = min(training.batch_size, len(cells))
 
     def peak(n: int) -> tuple[int, int]:
-        sampler = _sampler(model, cells, training, n)
+        sampler = make_sampler(model, cells, training, n)
         rows = {k: r[:n] for k, r in sampler.epoch(0)[0].items()}
         trainer = _Trainer(copy.deepcopy(model), cells, training, device, precision, sampler.n_batches)
         fixed = sum(p.nbytes * (4 if p.requires_grad else 1) for p in trainer.learner.module.parameters())
@@ -772,7 +773,7 @@ def train(
         raise InputError(f"{model.spec.title} is not trained; it can only embed.")
     folder, card = Path(folder), dict(card or {})
     where = choose_device(device)
-    sampler = _sampler(model, cells, training, training.batch_size)
+    sampler = make_sampler(model, cells, training, training.batch_size)
     made_of = _made_of(model, cells, training, card)
     notes = [note for note in (getattr(cells, "note", ""), sampler.note) if note]
     state = _read_checkpoint(folder / CHECKPOINT) if resume else None

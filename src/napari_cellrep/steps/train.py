@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -142,6 +143,103 @@ def train(
         config=dataclasses.asdict(made.net.config), **made.card, result=result,
     )  # fmt: skip
     return made.folder
+
+
+def train_several(
+    project: Project,
+    *,
+    seeds: Sequence[int] = (0,),
+    learning_rates: Sequence[float] = (),
+    device: str = "auto",
+    precision: str = "auto",
+    resume: bool = True,
+    **how: Any,
+) -> Job[Path]:
+    """Train one network from several seeds and with several learning rates, and keep the best by validation loss.
+
+    The recipe of DeepLoc's papers. Each run has its folder ``models/<name>/runs/seed<s>-rate<r>/``, with its history and
+    checkpoint; stopped, the queue goes on where it was. The best run's model becomes ``models/<name>/``, beside the
+    table of all runs, ``runs.csv``, which is also in its ``model.json``.
+
+    Parameters
+    ----------
+    seeds : sequence of int
+    learning_rates : sequence of float
+        Empty: the one of the settings.
+    device, precision, resume, **how
+        As for `train`.
+
+    Yields
+    ------
+    Progress
+        Once per training step, over all runs; the job returns the model's folder.
+
+    Raises
+    ------
+    InputError
+        As `train`; also if no cell is held out, so that no run could be called the best.
+    """
+    from napari_cellrep.models._train import CHECKPOINT, make_sampler
+    from napari_cellrep.models._train import train as run
+
+    how = {"model": "paired_cell_inpainting", **how}
+    settings = dict(how.pop("training", None) or {})
+    yield Progress(0, 0, "Preparing to train")
+    rates: list[dict[str, Any]] = [{"learning_rate": rate} for rate in dict.fromkeys(learning_rates)] or [{}]
+    chosen = [{**rate, "seed": seed} for rate in rates for seed in dict.fromkeys(seeds)]
+    rows: list[dict[str, Any]] = []
+    for i, values in enumerate(chosen):
+        made = prepare(project, **how, training={**settings, **values})
+        if not i and (made.folder / CHECKPOINT).is_file():
+            raise InputError(
+                f"{made.folder.name} is a training of its own that can go on; give the best of several another name (--name)."
+            )
+        if not len(make_sampler(made.net, made.cells, made.settings, made.settings.batch_size).validation):
+            raise InputError(
+                "The best of several runs is told by cells that are held out, and none is; set held_out above 0, or train on "
+                "groups with more images or cells."
+            )
+        seed, rate = made.settings.seed, made.settings.learning_rate
+        folder = made.folder / "runs" / f"seed{seed}-rate{rate:g}"
+        job = run(
+            made.net, made.cells, made.settings, folder, device=device, precision=precision, resume=resume, card=made.card
+        )  # fmt: skip
+        try:
+            while True:
+                try:
+                    at = next(job)
+                except StopIteration as stop:
+                    result = stop.value
+                    break
+                words = f"Run {i + 1} of {len(chosen)} (seed {seed}, learning rate {rate:g}): {at.message}"
+                yield Progress(i * at.total + at.done, len(chosen) * at.total, words, at.metrics)
+        finally:
+            job.close()  # writes the checkpoint
+        scores = {f"val_{k}": v for k, v in result["validation"].items() if k != "n_cells"}
+        more = {k: result[k] for k in ("best_epoch", "epoch", "step", "seconds") if k in result}
+        rows.append({"seed": seed, "learning_rate": rate, **scores, **more, "folder": folder.name})
+    best = min(range(len(rows)), key=lambda i: rows[i]["val_loss"])
+    made = prepare(project, **how, training={**settings, **chosen[best]})
+    table = pd.DataFrame(rows).assign(kept=[i == best for i in range(len(rows))])
+    _take_run(made.folder, made.folder / "runs" / rows[best]["folder"], table)
+    project.log(
+        "train", model=how["model"], name=made.folder.name, training=dataclasses.asdict(made.settings),
+        config=dataclasses.asdict(made.net.config), **made.card, result=rows[best], runs=len(rows),
+    )  # fmt: skip
+    return made.folder
+
+
+def _take_run(folder: Path, best: Path, table: pd.DataFrame) -> None:
+    """Make the model of one run that of the queue, `model.json` last: with it the model is there."""
+    write_text(folder / "runs.csv", table.to_csv(index=False))
+    for name in ("weights.safetensors", "history.csv", "preview.npz"):
+        if (best / name).is_file():
+            part = folder / f".{name}.part"
+            shutil.copyfile(best / name, part)
+            part.replace(folder / name)
+    card = json.loads((best / "model.json").read_text(encoding="utf-8"))
+    card["runs"] = json.loads(table.to_json(orient="records"))
+    write_text(folder / "model.json", json.dumps(card, indent=1, ensure_ascii=False))
 
 
 def resume_training(project: Project, *, name: str, device: str = "auto", finish: bool = False) -> Job[Path]:
