@@ -288,6 +288,29 @@ def test_the_small_preset_fills_in_the_form_and_the_paper_s_brings_it_back(qtbot
     assert not panel.isVisible()
 
 
+@pytest.mark.slow
+def test_training_can_start_from_a_model_trained_here(qtbot, dock, panel, project):
+    from napari_cellrep.models import create_model, save_model
+
+    save_model(create_model("paired_cell_inpainting", width=0.04), project.root / "models" / "first")
+    save_model(create_model("autoencoder", width=0.04), project.root / "models" / "other")
+    dock.cards["model"].refresh()
+    click(panel.more.button)
+    assert "weights" not in panel.arguments()
+    assert panel.start_from.findData("other") < 0  # of another network
+    panel.start_from.setCurrentIndex(panel.start_from.findData("first"))
+    assert panel.arguments()["weights"] == "first"
+    panel.form.set_value({"max_steps": 1})
+    begin(qtbot, panel, 1)
+    over(qtbot, panel)
+    made = json.loads((project.root / "models" / "paired_cell_inpainting" / "model.json").read_text())
+    assert made["initial"]["weights"] == "first"
+    assert made["config"]["width"] == 0.04
+    assert panel.arguments()["name"] not in [
+        panel.start_from.itemData(i) for i in range(panel.start_from.count())
+    ]
+
+
 # ---- a network that learns classes ------------------------------------------------------------------
 
 

@@ -107,6 +107,11 @@ class TrainingPanel(QWidget):
 
         self.cells = combo("Which cells it learns from; flagged cells are never among them")
         self.cells.currentIndexChanged.connect(lambda _: self._cells_changed())
+        self.start_from = combo(
+            "What the network begins with: random weights, or those of a model that was trained on this project or elsewhere "
+            "(with other channels, too: the note of the training says how they were mapped)"
+        )
+        self.start_from.currentIndexChanged.connect(lambda _: self.card.refresh())
         self.preset = combo("Whose settings: all of them stand below, and each can be changed")
         self.preset.currentIndexChanged.connect(lambda _: self._take_preset())
         self._presets: dict[str, dict[str, Any]] = {}
@@ -135,6 +140,7 @@ class TrainingPanel(QWidget):
         below = QFormLayout()
         below.setContentsMargins(0, 0, 0, 0)
         below.addRow("Name", self.name)
+        below.addRow("Start from", self.start_from)
         below.addRow("Settings", self.preset)
         self._place.addLayout(below)
         self.more = More("Training", settings)
@@ -219,6 +225,7 @@ class TrainingPanel(QWidget):
         if self.form is not None and how and how.get("model") == self.card.choice()[1]:
             self.form.set_value(how.get("training") or {})
             self._fill_cells()
+            self._fill_start(how.get("weights") or "")
             if how.get("labels") and (at := self.classes.findData(how["labels"])) >= 0:
                 self.classes.setCurrentIndex(at)
             if how.get("where"):
@@ -233,6 +240,7 @@ class TrainingPanel(QWidget):
         self.setVisible(self.form is not None)
         self._fill_classes()
         self._fill_cells()
+        self._fill_start()
         self._show_count()
         self._show_buttons()
         self.estimate.refresh()
@@ -322,6 +330,17 @@ class TrainingPanel(QWidget):
             refill(self.cells, items)
         self.filter.setVisible(self.cells.currentData() == FILTER)
 
+    def _fill_start(self, choose: str | None = None) -> None:
+        """List what this network can begin with."""
+        own = [n for n, card in self.card.own_models().items() if card.get("model") == self.card.choice()[1]]
+        items = [("random weights", "")]
+        items += [(f"{name} (trained here)", name) for name in own if name != self._model_name()]
+        items += [(name, name) for name in self.card.weights_here() if name not in own]
+        if choose is not None or items != [
+            (self.start_from.itemText(i), self.start_from.itemData(i)) for i in range(self.start_from.count())
+        ]:
+            refill(self.start_from, items, choose)
+
     def _mask(self) -> np.ndarray:
         """The chosen cells that are good, bool (n_cells,)."""
         session = self.card.session
@@ -365,6 +384,8 @@ class TrainingPanel(QWidget):
         }  # fmt: skip
         if self._wants_classes:
             how["labels"] = self.classes.currentData() or ""
+        if self.start_from.currentData():
+            how["weights"] = self.start_from.currentData()
         if which == SELECTION:
             how["cells"] = card.session.cells.obs_names[self._mask()].tolist()
         elif which == FILTER:
@@ -398,7 +419,9 @@ class TrainingPanel(QWidget):
             return {}
         now = json.loads(json.dumps(self.arguments() if not self._chosen()[1] else {}, default=str))
         same = all(run["how"].get(k) == v for k, v in now.items())
-        chosen = all(bool(run["how"].get(k)) == bool(now.get(k)) for k in ("cells", "where", "named_set"))
+        chosen = all(
+            bool(run["how"].get(k)) == bool(now.get(k)) for k in ("cells", "where", "named_set", "weights")
+        )
         return run if now and same and chosen else {}
 
     # ---- actions ---------------------------------------------------------------------------------

@@ -193,6 +193,13 @@ class ModelCard(Card):
                 found[path.parent.name] = self._own[path][1]
         return found
 
+    def weights_here(self) -> list[str]:
+        """Published weights of the chosen network that are on this computer."""
+        if self.here is None:
+            return []
+        network = self.choice()[1]
+        return [n for n, w in sorted(self._published.items()) if w["network"] == network and self._is_here(n)]
+
     def _choices(self, keep: str) -> list[tuple[int, str, tuple[str, str]]]:
         """(section, what is shown, (model argument, network)), in the order of the sections.
 
