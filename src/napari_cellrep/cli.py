@@ -226,6 +226,29 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         help="for deeploc: the column of the cell table that holds each cell's class",
     )
     train.add_argument(
+        "--weights",
+        default="",
+        metavar="NAME|PATH",
+        help="start from these weights: a model trained in this project, published weights, or a file",
+    )
+    train.add_argument(
+        "--seeds",
+        default="",
+        metavar="0,1,2",
+        help="train once from each seed and keep the best by held-out loss",
+    )
+    train.add_argument(
+        "--learning-rates",
+        default="",
+        metavar="1e-3,3e-4",
+        help="train once with each and keep the best by held-out loss; with --seeds: every pair of them",
+    )
+    train.add_argument(
+        "--preset",
+        default="",
+        help="small: settings of ours for few cells (default: the paper's recipe); single settings go before it",
+    )
+    train.add_argument(
         "--finish", action="store_true", help="do no further step: make the model of the last checkpoint"
     )
     _estimate_argument(train)
@@ -760,7 +783,7 @@ def _segment(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from napari_cellrep.steps.train import train
+    from napari_cellrep.steps.train import train, train_several
 
     project = _open(args.project)
     how: dict[str, Any] = {
@@ -768,13 +791,36 @@ def _train(args: argparse.Namespace) -> None:
         "training": _config_values(args, "Training"), "channels": _words(args.channels), "crop": _crop_values(args),
         "device": args.device, "precision": args.precision, "resume": not args.restart,
         "include_flagged": args.include_flagged, "fields": _words(args.fields), "where": args.where,
-        "named_set": args.set, "labels": args.labels,
+        "named_set": args.set, "labels": args.labels, "weights": args.weights, "preset": args.preset,
     }  # fmt: skip
+    seeds, rates = (
+        _numbers(args.seeds, int, "--seeds"),
+        _numbers(args.learning_rates, float, "--learning-rates"),
+    )
+    several = (len(seeds) or 1) * (len(rates) or 1) if seeds or rates else 0
     if args.estimate:
         _print_estimate(project, "train", how)
+        if several > 1:
+            print(f"That is for one of {several:,} runs.")
         return
-    folder = run(train(project, **how, finish=args.finish))
+    if several:
+        if args.finish:
+            raise InputError(
+                "--finish makes a model of one training; leave --seeds and --learning-rates away."
+            )
+        seeds = seeds or [int(how["training"].get("seed", 0))]
+        folder = run(train_several(project, seeds=seeds, learning_rates=rates, **how))
+        print(f"All runs: {folder / 'runs.csv'}")
+    else:
+        folder = run(train(project, **how, finish=args.finish))
     print(f"Trained: {folder}. Now: cellrep embed {args.project} --model {folder.name}")
+
+
+def _numbers(text: str, kind: Callable[[str], Any], option: str) -> list[Any]:
+    try:
+        return [kind(word) for word in _words(text)]
+    except ValueError:
+        raise InputError(f"{option} is {text!r}; it has to be numbers with commas between them.") from None
 
 
 def _print_estimate(project: Any, what: str, how: dict[str, Any]) -> None:

@@ -257,6 +257,25 @@ class Weights:
 
 
 @dataclass(frozen=True)
+class Preset:
+    """Values for a model's ``Training`` beside its defaults, which are its paper's recipe.
+
+    Parameters
+    ----------
+    name : str
+        What the user types: "small".
+    note : str
+        Whose it is and what for, in a sentence.
+    values : dict
+        Field of ``Training`` → value.
+    """
+
+    name: str
+    note: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """What a person must know to choose a model, and a program to feed it.
 
@@ -282,6 +301,8 @@ class ModelSpec:
         Whether training needs a class for each cell (a column of the table).
     weights : tuple of Weights
         Published checkpoints it can read.
+    presets : tuple of Preset
+        Ways to train it beside the paper's.
     """
 
     name: str
@@ -295,6 +316,7 @@ class ModelSpec:
     trains: bool = False
     labels: bool = False
     weights: tuple[Weights, ...] = ()
+    presets: tuple[Preset, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain dict, for the window and for ``model.json``."""

@@ -272,6 +272,45 @@ def test_curve_thins_itself_out_and_pictures_fit(qtbot):
     assert not curve.x
 
 
+def test_the_small_preset_fills_in_the_form_and_the_paper_s_brings_it_back(qtbot, dock, panel):
+    click(panel.more.button)
+    before = panel.form.value()
+    panel.preset.setCurrentIndex(panel.preset.findData("small"))
+    small = panel.form.value()
+    assert (small["keep"], small["settle_norm"], small["learning_rate"]) == ("val_knn", True, 1e-3)
+    assert small["max_seconds"] == before["max_seconds"]
+    assert "ours" in panel.preset.toolTip()
+    assert panel.arguments()["training"] == small
+    panel.preset.setCurrentIndex(0)
+    assert panel.form.value()["keep"] == "last"
+    dock.cards["model"].model.setCurrentText("Measurements")
+    qtbot.wait(50)
+    assert not panel.isVisible()
+
+
+@pytest.mark.slow
+def test_training_can_start_from_a_model_trained_here(qtbot, dock, panel, project):
+    from napari_cellrep.models import create_model, save_model
+
+    save_model(create_model("paired_cell_inpainting", width=0.04), project.root / "models" / "first")
+    save_model(create_model("autoencoder", width=0.04), project.root / "models" / "other")
+    dock.cards["model"].refresh()
+    click(panel.more.button)
+    assert "weights" not in panel.arguments()
+    assert panel.start_from.findData("other") < 0  # of another network
+    panel.start_from.setCurrentIndex(panel.start_from.findData("first"))
+    assert panel.arguments()["weights"] == "first"
+    panel.form.set_value({"max_steps": 1})
+    begin(qtbot, panel, 1)
+    over(qtbot, panel)
+    made = json.loads((project.root / "models" / "paired_cell_inpainting" / "model.json").read_text())
+    assert made["initial"]["weights"] == "first"
+    assert made["config"]["width"] == 0.04
+    assert panel.arguments()["name"] not in [
+        panel.start_from.itemData(i) for i in range(panel.start_from.count())
+    ]
+
+
 # ---- a network that learns classes ------------------------------------------------------------------
 
 

@@ -9,9 +9,18 @@ import pytest
 import torch
 from array_cells import ArrayCells
 
+from napari_cellrep import registry
 from napari_cellrep.jobs import drain
 from napari_cellrep.models import create_model, load_model
-from napari_cellrep.models._train import CHECKPOINT, Sampler, time_step, train
+from napari_cellrep.models._train import (
+    CHECKPOINT,
+    Sampler,
+    _Trainer,
+    hold_out,
+    knn_accuracy,
+    time_step,
+    train,
+)
 from napari_cellrep.models.paired_cell_inpainting import Training
 from napari_cellrep.specs import InputError
 
@@ -290,3 +299,225 @@ def test_after_a_short_run_batch_norm_is_measured_on_the_training_cells(cells, t
     assert torch.equal(settled.conv4_1.weight, lagging.conv4_1.weight)  # the weights are as trained
     assert settled.bn_conv1_1.momentum == lagging.bn_conv1_1.momentum
     assert load_model(folder).bn_conv1_1.running_mean.allclose(settled.bn_conv1_1.running_mean)
+
+
+# ---- held-out cells ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def spread(cells) -> ArrayCells:
+    """96 cells of four wells, in six images each."""
+    n = len(cells)
+    return ArrayCells(cells.array, cells.groups, 10 * cells.groups + np.arange(n) % 6)
+
+
+def test_whole_images_are_held_out_and_their_groups_are_learned_from(spread):
+    held, words = hold_out(spread.groups, spread.fields, 0.15, True, 0)
+    assert not np.isin(spread.fields[~held], spread.fields[held]).any()
+    assert np.isin(spread.groups[held], spread.groups[~held]).all()
+    assert len(np.unique(spread.groups[held])) == 4  # one image of each, not four of one
+    assert 0.1 < held.mean() < 0.2
+    assert f"{held.sum()} cells of 4 images" in words
+    assert (held == hold_out(spread.groups, spread.fields, 0.15, True, 0)[0]).all()
+    assert (held != hold_out(spread.groups, spread.fields, 0.15, True, 1)[0]).any()
+
+
+def test_groups_in_one_image_give_single_cells_and_small_ones_none():
+    groups = np.repeat(np.arange(5), [30, 30, 30, 12, 2])
+    held, words = hold_out(groups, groups, 0.1, True, 0)
+    assert np.bincount(groups[held], minlength=5).tolist() == [3, 3, 3, 0, 0]  # a pair needs two
+    assert "single cells" in words
+    assert "recognises images" in words
+    held, words = hold_out(np.arange(40), np.zeros(40), 0.1, True, 0)
+    assert not held.any()
+    assert "No cell is held out" in words
+    assert hold_out(np.arange(40), np.zeros(40), 0.1, False, 0)[0].sum() == 4  # single cells need no group
+
+
+def test_held_out_cells_are_never_learned_from_and_judged_in_pairs_of_their_own(spread):
+    sampler = Sampler(spread.groups, ("source", "target"), 8, 2, 0, spread.fields, 0.25)
+    for epoch in range(5):
+        rows = np.concatenate([np.r_[b["source"], b["target"]] for b in sampler.epoch(epoch)])
+        assert not np.isin(rows, sampler.validation).any()
+    batches = sampler.judging(sampler.validation, 8)
+    source, target = (np.concatenate([b[k] for b in batches]) for k in ("source", "target"))
+    assert sorted(source) == sorted(sampler.validation)
+    assert np.isin(target, sampler.validation).all()
+    assert (spread.groups[source] == spread.groups[target]).all()
+    assert (source != target).all()
+    again = sampler.judging(sampler.validation, 8)
+    assert all((a["target"] == b["target"]).all() for a, b in zip(batches, again, strict=True))
+
+
+def test_knn_accuracy_is_that_of_scikit_learn():
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.preprocessing import StandardScaler
+
+    rng = np.random.default_rng(0)
+    y = rng.choice(3, 400, p=[0.6, 0.3, 0.1])
+    x = rng.normal(size=(400, 5)) * [1, 10, 100, 1, 1] + y[:, None] * [1, 5, 0, 0, 0]
+    scaler = StandardScaler().fit(x[:300])
+    said = KNeighborsClassifier(11, algorithm="brute").fit(scaler.transform(x[:300]), y[:300]).predict(
+        scaler.transform(x[300:])
+    )  # fmt: skip
+    found = knn_accuracy(x[300:], y[300:], x[:300], y[:300])
+    assert abs(found - balanced_accuracy_score(y[300:], said)) < 0.05  # ties are broken differently
+    assert found > 0.4
+    assert np.isnan(knn_accuracy(x[300:], y[300:], x[:300], y[:300] * 0))
+
+
+def test_every_epoch_is_judged_on_the_same_held_out_cells(spread, tmp_path):
+    training = Training(epochs=6, batch_size=16, learning_rate=3e-3, held_out=0.25)
+    seen = []
+    result = drain(train(make(width=0.08), spread, training, tmp_path, **FP32), seen.append)
+    rows = history(tmp_path)
+    losses = [float(row["val_loss"]) for row in rows]
+    assert losses[-1] < 0.95 * losses[0]
+    assert all(0 <= float(row["val_knn"]) <= 1 for row in rows)
+    assert result["validation"]["n_cells"] == 24
+    assert {"loss", "knn"} <= result["validation"].keys()
+    assert "best_epoch" not in result  # the last weights, as in the paper
+    assert "are held out" in result["notes"][0]
+    assert seen[-1].metrics["val_epoch"] == 6
+    assert seen[-1].metrics["val_loss"] == losses[-1]
+
+
+@pytest.mark.parametrize("stop_after", [3, 5, 6])
+def test_a_judged_run_goes_on_exactly_too(spread, tmp_path, stop_after):
+    """Stopped in an epoch, at its last step, and while held-out cells are looked at."""
+    training = dataclasses.replace(SHORT, held_out=0.25, keep="val_loss")
+    drain(train(make(), spread, training, tmp_path / "whole", **FP32))
+    job = train(make(), spread, training, tmp_path / "parts", **FP32)
+    for _ in range(stop_after + 1):
+        next(job)
+    job.close()
+    drain(train(make(seed=99), spread, training, tmp_path / "parts", **FP32))
+    assert_same(state(tmp_path / "parts"), state(tmp_path / "whole"))
+    whole, parts = (history(tmp_path / name) for name in ("whole", "parts"))
+    for key in ("loss", "val_loss", "val_knn"):
+        assert [r[key] for r in parts] == [r[key] for r in whole]
+
+
+@pytest.mark.parametrize("keep", ["val_loss", "val_knn"])
+def test_the_best_weights_are_kept_and_patience_ends_it(spread, tmp_path, keep):
+    """By a learning rate that makes everything worse after a while."""
+    training = Training(epochs=40, batch_size=16, learning_rate=0.3, held_out=0.25, keep=keep, patience=2)
+    result = drain(train(make(), spread, training, tmp_path, **FP32))
+    rows = history(tmp_path)
+    best = min(
+        rows,
+        key=lambda r: (
+            float(r["val_loss"]) * (keep == "val_loss") - float(r["val_knn"]) * (keep != "val_loss")
+        ),
+    )
+    assert result["best_epoch"] == int(best["epoch"]) == len(rows) - 2
+    assert result["stopped_early"]
+    assert any("had not" in note for note in result["notes"])
+    kept = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    assert_same(state(tmp_path), kept["best"]["model"])
+
+
+def test_what_cannot_be_kept_is_said(few, tmp_path):
+    result = drain(train(make(), few, dataclasses.replace(SHORT, patience=1), tmp_path, **FP32))
+    assert result["epoch"] == 2
+    assert any("Nothing is held out" in note for note in result["notes"])
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "microsnoop", "dino"])
+def test_other_models_are_judged_too(spread, tmp_path, name):
+    small = {
+        "autoencoder": {"width": 0.04},
+        "microsnoop": {"width": 0.03, "channels": ("protein", "nucleus")},
+        "dino": {
+            "channels": ("protein", "nucleus"),
+            "image_px": 32,
+            "patch_px": 8,
+            "dim": 24,
+            "depth": 1,
+            "heads": 2,
+        },
+    }[name]
+    how = {"hidden_dim": 16, "bottleneck_dim": 8, "out_dim": 32, "n_local": 1} if name == "dino" else {}
+    torch.manual_seed(0)
+    net = create_model(name, **small)
+    settings = registry.load("models", name).Training
+    cells = spread
+    if name == "microsnoop":
+        cells = ArrayCells(spread.array[::3], spread.groups[::3], spread.fields[::3])
+    training = settings(epochs=2, batch_size=16, held_out=0.25, seed=1, **how)
+    drain(train(net, cells, training, tmp_path / "a", **FP32))
+    rows = history(tmp_path / "a")
+    assert all(np.isfinite([float(r["val_loss"]), float(r["val_knn"])]).all() for r in rows)
+    assert rows[0]["val_loss"] != rows[1]["val_loss"]
+
+
+# ---- too little memory ------------------------------------------------------------------------------
+
+
+class Crowded(type(make())):
+    """A network that says so when it gets more cells at once than the memory holds."""
+
+    room = 10
+
+    def losses(self, batch):
+        if self.training and len(batch["source"]) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+        return super().losses(batch)
+
+
+def crowded(room: int):
+    net = make()
+    net.__class__ = Crowded
+    net.room = room
+    return net
+
+
+def test_a_batch_that_does_not_fit_is_computed_in_parts(few, tmp_path):
+    """13 or 14 cells a batch in parts of at most 7: all of them are learned from, in as many steps."""
+    training = dataclasses.replace(SHORT, flips=False)
+    seen = []
+    result = drain(train(crowded(10), few, training, tmp_path / "parts", **FP32), seen.append)
+    assert result["step"] == 6
+    assert any("computed in 2 parts" in note for note in result["notes"])
+    assert any("in 2 parts for lack of memory" in p.message for p in seen)
+    assert torch.load(tmp_path / "parts" / CHECKPOINT, weights_only=True)["parts"] == 2
+    drain(train(make(), few, training, tmp_path / "whole", **FP32))
+    losses = [[float(r["loss"]) for r in history(tmp_path / name)] for name in ("parts", "whole")]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0.1)  # batch norm sees the parts
+
+
+def test_parts_without_batch_norm_give_the_gradients_of_the_whole(few):
+    """A network in which cells do not meet learns the same from two parts as from one batch."""
+    net = make()
+    training = dataclasses.replace(SHORT, flips=False)
+    sampler = Sampler(few.groups, net.batch, 16, 2, 5)
+    grads = []
+    for parts in (1, 3):
+        torch.manual_seed(0)
+        trainer = _Trainer(make(), few, training, torch.device("cpu"), "fp32", sampler.n_batches)
+        trainer.parts = parts
+        trainer.model.eval()  # batch norm by its running means
+        rows = sampler.epoch(0)[0]
+        trainer._gradients(rows, (0, 0), len(rows["source"]))
+        grads.append(trainer.model.conv3_1.weight.grad)
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-4, atol=1e-7)
+
+
+def test_when_not_even_two_cells_fit_it_says_what_to_do(few, tmp_path):
+    drain(train(make(), few, dataclasses.replace(SHORT, max_steps=3), tmp_path, **FP32))
+    with pytest.raises(InputError, match="narrower"):
+        drain(train(crowded(1), few, SHORT, tmp_path, **FP32))
+    kept = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    assert kept["step"] == 3
+    assert all(torch.isfinite(v).all() for v in kept["model"].values())
+
+
+def test_a_run_in_parts_goes_on_in_parts_exactly(few, tmp_path):
+    drain(train(crowded(10), few, SHORT, tmp_path / "whole", **FP32))
+    job = train(crowded(10), few, SHORT, tmp_path / "parts", **FP32)
+    for _ in range(5):
+        next(job)
+    job.close()
+    drain(train(crowded(10), few, SHORT, tmp_path / "parts", **FP32))
+    assert_same(state(tmp_path / "parts"), state(tmp_path / "whole"))

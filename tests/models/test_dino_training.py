@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import math
 from pathlib import Path
@@ -22,6 +23,7 @@ from napari_cellrep.models._dino_training import (
     clip_each,
     cosine_schedule,
     distillation_loss,
+    effective_rank,
     make_view,
     moved_center,
     temperature_schedule,
@@ -323,10 +325,10 @@ def test_one_step_by_hand(few):
     loss = learner.losses(batch)["loss"]
     with torch.no_grad():
         out = learner.teacher["head"](learner.teacher["backbone"].embed(batch["global"]))
-    np.testing.assert_allclose(learner.center, 0.1 * out.mean(dim=0, keepdim=True), atol=1e-7)
     loss.backward()
     norms = {k: p.grad.norm() for k, p in learner.student.named_parameters() if p.grad is not None}
     learner.before_update(0)
+    np.testing.assert_allclose(learner.center, 0.1 * out.mean(dim=0, keepdim=True), atol=1e-7)
     last = learner.student["head"].last_layer
     assert last.weight_v.grad is None
     for name, p in learner.student.named_parameters():
@@ -507,3 +509,86 @@ def test_a_short_training_warms_up_for_half_of_its_epochs_and_says_so():
     )
     assert "1 of the 3 epochs instead of 10" in learner.notes[0]
     assert not make_learner(make(), dataclasses.replace(TRAINING, epochs=4, warmup_epochs=2), 4).notes
+
+
+def test_the_center_moves_once_a_batch_also_when_it_is_computed_in_parts(few):
+    learner = make_learner(make(), TRAINING, 3)
+    batch = one_batch(learner, few)
+    with torch.no_grad():
+        out = learner.teacher["head"](learner.teacher["backbone"].embed(batch["global"]))
+        n = len(batch["global"]) // 2
+    learner.before_step(0, learner.make_optimizer())
+    for part in (slice(0, n // 4), slice(n // 4, n)):
+        views = {k: torch.cat([v[part] for v in x.split(n)]) for k, x in batch.items()}
+        learner.losses(views)["loss"].backward()
+    learner.before_update(0)
+    np.testing.assert_allclose(learner.center, 0.1 * out.mean(dim=0, keepdim=True), atol=1e-6)
+
+
+# ---- collapse ---------------------------------------------------------------------------------------
+
+
+def judged_run(cells, folder, **training):
+    """Train a tiny DINO, a quarter of the cells held out; the result, the history and the messages."""
+    torch.manual_seed(0)
+    net = create_model(
+        "dino", channels=("protein", "nucleus"), image_px=32, patch_px=8, dim=48, depth=2, heads=3
+    )
+    how = {
+        "epochs": 7,
+        "batch_size": 32,
+        "warmup_epochs": 1,
+        "n_local": 2,
+        "local_px": 16,
+        "learning_rate": 4e-3,
+    }
+    fields = 10 * cells.groups + np.arange(len(cells)) % 6
+    seen = []
+    result = drain(
+        train(
+            net, ArrayCells(cells.array, cells.groups, fields), Training(**{**SMALL_HEAD, **how, **training}), folder,
+            **FP32,
+        ),
+        seen.append,
+    )  # fmt: skip
+    with (folder / "history.csv").open() as f:
+        rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(f)]
+    return result, rows, [p.message for p in seen]
+
+
+def test_a_healthy_run_has_its_columns_and_no_warning(cells, tmp_path):
+    result, rows, messages = judged_run(cells, tmp_path)
+    assert len(rows) == 7
+    assert all(
+        0 < row["val_entropy"] <= row["val_joint_entropy"] + 1e-6 < math.log(64) + 1e-5 for row in rows
+    )
+    assert all(1 < row["val_rank"] < 48 for row in rows)
+    assert not any("collapsed" in words for words in (*result["notes"], *messages))
+
+
+@pytest.mark.parametrize(
+    ("broken", "match"),
+    [
+        ({"center_momentum": 1.0, "momentum": 0.9}, "always one prototype"),
+        (
+            {"teacher_temperature": 1.0, "warmup_teacher_temperature": 1.0, "momentum": 0.9},
+            "all prototypes alike",
+        ),
+    ],
+)
+def test_a_collapse_is_said(cells, tmp_path, caplog, broken, match):
+    """Without centering one prototype wins; a teacher without an edge makes all of them alike."""
+    result, _, messages = judged_run(cells, tmp_path, **broken)
+    assert match in result["notes"][-1]
+    assert match in messages[-1]
+    assert match in caplog.text
+
+
+def test_effective_rank_of_known_spreads():
+    rng = np.random.default_rng(0)
+    assert effective_rank(np.ones((20, 5)) + 1e-7 * rng.normal(size=(20, 5))) == 1
+    line = rng.normal(size=(50, 1)) @ rng.normal(size=(1, 8))
+    assert effective_rank(line) == pytest.approx(1, abs=1e-6)
+    two = np.zeros((4, 6))
+    two[[0, 1], 0], two[[2, 3], 1] = (1, -1), (1, -1)
+    assert effective_rank(two) == pytest.approx(2)

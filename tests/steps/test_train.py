@@ -9,7 +9,7 @@ from napari_cellrep.jobs import drain
 from napari_cellrep.models import load_model
 from napari_cellrep.specs import CropSpec, InputError
 from napari_cellrep.steps.embed import embed
-from napari_cellrep.steps.train import ProjectCells, resume_training, train
+from napari_cellrep.steps.train import ProjectCells, prepare, resume_training, train
 
 TINY = {"width": 0.125}
 SHORT = {"batch_size": 16, "epochs": 2, "seed": 3}
@@ -324,3 +324,116 @@ def test_cells_without_a_class_and_small_classes_are_left_out_and_counted(small)
 def test_labels_that_cannot_be_learned_get_a_sentence(small, kwargs, match):
     with pytest.raises(InputError, match=match):
         drain(train(small, **{"model": "deeploc", **kwargs}))
+
+
+# ---- weights to start from, presets -----------------------------------------------------------------
+
+
+def test_fine_tuning_from_the_command_line(small, capsys):
+    """The settings are those of the weights, and the channels may be others; the card says how it began."""
+    from napari_cellrep.cli import main
+
+    root, options = str(small.root), "--epochs 1 --max-steps 1 --device cpu --precision fp32".split()
+    start = ["train", root, "--model", "autoencoder", "--name", "first", "--width", "0.04", *options]
+    assert not main(start)
+    again = ["train", root, "--model", "autoencoder", "--weights", "first", *options]
+    assert not main([*again, "--name", "second"])
+    card = json.loads((small.root / "models" / "second" / "model.json").read_text())
+    assert card["initial"]["weights"] == "first"
+    assert "mapped" not in card["initial"]
+    assert card["config"]["width"] == 0.04
+    first, second = (load_model(small.root / "models" / n) for n in ("first", "second"))
+    assert 0 < (first.conv4_1.weight - second.conv4_1.weight).abs().max() < 1e-3  # one step of Adam away
+
+    options = "--image-px 32 --patch-px 8 --dim 24 --depth 1 --heads 2 --n-local 1 --local-px 16 --out-dim 16".split()
+    dino = [
+        "train",
+        root,
+        "--model",
+        "dino",
+        "--hidden-dim",
+        "8",
+        "--bottleneck-dim",
+        "8",
+        "--max-steps",
+        "1",
+    ]
+    assert not main([*dino, *options, "--device", "cpu", "--channels", "DNA", "--name", "one"])
+    how = options[-6:]
+    assert not main(
+        [*dino, *how, "--device", "cpu", "--channels", "FKHR-GFP,DNA", "--weights", "one", "--name", "two"]
+    )
+    card = json.loads((small.root / "models" / "two" / "model.json").read_text())
+    assert "DNA as before, any other the mean of all, times 0.5" in card["initial"]["mapped"]
+    assert any("Starts from one" in note for note in card["trained"]["notes"])
+    assert card["config"]["dim"] == 24
+    assert card["roles"] == ["FKHR-GFP", "DNA"]
+
+    capsys.readouterr()
+    assert main([*again, "--name", "first"]) == 2
+    assert "another one (--name)" in capsys.readouterr().err
+    assert main([*dino, "--weights", "first"]) == 2
+    assert "--model autoencoder" in capsys.readouterr().err
+
+
+def test_a_preset_gives_settings_and_single_ones_go_before_it(small):
+    made = prepare(small, model="autoencoder", config=TINY, preset="small", training={"epochs": 3})
+    assert made.settings.epochs == 3
+    assert made.settings.keep == "val_knn"
+    assert made.card["preset"] == "small"
+    with pytest.raises(InputError, match="presets are small"):
+        prepare(small, model="autoencoder", preset="huge")
+
+
+# ---- several runs -----------------------------------------------------------------------------------
+
+
+def test_several_seeds_and_learning_rates_keep_the_best_by_held_out_loss(small, capsys):
+    from napari_cellrep.cli import main
+
+    root = str(small.root)
+    command = [
+        "train",
+        root,
+        "--model",
+        "autoencoder",
+        "--name",
+        "best",
+        "--width",
+        "0.04",
+        "--held-out",
+        "0.2",
+    ]
+    command += (
+        "--max-steps 2 --batch-size 64 --epochs 1 --device cpu --precision fp32 --settle-norm yes".split()
+    )
+    several = [*command, "--seeds", "0,1", "--learning-rates", "1e-2,1e-7"]
+    assert not main(several)
+    folder = small.root / "models" / "best"
+    with (folder / "runs.csv").open() as f:
+        rows = list(csv.DictReader(f))
+    assert [(r["seed"], float(r["learning_rate"])) for r in rows] == [
+        ("0", 1e-2), ("1", 1e-2), ("0", 1e-7), ("1", 1e-7),
+    ]  # fmt: skip
+    losses = [float(r["val_loss"]) for r in rows]
+    kept = [r["kept"] == "True" for r in rows]
+    assert kept.index(True) == int(np.argmin(losses))
+    assert sum(kept) == 1
+    card = json.loads((folder / "model.json").read_text())
+    assert card["training"]["learning_rate"] == float(rows[kept.index(True)]["learning_rate"])
+    assert len(card["runs"]) == 4
+    mine = load_model(folder).state_dict()
+    winner = load_model(folder / "runs" / rows[kept.index(True)]["folder"]).state_dict()
+    assert all((mine[k] == winner[k]).all() for k in mine)
+    assert "runs.csv" in capsys.readouterr().out
+
+    before = (folder / "runs.csv").read_text()
+    assert not main(several)  # every run is done already
+    with (folder / "runs.csv").open() as f:
+        assert [r["seconds"] for r in csv.DictReader(f)] == [r["seconds"] for r in rows]
+    assert (folder / "runs.csv").read_text() == before
+
+    assert main([*command[:-2], "--held-out", "0", "--seeds", "0,1"]) == 2
+    assert "held out" in capsys.readouterr().err
+    assert main([*command, "--seeds", "a"]) == 2
+    assert "numbers with commas" in capsys.readouterr().err

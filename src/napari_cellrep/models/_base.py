@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from napari_cellrep import registry
 from napari_cellrep.models import _published
-from napari_cellrep.specs import CropSpec, InputError, ModelSpec, make_config
+from napari_cellrep.specs import CropSpec, InputError, ModelSpec, join_words, make_config
 
 # Settings that models share, with their rules for forms and the command line.
 Width = Annotated[
@@ -46,6 +46,35 @@ MaxSteps = Annotated[
 ]
 MaxSeconds = Annotated[
     float, {"min": 0, "max": 1e9, "step": 10, "label": "Seconds, at most", "help": "0: no limit."}
+]
+HeldOut = Annotated[
+    float,
+    {
+        "min": 0.0,
+        "max": 0.5,
+        "step": 0.05,
+        "label": "Held out",
+        "help": "Part of the cells, in whole images where groups have several, that is not learned from but says after "
+        "every epoch how well it goes; ours, not the papers'. 0: none.",
+    },
+]
+Keep = Annotated[
+    str,
+    {
+        "choices": ("last", "val_loss", "val_knn"),
+        "label": "Keep the weights of",
+        "help": "last: the last epoch, as in the papers; val_loss, val_knn: the epoch with the least loss of the "
+        "held-out cells, or with the most whose nearest neighbours are of their group.",
+    },
+]
+Patience = Annotated[
+    int,
+    {
+        "min": 0,
+        "max": 10_000,
+        "label": "Patience (epochs)",
+        "help": "End when held-out cells have fared no better for so many epochs; 0: never.",
+    },
 ]
 
 # Capability → the methods that give it. A model has those of which it defines a method.
@@ -238,6 +267,87 @@ def change_settings(model: EmbeddingModel, settings: Mapping[str, Any]) -> Embed
     made.roles = made.roles if "channels" in settings else model.roles
     made.crop = dataclasses.replace(made.crop, channels=made.roles, um_per_px=model.crop.um_per_px)
     return made.eval()
+
+
+def start_from(model: EmbeddingModel, loaded: EmbeddingModel) -> str:
+    """Give a network the weights of another one of its kind, also when channels or classes differ in number.
+
+    Weights of a first convolution go by the channels' names where both have the same ones; a channel that the other
+    network did not have gets the mean over its channels. All are then scaled by the ratio of the channel counts, so that
+    sums stay as large. Outputs of convolutions are averaged and repeated likewise; a linear layer with another number of
+    outputs keeps its fresh weights.
+
+    Parameters
+    ----------
+    model : EmbeddingModel
+        Changed in place.
+    loaded : EmbeddingModel
+
+    Returns
+    -------
+    str
+        What was not taken over as it was, in a sentence; "" when all was.
+
+    Raises
+    ------
+    InputError
+        If the networks differ in more.
+    """
+    if loaded.spec.name != model.spec.name:
+        raise InputError(
+            f"These weights are of {loaded.spec.title}, and {model.spec.title} is to be trained; choose that network "
+            f"(--model {loaded.spec.name})."
+        )
+    mine, theirs = model.state_dict(), loaded.state_dict()
+    said: dict[str, None] = {}  # in order, each once
+    taken: dict[str, Tensor] = {}
+    for key, new in mine.items():
+        old = theirs.get(key)
+        layer = key.rpartition(".")[0]
+        if old is not None and old.shape == new.shape:
+            taken[key] = old
+            continue
+        weight = mine.get(f"{layer}.weight", new)
+        if (
+            old is not None
+            and new.ndim == 4
+            and old.shape[0] == new.shape[0]
+            and old.shape[2:] == new.shape[2:]
+        ):
+            taken[key], words = _other_channels(old, loaded.roles, new.shape[1], model.roles)
+            said[f"{layer} sees {new.shape[1]} channels instead of {old.shape[1]}: {words}"] = None
+        elif old is not None and old.shape[1:] == new.shape[1:] and weight.ndim == 4:
+            taken[key] = old.mean(dim=0, keepdim=True).expand_as(new).clone()
+            said[f"{layer} makes {len(new)} channels instead of {len(old)}: each the mean of those"] = None
+        elif old is not None and old.shape[1:] == new.shape[1:] and weight.ndim <= 2:
+            taken[key] = new
+            said[f"{layer} has {len(new)} outputs instead of {len(old)} and starts anew"] = None
+        else:
+            raise InputError(
+                f"The weights to start from have another form than {model.spec.title} as it is set ({key}: "
+                f"{tuple(old.shape) if old is not None else 'missing'} instead of {tuple(new.shape)}); leave its settings "
+                "away, so that they are those of the weights."
+            )
+    model.load_state_dict(taken)
+    return "; ".join(said) + "." if said else ""
+
+
+def _other_channels(
+    old: Tensor, old_roles: Sequence[str], n: int, roles: Sequence[str]
+) -> tuple[Tensor, str]:
+    """Convolution weights (O, I, h, w) for `n` inputs, the last `n` of `roles`; and how, in words."""
+    have, want = list(old_roles[-old.shape[1] :]), list(roles[-n:])
+    left = dict(enumerate(have))
+    planes, mean, alike = [], old.mean(dim=1), []
+    for role in want:
+        at = next((i for i, name in left.items() if name == role), None)
+        planes.append(mean if at is None else old[:, at])
+        if at is not None:
+            left.pop(at)
+            alike.append(role)
+    rest = "the mean of all" if not alike else "any other the mean of all"
+    words = (f"{join_words(alike)} as before, " if alike else "") + ("" if len(alike) == n else f"{rest}, ")
+    return torch.stack(planes, dim=1) * (old.shape[1] / n), f"{words}times {old.shape[1] / n:.2g}"
 
 
 def save_model(model: EmbeddingModel, folder: Path, **card: Any) -> None:

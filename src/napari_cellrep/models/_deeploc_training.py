@@ -158,6 +158,10 @@ class LabelSampler(Sampler):
         """Rows of every batch: {"x": …}."""
         return [{"x": rows} for rows in np.array_split(self.epoch_rows(epoch), self.n_batches)]
 
+    def judging(self, rows: np.ndarray, batch_size: int) -> list[dict[str, np.ndarray]]:
+        """All of the rows, in their order."""
+        return [{"x": rows[i : i + batch_size]} for i in range(0, len(rows), batch_size)]
+
 
 # ---- how it learns ----------------------------------------------------------------------------------
 
@@ -207,6 +211,8 @@ class DeepLocLearner(Learner):
     """
 
     scores = ("loss", "accuracy", "balanced_accuracy")
+    feature_scores = ()
+    judged_lagging = True  # what is judged chooses the weights, and is what classifies
 
     def __init__(self, model: Any, training: Any, steps_per_epoch: int, peak: float, schedule: str):
         super().__init__(model, training)
@@ -233,7 +239,7 @@ class DeepLocLearner(Learner):
         batch = super().prepare({"x": crops["x"]}, generator)
         return {**batch, "y": crops["y"]}
 
-    def judge(self, crops: dict[str, Tensor]) -> Tensor:
+    def judge(self, crops: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """The right class's probability, the likeliest class and the right one, (3, B); five windows, as tested."""
         p = self.net.classify(self.net.preprocess(crops["x"]))
         y = crops["y"]

@@ -23,6 +23,7 @@ from napari_cellrep.models._train import Learner
 from napari_cellrep.specs import InputError
 
 DROP_P = 0.2  # of a channel removed, of the protein rescaled
+COLLAPSED_EPOCHS, COLLAPSED_NATS, COLLAPSED_RANK = 3, 0.005, 1.2
 WARMUP_SHARE = 0.5  # of the epochs at most: a short training must not end before it has begun
 
 
@@ -233,6 +234,28 @@ def make_view(
 # ---- the learner ------------------------------------------------------------------------------------
 
 
+def entropy(p: Tensor) -> Tensor:
+    """Entropy (nats) of distributions along the last axis."""
+    return -(p * p.clamp(min=1e-30).log()).sum(dim=-1)
+
+
+def effective_rank(x: np.ndarray) -> float:
+    """How many directions vectors (n, dim) spread in: e to the entropy of the normalised singular values.
+
+    After Roy & Vetterli 2007 (EUSIPCO), of the vectors less their mean; 1 when they are all the same to a part in a
+    thousand of their length.
+    """
+    x = np.asarray(x, np.float64)
+    if not len(x):
+        return float("nan")
+    spread = x - x.mean(axis=0)
+    if (spread**2).mean() <= 1e-6 * (x**2).mean():
+        return 1.0
+    values = np.linalg.svd(spread, compute_uv=False)
+    p = values[values > 0] / values.sum()
+    return float(np.exp(-(p * np.log(p)).sum()))
+
+
 class DinoLearner(Learner):
     """Student and teacher; the teacher's backbone is the model that is saved.
 
@@ -248,6 +271,9 @@ class DinoLearner(Learner):
     InputError
         If the settings contradict one another.
     """
+
+    scores = ("loss", "entropy", "joint_entropy")
+    feature_scores = ("knn", "rank")
 
     def __init__(self, model: Any, training: Any, steps_per_epoch: int):
         super().__init__(model, training)
@@ -301,6 +327,10 @@ class DinoLearner(Learner):
             t.warmup_teacher_temperature, t.teacher_temperature, t.epochs, t.warmup_teacher_epochs
         )
         self._step = 0
+        self._taught: list[tuple[int, Tensor]] = []  # rows and mean of the teacher's outputs in this step
+        self._said = torch.zeros(
+            t.out_dim, dtype=torch.float64
+        )  # sum of the teacher's outputs while it is judged
 
     @property
     def center(self) -> Tensor:
@@ -338,27 +368,89 @@ class DinoLearner(Learner):
         return batch
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``{"loss"}``; the center moves on once it is computed."""
-        t = self.training
+        """``{"loss"}``; the center moves on with `before_update`, by all that was computed since `before_step`."""
         generator = torch.Generator()
-        generator.manual_seed(int(np.random.SeedSequence((t.seed, self._step, 1)).generate_state(1)[0]))
+        seed = np.random.SeedSequence((self.training.seed, self._step, 1)).generate_state(1)[0]
+        generator.manual_seed(int(seed))
+        student, teacher = self._outputs(batch, generator)
+        loss = self._distillation(student, teacher)
+        self._taught.append((len(teacher), teacher.detach().float().mean(dim=0, keepdim=True)))
+        return {"loss": loss}
+
+    def _outputs(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Of the student for all views, and of the teacher for the global ones."""
         tokens = [self._student_tokens(x, generator) for x in batch.values()]
         student = self.student["head"](torch.cat(tokens))
         with torch.no_grad():
             teacher = self.teacher["head"](self.teacher["backbone"].embed(batch["global"], "cls"))
-        temperature = self.temperatures[min(self._step // self.steps_per_epoch, t.epochs - 1)]
-        loss = distillation_loss(student, teacher, self.center, float(temperature), t.student_temperature)
-        self.center.copy_(moved_center(self.center, teacher, t.center_momentum))
-        return {"loss": loss}
+        return student, teacher
+
+    @property
+    def temperature(self) -> float:
+        """The teacher's, of the step."""
+        return float(self.temperatures[min(self._step // self.steps_per_epoch, self.training.epochs - 1)])
+
+    def _distillation(self, student: Tensor, teacher: Tensor) -> Tensor:
+        t = self.training
+        return distillation_loss(student, teacher, self.center, self.temperature, t.student_temperature)
+
+    def judge(self, crops: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        """Loss, and entropy of the teacher's output for the first global view (nats): (2, B); the center stays."""
+        student, teacher = self._outputs(self.prepare(crops, generator), generator)
+        n = len(crops["x"])
+        said = ((teacher[:n].float() - self.center) / self.temperature).softmax(-1)
+        self._said += said.sum(dim=0).double().cpu()
+        return torch.stack([self._distillation(student, teacher).expand(n), entropy(said)])
+
+    def score(self, judged: Tensor) -> list[float]:
+        """Loss, mean entropy of one cell's output, and entropy of the mean output."""
+        together = float(entropy(self._said / max(float(self._said.sum()), 1e-12)))
+        self._said.zero_()
+        return [*super().score(judged), together]
+
+    def score_features(self, held: np.ndarray, knn: float) -> list[float]:
+        """Neighbours, and how many directions the class tokens use."""
+        return [knn, effective_rank(held)]
+
+    def warn(self, epochs: list[dict[str, float]]) -> str:
+        """Whether student and teacher have collapsed: all cells get the same output, or the same class token.
+
+        The entropy of the mean output is that of one cell's output when the output says nothing of the cell
+        (their difference is what it says, in nats). Fresh networks say little, too: it has to be so three times.
+        """
+        last = epochs[-COLLAPSED_EPOCHS:]
+        if len(last) < COLLAPSED_EPOCHS:
+            return ""
+        if all(e["rank"] < COLLAPSED_RANK for e in last):
+            what = f"the vectors of all cells lie in one direction (effective rank {last[-1]['rank']:.2f})"
+        elif all(e["joint_entropy"] - e["entropy"] < COLLAPSED_NATS for e in last):
+            most = float(np.log(self.training.out_dim))
+            what = "the teacher says the same of every cell"
+            if last[-1]["entropy"] < 0.05 * most:
+                what += " (always one prototype, entropy 0)"
+            elif last[-1]["entropy"] > 0.95 * most:
+                what += f" (all prototypes alike, entropy {last[-1]['entropy']:.2f} of at most {most:.2f})"
+        else:
+            return ""
+        return (
+            f"DINO has collapsed: {what}, so it learns nothing of the cells. Start anew with a lower learning rate, a "
+            "teacher momentum nearer to 1, or the paper's temperatures (0.04, student 0.1) and centering (0.9)."
+        )
 
     def before_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         self._step = step
+        self._taught.clear()
         at = min(step, len(self.learning_rates) - 1)
         for group in optimizer.param_groups:
             group["lr"] = float(self.learning_rates[at])
         optimizer.param_groups[0]["weight_decay"] = float(self.weight_decays[at])
 
     def before_update(self, step: int) -> None:
+        if self._taught:  # the parts of a batch, which may differ in size
+            n = sum(k for k, _ in self._taught)
+            mean = torch.stack([mean * (k / n) for k, mean in self._taught]).sum(dim=0)
+            self.center.copy_(moved_center(self.center, mean, self.training.center_momentum))
+            self._taught.clear()
         if self.training.clip_norm:
             clip_each(list(self.student.parameters()), self.training.clip_norm)
         if step < self.training.freeze_last_layer_epochs * self.steps_per_epoch:

@@ -33,6 +33,9 @@ from napari_cellrep.specs import InputError, digest
 logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
+LAST = "last"
+LEAST_PART = 2  # cells at a time: batch norm can make nothing of one
+WARNING = "⚠ "  # before what went wrong, in a message
 SETTLED_STEPS = (
     1000  # after so many steps batch norm's running means (momentum 0.01) have forgotten the start
 )
@@ -42,6 +45,8 @@ PREVIEW = "preview.npz"
 PREVIEW_CELLS = 3
 PREVIEW_BATCH = 16  # cells whose statistics batch norm takes; the pictures are of the first ones
 PREVIEW_EVERY_S = 5.0  # at most; and it never costs more than a fiftieth of the time
+MOST_JUDGED = 2000  # held-out cells that are looked at after an epoch
+NEIGHBOURS, MOST_NEIGHBOURS = 11, 5000  # of a held-out cell, and cells they are looked for among
 HISTORY = ("epoch", "step", "loss", "cells_per_s", "learning_rate", "seconds")
 
 
@@ -49,6 +54,7 @@ class Cells(Protocol):
     """The cells to train on; row i is one cell."""
 
     groups: np.ndarray  # int (n,): cells of equal number count as alike and make pairs
+    # May have ``fields``, int (n,): the image of each cell. Without, none is held out.
 
     def __len__(self) -> int: ...
 
@@ -74,14 +80,18 @@ class Sampler:
     min_cells : int
         Groups with fewer cells make no pairs.
     seed : int
+    fields : ndarray of int, (n,), optional
+        The image of each cell; without it, none is held out.
+    share : float
+        Part of the cells to hold out (`hold_out`).
 
     Attributes
     ----------
     note : str
-        Which groups were left out, if any, in a sentence.
+        Which groups were left out, if any, and what is held out, in words.
     validation, test : ndarray of int
-        Rows that are not learned from but judge (`Learner.judge`): after every epoch, and in the end. None here; a
-        model that holds some out has a method ``sampler(cells, training, batch_size)``.
+        Rows that are not learned from but judge (`Learner.judge`): after every epoch, and in the end. A model that
+        holds out in its own way has a method ``sampler(cells, training, batch_size)``.
 
     Raises
     ------
@@ -91,13 +101,23 @@ class Sampler:
 
     validation = test = np.zeros(0, np.int64)
 
-    def __init__(self, groups: np.ndarray, keys: tuple[str, ...], batch_size: int, min_cells: int, seed: int):
+    def __init__(
+        self,
+        groups: np.ndarray,
+        keys: tuple[str, ...],
+        batch_size: int,
+        min_cells: int,
+        seed: int,
+        fields: np.ndarray | None = None,
+        share: float = 0.0,
+    ):
         groups = np.asarray(groups)
-        self.keys, self.seed, self.note = keys, seed, ""
+        self.keys, self.seed, self.note, self.groups = keys, seed, "", groups
         if not len(groups):
             raise InputError("There are no cells to train on.")
         self.rows = np.arange(len(groups))
-        if "target" in keys:
+        pairs = "target" in keys
+        if pairs:
             least = max(2, min_cells)
             _, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
             small = counts < least
@@ -112,13 +132,11 @@ class Sampler:
                     f"left out ({counts[small].sum():,} cells)."
                 )
             self.rows = np.flatnonzero(~small[index])
-            # Members of a group lie side by side in `_by_group`, so that "another one" is a shift within its part.
-            self._by_group = np.argsort(index, kind="stable")
-            starts = np.cumsum(counts) - counts
-            place = np.empty(len(groups), np.int64)
-            place[self._by_group] = np.arange(len(groups))
-            self._start, self._count = starts[index], counts[index]
-            self._place = place - self._start
+        if fields is not None and share > 0:
+            held, words = hold_out(groups[self.rows], np.asarray(fields)[self.rows], share, pairs, seed)
+            self.validation, self.rows = self.rows[held], self.rows[~held]
+            self.note = f"{self.note} {words}".strip()
+        self._pairs = _Pairs(groups, self.rows) if pairs else None
         self.n_batches = -(-len(self.rows) // batch_size)
 
     def epoch(self, epoch: int) -> list[dict[str, np.ndarray]]:
@@ -126,22 +144,126 @@ class Sampler:
         rng = np.random.default_rng((self.seed, epoch))
         order = rng.permutation(self.rows)
         batches = np.array_split(order, self.n_batches)
-        if "target" not in self.keys:
+        if self._pairs is None:
             return [{"x": rows} for rows in batches]
-        return [{"source": rows, "target": self._others(rows, rng)} for rows in batches]
+        return [{"source": rows, "target": self._pairs.others(rows, rng)} for rows in batches]
 
-    def _others(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        count = self._count[rows]
+    def judging(self, rows: np.ndarray, batch_size: int) -> list[dict[str, np.ndarray]]:
+        """Batches of rows that are held out, the same ones every time; pairs are drawn among these rows."""
+        rng = np.random.default_rng((self.seed, 0, 1))
+        pairs = _Pairs(self.groups, rows) if "target" in self.keys else None
+        if pairs is not None:
+            rows = rows[pairs.count[rows] > 1]
+        if not len(rows):
+            return []
+        batches = np.array_split(
+            rng.permutation(rows)[:MOST_JUDGED], -(-min(len(rows), MOST_JUDGED) // batch_size)
+        )
+        if pairs is None:
+            return [{"x": rows} for rows in batches]
+        return [{"source": rows, "target": pairs.others(rows, rng)} for rows in batches]
+
+
+class _Pairs:
+    """Draws to a cell another one of its group, among some rows."""
+
+    def __init__(self, groups: np.ndarray, rows: np.ndarray):
+        _, index, counts = np.unique(groups[rows], return_inverse=True, return_counts=True)
+        # Members of a group lie side by side in `_by_group`, so that "another one" is a shift within its part.
+        order = np.argsort(index, kind="stable")
+        self._by_group = rows[order]
+        starts = np.cumsum(counts) - counts
+        self._start, self.count, self._place = (np.zeros(len(groups), np.int64) for _ in range(3))
+        self._start[rows], self.count[rows] = starts[index], counts[index]
+        self._place[self._by_group] = np.arange(len(rows))
+        self._place[rows] -= self._start[rows]
+
+    def others(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        count = self.count[rows]
         shift = 1 + rng.integers(0, count - 1)
         return self._by_group[self._start[rows] + (self._place[rows] + shift) % count]  # type: ignore[no-any-return]
 
 
-def _sampler(model: EmbeddingModel, cells: Cells, training: Any, batch_size: int) -> Sampler:
+def hold_out(
+    groups: np.ndarray, fields: np.ndarray, share: float, pairs: bool, seed: int
+) -> tuple[np.ndarray, str]:
+    """Which cells to judge by: whole fields, such that their groups are learned from in other fields; else cells.
+
+    Parameters
+    ----------
+    groups, fields : ndarray of int, (n,)
+    share : float
+        Of the cells, about; at most a quarter when one field is more.
+    pairs : bool
+        Whether a held-out cell needs another one of its group.
+    seed : int
+
+    Returns
+    -------
+    held : ndarray of bool, (n,)
+    words : str
+        How many, and why not otherwise.
+    """
+    rng = np.random.default_rng((seed, 0, 2))
+    n = len(groups)
+    _, group = np.unique(groups, return_inverse=True)
+    _, field = np.unique(fields, return_inverse=True)
+    total = np.bincount(group)
+    parts, counts = np.unique(np.stack([field, group]), axis=1, return_counts=True)
+    starts = np.searchsorted(parts[0], np.arange(int(field.max()) + 2))
+    turns: dict[
+        int, int
+    ] = {}  # group → its fields so far: every group's first field comes before any second one
+    order = []
+    for f in rng.permutation(len(starts) - 1):
+        first = int(parts[1, starts[f]])
+        turns[first] = turns.get(first, 0) + 1
+        order.append((turns[first], f))
+    left, taken, chosen = total.copy(), 0, []
+    for _, f in sorted(order, key=lambda item: item[0]):
+        at = slice(starts[f], starts[f + 1])
+        g, c = parts[1, at], counts[at]
+        most = 1.25 * share * n if taken else max(1.25 * share, 0.25) * n
+        if taken + c.sum() <= most and (2 * (left[g] - c) >= total[g]).all() and (left[g] - c > 1).all():
+            chosen.append(f)
+            left[g] -= c
+            taken += int(c.sum())
+        if taken >= share * n:
+            break
+    if chosen:
+        held = np.isin(field, chosen)
+        return held, (
+            f"Learns from {n - taken:,} cells; {taken:,} cells of {len(chosen):,} "
+            f"image{'s' if len(chosen) > 1 else ''} are held out to judge it."
+        )
+    number = np.floor(share * total).astype(np.int64)
+    number[number < 1 + pairs] = 0
+    if not number.any() and not pairs:
+        group, total, number = np.zeros(n, np.int64), np.array([n]), np.array([int(share * n)])
+    if not number.any():
+        return np.zeros(n, bool), (
+            f"No cell is held out to judge it: no group has its cells in several images, and {share:.0%} of a group is "
+            f"fewer than {1 + pairs} cells."
+        )
+    order_in = np.lexsort((rng.random(n), group))
+    place = np.empty(n, np.int64)
+    place[order_in] = np.arange(n)
+    held = place - (np.cumsum(total) - total)[group] < number[group]
+    return held, (
+        f"Learns from {n - held.sum():,} cells; {held.sum():,} single cells are held out to judge it and not whole "
+        "images, because no group has enough images to spare one: a network that recognises images looks right, too."
+    )
+
+
+def make_sampler(model: EmbeddingModel, cells: Cells, training: Any, batch_size: int) -> Sampler:
+    """The model's own sampler, or the plain one."""
     own = getattr(model, "sampler", None)
     if own is not None:
         return own(cells, training, batch_size)  # type: ignore[no-any-return]
     least = getattr(training, "min_cells", 0)  # wanted of models that learn from pairs
-    return Sampler(cells.groups, model.batch, batch_size, least, training.seed)
+    share = float(getattr(training, "held_out", 0.0))
+    fields = getattr(cells, "fields", None)
+    return Sampler(cells.groups, model.batch, batch_size, least, training.seed, fields, share)
 
 
 # ---- one step --------------------------------------------------------------------------------------
@@ -171,9 +293,16 @@ class Learner:
         What a person should know of these settings.
     scores : tuple of str
         What `score` gives, "loss" first: columns of ``history.csv`` with "val_" before them.
+    feature_scores : tuple of str
+        Further ones, which `score_features` gives.
+    judged_lagging : bool
+        Whether held-out cells are looked at with batch norm's running means also where these lag far behind
+        (`settle_norm`). Otherwise batch norm then takes each batch's own.
     """
 
-    scores: ClassVar[tuple[str, ...]] = ()
+    scores: ClassVar[tuple[str, ...]] = ("loss",)
+    feature_scores: ClassVar[tuple[str, ...]] = ("knn",)
+    judged_lagging: ClassVar[bool] = False
 
     def __init__(self, model: EmbeddingModel, training: Any):
         self.model, self.training = model, training
@@ -199,7 +328,7 @@ class Learner:
         return {k: self.model.preprocess(x) for k, x in crops.items()}
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``{"loss"}`` of a batch; computed in the run's precision."""
+        """``{"loss"}`` of a batch, or of a part of one; computed in the run's precision."""
         return self.model(batch)  # type: ignore[no-any-return]
 
     def before_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
@@ -211,13 +340,55 @@ class Learner:
     def after_update(self, step: int) -> None:
         """After the optimizer's step: what follows the weights."""
 
-    def judge(self, crops: dict[str, Tensor]) -> Tensor:
-        """What the network, which is not learning now, says of raw crops that were held out: (k, B)."""
-        raise NotImplementedError
+    def judge(self, crops: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        """What the network, which is not learning now, says of raw crops that were held out: (k, B).
+
+        Here their loss, as they are varied by draws from `generator`, which are the same after every epoch.
+        """
+        n = len(next(iter(crops.values())))
+        return self.losses(self.prepare(crops, generator))["loss"].float().expand(1, n)
 
     def score(self, judged: Tensor) -> list[float]:
         """The `scores` of everything `judge` said (k, n)."""
-        raise NotImplementedError
+        return [float(row.mean()) for row in judged.double()]
+
+    def score_features(self, held: np.ndarray, knn: float) -> list[float]:
+        """The `feature_scores` of the held-out cells' vectors (n, dim), whose neighbours say `knn`."""
+        return [knn]
+
+    def warn(self, epochs: list[dict[str, float]]) -> str:
+        """What a person should be told of the epochs' scores on held-out cells; "" when nothing."""
+        return ""
+
+
+def knn_accuracy(
+    held: np.ndarray, held_groups: np.ndarray, learned: np.ndarray, learned_groups: np.ndarray
+) -> float:
+    """Mean over groups of how often a held-out cell's nearest learned cells are of its group by majority.
+
+    Parameters
+    ----------
+    held, learned : ndarray of float, (n, dim), (m, dim)
+        Vectors; each number is taken off its mean over `learned` and divided by its standard deviation.
+    held_groups, learned_groups : ndarray of int, (n,), (m,)
+
+    Returns
+    -------
+    float
+        NaN when fewer than two groups are known, or none of the held-out cells' groups.
+    """
+    names, known = np.unique(learned_groups, return_inverse=True)
+    fits = np.isin(held_groups, names)
+    if len(names) < 2 or not fits.any():
+        return float("nan")
+    mean, sd = learned.mean(axis=0), learned.std(axis=0)
+    a, b = ((torch.from_numpy((x - mean) / np.where(sd > 0, sd, 1))).float() for x in (held[fits], learned))
+    near = torch.cdist(a, b).topk(min(NEIGHBOURS, len(b)), largest=False).indices.numpy()
+    votes = np.zeros((len(near), len(names)))
+    # The weights only break ties, for the nearer cells.
+    np.add.at(votes, (np.arange(len(near))[:, None], known[near]), 1 - 1e-4 * np.arange(near.shape[1]))
+    right = names[votes.argmax(axis=1)] == held_groups[fits]
+    return float(np.mean([right[held_groups[fits] == g].mean() for g in np.unique(held_groups[fits])]))
 
 
 def make_learner(model: EmbeddingModel, training: Any, steps_per_epoch: int) -> Learner:
@@ -248,6 +419,7 @@ class _Trainer:
         self.learner.module.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.cells, self.training, self.device, self.precision = cells, training, device, precision
         self.optimizer = self.learner.make_optimizer()
+        self.parts = 1  # in which a batch is computed
 
     @property
     def learning_rate(self) -> float:
@@ -257,9 +429,7 @@ class _Trainer:
     @torch.no_grad()
     def batch(self, rows: dict[str, np.ndarray], key: tuple[int, ...]) -> dict[str, Tensor]:
         """Scaled and augmented crops; `key` (epoch, step) decides the augmentation, together with the seed."""
-        generator = torch.Generator()
-        generator.manual_seed(int(np.random.SeedSequence((self.training.seed, *key)).generate_state(1)[0]))
-        batch = self.learner.prepare(self.raw(rows), generator)
+        batch = self.learner.prepare(self.raw(rows), self._generator(key))
         return {
             k: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for k, x in batch.items()
         }
@@ -272,32 +442,115 @@ class _Trainer:
             crops["y"] = torch.from_numpy(np.asarray(labels, np.int64)[rows["x"]]).to(self.device)
         return crops
 
-    def judged(self, rows: np.ndarray, found: list[float]) -> Iterator[int]:
-        """Add the learner's scores of some rows to `found`; yields cells seen, once per batch."""
-        said, size = [], int(self.training.batch_size)
-        for i in range(0, len(rows), size):
-            self.learner.module.eval()
-            try:
-                with torch.no_grad(), computing(self.device, self.precision):
-                    said.append(self.learner.judge(self.raw({"x": rows[i : i + size]})).cpu())
-            finally:
-                self.learner.module.train()
-            yield min(len(rows), i + size)
-        found += self.learner.score(torch.cat(said, dim=1))
+    def judged(
+        self, sampler: Sampler, rows: np.ndarray, found: dict[str, float], lagging: bool = False
+    ) -> Iterator[int]:
+        """Add the learner's scores of some rows to `found`; yields cells seen, once per batch.
+
+        `lagging`: batch norm's running means are still those of the start.
+        """
+        said, size, seen = [], max(1, int(self.training.batch_size) // self.parts), 0
+        own = lagging and not self.learner.judged_lagging
+        for i, batch in enumerate(sampler.judging(rows, size)):
+            generator = self._generator((0, 3, i))
+            with self._looking(own):
+                said.append(self.learner.judge(self.raw(batch), generator).cpu())
+            seen += len(next(iter(batch.values())))
+            yield seen
+        names = self.learner.scores
+        values = self.learner.score(torch.cat(said, dim=1)) if said else [float("nan")] * len(names)
+        found.update(zip(names, values, strict=True))
+        if not self.learner.feature_scores:
+            return
+        rng = np.random.default_rng((self.training.seed, 0, 4))
+        held = rng.permutation(rows)[:MOST_JUDGED]
+        learned = rng.permutation(sampler.rows)[:MOST_NEIGHBOURS]
+        vectors = []
+        for part in np.array_split(np.r_[held, learned], -(-(len(held) + len(learned)) // size)):
+            with self._looking(own):
+                x = self.learner.to_show({"x": self._load(part)})["x"]
+                vectors.append(self.model.embed(x).float().cpu().numpy())
+            seen += len(part)
+            yield seen
+        both = np.concatenate(vectors)
+        groups = sampler.groups
+        knn = knn_accuracy(both[: len(held)], groups[held], both[len(held) :], groups[learned])
+        values = self.learner.score_features(both[: len(held)], knn)
+        found.update(zip(self.learner.feature_scores, values, strict=True))
+
+    @contextlib.contextmanager
+    def _looking(self, own_statistics: bool) -> Iterator[None]:
+        """Within, the network does not learn."""
+        self.learner.module.eval()
+        try:
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(torch.no_grad())
+                stack.enter_context(computing(self.device, self.precision))
+                if own_statistics:
+                    stack.enter_context(_own_statistics(self.model))
+                yield
+        finally:
+            self.learner.module.train()
+
+    def _generator(self, key: tuple[int, ...]) -> torch.Generator:
+        generator = torch.Generator()
+        generator.manual_seed(int(np.random.SeedSequence((self.training.seed, *key)).generate_state(1)[0]))
+        return generator
 
     def step(self, rows: dict[str, np.ndarray], key: tuple[int, ...]) -> float:
-        """Train on one batch."""
+        """Train on one batch; in several parts whose gradients are added up, where the memory wants that.
+
+        After a part that did not fit, the step begins again with parts half as large, and later steps keep to that.
+        """
         step = key[0] * self.n_batches + key[1]
-        self.learner.before_step(step, self.optimizer)
-        batch = self.batch(rows, key)
-        self.optimizer.zero_grad(set_to_none=True)
-        with computing(self.device, self.precision):
-            loss = self.learner.losses(batch)["loss"]
-        loss.backward()
+        n = len(next(iter(rows.values())))
+        while True:
+            before = _rng_state()
+            self.learner.before_step(step, self.optimizer)
+            self.optimizer.zero_grad(set_to_none=True)
+            try:
+                loss = self._gradients(rows, key, n)
+                break
+            except (RuntimeError, MemoryError) as error:
+                least = max(1, n // LEAST_PART)
+                if not is_out_of_memory(error):
+                    raise
+                if self.parts >= least:
+                    raise InputError(
+                        f"The device's memory is too small for this network even with {-(-n // self.parts)} cells at a "
+                        "time; make the network narrower or its crops smaller, end other programs, or train on the CPU. "
+                        "The last checkpoint is kept."
+                    ) from error
+                self.parts = min(2 * self.parts, least)
+            _set_rng_state(before)
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            logger.warning(self.parts_note)
         self.learner.before_update(step)
         self.optimizer.step()
         self.learner.after_update(step)
-        return float(loss.detach())
+        return loss
+
+    def _gradients(self, rows: dict[str, np.ndarray], key: tuple[int, ...], n: int) -> float:
+        """Leave the batch's gradients in the parameters; its mean loss."""
+        total = 0.0
+        for i, at in enumerate(np.array_split(np.arange(n), min(self.parts, max(1, n // LEAST_PART)))):
+            batch = self.batch({k: r[at] for k, r in rows.items()}, (*key, i) if self.parts > 1 else key)
+            with computing(self.device, self.precision):
+                loss = self.learner.losses(batch)["loss"] * (len(at) / n)
+            loss.backward()
+            total += float(loss.detach())
+        return total
+
+    @property
+    def parts_note(self) -> str:
+        """What is said when batches are computed in parts."""
+        return (
+            f"The memory did not suffice for {self.training.batch_size:,} cells at a time: each batch is now computed in "
+            f"{self.parts} parts whose gradients are added up. It learns from the same batches, more slowly; batch norm, "
+            "where there is one, sees the parts."
+        )
 
     def _load(self, rows: np.ndarray) -> Tensor:
         return to_tensor(self.cells.crops(rows)).to(self.device)
@@ -336,7 +589,7 @@ def _try_out(
     """Precision to use, and seconds per step: timed on few cells on a CPU, where cost grows with the batch."""
     n = 4 if device.type == "cpu" else training.batch_size
     n = min(n, training.batch_size)
-    sampler = _sampler(model, cells, training, n)
+    sampler = make_sampler(model, cells, training, n)
     rows = sampler.epoch(0)[0]
     trainer = _Trainer(copy.deepcopy(model), cells, training, device, "fp32", sampler.n_batches)
 
@@ -355,7 +608,7 @@ def _try_out(
         if (
             n_now < n_full and step_s < 2 * seconds
         ):  # of a narrow network few cells tell little: look at a whole step
-            rows = _sampler(model, cells, training, n_full).epoch(0)[0]
+            rows = make_sampler(model, cells, training, n_full).epoch(0)[0]
             run(precision)
             start = time.perf_counter()
             run(precision)
@@ -398,7 +651,7 @@ def try_out(
 ) -> Trial:
     """Do a few steps on a copy of the model, to say what `train` would cost; nothing is written."""
     where = choose_device(device)
-    sampler = _sampler(model, cells, training, training.batch_size)
+    sampler = make_sampler(model, cells, training, training.batch_size)
     state = _read_checkpoint(Path(folder) / CHECKPOINT, look_only=True)
     if state is not None and state["made_of"] != _made_of(model, cells, training, dict(card or {})):
         state = None
@@ -415,7 +668,7 @@ def _memory(model: EmbeddingModel, cells: Cells, training: Any, device: torch.de
     n_full = min(training.batch_size, len(cells))
 
     def peak(n: int) -> tuple[int, int]:
-        sampler = _sampler(model, cells, training, n)
+        sampler = make_sampler(model, cells, training, n)
         rows = {k: r[:n] for k, r in sampler.epoch(0)[0].items()}
         trainer = _Trainer(copy.deepcopy(model), cells, training, device, precision, sampler.n_batches)
         fixed = sum(p.nbytes * (4 if p.requires_grad else 1) for p in trainer.learner.module.parameters())
@@ -474,9 +727,9 @@ def train(
 
     The folder gets ``checkpoint.pt`` (after every epoch, every two minutes, and when the job is closed),
     ``history.csv`` (one row per epoch), ``preview.npz`` (`look`, every few seconds) and, at the end,
-    ``weights.safetensors`` and ``model.json``. Where cells are held out, these are the weights of the epoch with the
-    least validation loss; the checkpoint keeps the last ones beside them. A run that was stopped goes on where it was;
-    on a CPU in fp32 it ends with exactly the weights of a run that was not.
+    ``weights.safetensors`` and ``model.json``. Where cells are held out, these may be the weights of the epoch with the
+    least validation loss (``Training.keep``); the checkpoint keeps the last ones beside them. A run that was stopped
+    goes on where it was; on a CPU in fp32 it ends with exactly the weights of a run that was not.
 
     Parameters
     ----------
@@ -520,7 +773,7 @@ def train(
         raise InputError(f"{model.spec.title} is not trained; it can only embed.")
     folder, card = Path(folder), dict(card or {})
     where = choose_device(device)
-    sampler = _sampler(model, cells, training, training.batch_size)
+    sampler = make_sampler(model, cells, training, training.batch_size)
     made_of = _made_of(model, cells, training, card)
     notes = [note for note in (getattr(cells, "note", ""), sampler.note) if note]
     state = _read_checkpoint(folder / CHECKPOINT) if resume else None
@@ -534,6 +787,8 @@ def train(
         precision, _ = _try_out(model, cells, training, where, precision, 1.0)
     trainer = _Trainer(model, cells, training, where, precision, sampler.n_batches)
     notes += trainer.learner.notes
+    if not len(sampler.validation) and (getattr(training, "patience", False) or _kept(training) != LAST):
+        notes.append("Nothing is held out, so all epochs are done and the last weights are kept.")
     run = _Run(trainer, sampler, folder, made_of, notes)
     if state is not None:
         run.restore(state)
@@ -553,7 +808,7 @@ def train(
             seconds = time.perf_counter() - began
             if loss is None:  # held-out cells are looked at
                 metrics |= run.validation()
-                yield Progress(run.step, total, "Looking at held-out cells", metrics)
+                yield Progress(run.step, total, "Looking at held-out cells" + run.warning_after(), metrics)
                 continue
             metrics = {
                 "loss": loss,
@@ -572,11 +827,18 @@ def train(
     finally:
         run.save()  # also when the job is closed: no finished step is lost
     if run.exhausted():
+        better = (
+            "accuracy of the neighbours had not risen" if run.keep == "val_knn" else "loss had not fallen"
+        )
         notes.append(
-            f"Training ended after {run.step / sampler.n_batches:,.0f} epochs: the validation loss had not fallen for "
+            f"Training ended after {run.step / sampler.n_batches:,.0f} epochs: the validation {better} for "
             f"{training.patience:,}."
         )
-    if run.best:
+    if run.warning:
+        notes.append(run.warning)
+    if trainer.parts > 1:
+        notes.append(trainer.parts_note)
+    if "model" in run.best:
         model.load_state_dict(run.best["model"])
     if getattr(training, "settle_norm", False) and run.step < SETTLED_STEPS:
         for _ in settle_norm(trainer, sampler):
@@ -584,13 +846,13 @@ def train(
         notes.append(
             f"Batch norm's running means were measured again after these {run.step:,} steps (the paper trains longer)."
         )
-    held_out: dict[str, Any] = {"best_epoch": run.best["epoch"]} if run.best else {}
+    held_out: dict[str, Any] = {"best_epoch": run.best["epoch"]} if "model" in run.best else {}
     for name, rows in (("validation", sampler.validation), ("test", sampler.test)):
         if len(rows):
-            found: list[float] = []
-            for _ in trainer.judged(rows, found):
-                yield Progress(run.step, total, "Looking at held-out cells", metrics)
-            held_out[name] = {"n_cells": len(rows), **dict(zip(trainer.learner.scores, found, strict=True))}
+            found: dict[str, float] = {}
+            for _ in trainer.judged(sampler, rows, found):
+                yield Progress(run.step, total, "Looking at held-out cells" + run.warning_after(), metrics)
+            held_out[name] = {"n_cells": len(rows), **{k: v for k, v in found.items() if np.isfinite(v)}}
     model.eval()
     preview.make(last=True)
     result = {
@@ -778,8 +1040,26 @@ class _Run:
         self._epoch_s = 0.0
         self._saved_at = -1
         self._whole = True  # False within a step: what an interrupt leaves then is not kept
-        self.best: dict[str, Any] = {}  # epoch, loss and weights of the best epoch, where some cells judge
+        # Epoch, loss (or what else it is best by) and, if they are to be kept, weights of the best epoch.
+        self.best: dict[str, Any] = {}
         self._judges = bool(len(sampler.validation))
+        self.names = (*trainer.learner.scores, *trainer.learner.feature_scores) if self._judges else ()
+        self.keep = _kept(trainer.training)
+        self._warned = False
+
+    def warning_after(self) -> str:
+        """The warning as the end of a message."""
+        return f" {WARNING}{self.warning}" if self.warning else ""
+
+    @property
+    def warning(self) -> str:
+        """What is wrong with the training, as held-out cells show it; "" when nothing."""
+        if not self._judges:
+            return ""
+        n = len(self.names)
+        return self.trainer.learner.warn(
+            [dict(zip(self.names, row[-n:], strict=True)) for row in self.history]
+        )
 
     def exhausted(self) -> bool:
         """Whether the validation loss has not fallen for as long as the settings allow."""
@@ -788,11 +1068,13 @@ class _Run:
 
     def validation(self) -> dict[str, float]:
         """Scores on held-out cells after the last epoch; empty before the first, and where none are held out."""
-        names = self.trainer.learner.scores
         if not self._judges or not self.history:
             return {}
-        found = dict(zip((f"val_{name}" for name in names), self.history[-1][-len(names) :], strict=True))
-        return {**found, "val_epoch": self.history[-1][0]}
+        found = zip(self.names, self.history[-1][-len(self.names) :], strict=True)
+        return {
+            **{f"val_{name}": x for name, x in found if np.isfinite(x)},
+            "val_epoch": self.history[-1][0],
+        }
 
     def steps(self, total: int) -> Iterator[tuple[int, float | None]]:
         """Do the steps that are left; cells and loss of each, None while held-out cells are looked at."""
@@ -835,15 +1117,22 @@ class _Run:
         if getattr(t.training, "settle_norm", False) and self.step < SETTLED_STEPS:
             for n in settle_norm(t, self.sampler):
                 yield n, None
-        found: list[float] = []
-        for n in t.judged(self.sampler.validation, found):
+        found: dict[str, float] = {}
+        lagging = self.step < SETTLED_STEPS and getattr(t.training, "settle_norm", True) is False
+        for n in t.judged(self.sampler, self.sampler.validation, found, lagging):
             yield n, None
         self._whole = False
         self._end_epoch(self.step // self.sampler.n_batches - 1)
-        self.history[-1] += found
-        if not self.best or found[0] < self.best["loss"]:
-            state = {k: v.detach().cpu().clone() for k, v in t.model.state_dict().items()}
-            self.best = {"epoch": self.history[-1][0], "loss": found[0], "model": state}
+        self.history[-1] += [found[name] for name in self.names]
+        loss = -found["knn"] if self.keep == "val_knn" and np.isfinite(found["knn"]) else found["loss"]
+        if not self.best or loss < self.best["loss"]:
+            self.best = {"epoch": self.history[-1][0], "loss": loss}
+            if self.keep != LAST:
+                state = {k: v.detach().cpu().clone() for k, v in t.model.state_dict().items()}
+                self.best["model"] = state
+        if self.warning and not self._warned:
+            logger.warning(self.warning)
+            self._warned = True
         self._whole, self._saved_at = True, -1
         self.save()
         yield len(self.sampler.validation), None
@@ -878,14 +1167,16 @@ class _Run:
             "model": self.trainer.learner.module.state_dict(),
             "optimizer": self.trainer.optimizer.state_dict(),
             "rng": _rng_state(),
+            "parts": self.trainer.parts,
             **({"best": self.best} if self.best else {}),
         }
-        columns = [*HISTORY, *(f"val_{name}" for name in self.trainer.learner.scores if self._judges)]
+        columns = [*HISTORY, *(f"val_{name}" for name in self.names)]
+        rows = [["" if x != x else x for x in row] for row in self.history]
         replace_file(self.folder / CHECKPOINT, lambda tmp: torch.save(state, tmp))
 
         def write(tmp: Path) -> None:
             with tmp.open("w", newline="", encoding="utf-8") as f:
-                csv.writer(f).writerows([columns, *self.history])
+                csv.writer(f).writerows([columns, *rows])
 
         replace_file(self.folder / "history.csv", write)
         self._saved_at = self.step
@@ -898,6 +1189,9 @@ class _Run:
         self.step, self.seconds, self._epoch_s = state["step"], state["seconds"], state["epoch_s"]
         self.losses, self.history = list(state["losses"]), [list(row) for row in state["history"]]
         self.best = state.get("best", {})
+        self.trainer.parts = state.get("parts", 1)
+        if self.step:  # what follows from the step's number, for held-out cells that are looked at now
+            self.trainer.learner.before_step(self.step - 1, self.trainer.optimizer)
         self._saved_at = self.step
 
 
@@ -918,6 +1212,9 @@ def _made_of(model: EmbeddingModel, cells: Cells, training: Any, card: dict[str,
     """What a checkpoint has to agree in to be gone on from. How long to train may change."""
     free = ("epochs", "max_steps", "max_seconds", "patience")
     classes = {}
+    if getattr(training, "held_out", 0) and getattr(cells, "fields", None) is not None:
+        fields: Any = cells.fields  # type: ignore[attr-defined]
+        classes = {"fields": hashlib.sha256(np.asarray(fields, np.int64).tobytes()).hexdigest()}
     if "y" in model.batch:
         known = [np.asarray(getattr(cells, k), np.int64).tobytes() for k in ("labels", "fields")]
         classes = {"labels": hashlib.sha256(b"".join(known)).hexdigest()}
@@ -934,10 +1231,17 @@ def _made_of(model: EmbeddingModel, cells: Cells, training: Any, card: dict[str,
     )
 
 
+def _kept(training: Any) -> str:
+    """Which epoch's weights the model gets: the last one's, or the best one's by a column of the history."""
+    return str(getattr(training, "keep", "val_loss"))
+
+
 def _plain(config: Any) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(config).items()}
 
 
 def _message(run: _Run, training: Any) -> str:
     epoch = min(training.epochs, run.step // run.sampler.n_batches + 1)
-    return f"Training, epoch {epoch} of {training.epochs}"
+    parts = run.trainer.parts
+    slower = f", each batch in {parts} parts for lack of memory" if parts > 1 else ""
+    return f"Training, epoch {epoch} of {training.epochs}{slower}{run.warning_after()}"

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from napari_cellrep.models import paired_cell_inpainting as pci
-from napari_cellrep.models._base import MaxSeconds, MaxSteps, Seed
+from napari_cellrep.models._base import HeldOut, Keep, MaxSeconds, MaxSteps, Patience, Seed
 from napari_cellrep.specs import ModelSpec
 
 SPEC = replace(
@@ -66,6 +66,9 @@ class Training:
             "help": "After a run of under 1,000 steps, measure batch norm's running means again on the training cells.",
         },
     ] = False
+    held_out: HeldOut = 0.1
+    keep: Keep = "last"
+    patience: Patience = 0
     max_steps: MaxSteps = 0
     max_seconds: MaxSeconds = 0.0
 

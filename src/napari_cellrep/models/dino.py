@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from napari_cellrep.models._base import EmbeddingModel, MaxSeconds, MaxSteps, Seed
+from napari_cellrep.models._base import EmbeddingModel, HeldOut, Keep, MaxSeconds, MaxSteps, Patience, Seed
 from napari_cellrep.models._dino_training import RECIPES, DinoLearner
-from napari_cellrep.specs import CropSpec, InputError, ModelSpec, Weights, make_config
+from napari_cellrep.specs import CropSpec, InputError, ModelSpec, Preset, Weights, make_config
 
 SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}  # dim, depth, heads
 
@@ -59,6 +59,24 @@ SPEC = ModelSpec(
     ),
     layers=("cls", "patch_mean"),
     trains=True,
+    presets=(
+        Preset(
+            "small",
+            "For hundreds to some ten thousand cells; ours, not the paper's: "
+            "fewer prototypes, a smaller head, fewer small views, and the epoch kept whose held-out "
+            "cells lie best among their own group.",
+            {
+                "batch_size": 32,
+                "learning_rate": 2e-3,
+                "n_local": 4,
+                "out_dim": 2048,
+                "hidden_dim": 512,
+                "bottleneck_dim": 128,
+                "keep": "val_knn",
+                "patience": 30,
+            },
+        ),
+    ),
     weights=(
         Weights(
             "dino-hpa-fov", "https://zenodo.org/records/8061392", _ZENODO, "",
@@ -212,6 +230,8 @@ class Training:
     drop_path : float
         How often the last block's branches are left out in the student; less in the blocks before.
     seed : int
+    held_out, keep, patience
+        Part of the cells that judges (`_train.hold_out`), whose weights are kept, and when to end early.
     max_steps, max_seconds
         Limits; 0: none.
     """
@@ -323,6 +343,9 @@ class Training:
     ] = 3.0
     drop_path: Annotated[float, {"min": 0.0, "max": 0.9, "step": 0.05, "label": "Drop path"}] = 0.1
     seed: Seed = 0
+    held_out: HeldOut = 0.1
+    keep: Keep = "last"
+    patience: Patience = 0
     max_steps: MaxSteps = 0
     max_seconds: MaxSeconds = 0.0
 

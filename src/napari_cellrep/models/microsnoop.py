@@ -30,9 +30,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from napari_cellrep.models._base import EmbeddingModel, MaxSeconds, MaxSteps, Seed, Width, _set_state
+from napari_cellrep.models._base import (
+    EmbeddingModel,
+    HeldOut,
+    Keep,
+    MaxSeconds,
+    MaxSteps,
+    Patience,
+    Seed,
+    Width,
+    _set_state,
+)
 from napari_cellrep.models._train import Learner
-from napari_cellrep.specs import CropSpec, InputError, ModelSpec, Weights, make_config
+from napari_cellrep.specs import CropSpec, InputError, ModelSpec, Preset, Weights, make_config
 
 SIDE_PX = 224  # what the network was made for
 PATCH_PX = 16
@@ -68,6 +78,20 @@ SPEC = ModelSpec(
     ),
     layers=LEVELS,
     trains=True,
+    presets=(
+        Preset(
+            "small",
+            "For hundreds to some ten thousand cells; ours, not the paper's: "
+            "fewer epochs and a short warm-up, cells instead of whole squares, and the epoch kept whose held-out loss is least.",
+            {
+                "epochs": 100,
+                "warmup_epochs": 5,
+                "view": "cell",
+                "keep": "val_loss",
+                "patience": 30,
+            },
+        ),
+    ),
     weights=(
         Weights(
             "microsnoop-published",
@@ -168,6 +192,8 @@ class Training:
     scale_range : float
         Enlarge by 1 ± half of this [?].
     seed : int
+    held_out, keep, patience
+        Part of the cells that judges (`_train.hold_out`), whose weights are kept, and when to end early.
     max_steps, max_seconds
         Limits; 0: none.
     """
@@ -247,6 +273,9 @@ class Training:
         },
     ] = 0.5
     seed: Seed = 0
+    held_out: HeldOut = 0.1
+    keep: Keep = "last"
+    patience: Patience = 0
     max_steps: MaxSteps = 0
     max_seconds: MaxSeconds = 0.0
 
@@ -749,6 +778,14 @@ class MaskedLearner(Learner):
         x = _scale_percentiles(self.net._fit(x), flat_is_black=True)
         x = _turned(x, t.rotate, t.scale_range, generator)
         return {"x": x, "visible": mask_patches(x, t.mask_ratio, generator)}
+
+    def judge(self, crops: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        """The mean over the channels of the loss."""
+        found = []
+        for channel in range(len(self.net.roles)):
+            self.channel = channel
+            found.append(super().judge(crops, generator))
+        return torch.stack(found).mean(dim=0)
 
     def to_show(self, crops: dict[str, Tensor]) -> dict[str, Tensor]:
         """Whole cells in all channels; of larger windows the middle."""

@@ -20,8 +20,17 @@ from torch.nn import functional as F
 
 from napari_cellrep.models import _keras
 from napari_cellrep.models._augment import random_flips
-from napari_cellrep.models._base import EmbeddingModel, MaxSeconds, MaxSteps, Seed, Width
-from napari_cellrep.specs import CropSpec, InputError, ModelSpec, Weights
+from napari_cellrep.models._base import (
+    EmbeddingModel,
+    HeldOut,
+    Keep,
+    MaxSeconds,
+    MaxSteps,
+    Patience,
+    Seed,
+    Width,
+)
+from napari_cellrep.specs import CropSpec, InputError, ModelSpec, Preset, Weights
 
 # Published widths (models.md §1.1), and whether the layer is followed by a 2×2 max pool.
 _SOURCE = {
@@ -64,6 +73,22 @@ SPEC = ModelSpec(
     ),
     layers=("conv4_1", "conv3_1", "conv1_1", "conv2_1", "conv5_1"),
     trains=True,
+    presets=(
+        Preset(
+            "small",
+            "For hundreds to some ten thousand cells; ours, not the paper's: "
+            "a larger learning rate for fewer steps, batch norm settled, and the epoch kept whose held-out "
+            "cells lie best among their own group.",
+            {
+                "epochs": 60,
+                "batch_size": 32,
+                "learning_rate": 1e-3,
+                "settle_norm": True,
+                "keep": "val_knn",
+                "patience": 15,
+            },
+        ),
+    ),
     weights=(
         Weights(
             "pci-yeast", f"{_REPO}/yeast_model/pretrained_weights/model_weights.h5", _LICENCE,
@@ -172,6 +197,9 @@ class Training:
             "remember the start; they are measured again on the training cells.",
         },
     ] = False
+    held_out: HeldOut = 0.1
+    keep: Keep = "last"
+    patience: Patience = 0
     max_steps: MaxSteps = 0
     max_seconds: MaxSeconds = 0.0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,12 +25,13 @@ from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import (
     CropSpec,
     InputError,
+    ModelSpec,
     digest,
     field_rules,
     make_config,
     match_channels,
 )
-from napari_cellrep.steps.embed import boxes_of, set_crop
+from napari_cellrep.steps.embed import boxes_of, find_model, set_crop, weights_digest
 
 if TYPE_CHECKING:
     from napari_cellrep.models import EmbeddingModel
@@ -53,6 +55,8 @@ def train(
     named_set: str = "",
     where: str = "",
     labels: str = "",
+    weights: str = "",
+    preset: str = "",
     finish: bool = False,
 ) -> Job[Path]:
     """Train a model on the project's own cells; flagged cells are left out.
@@ -83,6 +87,12 @@ def train(
     labels : str
         Column of the cell table that holds each cell's class, for a network that learns from classes (`deeploc`).
         Cells without one are left out.
+    weights : str
+        What to start from instead of random weights: a model trained in this project, published weights by name, or
+        a path. The network is then as those weights need it, its channels and classes may be others
+        (`models._base.start_from`); what changed is said and in ``model.json`` ("initial").
+    preset : str
+        Name of one of the network's presets (`specs.Preset`); `training` goes before it. "": the paper's recipe.
     finish : bool
         Do no further step: make the model of the checkpoint that is there. Training can go on from it later.
 
@@ -102,7 +112,7 @@ def train(
     how: dict[str, Any] = {
         "model": model, "name": name, "config": config, "training": training, "channels": list(channels), "crop": crop,
         "include_flagged": include_flagged, "fields": list(fields), "cells": list(cells), "named_set": named_set,
-        "where": where, "labels": labels,
+        "where": where, "labels": labels, "weights": weights, "preset": preset,
     }  # fmt: skip
     yield Progress(0, 0, "Preparing to train")
     made = prepare(project, **how)
@@ -133,6 +143,103 @@ def train(
         config=dataclasses.asdict(made.net.config), **made.card, result=result,
     )  # fmt: skip
     return made.folder
+
+
+def train_several(
+    project: Project,
+    *,
+    seeds: Sequence[int] = (0,),
+    learning_rates: Sequence[float] = (),
+    device: str = "auto",
+    precision: str = "auto",
+    resume: bool = True,
+    **how: Any,
+) -> Job[Path]:
+    """Train one network from several seeds and with several learning rates, and keep the best by validation loss.
+
+    The recipe of DeepLoc's papers. Each run has its folder ``models/<name>/runs/seed<s>-rate<r>/``, with its history and
+    checkpoint; stopped, the queue goes on where it was. The best run's model becomes ``models/<name>/``, beside the
+    table of all runs, ``runs.csv``, which is also in its ``model.json``.
+
+    Parameters
+    ----------
+    seeds : sequence of int
+    learning_rates : sequence of float
+        Empty: the one of the settings.
+    device, precision, resume, **how
+        As for `train`.
+
+    Yields
+    ------
+    Progress
+        Once per training step, over all runs; the job returns the model's folder.
+
+    Raises
+    ------
+    InputError
+        As `train`; also if no cell is held out, so that no run could be called the best.
+    """
+    from napari_cellrep.models._train import CHECKPOINT, make_sampler
+    from napari_cellrep.models._train import train as run
+
+    how = {"model": "paired_cell_inpainting", **how}
+    settings = dict(how.pop("training", None) or {})
+    yield Progress(0, 0, "Preparing to train")
+    rates: list[dict[str, Any]] = [{"learning_rate": rate} for rate in dict.fromkeys(learning_rates)] or [{}]
+    chosen = [{**rate, "seed": seed} for rate in rates for seed in dict.fromkeys(seeds)]
+    rows: list[dict[str, Any]] = []
+    for i, values in enumerate(chosen):
+        made = prepare(project, **how, training={**settings, **values})
+        if not i and (made.folder / CHECKPOINT).is_file():
+            raise InputError(
+                f"{made.folder.name} is a training of its own that can go on; give the best of several another name (--name)."
+            )
+        if not len(make_sampler(made.net, made.cells, made.settings, made.settings.batch_size).validation):
+            raise InputError(
+                "The best of several runs is told by cells that are held out, and none is; set held_out above 0, or train on "
+                "groups with more images or cells."
+            )
+        seed, rate = made.settings.seed, made.settings.learning_rate
+        folder = made.folder / "runs" / f"seed{seed}-rate{rate:g}"
+        job = run(
+            made.net, made.cells, made.settings, folder, device=device, precision=precision, resume=resume, card=made.card
+        )  # fmt: skip
+        try:
+            while True:
+                try:
+                    at = next(job)
+                except StopIteration as stop:
+                    result = stop.value
+                    break
+                words = f"Run {i + 1} of {len(chosen)} (seed {seed}, learning rate {rate:g}): {at.message}"
+                yield Progress(i * at.total + at.done, len(chosen) * at.total, words, at.metrics)
+        finally:
+            job.close()  # writes the checkpoint
+        scores = {f"val_{k}": v for k, v in result["validation"].items() if k != "n_cells"}
+        more = {k: result[k] for k in ("best_epoch", "epoch", "step", "seconds") if k in result}
+        rows.append({"seed": seed, "learning_rate": rate, **scores, **more, "folder": folder.name})
+    best = min(range(len(rows)), key=lambda i: rows[i]["val_loss"])
+    made = prepare(project, **how, training={**settings, **chosen[best]})
+    table = pd.DataFrame(rows).assign(kept=[i == best for i in range(len(rows))])
+    _take_run(made.folder, made.folder / "runs" / rows[best]["folder"], table)
+    project.log(
+        "train", model=how["model"], name=made.folder.name, training=dataclasses.asdict(made.settings),
+        config=dataclasses.asdict(made.net.config), **made.card, result=rows[best], runs=len(rows),
+    )  # fmt: skip
+    return made.folder
+
+
+def _take_run(folder: Path, best: Path, table: pd.DataFrame) -> None:
+    """Make the model of one run that of the queue, `model.json` last: with it the model is there."""
+    write_text(folder / "runs.csv", table.to_csv(index=False))
+    for name in ("weights.safetensors", "history.csv", "preview.npz"):
+        if (best / name).is_file():
+            part = folder / f".{name}.part"
+            shutil.copyfile(best / name, part)
+            part.replace(folder / name)
+    card = json.loads((best / "model.json").read_text(encoding="utf-8"))
+    card["runs"] = json.loads(table.to_json(orient="records"))
+    write_text(folder / "model.json", json.dumps(card, indent=1, ensure_ascii=False))
 
 
 def resume_training(project: Project, *, name: str, device: str = "auto", finish: bool = False) -> Job[Path]:
@@ -185,11 +292,14 @@ def prepare(
     named_set: str = "",
     where: str = "",
     labels: str = "",
+    weights: str = "",
+    preset: str = "",
 ) -> Prepared:
     """Make the network and gather its cells; nothing is written. Arguments are those of `train`."""
     import torch
 
     from napari_cellrep.models import can, create_model
+    from napari_cellrep.models._base import start_from
 
     try:
         module = registry.load("models", model)
@@ -199,10 +309,16 @@ def prepare(
         raise InputError(f"{module.SPEC.title} is not trained; it can only embed.")
     if name and (name.startswith(".") or "/" in name or "\\" in name):
         raise InputError(f"A model cannot be called {name!r}: no slash, no dot in front.")
-    settings = make_config(module.Training, training)
+    settings = make_config(module.Training, {**preset_values(module.SPEC, preset), **(training or {})})
     if labels and not module.SPEC.labels:
         raise InputError(f"{module.SPEC.title} learns without classes; leave the column of labels away.")
-    config = dict(config or {})
+    folder = project.root / "models" / (name or model)
+    start = _start(project, weights, module.SPEC, folder) if weights else None
+    config = {**(dataclasses.asdict(start.config) if start else {}), **(config or {})}
+    if start and labels:
+        config.pop("n_classes", None)
+    if start and channels and "channels" in field_rules(module.Config):
+        config.pop("channels", None)
     if channels and (kind := field_rules(module.Config).get("channels", {}).get("type")):
         # Made for the channels it is given (`dino`), or for as many (`deeploc`).
         config.setdefault("channels", tuple(channels) if kind == "tuple" else len(channels))
@@ -223,13 +339,26 @@ def prepare(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         net = create_model(model, **dataclasses.asdict(network))
+    initial: dict[str, Any] = {}
+    if start:
+        if not channels and len(start.roles) == len(net.roles):
+            net.roles = start.roles
+        elif channels and len(channels) == len(net.roles):
+            net.roles = tuple(channels)
+        words = start_from(net, start)
+        initial = {
+            "weights": weights,
+            "digest": weights_digest(start),
+            **({"mapped": words} if words else {}),
+        }
+        net.crop = dataclasses.replace(start.crop, channels=net.roles)
     if channels:
         if len(channels) != len(net.roles):
             raise InputError(
                 f"{net.spec.title} wants {len(net.roles)} channels ({', '.join(net.roles)}); got {len(channels)}."
             )
         net.roles = tuple(channels)
-    set_crop(net, project, crop, trained=False)
+    set_crop(net, project, crop, trained=bool(start))
     seen = net.training_crop(settings)
     crops = ProjectCells(
         project,
@@ -247,8 +376,38 @@ def prepare(
         **({"training_crop": dataclasses.asdict(seen)} if seen != net.crop else {}),
         **({"chosen": said} if said else {}),
         **({"labels": labels, "classes": list(classes.names)} if classes else {}),
+        **({"initial": initial} if initial else {}),
+        **({"preset": preset} if preset else {}),
     }
-    return Prepared(net, crops, settings, project.root / "models" / (name or model), card)
+    if initial.get("mapped"):
+        crops.note = f"{crops.note} Starts from {weights}: {initial['mapped']}".strip()
+    return Prepared(net, crops, settings, folder, card)
+
+
+def preset_values(spec: ModelSpec, preset: str) -> dict[str, Any]:
+    """Settings of a preset; none of ""."""
+    found = {p.name: p.values for p in spec.presets}
+    if preset and preset not in found:
+        have = f"presets are {', '.join(found)}" if found else "it has none"
+        raise InputError(f"{spec.title} has no preset {preset!r}; {have}.")
+    return found[preset] if preset else {}
+
+
+def _start(project: Project, weights: str, spec: ModelSpec, folder: Path) -> EmbeddingModel:
+    """The network whose weights training starts from."""
+    if (project.root / "models" / weights).resolve() == folder.resolve():
+        raise InputError(
+            f"{weights} cannot be trained from its own weights under the same name; give the new model another one (--name)."
+        )
+    net, trained = find_model(project, weights)
+    if net.spec.name != spec.name:
+        raise InputError(
+            f"The weights {weights} are of {net.spec.title}, and {spec.title} is to be trained; choose that network "
+            f"(--model {net.spec.name})."
+        )
+    if not trained:
+        raise InputError(f"{weights} is a network with random weights; leave it away, or name trained ones.")
+    return net
 
 
 def chosen_cells(

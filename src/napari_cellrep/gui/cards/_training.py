@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLineEdit, QVBoxLayout, QWidget
 
 from napari_cellrep.data.classes import FEWEST_CLASSES, MOST_CLASSES, label_columns
@@ -71,7 +71,9 @@ class TrainingPanel(QWidget):
         self.curve, self.pictures = Curve(), Pictures()
         self.loss = text(
             tip="Loss: how wrong the network's predictions still are; training has learned when it no longer falls. "
-            "Epoch: one pass over all cells"
+            "Epoch: one pass over all cells. Held out: the loss of cells that are not learned from. Among their own "
+            "group: most of such a cell's 11 nearest neighbours are of its group (mean over groups; chance is one over "
+            "their number)"
         )
         self.pause = button(
             "Pause",
@@ -105,6 +107,15 @@ class TrainingPanel(QWidget):
 
         self.cells = combo("Which cells it learns from; flagged cells are never among them")
         self.cells.currentIndexChanged.connect(lambda _: self._cells_changed())
+        self.start_from = combo(
+            "What the network begins with: random weights, or those of a model that was trained on this project or elsewhere "
+            "(with other channels, too: the note of the training says how they were mapped)"
+        )
+        self.start_from.currentIndexChanged.connect(lambda _: self.card.refresh())
+        self.preset = combo("Whose settings: all of them stand below, and each can be changed")
+        self.preset.currentIndexChanged.connect(lambda _: self._take_preset())
+        self._presets: dict[str, dict[str, Any]] = {}
+        self._defaults: dict[str, Any] = {}
         self.filter = QLineEdit()
         self.filter.setPlaceholderText("dose_rank < 3")
         self.filter.setToolTip(
@@ -129,6 +140,8 @@ class TrainingPanel(QWidget):
         below = QFormLayout()
         below.setContentsMargins(0, 0, 0, 0)
         below.addRow("Name", self.name)
+        below.addRow("Start from", self.start_from)
+        below.addRow("Settings", self.preset)
         self._place.addLayout(below)
         self.more = More("Training", settings)
         layout = QVBoxLayout(self)
@@ -154,8 +167,17 @@ class TrainingPanel(QWidget):
 
     # ---- what is shown ---------------------------------------------------------------------------
 
-    def show_model(self, rules: Mapping[str, Any] | None, name: str, labels: bool = False) -> None:
-        """Show the settings of another network; None for one that cannot be trained. `labels`: it learns classes."""
+    def show_model(
+        self,
+        rules: Mapping[str, Any] | None,
+        name: str,
+        labels: bool = False,
+        presets: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Show the settings of another network; None for one that cannot be trained.
+
+        `labels`: it learns classes. `presets`: settings beside the paper's (`specs.Preset` as plain dicts).
+        """
         self._wants_classes = labels
         self.class_row.setVisible(labels)
         self._fill_classes()
@@ -164,7 +186,16 @@ class TrainingPanel(QWidget):
             self.form.deleteLater()
             self.form = None
         if rules:
+            self._presets = {p["name"]: p["values"] for p in presets}
+            refill(
+                self.preset,
+                [("the paper's", ""), *((f"{p['name']} data (ours)", p["name"]) for p in presets)],
+            )
+            for i, preset in enumerate(presets, start=1):
+                self.preset.setItemData(i, preset["note"], Qt.ItemDataRole.ToolTipRole)
+            self.preset.setCurrentIndex(0)
             self.form = Form(rules)
+            self._defaults = self.form.value()
             self.form.set_value(
                 {"max_seconds": 300.0}
             )  # a first result while you wait; 0 takes the bound away
@@ -172,6 +203,17 @@ class TrainingPanel(QWidget):
             self._place.addWidget(self.form)
             self.name.setText(name)
             self._show_run()
+
+    def _take_preset(self) -> None:
+        """Fill in the chosen settings; how long it may take stays as it is."""
+        if self.form is None or self.preset.currentData() is None:
+            return
+        values = {**self._defaults, **self._presets.get(self.preset.currentData(), {})}
+        limits = ("max_steps", "max_seconds", "seed")
+        self.form.set_value({k: v for k, v in values.items() if k not in limits})
+        note = self.preset.itemData(self.preset.currentIndex(), Qt.ItemDataRole.ToolTipRole)
+        self.preset.setToolTip(note or "As the paper has them; each can be changed below")
+        self.card.refresh()
 
     def _name_changed(self) -> None:
         self._show_run()
@@ -183,6 +225,7 @@ class TrainingPanel(QWidget):
         if self.form is not None and how and how.get("model") == self.card.choice()[1]:
             self.form.set_value(how.get("training") or {})
             self._fill_cells()
+            self._fill_start(how.get("weights") or "")
             if how.get("labels") and (at := self.classes.findData(how["labels"])) >= 0:
                 self.classes.setCurrentIndex(at)
             if how.get("where"):
@@ -197,6 +240,7 @@ class TrainingPanel(QWidget):
         self.setVisible(self.form is not None)
         self._fill_classes()
         self._fill_cells()
+        self._fill_start()
         self._show_count()
         self._show_buttons()
         self.estimate.refresh()
@@ -286,6 +330,17 @@ class TrainingPanel(QWidget):
             refill(self.cells, items)
         self.filter.setVisible(self.cells.currentData() == FILTER)
 
+    def _fill_start(self, choose: str | None = None) -> None:
+        """List what this network can begin with."""
+        own = [n for n, card in self.card.own_models().items() if card.get("model") == self.card.choice()[1]]
+        items = [("random weights", "")]
+        items += [(f"{name} (trained here)", name) for name in own if name != self._model_name()]
+        items += [(name, name) for name in self.card.weights_here() if name not in own]
+        if choose is not None or items != [
+            (self.start_from.itemText(i), self.start_from.itemData(i)) for i in range(self.start_from.count())
+        ]:
+            refill(self.start_from, items, choose)
+
     def _mask(self) -> np.ndarray:
         """The chosen cells that are good, bool (n_cells,)."""
         session = self.card.session
@@ -329,6 +384,8 @@ class TrainingPanel(QWidget):
         }  # fmt: skip
         if self._wants_classes:
             how["labels"] = self.classes.currentData() or ""
+        if self.start_from.currentData():
+            how["weights"] = self.start_from.currentData()
         if which == SELECTION:
             how["cells"] = card.session.cells.obs_names[self._mask()].tolist()
         elif which == FILTER:
@@ -362,7 +419,9 @@ class TrainingPanel(QWidget):
             return {}
         now = json.loads(json.dumps(self.arguments() if not self._chosen()[1] else {}, default=str))
         same = all(run["how"].get(k) == v for k, v in now.items())
-        chosen = all(bool(run["how"].get(k)) == bool(now.get(k)) for k in ("cells", "where", "named_set"))
+        chosen = all(
+            bool(run["how"].get(k)) == bool(now.get(k)) for k in ("cells", "where", "named_set", "weights")
+        )
         return run if now and same and chosen else {}
 
     # ---- actions ---------------------------------------------------------------------------------
@@ -427,9 +486,12 @@ class TrainingPanel(QWidget):
             return
         self._looked = now
         rate = progress.metrics.get("cells_per_s", 0.0)
+        _, mark, warning = progress.message.partition("⚠ ")
         self.loss.setText(
             f"Loss {loss:.4f} (began at {self.curve.y[0]:.4f}) · epoch {int(np.ceil(epoch)):,} · "
-            f"{rate:,.0f} cells a second" + self._held_out(progress.metrics)
+            f"{rate:,.0f} cells a second"
+            + self._held_out(progress.metrics)
+            + (f"\n{mark}{warning}" if mark else "")
         )
         self.loss.show()
         if not self.use.isEnabled():
@@ -437,10 +499,13 @@ class TrainingPanel(QWidget):
 
     @staticmethod
     def _held_out(metrics: Mapping[str, float]) -> str:
-        """How well held-out cells are told apart, where that is known."""
-        if "val_balanced_accuracy" not in metrics:
-            return ""
-        return f" · {metrics['val_balanced_accuracy']:.0%} right on held-out cells (mean over classes)"
+        """How held-out cells fare, where that is known."""
+        if "val_balanced_accuracy" in metrics:
+            return f" · {metrics['val_balanced_accuracy']:.0%} right on held-out cells (mean over classes)"
+        words = f" · held out {metrics['val_loss']:.4f}" if "val_loss" in metrics else ""
+        if "val_knn" in metrics:
+            words += f", {metrics['val_knn']:.0%} of these cells lie among their own group"
+        return words
 
     def _look(self) -> None:
         """Show the network's newest pictures, if there are newer ones."""

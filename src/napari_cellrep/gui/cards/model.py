@@ -193,6 +193,13 @@ class ModelCard(Card):
                 found[path.parent.name] = self._own[path][1]
         return found
 
+    def weights_here(self) -> list[str]:
+        """Published weights of the chosen network that are on this computer."""
+        if self.here is None:
+            return []
+        network = self.choice()[1]
+        return [n for n, w in sorted(self._published.items()) if w["network"] == network and self._is_here(n)]
+
     def _choices(self, keep: str) -> list[tuple[int, str, tuple[str, str]]]:
         """(section, what is shown, (model argument, network)), in the order of the sections.
 
@@ -379,7 +386,7 @@ class ModelCard(Card):
         else:
             self._make_boxes(channels)
         rules = self.found.get(network, {}).get("training") if self.trains else None
-        self.training.show_model(rules, model, labels=bool(spec.get("labels")))
+        self.training.show_model(rules, model, bool(spec.get("labels")), spec.get("presets") or ())
 
     def _note(self, model: str, network: str) -> str:
         """What to know of a model before it is chosen."""

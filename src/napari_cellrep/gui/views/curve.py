@@ -40,7 +40,7 @@ class Curve(QWidget):
             "Loss: how wrong the network's predictions still are. Faint: every step; bold: their running mean. "
             "An epoch is one pass over all cells. Training has learned when the line no longer falls. "
             "Dashed: the loss of cells that were held out; when it rises again, the network learns its cells by heart. "
-            "The model of its lowest point is kept."
+            "DeepLoc keeps the model of its lowest point; the others when asked (Keep the weights of)."
         )
 
     def clear(self) -> None:
