@@ -104,10 +104,10 @@ def test_attention_lies_on_what_is_bright(viewer, qtbot, monkeypatch, tmp_path, 
     net.crop = type(net.crop)(size_px=32, window_px=64, channels=net.roles)
     canvas, session = opened(viewer, qtbot, monkeypatch, project, "one", net)
     entries(canvas, session.row_of_id("one:1"))[LOOK_AT].trigger()
-    layers = canvas.layers("look")
-    assert [la.metadata[OURS]["part"] for la in layers] == ["head", "head", "mean"]
-    assert [la.visible for la in layers] == [False, False, True]  # the mean on top, the heads to be chosen
-    mean, dna = layers[-1], viewer.layers["DNA"]
+    (mean,) = canvas.layers("look")  # the heads are to be chosen
+    assert mean.metadata[OURS]["part"] == "mean"
+    assert mean.visible
+    dna = viewer.layers["DNA"]
     assert isinstance(mean, Image)
     assert (mean.blending, mean.colormap.name, mean.name) == ("additive", "inferno", "attention, one:1")
     assert tuple(str(u) for u in mean.units) == tuple(str(u) for u in dna.units)
@@ -127,7 +127,7 @@ def test_answers_of_a_cell_take_turns_and_go_together(viewer, qtbot, monkeypatch
     n = len(viewer.layers)
     entries(canvas, row)[LOOK_AT].trigger()
     entries(canvas, row)[LOOK_AT].trigger()
-    assert len(viewer.layers) == n + 3  # asked twice, shown once
+    assert len(viewer.layers) == n + 1  # asked twice, shown once
     entries(canvas, row)[NEED].trigger()
     assert [la.metadata[OURS]["part"] for la in canvas.layers("look") if la.visible] == ["occlusion"]
     assert "Without DNA the cell moves" in told[-1]
@@ -136,7 +136,7 @@ def test_answers_of_a_cell_take_turns_and_go_together(viewer, qtbot, monkeypatch
     assert not any(la.visible for la in canvas.layers("look"))
     entries(canvas, row)["Show predictions and looks into cells"].trigger()
     assert [la.metadata[OURS]["part"] for la in canvas.layers("look") if la.visible] == ["occlusion"]
-    entries(canvas, -1)["Remove predictions and looks into cells (4 layers)"].trigger()
+    entries(canvas, -1)["Remove predictions and looks into cells (2 layers)"].trigger()
     assert len(viewer.layers) == n
     assert mine in viewer.layers
     assert canvas.open_menu(-1) is None
@@ -163,8 +163,10 @@ def test_an_autoencoder_redraws_a_cell_in_another_field(viewer, qtbot, monkeypat
     canvas, session = opened(viewer, qtbot, monkeypatch, project, "A01", net)
     cell = next(c for c in session.cells.obs_names if c.startswith("E12"))
     entries(canvas, session.row_of_id(cell))[REDRAW].trigger()
-    qtbot.waitUntil(lambda: len(canvas.layers("look")) == 3)
+    qtbot.waitUntil(lambda: len(canvas.layers("look")) == 1)
     assert canvas.field == "E12"
+    (answer,) = canvas.looking.answers
+    canvas.looking.take_apart(answer)
     parts = {la.metadata[OURS]["part"]: la for la in canvas.layers("look")}
     assert [k for k, la in parts.items() if la.visible] == ["redrawn"]
     low, high = parts["error"].contrast_limits
@@ -217,15 +219,11 @@ def test_a_selection_is_looked_into_at_once(inside, viewer, told):
     assert not [k for k in entries(canvas, 0) if ": " in k]  # one cell is no selection
     session.select([0, 1])
     entries(canvas, 0)[f"2: {LOOK_AT}"].trigger()
-    layers = canvas.layers("look")
-    assert [la.name for la in layers] == [
-        "attention, head 2, 2 cells",
-        "attention, head 1, 2 cells",
-        "attention, 2 cells",
-    ]
-    dna, data = viewer.layers["DNA"], layers[-1].data
+    (layer,) = canvas.layers("look")
+    assert layer.name == "attention, 2 cells"
+    dna, data = viewer.layers["DNA"], layer.data
     top = np.argwhere(data == np.nanmax(data))
-    ys, xs = np.array([dna.world_to_data(layers[-1].data_to_world(at)) for at in top]).T
+    ys, xs = np.array([dna.world_to_data(layer.data_to_world(at)) for at in top]).T
     spots = {(40, 40), (72, 8)}
     assert {(int(y) // 8 * 8, int(x) // 8 * 8) for y, x in zip(ys, xs, strict=True)} <= spots
     assert "can mislead" in told[-1]
@@ -286,15 +284,16 @@ def test_closed_overlays_give_their_memory_back(inside, viewer):
     session.select([0, 1])
     entries(canvas, 0)[f"2: {LOOK_AT}"].trigger()
     entries(canvas, 0)[LOOK_AT].trigger()
+    click(inside.apart)
     entries(canvas, 0)["Hide predictions and looks into cells"].trigger()
     held = [weakref.ref(la) for la in canvas.layers("look")]
     held += [weakref.ref(answer) for answer in canvas.looking.answers]
     held += [
         weakref.ref(p["data"]) for a in canvas.looking.answers for look in a.looks for p in look["planes"]
     ]
-    assert len(held) >= 3 + 3 + 2 + 9
+    assert len(held) >= 1 + 3 + 2 + 9
     viewer.layers.remove(canvas.layers("look")[0])  # by napari's own button
-    entries(canvas, -1)["Remove predictions and looks into cells (5 layers)"].trigger()
+    entries(canvas, -1)["Remove predictions and looks into cells (3 layers)"].trigger()
     assert not canvas.looking.answers
     canvas._menu = None
     gc.collect()
@@ -331,6 +330,20 @@ def test_the_panel_shows_heads_and_hides_the_lowest(inside, viewer):
     assert "90 %" in inside.lowest_words.text()
     inside.lowest.setValue(0)
     np.testing.assert_allclose(layer.colormap.map(np.linspace(0, 1, 5)), full)
+    inside.lowest.setValue(50)
+    inside.show_picture(0)  # the same layer, another picture
+    assert canvas.layers("look") == [layer]
+    assert layer.name == "attention, one:1"
+    assert layer.contrast_limits == [layer.data.min(), layer.data.max()]
+    assert (layer.colormap.map(np.linspace(0, 1, 5))[0] == 0).all()
+    click(inside.apart)
+    assert not inside.apart.isEnabled()
+    parts = {la.name: la for la in canvas.layers("look")}
+    assert set(parts) == {f"attention, {k}one:1" for k in ("", "head 1, ", "head 2, ")}
+    assert [k for k, la in parts.items() if la.visible] == ["attention, one:1"]
+    viewer.layers.remove(parts["attention, head 2, one:1"])
+    inside.show_picture(2)  # thrown away, and wanted again
+    assert [la.name for la in canvas.layers("look") if la.visible] == ["attention, head 2, one:1"]
     entries(canvas, 0)["Remove predictions and looks into cells (3 layers)"].trigger()
     assert "Right-click a cell" in inside.words.text()
 

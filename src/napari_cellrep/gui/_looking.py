@@ -147,9 +147,7 @@ def merge(planes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         Of the same kind; NaN (in colours: transparent) where no cell has a picture.
     """
     lows, highs = zip(*(plane["limits"] for plane in planes), strict=True)
-    names = dict.fromkeys(plane["name"] for plane in planes)
-    name = next(iter(names)) if len(names) == 1 else planes[0]["part"]
-    whole = {**planes[0], "name": name, "limits": (min(lows), max(highs))}
+    whole = {**planes[0], "limits": (min(lows), max(highs))}
     if len(planes) == 1:
         return whole
     boxes = []  # field pixels whose middle lies in the picture
@@ -196,14 +194,16 @@ def hide_lowest(layer: Layer, percent: float) -> None:
 
 
 class Answer:
-    """What came of asking about some cells, and its layers: one per picture, which follow the field that is shown.
+    """What came of asking about some cells, and its layer, which shows one picture after the other and follows the field.
 
     Attributes
     ----------
     looks : list of dict
         Like `steps.look.Look`, one per cell.
-    layers : list of Layer
-        One per plane of a look, in their order; those the user threw away are None.
+    layers : dict of int to Layer
+        Which picture of the looks is in which layer: one, until the user wants each in a layer of its own.
+    apart : bool
+        Whether the user does.
     """
 
     def __init__(self, looks: Sequence[Mapping[str, Any]], sampled: str = "") -> None:
@@ -212,17 +212,26 @@ class Answer:
         self.what, self.embedding, self.title = first["what"], first["embedding"], first["title"]
         self.cells = [look["cell_id"] for look in looks]
         self.fields = list(dict.fromkeys(look["field"] for look in looks))
-        self.layers: list[Layer | None] = []
+        self.layers: dict[int, Layer] = {}
+        self.apart = False
+
+    @property
+    def names(self) -> list[str]:
+        """What its pictures are called."""
+        every = zip(*([plane["name"] for plane in look["planes"]] for look in self.looks), strict=True)
+        parts = [plane["part"] for plane in self.looks[0]["planes"]]
+        return [names[0] if len(set(names)) == 1 else part for names, part in zip(every, parts, strict=True)]
 
     @property
     def whose(self) -> str:
         """The cell's id, or how many cells there are."""
         return self.cells[0] if len(self.cells) == 1 else f"{len(self.cells)} cells"
 
-    def planes(self, field_id: str) -> list[dict[str, Any]]:
-        """One picture for each part, of all cells of a field."""
-        here = [look["planes"] for look in self.looks if look["field"] == field_id]
-        return [merge(planes) for planes in zip(*here, strict=True)]
+    def plane(self, i: int, field_id: str) -> dict[str, Any]:
+        """A picture of all cells of a field."""
+        untrained = "" if self.looks[0]["trained"] else " (untrained model)"
+        whole = merge([look["planes"][i] for look in self.looks if look["field"] == field_id])
+        return {**whole, "name": f"{self.names[i]}, {self.whose}{untrained}"}
 
     def words(self) -> str:
         """What is to be said about it, in a few sentences."""
@@ -369,17 +378,17 @@ class Looking:
         """Remove the overlays of this field."""
         self._remove([la for la in overlays(self.canvas) if la.metadata[OURS]["field"] == self.canvas.field])
 
-    def _remove(self, layers: Sequence[Layer | None]) -> None:
+    def _remove(self, layers: Sequence[Layer]) -> None:
         for la in layers:
-            if la is not None and la in self.canvas.viewer.layers:
+            if la in self.canvas.viewer.layers:
                 self.canvas.viewer.layers.remove(la)
 
     def forget_layer(self, layer: Layer) -> None:
         """Let go of a layer that was removed, and with the last one of all that was computed for it."""
         self._hidden = [la for la in self._hidden if la is not layer]
         for answer in self.answers:
-            answer.layers = [None if la is layer else la for la in answer.layers]
-        kept = [a for a in self.answers if any(la is not None for la in a.layers)]
+            answer.layers = {i: la for i, la in answer.layers.items() if la is not layer}
+        kept = [a for a in self.answers if a.layers]
         if len(kept) != len(self.answers):
             self.answers = kept
             self.changed.emit()
@@ -476,24 +485,10 @@ class Looking:
         for old in list(self.answers):
             if set(old.cells) & set(answer.cells):
                 if (old.what, old.embedding, old.cells) == (answer.what, answer.embedding, answer.cells):
-                    self._remove(old.layers)
-                for la in old.layers:
-                    if la is not None:
-                        la.visible = False  # one answer at a time on a cell; the others are in the list
-        untrained = "" if looks[0]["trained"] else " (untrained model)"
-        planes = answer.planes(canvas.field)
-        shown = [
-            (
-                {**plane, "name": f"{plane['name']}, {answer.whose}{untrained}"},
-                {**LOOKS.get(plane["part"], _SHEET), "visible": i == 0},
-            )
-            for i, plane in enumerate(planes)
-        ]  # fmt: skip
-        layers = add_overlays(
-            canvas, canvas.session.project.field(canvas.field), shown[::-1], kind="look", what=answer.what,
-            cell=answer.whose, embedding=answer.embedding,
-        )  # fmt: skip
-        answer.layers = list(layers[::-1])
+                    self._remove(list(old.layers.values()))
+                for la in old.layers.values():
+                    la.visible = False  # one answer at a time on a cell; the others are in the list
+        self._put(answer, 0)  # alone: napari takes long for each layer
         self.answers.append(answer)
         if len(answer.cells) == 1:
             canvas.frame_cell(answer.cells[0])
@@ -506,21 +501,62 @@ class Looking:
         if then is not None:
             then(answer)
 
+    def _put(self, answer: Answer, i: int) -> None:
+        """Add a layer with a picture of an answer."""
+        plane = answer.plane(i, self.canvas.field)
+        (answer.layers[i],) = add_overlays(
+            self.canvas, self.canvas.session.project.field(self.canvas.field),
+            [(plane, LOOKS.get(plane["part"], _SHEET))], kind="look", what=answer.what, cell=answer.whose,
+            embedding=answer.embedding,
+        )  # fmt: skip
+
+    def show_picture(self, answer: Answer, i: int) -> None:
+        """Show one picture of an answer and none of its others: in its layer, or in the picture's own."""
+        if i not in answer.layers:
+            old = next(iter(answer.layers.values()))
+            if answer.apart:  # the user threw it away
+                self._put(answer, i)
+                answer.layers[i].opacity = old.opacity
+            else:
+                answer.layers = {i: old}
+                self._fill(answer, i, old.metadata[OURS]["field"])
+        for k, la in answer.layers.items():
+            la.visible = k == i
+
+    def take_apart(self, answer: Answer) -> None:
+        """Give each picture of an answer a layer of its own; only the one that is shown now is seen."""
+        answer.apart = True
+        (shown,) = answer.layers
+        for i in reversed(range(len(answer.names))):
+            if i != shown:
+                self._put(answer, i)
+                answer.layers[i].visible = False
+                answer.layers[i].opacity = answer.layers[shown].opacity
+        self.changed.emit()
+
     def move_to(self, field_id: str) -> None:
         """Let the layers of answers about cells of several fields show those of this one."""
         for answer in self.answers:
             if len(answer.fields) < 2 or field_id not in answer.fields:
                 continue
-            um = self.canvas.session.project.field(field_id).um_per_px
-            for layer, plane in zip(answer.layers, answer.planes(field_id), strict=True):
-                if layer is None or layer.metadata[OURS]["field"] == field_id:
-                    continue
-                layer.data = plane["data"]
-                for name, value in _place_of(plane, um).items():
-                    setattr(layer, name, value)
-                layer.metadata[OURS]["field"] = field_id
-                if layer.metadata[OURS].get("lowest"):
-                    hide_lowest(layer, layer.metadata[OURS]["lowest"])
+            for i, layer in answer.layers.items():
+                if layer.metadata[OURS]["field"] != field_id:
+                    self._fill(answer, i, field_id)
+
+    def _fill(self, answer: Answer, i: int, field_id: str) -> None:
+        """Put a picture of an answer, of the cells of a field, into its layer."""
+        layer, plane = answer.layers[i], answer.plane(i, field_id)
+        layer.data = plane["data"]
+        layer.name = plane["name"]
+        for name, value in _place_of(plane, self.canvas.session.project.field(field_id).um_per_px).items():
+            setattr(layer, name, value)
+        layer.metadata[OURS].update(field=field_id, part=plane["part"])
+        if layer.rgb:
+            return
+        layer.colormap = LOOKS.get(plane["part"], _SHEET)["colormap"]
+        layer.contrast_limits_range = layer.contrast_limits = plane["limits"]
+        if layer.metadata[OURS].get("lowest"):
+            hide_lowest(layer, layer.metadata[OURS]["lowest"])
 
 
 def _place_of(plane: Mapping[str, Any], um_per_px: float) -> dict[str, Any]:
