@@ -363,12 +363,14 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "--cell", nargs="+", metavar="ID", default=(), help="cells, by their ids in the cell table"
     )
     looking.add_argument(
-        "--what", required=True, choices=("attention", "heads", "occlusion", "classes", "reconstruction", "tokens", "structure"),
+        "--what", required=True,
+        choices=("attention", "heads", "occlusion", "classes", "reconstruction", "tokens", "structure", "inpainting"),
         help="attention: where it looks (DINO); heads: which channel each head looks at, as a table and a figure; "
         "occlusion: how far its numbers move when a part is hidden (any network); "
         "classes: how probable each class is, and what speaks for one (DeepLoc); "
         "reconstruction: how it redraws the cell (Microsnoop, autoencoder); tokens: its patches as colours, the same in all "
-        "cells (DINO); structure: what is like the patch at a place (DINO)",
+        "cells (DINO); structure: what is like the patch at a place (DINO); inpainting: every source's pattern predicted in "
+        "every target (Paired Cell Inpainting)",
     )  # fmt: skip
     looking.add_argument(
         "--out",
@@ -410,6 +412,12 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         help="heads: this many cells drawn at random instead of --cell (default: 50)",
+    )
+    looking.add_argument(
+        "--sources", nargs="+", metavar="ID", help="inpainting: cells whose patterns are predicted"
+    )
+    looking.add_argument(
+        "--targets", nargs="+", metavar="ID", help="inpainting: cells in which they are, of any field"
     )
     looking.add_argument("--json", action="store_true", help="print the numbers for a program")
     looking.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
@@ -918,13 +926,13 @@ def _look(args: argparse.Namespace) -> None:
 
     own = {
         "ratio": ("reconstruction",), "of": ("classes",), "sample": ("heads",), "first": ("tokens",),
-        "stride": ("tokens", "structure"), "at": ("structure",),
+        "stride": ("tokens", "structure"), "at": ("structure",), "sources": ("inpainting",), "targets": ("inpainting",),
     }  # fmt: skip
     for option, whats in own.items():
         if getattr(args, option) is not None and args.what not in whats:
             raise InputError(f"--{option} is of --what {' and '.join(whats)} only.")
-    if args.what == "heads":
-        _look_heads(args)
+    if args.what in ("heads", "inpainting"):
+        (_look_heads if args.what == "heads" else _look_inpainting)(args)
         return
     if not args.cell:
         raise InputError("Say which cells with --cell ID …; only --what heads can draw them.")
@@ -973,6 +981,23 @@ def _look_heads(args: argparse.Namespace) -> None:
         return
     print("\n".join(found.words))
     print(f"Saved as {join_words([str(path) for path in written])}.")
+
+
+def _look_inpainting(args: argparse.Namespace) -> None:
+    from napari_cellrep.steps.inpaint import MODEL, inpaint_grid
+
+    if not args.sources or not args.targets or args.cell:
+        raise InputError("Say whose patterns with --sources ID … and in which cells with --targets ID ….")
+    found = inpaint_grid(
+        _open(args.project), sources=args.sources, targets=args.targets, model=args.embedding or MODEL,
+        out=str(args.out),
+    )  # fmt: skip
+    if args.json:
+        rows = zip(found.sources, found.mse.tolist(), strict=True)
+        mse = {source: dict(zip(found.targets, row, strict=True)) for source, row in rows}
+        print(json.dumps({"words": found.words, "mse": mse}, indent=1, ensure_ascii=False))
+        return
+    print("\n".join([*found.words, f"Saved as {args.out}."]))
 
 
 def _compare(args: argparse.Namespace) -> None:

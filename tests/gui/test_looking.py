@@ -300,6 +300,29 @@ def test_closed_overlays_give_their_memory_back(inside, viewer):
     assert [ref for ref in held if ref() is not None] == []
 
 
+def test_patterns_of_the_selected_cells_in_one_cell_and_as_a_grid(
+    viewer, qtbot, monkeypatch, project, told, tmp_path
+):
+    net = create_model("paired_cell_inpainting", width=0.05)
+    save_model(net, project.root / "models" / "paired_cell_inpainting")
+    canvas, session = opened(viewer, qtbot, monkeypatch, project, "A01", net)
+    ids = list(session.cells.obs_names)
+    far = [row for row in np.flatnonzero(session.visible) if ids[row].startswith("E12")][:2]
+    session.select([0, *far])  # of two fields
+    n = session.n_selected
+    entries(canvas, 0)[f"{n}: {_looking.PATTERNS[0]}"].trigger()
+    (layer,) = canvas.layers("look")
+    assert layer.name == f"predicted, mean of 2 sources, {session.cell_id(0)}"
+    (answer,) = canvas.looking.answers
+    assert answer.names[3:] == [f"predicted from {session.cell_id(row)}" for row in far]
+    assert "least from" in told[-1]
+    out = tmp_path / "grid.png"
+    monkeypatch.setattr(_looking.QFileDialog, "getSaveFileName", lambda *_: (str(out), ""))
+    entries(canvas, 0)[f"{n}: {_looking.GRID[0]}"].trigger()
+    assert out.stat().st_size > 10_000
+    assert str(out) in told[-1]
+
+
 # ---- the panel ---------------------------------------------------------------------------------------
 
 

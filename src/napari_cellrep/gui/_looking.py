@@ -12,7 +12,7 @@ from napari.layers import Image, Layer
 from napari.utils.colormaps import Colormap, ensure_colormap
 from napari.utils.notifications import show_info, show_warning
 from psygnal import Signal
-from qtpy.QtWidgets import QApplication, QMessageBox
+from qtpy.QtWidgets import QApplication, QFileDialog, QMessageBox
 
 OURS = "cellrep"
 KINDS = ("inpainting", "look")  # overlays that are hidden and removed together
@@ -36,6 +36,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "occlusion": {**_LIGHT, "colormap": "magma"},
     "evidence": {**_LIGHT, "colormap": EVIDENCE_MAP},
     "similar": _LIGHT,
+    "spread": {**_SHEET, "colormap": "magma"},
     "tokens": {**_SHEET, "opacity": 0.6},
     "error": {**_SHEET, "colormap": ERROR_MAP},
 }
@@ -74,7 +75,22 @@ STRUCTURE = (
     "The patch under the pointer is compared with every patch of the cells in view (the nearest ones, if there are many): "
     "bright is alike (cosine of the patches' numbers).",
 )
+PATTERNS = (
+    "What would their patterns look like in this cell?",
+    "Paired Cell Inpainting predicts this cell's protein from each of the selected cells, of any field: the mean of the "
+    "predictions, where they disagree, and each by itself.",
+)
+GRID = (
+    "Each in each: a figure of predictions…",
+    "Predicts every selected cell from every other (Paired Cell Inpainting) and saves all as one figure.",
+)
+MOST_IN_GRID = 8  # selected cells
 NEAR = 50  # cells in which a structure is looked for
+_ROOMS = {
+    "tokens": "tokens",
+    "structure": "tokens",
+    "patterns": "inpaint",
+}  # the module of steps, else "look"
 WAIT = "Looking up what the network of this embedding can do; it takes a moment."
 
 
@@ -315,6 +331,10 @@ class Looking:
             more.setToolTipsVisible(True)
             for what, (text, _) in QUESTIONS.items():
                 actions[what].append(more.addAction(text, partial(self.ask_selected, what)))
+            for (text, tip), chosen in (
+                (PATTERNS, lambda: self.ask_selected("patterns", target=cell)), (GRID, self.save_grid),
+            ):  # fmt: skip
+                more.addAction(text, chosen).setToolTip(tip)
         said = self._no_network()
         if said:
             self._tell(actions, dict.fromkeys(actions, said))
@@ -405,11 +425,39 @@ class Looking:
                 f"{n:,} cells are selected, and each is looked into by itself. Look into {MOST_CELLS} of them, drawn at "
                 "random?"
             )
-            if not confirm(QUESTIONS[what][0], words):
+            if not confirm(QUESTIONS.get(what, PATTERNS)[0], words):
                 return
             rows = np.sort(np.random.default_rng(0).choice(rows, MOST_CELLS, replace=False))
             sampled = f"{MOST_CELLS} of the {n:,} selected cells, drawn at random."
         self.ask(what, [session.cell_id(int(row)) for row in rows], sampled, **how)
+
+    def save_grid(self) -> None:
+        """Ask where to, and write a figure of the selected cells predicted from one another (`steps.inpaint`)."""
+        from napari_cellrep.gui._runner import runner_of
+
+        session = self.canvas.session
+        rows = np.flatnonzero(session.selected & session.visible)
+        n = len(rows)
+        path, _ = QFileDialog.getSaveFileName(
+            QApplication.activeWindow(),
+            GRID[0].rstrip("…"),
+            "predictions.png",
+            "Figures (*.png *.svg *.pdf)",
+        )
+        if not path:
+            return
+        rows = np.sort(np.random.default_rng(0).choice(rows, min(n, MOST_IN_GRID), replace=False))
+        cells = [session.cell_id(int(row)) for row in rows]
+        sampled = f" {len(cells)} of the {n:,} selected cells, drawn at random." if n > len(cells) else ""
+
+        def saved(found: Mapping[str, Any]) -> None:
+            show_info(f"Saved as {found['written']}.{sampled} {' '.join(found['words'])}")
+
+        self.canvas.viewer.status = f"Predicting {len(cells)} cells from one another…"
+        runner_of(self.canvas.viewer).ask(
+            "inpaint.inpaint_grid", str(session.project.root), saved, show_warning, sources=cells, targets=cells,
+            out=path,
+        )  # fmt: skip
 
     def find_structure(self, cell: str, spot: tuple[float, float]) -> None:
         """Ask what is like the patch at a field pixel, in the cells of the field that the camera sees."""
@@ -451,16 +499,17 @@ class Looking:
         session, viewer = self.canvas.session, self.canvas.viewer
         root, cells = str(session.project.root), list(cells)
         whose = cells[0] if len(cells) == 1 else f"{len(cells)} cells"
-        viewer.status = f"{QUESTIONS.get(what, STRUCTURE)[0].rstrip('?')}: asking about {whose}…"
+        question = {**QUESTIONS, "patterns": PATTERNS}.get(what, STRUCTURE)[0]
+        viewer.status = f"{question.rstrip('?')}: asking about {whose}…"
 
         def answered(looks: Any) -> None:
             if session.project is not None and str(session.project.root) == root:
                 self.add(looks, sampled, then)
 
-        step = f"{'tokens' if what in ('tokens', 'structure') else 'look'}.{what}"
-        runner_of(viewer).ask(
-            step, root, answered, show_warning, cells=cells, embedding=session.embedding, **how
-        )
+        step = f"{_ROOMS.get(what, 'look')}.{what}"
+        if what != "patterns":  # whose network is the project's Paired Cell Inpainting
+            how["embedding"] = session.embedding
+        runner_of(viewer).ask(step, root, answered, show_warning, cells=cells, **how)
 
     def add(
         self,

@@ -18,7 +18,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_cellrep.gui._looking import HIDEABLE, MOST_CELLS, OURS, QUESTIONS, Answer, hide_lowest
+from napari_cellrep.gui._looking import HIDEABLE, MOST_CELLS, OURS, PATTERNS, QUESTIONS, Answer, hide_lowest
 from napari_cellrep.gui.views._evidence import ClassBars, HeadMatrix
 from napari_cellrep.gui.views._parts import CellView, choice_box
 from napari_cellrep.session import Session
@@ -156,9 +156,8 @@ class InsideView(CellView):
         if answer is None:
             self.words.setText(EMPTY)
             return
-        self.words.setText(
-            f"<b>{answer.whose}</b>, {answer.title}. {QUESTIONS.get(answer.what, ('',))[0]} {answer.words()}"
-        )
+        question = {**QUESTIONS, "patterns": PATTERNS}.get(answer.what, ("",))[0]
+        self.words.setText(f"<b>{answer.whose}</b>, {answer.title}. {question} {answer.words()}")
         self.settings.setVisible(True)
         box = self.boxes["picture"]
         box.clear()
