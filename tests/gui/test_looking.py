@@ -12,7 +12,7 @@ from napari.layers import Image
 
 from _clicks import click
 from _made_up import brightness_dino, made_up
-from napari_cellrep.gui import _looking, _runner
+from napari_cellrep.gui import _axis, _looking, _runner
 from napari_cellrep.gui._image import canvas_of, show_field
 from napari_cellrep.gui._looking import OURS, QUESTIONS, STRUCTURE, merge
 from napari_cellrep.gui._state import session_of
@@ -323,6 +323,28 @@ def test_patterns_of_the_selected_cells_in_one_cell_and_as_a_grid(
     assert str(out) in told[-1]
 
 
+def test_what_a_groups_cells_differ_in(viewer, qtbot, monkeypatch, project, told, tmp_path):
+    net = create_model("paired_cell_inpainting", width=0.05)
+    canvas, session = opened(viewer, qtbot, monkeypatch, project, "A01", net)
+    shown, show = [], _axis.AxisDialog.show
+    monkeypatch.setattr(_axis.AxisDialog, "show", lambda dialog: (shown.append(dialog), show(dialog)))
+    monkeypatch.setattr(_axis, "show_info", told.append)
+    menu = canvas.open_group_menu("group", "A01")
+    next(a for a in menu.actions() if a.text() == "What do its cells differ in?").trigger()
+    menu.hide()
+    (dialog,) = shown
+    qtbot.addWidget(dialog)
+    assert "main axis of A01" in dialog.words.text()
+    assert dialog.picture.pixmap().width() > 300
+    click(dialog.select)
+    assert session.n_selected == len(dialog.found["cells"]) == 8
+    out = tmp_path / "axis.pdf"
+    monkeypatch.setattr(_axis.QFileDialog, "getSaveFileName", lambda *_: (str(out), ""))
+    click(dialog.save)
+    assert out.read_bytes()[:4] == b"%PDF"
+    assert str(out) in told[-1]
+
+
 # ---- the panel ---------------------------------------------------------------------------------------
 
 
@@ -407,6 +429,24 @@ def test_a_structure_is_found_where_it_was_clicked(inside, viewer, told):
         assert layer.data[tuple(at)] > 0.95
     assert np.nanmean(layer.data > 0.9) < 0.2
     assert "like the patch at (44, 44) of one:1" in told[-1]
+
+
+def test_what_tells_two_sets_apart_is_asked_about_a_cell(viewer, qtbot, monkeypatch, tmp_path, told):
+    places = [(40 * i + 28, 40 * j + 28) for i in range(5) for j in range(4)]
+    project = made_up(tmp_path, places, [(y - 8, x + 4, 8) for y, x in places[:10]], side=216)
+    canvas, session = opened(viewer, qtbot, monkeypatch, project, "one", brightness_dino())
+    assert _looking.APART[0] not in [a.text() for a in canvas.open_menu(0).actions()]  # no sets yet
+    session.save_sets({"lit": np.arange(20) < 10, "dark": np.arange(20) >= 10})
+    menu = next(a.menu() for a in canvas.open_menu(0).actions() if a.text() == _looking.APART[0])
+    (action,) = menu.actions()
+    assert (action.text(), action.isEnabled()) == ("lit or dark", True)
+    action.trigger()
+    (layer,) = canvas.layers("look")
+    assert layer.name == "lit (orange) or dark (blue), one:1"
+    assert "AUC of 1.00" in told[-1]
+    y, x = np.unravel_index(layer.data.argmax(), layer.data.shape)
+    at = viewer.layers["DNA"].world_to_data(layer.data_to_world((y, x)))
+    assert np.abs(at - (28 - 4, 28 + 8)).max() <= 8
 
 
 def test_classes_are_bars_and_evidence(viewer, qtbot, monkeypatch, project, told):

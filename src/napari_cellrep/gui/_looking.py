@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -80,6 +81,12 @@ PATTERNS = (
     "Paired Cell Inpainting predicts this cell's protein from each of the selected cells, of any field: the mean of the "
     "predictions, where they disagree, and each by itself.",
 )
+APART = (
+    "What tells two sets apart in it?",
+    "Looks for what differs between the patches of the two sets' cells (DINO), and shows where in this cell it speaks for the "
+    "one (orange) or the other (blue). Tested on cells not learned from.",
+)
+MOST_PAIRS = 6  # of sets in the menu
 GRID = (
     "Each in each: a figure of predictions…",
     "Predicts every selected cell from every other (Paired Cell Inpainting) and saves all as one figure.",
@@ -89,6 +96,7 @@ NEAR = 50  # cells in which a structure is looked for
 _ROOMS = {
     "tokens": "tokens",
     "structure": "tokens",
+    "apart": "tokens",
     "patterns": "inpaint",
 }  # the module of steps, else "look"
 WAIT = "Looking up what the network of this embedding can do; it takes a moment."
@@ -325,6 +333,13 @@ class Looking:
         }
         if spot is not None:
             actions["structure"] = [menu.addAction(STRUCTURE[0], partial(self.find_structure, cell, spot))]
+        pairs = list(itertools.combinations(session.sets, 2))[:MOST_PAIRS]
+        if pairs:
+            told = menu.addMenu(APART[0])
+            told.setToolTipsVisible(True)
+            actions["apart"] = [
+                told.addAction(f"{a} or {b}", partial(self.ask_apart, cell, a, b)) for a, b in pairs
+            ]
         rows = np.flatnonzero(session.selected & session.visible)
         if len(rows) > 1:
             more = menu.addMenu(f"Look inside the {len(rows):,} selected cells")
@@ -383,7 +398,7 @@ class Looking:
         for what, entries in actions.items():
             for action in entries:
                 action.setEnabled(not why.get(what))
-                action.setToolTip(why.get(what) or QUESTIONS.get(what, STRUCTURE)[1])
+                action.setToolTip(why.get(what) or {**QUESTIONS, "apart": APART}.get(what, STRUCTURE)[1])
 
     def show(self, on: bool) -> None:
         """Show what was hidden by the last click, or hide all overlays of this field."""
@@ -430,6 +445,12 @@ class Looking:
             rows = np.sort(np.random.default_rng(0).choice(rows, MOST_CELLS, replace=False))
             sampled = f"{MOST_CELLS} of the {n:,} selected cells, drawn at random."
         self.ask(what, [session.cell_id(int(row)) for row in rows], sampled, **how)
+
+    def ask_apart(self, cell: str, a: str, b: str) -> None:
+        """Ask which patches of a cell speak for which of two sets."""
+        session = self.canvas.session
+        sets = {name: [str(c) for c in session.sets[name]["cells"]] for name in (a, b)}
+        self.ask("apart", [cell], a=a, b=b, sets=sets)
 
     def save_grid(self) -> None:
         """Ask where to, and write a figure of the selected cells predicted from one another (`steps.inpaint`)."""
@@ -499,7 +520,7 @@ class Looking:
         session, viewer = self.canvas.session, self.canvas.viewer
         root, cells = str(session.project.root), list(cells)
         whose = cells[0] if len(cells) == 1 else f"{len(cells)} cells"
-        question = {**QUESTIONS, "patterns": PATTERNS}.get(what, STRUCTURE)[0]
+        question = {**QUESTIONS, "patterns": PATTERNS, "apart": APART}.get(what, STRUCTURE)[0]
         viewer.status = f"{question.rstrip('?')}: asking about {whose}…"
 
         def answered(looks: Any) -> None:

@@ -18,7 +18,16 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_cellrep.gui._looking import HIDEABLE, MOST_CELLS, OURS, PATTERNS, QUESTIONS, Answer, hide_lowest
+from napari_cellrep.gui._looking import (
+    APART,
+    HIDEABLE,
+    MOST_CELLS,
+    OURS,
+    PATTERNS,
+    QUESTIONS,
+    Answer,
+    hide_lowest,
+)
 from napari_cellrep.gui.views._evidence import ClassBars, HeadMatrix
 from napari_cellrep.gui.views._parts import CellView, choice_box
 from napari_cellrep.session import Session
@@ -156,7 +165,7 @@ class InsideView(CellView):
         if answer is None:
             self.words.setText(EMPTY)
             return
-        question = {**QUESTIONS, "patterns": PATTERNS}.get(answer.what, ("",))[0]
+        question = {**QUESTIONS, "patterns": PATTERNS, "apart": APART}.get(answer.what, ("",))[0]
         self.words.setText(f"<b>{answer.whose}</b>, {answer.title}. {question} {answer.words()}")
         self.settings.setVisible(True)
         box = self.boxes["picture"]
