@@ -459,7 +459,7 @@ def inside(root: Path, out: Path) -> None:
             until(lambda: view.matrix.heads, 300)
             view.matrix.clicked.emit(1, 1)
             until(lambda: len(looking.answers) == 2, 120)
-            for layer in looking.answers[0].layers:
+            for layer in looking.answers[0].layers.values():
                 layer.visible = False
             explore.setMinimumHeight(400)
             QTest.qWait(500)

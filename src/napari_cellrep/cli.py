@@ -386,12 +386,17 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "--cell", nargs="+", metavar="ID", default=(), help="cells, by their ids in the cell table"
     )
     looking.add_argument(
-        "--what", required=True, choices=("attention", "heads", "occlusion", "classes", "reconstruction", "tokens", "structure"),
+        "--what", required=True,
+        choices=(
+            "attention", "heads", "occlusion", "classes", "reconstruction", "tokens", "structure", "apart", "inpainting", "axis",
+        ),
         help="attention: where it looks (DINO); heads: which channel each head looks at, as a table and a figure; "
         "occlusion: how far its numbers move when a part is hidden (any network); "
         "classes: how probable each class is, and what speaks for one (DeepLoc); "
         "reconstruction: how it redraws the cell (Microsnoop, autoencoder); tokens: its patches as colours, the same in all "
-        "cells (DINO); structure: what is like the patch at a place (DINO)",
+        "cells (DINO); structure: what is like the patch at a place (DINO); "
+        "apart: which patches tell two sets apart (DINO); inpainting: every source's pattern predicted in "
+        "every target (Paired Cell Inpainting); axis: a group's cells along what they differ in most, and what changes",
     )  # fmt: skip
     looking.add_argument(
         "--out",
@@ -434,6 +439,17 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         metavar="N",
         help="heads: this many cells drawn at random instead of --cell (default: 50)",
     )
+    looking.add_argument(
+        "--sources", nargs="+", metavar="ID", help="inpainting: cells whose patterns are predicted"
+    )
+    looking.add_argument(
+        "--targets", nargs="+", metavar="ID", help="inpainting: cells in which they are, of any field"
+    )
+    looking.add_argument(
+        "--sets", nargs=2, metavar=("A", "B"), help="apart: two sets saved in the window, by their names"
+    )
+    looking.add_argument("--group", metavar="NAME", help="axis: the group, by its name")
+    looking.add_argument("--by", metavar="COLUMN", help="axis: the column that makes groups (default: group)")
     looking.add_argument("--json", action="store_true", help="print the numbers for a program")
     looking.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
 
@@ -964,13 +980,15 @@ def _look(args: argparse.Namespace) -> None:
 
     own = {
         "ratio": ("reconstruction",), "of": ("classes",), "sample": ("heads",), "first": ("tokens",),
-        "stride": ("tokens", "structure"), "at": ("structure",),
+        "stride": ("tokens", "structure"), "at": ("structure",), "sources": ("inpainting",), "targets": ("inpainting",),
+        "group": ("axis",), "by": ("axis",), "sets": ("apart",),
     }  # fmt: skip
     for option, whats in own.items():
         if getattr(args, option) is not None and args.what not in whats:
             raise InputError(f"--{option} is of --what {' and '.join(whats)} only.")
-    if args.what == "heads":
-        _look_heads(args)
+    special = {"heads": _look_heads, "inpainting": _look_inpainting, "axis": _look_axis}
+    if args.what in special:
+        special[args.what](args)
         return
     if not args.cell:
         raise InputError("Say which cells with --cell ID …; only --what heads can draw them.")
@@ -980,6 +998,10 @@ def _look(args: argparse.Namespace) -> None:
         if args.at is None:
             raise InputError("Say where the structure is with --at Y X, a pixel of the field.")
         how["y"], how["x"] = args.at
+    if args.what == "apart":
+        if args.sets is None:
+            raise InputError("Say which two sets with --sets A B.")
+        how["a"], how["b"] = args.sets
     found = look(
         project, what=args.what, cells=args.cell, embedding=args.embedding, device=args.device, **how
     )
@@ -1019,6 +1041,43 @@ def _look_heads(args: argparse.Namespace) -> None:
         return
     print("\n".join(found.words))
     print(f"Saved as {join_words([str(path) for path in written])}.")
+
+
+def _look_inpainting(args: argparse.Namespace) -> None:
+    from napari_cellrep.steps.inpaint import MODEL, inpaint_grid
+
+    if not args.sources or not args.targets or args.cell:
+        raise InputError("Say whose patterns with --sources ID … and in which cells with --targets ID ….")
+    found = inpaint_grid(
+        _open(args.project), sources=args.sources, targets=args.targets, model=args.embedding or MODEL,
+        out=str(args.out),
+    )  # fmt: skip
+    if args.json:
+        rows = zip(found.sources, found.mse.tolist(), strict=True)
+        mse = {source: dict(zip(found.targets, row, strict=True)) for source, row in rows}
+        print(json.dumps({"words": found.words, "mse": mse}, indent=1, ensure_ascii=False))
+        return
+    print("\n".join([*found.words, f"Saved as {args.out}."]))
+
+
+def _look_axis(args: argparse.Namespace) -> None:
+    from napari_cellrep.steps.axis import axis
+
+    if not args.group or args.cell:
+        raise InputError("Say which group with --group NAME (and --by COLUMN).")
+    found = axis(
+        _open(args.project), name=args.group, by=args.by or "group", embedding=args.embedding, out=str(args.out),
+        device=args.device,
+    )  # fmt: skip
+    if args.json:
+        numbers = {
+            "words": found.words, "cells": dict(zip(found.cells, found.at.tolist(), strict=True)), "explained": found.explained,
+            "by_chance": found.by_chance,
+            "follows": {n: v if v == v else None for n, v in zip(found.channels, found.follows.tolist(), strict=True)},
+        }  # fmt: skip
+        print(json.dumps(numbers, indent=1, ensure_ascii=False))
+        return
+    print("\n".join([*found.words, f"Saved as {args.out}."]))
 
 
 def _compare(args: argparse.Namespace) -> None:

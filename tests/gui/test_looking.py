@@ -12,7 +12,7 @@ from napari.layers import Image
 
 from _clicks import click
 from _made_up import brightness_dino, made_up
-from napari_cellrep.gui import _looking, _runner
+from napari_cellrep.gui import _axis, _looking, _runner
 from napari_cellrep.gui._image import canvas_of, show_field
 from napari_cellrep.gui._looking import OURS, QUESTIONS, STRUCTURE, merge
 from napari_cellrep.gui._state import session_of
@@ -104,10 +104,10 @@ def test_attention_lies_on_what_is_bright(viewer, qtbot, monkeypatch, tmp_path, 
     net.crop = type(net.crop)(size_px=32, window_px=64, channels=net.roles)
     canvas, session = opened(viewer, qtbot, monkeypatch, project, "one", net)
     entries(canvas, session.row_of_id("one:1"))[LOOK_AT].trigger()
-    layers = canvas.layers("look")
-    assert [la.metadata[OURS]["part"] for la in layers] == ["head", "head", "mean"]
-    assert [la.visible for la in layers] == [False, False, True]  # the mean on top, the heads to be chosen
-    mean, dna = layers[-1], viewer.layers["DNA"]
+    (mean,) = canvas.layers("look")  # the heads are to be chosen
+    assert mean.metadata[OURS]["part"] == "mean"
+    assert mean.visible
+    dna = viewer.layers["DNA"]
     assert isinstance(mean, Image)
     assert (mean.blending, mean.colormap.name, mean.name) == ("additive", "inferno", "attention, one:1")
     assert tuple(str(u) for u in mean.units) == tuple(str(u) for u in dna.units)
@@ -127,7 +127,7 @@ def test_answers_of_a_cell_take_turns_and_go_together(viewer, qtbot, monkeypatch
     n = len(viewer.layers)
     entries(canvas, row)[LOOK_AT].trigger()
     entries(canvas, row)[LOOK_AT].trigger()
-    assert len(viewer.layers) == n + 3  # asked twice, shown once
+    assert len(viewer.layers) == n + 1  # asked twice, shown once
     entries(canvas, row)[NEED].trigger()
     assert [la.metadata[OURS]["part"] for la in canvas.layers("look") if la.visible] == ["occlusion"]
     assert "Without DNA the cell moves" in told[-1]
@@ -136,7 +136,7 @@ def test_answers_of_a_cell_take_turns_and_go_together(viewer, qtbot, monkeypatch
     assert not any(la.visible for la in canvas.layers("look"))
     entries(canvas, row)["Show predictions and looks into cells"].trigger()
     assert [la.metadata[OURS]["part"] for la in canvas.layers("look") if la.visible] == ["occlusion"]
-    entries(canvas, -1)["Remove predictions and looks into cells (4 layers)"].trigger()
+    entries(canvas, -1)["Remove predictions and looks into cells (2 layers)"].trigger()
     assert len(viewer.layers) == n
     assert mine in viewer.layers
     assert canvas.open_menu(-1) is None
@@ -163,8 +163,10 @@ def test_an_autoencoder_redraws_a_cell_in_another_field(viewer, qtbot, monkeypat
     canvas, session = opened(viewer, qtbot, monkeypatch, project, "A01", net)
     cell = next(c for c in session.cells.obs_names if c.startswith("E12"))
     entries(canvas, session.row_of_id(cell))[REDRAW].trigger()
-    qtbot.waitUntil(lambda: len(canvas.layers("look")) == 3)
+    qtbot.waitUntil(lambda: len(canvas.layers("look")) == 1)
     assert canvas.field == "E12"
+    (answer,) = canvas.looking.answers
+    canvas.looking.take_apart(answer)
     parts = {la.metadata[OURS]["part"]: la for la in canvas.layers("look")}
     assert [k for k, la in parts.items() if la.visible] == ["redrawn"]
     low, high = parts["error"].contrast_limits
@@ -217,15 +219,11 @@ def test_a_selection_is_looked_into_at_once(inside, viewer, told):
     assert not [k for k in entries(canvas, 0) if ": " in k]  # one cell is no selection
     session.select([0, 1])
     entries(canvas, 0)[f"2: {LOOK_AT}"].trigger()
-    layers = canvas.layers("look")
-    assert [la.name for la in layers] == [
-        "attention, head 2, 2 cells",
-        "attention, head 1, 2 cells",
-        "attention, 2 cells",
-    ]
-    dna, data = viewer.layers["DNA"], layers[-1].data
+    (layer,) = canvas.layers("look")
+    assert layer.name == "attention, 2 cells"
+    dna, data = viewer.layers["DNA"], layer.data
     top = np.argwhere(data == np.nanmax(data))
-    ys, xs = np.array([dna.world_to_data(layers[-1].data_to_world(at)) for at in top]).T
+    ys, xs = np.array([dna.world_to_data(layer.data_to_world(at)) for at in top]).T
     spots = {(40, 40), (72, 8)}
     assert {(int(y) // 8 * 8, int(x) // 8 * 8) for y, x in zip(ys, xs, strict=True)} <= spots
     assert "can mislead" in told[-1]
@@ -286,19 +284,65 @@ def test_closed_overlays_give_their_memory_back(inside, viewer):
     session.select([0, 1])
     entries(canvas, 0)[f"2: {LOOK_AT}"].trigger()
     entries(canvas, 0)[LOOK_AT].trigger()
+    click(inside.apart)
     entries(canvas, 0)["Hide predictions and looks into cells"].trigger()
     held = [weakref.ref(la) for la in canvas.layers("look")]
     held += [weakref.ref(answer) for answer in canvas.looking.answers]
     held += [
         weakref.ref(p["data"]) for a in canvas.looking.answers for look in a.looks for p in look["planes"]
     ]
-    assert len(held) >= 3 + 3 + 2 + 9
+    assert len(held) >= 1 + 3 + 2 + 9
     viewer.layers.remove(canvas.layers("look")[0])  # by napari's own button
-    entries(canvas, -1)["Remove predictions and looks into cells (5 layers)"].trigger()
+    entries(canvas, -1)["Remove predictions and looks into cells (3 layers)"].trigger()
     assert not canvas.looking.answers
     canvas._menu = None
     gc.collect()
     assert [ref for ref in held if ref() is not None] == []
+
+
+def test_patterns_of_the_selected_cells_in_one_cell_and_as_a_grid(
+    viewer, qtbot, monkeypatch, project, told, tmp_path
+):
+    net = create_model("paired_cell_inpainting", width=0.05)
+    save_model(net, project.root / "models" / "paired_cell_inpainting")
+    canvas, session = opened(viewer, qtbot, monkeypatch, project, "A01", net)
+    ids = list(session.cells.obs_names)
+    far = [row for row in np.flatnonzero(session.visible) if ids[row].startswith("E12")][:2]
+    session.select([0, *far])  # of two fields
+    n = session.n_selected
+    entries(canvas, 0)[f"{n}: {_looking.PATTERNS[0]}"].trigger()
+    (layer,) = canvas.layers("look")
+    assert layer.name == f"predicted, mean of 2 sources, {session.cell_id(0)}"
+    (answer,) = canvas.looking.answers
+    assert answer.names[3:] == [f"predicted from {session.cell_id(row)}" for row in far]
+    assert "least from" in told[-1]
+    out = tmp_path / "grid.png"
+    monkeypatch.setattr(_looking.QFileDialog, "getSaveFileName", lambda *_: (str(out), ""))
+    entries(canvas, 0)[f"{n}: {_looking.GRID[0]}"].trigger()
+    assert out.stat().st_size > 10_000
+    assert str(out) in told[-1]
+
+
+def test_what_a_groups_cells_differ_in(viewer, qtbot, monkeypatch, project, told, tmp_path):
+    net = create_model("paired_cell_inpainting", width=0.05)
+    canvas, session = opened(viewer, qtbot, monkeypatch, project, "A01", net)
+    shown, show = [], _axis.AxisDialog.show
+    monkeypatch.setattr(_axis.AxisDialog, "show", lambda dialog: (shown.append(dialog), show(dialog)))
+    monkeypatch.setattr(_axis, "show_info", told.append)
+    menu = canvas.open_group_menu("group", "A01")
+    next(a for a in menu.actions() if a.text() == "What do its cells differ in?").trigger()
+    menu.hide()
+    (dialog,) = shown
+    qtbot.addWidget(dialog)
+    assert "main axis of A01" in dialog.words.text()
+    assert dialog.picture.pixmap().width() > 300
+    click(dialog.select)
+    assert session.n_selected == len(dialog.found["cells"]) == 8
+    out = tmp_path / "axis.pdf"
+    monkeypatch.setattr(_axis.QFileDialog, "getSaveFileName", lambda *_: (str(out), ""))
+    click(dialog.save)
+    assert out.read_bytes()[:4] == b"%PDF"
+    assert str(out) in told[-1]
 
 
 # ---- the panel ---------------------------------------------------------------------------------------
@@ -331,6 +375,20 @@ def test_the_panel_shows_heads_and_hides_the_lowest(inside, viewer):
     assert "90 %" in inside.lowest_words.text()
     inside.lowest.setValue(0)
     np.testing.assert_allclose(layer.colormap.map(np.linspace(0, 1, 5)), full)
+    inside.lowest.setValue(50)
+    inside.show_picture(0)  # the same layer, another picture
+    assert canvas.layers("look") == [layer]
+    assert layer.name == "attention, one:1"
+    assert layer.contrast_limits == [layer.data.min(), layer.data.max()]
+    assert (layer.colormap.map(np.linspace(0, 1, 5))[0] == 0).all()
+    click(inside.apart)
+    assert not inside.apart.isEnabled()
+    parts = {la.name: la for la in canvas.layers("look")}
+    assert set(parts) == {f"attention, {k}one:1" for k in ("", "head 1, ", "head 2, ")}
+    assert [k for k, la in parts.items() if la.visible] == ["attention, one:1"]
+    viewer.layers.remove(parts["attention, head 2, one:1"])
+    inside.show_picture(2)  # thrown away, and wanted again
+    assert [la.name for la in canvas.layers("look") if la.visible] == ["attention, head 2, one:1"]
     entries(canvas, 0)["Remove predictions and looks into cells (3 layers)"].trigger()
     assert "Right-click a cell" in inside.words.text()
 
@@ -371,6 +429,24 @@ def test_a_structure_is_found_where_it_was_clicked(inside, viewer, told):
         assert layer.data[tuple(at)] > 0.95
     assert np.nanmean(layer.data > 0.9) < 0.2
     assert "like the patch at (44, 44) of one:1" in told[-1]
+
+
+def test_what_tells_two_sets_apart_is_asked_about_a_cell(viewer, qtbot, monkeypatch, tmp_path, told):
+    places = [(40 * i + 28, 40 * j + 28) for i in range(5) for j in range(4)]
+    project = made_up(tmp_path, places, [(y - 8, x + 4, 8) for y, x in places[:10]], side=216)
+    canvas, session = opened(viewer, qtbot, monkeypatch, project, "one", brightness_dino())
+    assert _looking.APART[0] not in [a.text() for a in canvas.open_menu(0).actions()]  # no sets yet
+    session.save_sets({"lit": np.arange(20) < 10, "dark": np.arange(20) >= 10})
+    menu = next(a.menu() for a in canvas.open_menu(0).actions() if a.text() == _looking.APART[0])
+    (action,) = menu.actions()
+    assert (action.text(), action.isEnabled()) == ("lit or dark", True)
+    action.trigger()
+    (layer,) = canvas.layers("look")
+    assert layer.name == "lit (orange) or dark (blue), one:1"
+    assert "AUC of 1.00" in told[-1]
+    y, x = np.unravel_index(layer.data.argmax(), layer.data.shape)
+    at = viewer.layers["DNA"].world_to_data(layer.data_to_world((y, x)))
+    assert np.abs(at - (28 - 4, 28 + 8)).max() <= 8
 
 
 def test_classes_are_bars_and_evidence(viewer, qtbot, monkeypatch, project, told):

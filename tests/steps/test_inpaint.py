@@ -4,7 +4,9 @@ import pytest
 from napari_cellrep.jobs import drain
 from napari_cellrep.models import create_model, save_model
 from napari_cellrep.specs import InputError
-from napari_cellrep.steps.inpaint import inpaint
+from napari_cellrep.steps.analyze import analyze
+from napari_cellrep.steps.embed import embed
+from napari_cellrep.steps.inpaint import inpaint, inpaint_grid, patterns
 
 
 @pytest.fixture
@@ -42,3 +44,59 @@ def test_cells_and_models_that_cannot_are_told(tiny):
         drain(inpaint(tiny, source="A01:99999"))
     with pytest.raises(InputError, match="cannot predict"):
         drain(inpaint(tiny, source=good, target=good, model="measurements"))
+
+
+def test_every_cell_gets_the_error_of_its_prediction_by_others_of_its_group(tiny):
+    drain(embed(tiny, model="tiny", device="cpu", precision="fp32"))
+    result = drain(analyze(tiny, recipe="inpainting", embedding="tiny", sources=1000 // 10))
+    assert result.written == ("obs/inpainting_mse_tiny", "obs/inpainting_mae_tiny")
+    obs = tiny.cells.obs
+    assert obs.loc[~obs["good"], "inpainting_mse_tiny"].isna().all()  # flagged cells are left out
+    assert obs.loc[obs["good"], "inpainting_mse_tiny"].notna().all()
+    group = obs.index[(obs["group"] == "A06") & obs["good"]]
+    target = group[3]  # of few cells, all others are its sources: the mean over them, one by one
+    want = [
+        drain(inpaint(tiny, source=s, target=target, model="tiny"))["error"] for s in group if s != target
+    ]
+    assert len(want) < 100
+    np.testing.assert_allclose(obs.loc[target, "inpainting_mse_tiny"], np.mean(np.square(want)), rtol=1e-4)
+    np.testing.assert_allclose(obs.loc[target, "inpainting_mae_tiny"], np.mean(np.abs(want)), rtol=1e-4)
+    assert drain(analyze(tiny, recipe="inpainting", embedding="tiny", sources=100)).skipped
+    drain(analyze(tiny, recipe="inpainting", embedding="tiny", sources=2))
+    few = tiny.cells.obs["inpainting_mse_tiny"].copy()
+    assert few[target] != obs.loc[target, "inpainting_mse_tiny"]
+    drain(analyze(tiny, recipe="inpainting", embedding="tiny", sources=2, seed=1))
+    assert (few.dropna() != tiny.cells.obs["inpainting_mse_tiny"].dropna()).any()
+
+
+def test_a_grid_has_each_source_in_each_target_of_any_field(tiny, tmp_path):
+    obs = tiny.cells.obs
+    sources, targets = list(obs.index[obs["field"] == "A12"][:2]), list(obs.index[obs["good"]][[0, 5, -1]])
+    out = tmp_path / "grid.svg"
+    grid = inpaint_grid(tiny, sources=sources, targets=targets, model="tiny", out=str(out))
+    assert grid.predicted.shape == (2, 3, 64, 64)
+    for i, source in enumerate(sources):
+        one = drain(inpaint(tiny, source=source, target=targets[2], model="tiny"))
+        np.testing.assert_allclose(grid.predicted[i, 2], one["prediction"], atol=1e-5)
+        np.testing.assert_allclose(grid.mse[i, 2], one["mse"], rtol=1e-4)
+    np.testing.assert_array_equal(grid.real[2], one["target"])
+    assert "svg" in out.read_text()[:400]
+    with pytest.raises(InputError, match="1 to 12 sources"):
+        inpaint_grid(tiny, sources=targets * 5, targets=targets, model="tiny")
+    with pytest.raises(InputError, match=r"has to end in \.png"):
+        inpaint_grid(tiny, sources=sources, targets=targets, model="tiny", out="grid.txt")
+
+
+def test_patterns_of_many_in_one_cell_lie_at_its_place(tiny):
+    obs = tiny.cells.obs
+    target, sources = obs.index[obs["good"]][0], list(obs.index[obs["field"] == "A12"][:3])
+    (look,) = patterns(tiny, cells=[*sources, target], target=target, model="tiny")
+    assert [p.part for p in look.planes] == ["prediction", "real", "spread", *["prediction"] * 3]
+    each = [drain(inpaint(tiny, source=s, target=target, model="tiny")) for s in sources]
+    np.testing.assert_allclose(
+        look.planes[0].data, np.mean([e["prediction"] for e in each], axis=0), atol=1e-5
+    )
+    assert all((p.y0, p.x0, p.scale) == tuple(each[0][k] for k in ("y0", "x0", "scale")) for p in look.planes)
+    np.testing.assert_allclose(list(look.numbers["mse"].values()), [e["mse"] for e in each], rtol=1e-3)
+    with pytest.raises(InputError, match="besides the target"):
+        patterns(tiny, cells=[target], target=target, model="tiny")

@@ -5,12 +5,14 @@ import pytest
 import torch
 
 from _made_up import DINO, brightness_dino, made_up
+from napari_cellrep.analysis.localisation import nucleus_ring_ratio
 from napari_cellrep.cli import main
+from napari_cellrep.data.sets import write_sets
 from napari_cellrep.jobs import drain
 from napari_cellrep.models import create_model, save_model
 from napari_cellrep.specs import InputError
 from napari_cellrep.steps.embed import cut_cells, embed
-from napari_cellrep.steps.tokens import structure, tokens
+from napari_cellrep.steps.tokens import apart, structure, tokens
 
 # Each cell's crop of 32 px has one bright patch; of the second cell's, half lies outside of the image.
 CELLS, SPOTS = [(48, 40), (80, 8)], [(40, 40, 8), (72, 8, 8)]
@@ -99,3 +101,54 @@ def test_what_cannot_be_is_said(bright, tmp_path, capsys):
     drain(embed(bright, model="ae", device="cpu", precision="fp32"))
     with pytest.raises(InputError, match="no patches with vectors of their own; DINO has"):
         tokens(bright, cells=["one:1"], embedding="ae")
+
+
+@pytest.fixture
+def two_kinds(tmp_path):
+    """Cells 1 to 12 have a bright patch beside the nucleus, 13 to 24 have none; each alone in its crop."""
+    places = [(40 * i + 28, 40 * j + 28) for i in range(6) for j in range(4)]
+    project = made_up(tmp_path, places, [(y - 8, x + 4, 8) for y, x in places[:12]], side=256)
+    save_model(brightness_dino(), project.root / "models" / "mine")
+    drain(embed(project, model="mine", device="cpu", precision="fp32"))
+    ids = list(project.cells.obs_names)
+    write_sets(project.root, {"lit": {"cells": ids[:12], "how": {}}, "dark": {"cells": ids[12:], "how": {}}})
+    return project
+
+
+def test_patches_that_tell_two_sets_apart_are_where_they_differ(two_kinds, tmp_path, capsys):
+    one, other = apart(two_kinds, cells=["one:1", "one:24"], a="lit", b="dark")
+    assert one.numbers["auc"] == 1  # on cells not learned from
+    assert one.numbers["n_tested"] == 6 + 6  # of 11 in each set, without the one that is shown
+    plane = one.planes[0]
+    y0, x0, side = rectangle(plane, *np.unravel_index(plane.data.argmax(), plane.data.shape))
+    y, x = two_kinds.cells.obs.loc["one:1", ["y_px", "x_px"]]
+    assert (y0 <= y - 4 < y0 + side, x0 <= x + 8 <= x0 + side) == (True, True)  # the square lies in two
+    assert (plane.part, plane.limits[0]) == ("evidence", -plane.limits[1])
+    assert one.numbers["mean"] > other.numbers["mean"]
+    sizes, at = np.abs(plane.data).repeat(8, 0).repeat(8, 1), (slice(int(plane.y0), int(plane.y0) + 32),) * 2
+    want = nucleus_ring_ratio(sizes, two_kinds.read_labels("one")[at], background=0.0)[1]
+    assert (plane.y0, plane.scale) == (plane.x0, 8)
+    assert one.numbers["nucleus_ring"] == pytest.approx(want, abs=1e-3)
+    (turned,) = apart(two_kinds, cells=["one:1"], a="dark", b="lit")
+    assert turned.planes[0].data[np.unravel_index(plane.data.argmax(), plane.data.shape)] < 0
+    ids = list(two_kinds.cells.obs_names)  # sets that mean nothing: half of each kind
+    (none,) = apart(two_kinds, cells=["one:1"], a="x", b="y", sets={"x": ids[1::2], "y": ids[::2]})
+    assert abs(none.numbers["auc"] - 0.5) < 0.4
+    out = tmp_path / "apart.png"
+    args = ["look", str(two_kinds.root), "--cell", "one:1", "--what", "apart", "--sets", "lit", "dark"]
+    assert main([*args, "--embedding", "mine", "--out", str(out)]) == 0
+    assert "AUC of 1.00" in capsys.readouterr().out
+    assert out.stat().st_size > 5000
+
+
+def test_sets_that_cannot_be_told_apart_are_named(two_kinds):
+    with pytest.raises(InputError, match="no set called 'grey'; sets are lit"):
+        apart(two_kinds, cells=["one:1"], a="lit", b="grey")
+    with pytest.raises(InputError, match="has 3 cells to learn from; 8 are needed"):
+        apart(
+            two_kinds,
+            cells=["one:1"],
+            a="lit",
+            b="few",
+            sets={"lit": ["one:2"] * 9, "few": ["one:20", "one:21", "one:22"]},
+        )

@@ -23,6 +23,7 @@ from qtpy.QtWidgets import QApplication, QMenu
 
 from napari_cellrep.analysis.profiles import similar_groups
 from napari_cellrep.data.cells import reconcile_labels
+from napari_cellrep.gui._axis import show_axis
 from napari_cellrep.gui._leave import Leaving, look_of, return_look
 from napari_cellrep.gui._looking import ERROR_MAP, OURS, Looking, add_overlays, show_overlays_of
 from napari_cellrep.gui._pictures import ROLE_COLOURS, Background, Look, contrast_of
@@ -669,6 +670,12 @@ class Canvas:
             "Ranks all by how like this one the mean of their cells is: in the table and the gallery"
             if session.embedding
             else "Needs an embedding: embed the cells in the CellRep panel"
+        )
+        varies = menu.addAction("What do its cells differ in?", lambda: show_axis(self, by, name))
+        varies.setEnabled(bool(session.embedding) and by in session.cells.obs)
+        varies.setToolTip(
+            "Real cells along the main direction in which this group's cells differ (the first principal component of their "
+            "numbers), and what changes from one end to the other"
         )
         menu.addAction(f"Select its {len(own):,} cells", lambda: session.select(own))
         show = menu.addAction("Show in image", lambda: self.show(session.place(int(own[0]))[0]))

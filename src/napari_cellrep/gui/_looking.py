@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ from napari.layers import Image, Layer
 from napari.utils.colormaps import Colormap, ensure_colormap
 from napari.utils.notifications import show_info, show_warning
 from psygnal import Signal
-from qtpy.QtWidgets import QApplication, QMessageBox
+from qtpy.QtWidgets import QApplication, QFileDialog, QMessageBox
 
 OURS = "cellrep"
 KINDS = ("inpainting", "look")  # overlays that are hidden and removed together
@@ -36,6 +37,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "occlusion": {**_LIGHT, "colormap": "magma"},
     "evidence": {**_LIGHT, "colormap": EVIDENCE_MAP},
     "similar": _LIGHT,
+    "spread": {**_SHEET, "colormap": "magma"},
     "tokens": {**_SHEET, "opacity": 0.6},
     "error": {**_SHEET, "colormap": ERROR_MAP},
 }
@@ -74,7 +76,29 @@ STRUCTURE = (
     "The patch under the pointer is compared with every patch of the cells in view (the nearest ones, if there are many): "
     "bright is alike (cosine of the patches' numbers).",
 )
+PATTERNS = (
+    "What would their patterns look like in this cell?",
+    "Paired Cell Inpainting predicts this cell's protein from each of the selected cells, of any field: the mean of the "
+    "predictions, where they disagree, and each by itself.",
+)
+APART = (
+    "What tells two sets apart in it?",
+    "Looks for what differs between the patches of the two sets' cells (DINO), and shows where in this cell it speaks for the "
+    "one (orange) or the other (blue). Tested on cells not learned from.",
+)
+MOST_PAIRS = 6  # of sets in the menu
+GRID = (
+    "Each in each: a figure of predictions…",
+    "Predicts every selected cell from every other (Paired Cell Inpainting) and saves all as one figure.",
+)
+MOST_IN_GRID = 8  # selected cells
 NEAR = 50  # cells in which a structure is looked for
+_ROOMS = {
+    "tokens": "tokens",
+    "structure": "tokens",
+    "apart": "tokens",
+    "patterns": "inpaint",
+}  # the module of steps, else "look"
 WAIT = "Looking up what the network of this embedding can do; it takes a moment."
 
 
@@ -147,9 +171,7 @@ def merge(planes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         Of the same kind; NaN (in colours: transparent) where no cell has a picture.
     """
     lows, highs = zip(*(plane["limits"] for plane in planes), strict=True)
-    names = dict.fromkeys(plane["name"] for plane in planes)
-    name = next(iter(names)) if len(names) == 1 else planes[0]["part"]
-    whole = {**planes[0], "name": name, "limits": (min(lows), max(highs))}
+    whole = {**planes[0], "limits": (min(lows), max(highs))}
     if len(planes) == 1:
         return whole
     boxes = []  # field pixels whose middle lies in the picture
@@ -196,14 +218,16 @@ def hide_lowest(layer: Layer, percent: float) -> None:
 
 
 class Answer:
-    """What came of asking about some cells, and its layers: one per picture, which follow the field that is shown.
+    """What came of asking about some cells, and its layer, which shows one picture after the other and follows the field.
 
     Attributes
     ----------
     looks : list of dict
         Like `steps.look.Look`, one per cell.
-    layers : list of Layer
-        One per plane of a look, in their order; those the user threw away are None.
+    layers : dict of int to Layer
+        Which picture of the looks is in which layer: one, until the user wants each in a layer of its own.
+    apart : bool
+        Whether the user does.
     """
 
     def __init__(self, looks: Sequence[Mapping[str, Any]], sampled: str = "") -> None:
@@ -212,17 +236,26 @@ class Answer:
         self.what, self.embedding, self.title = first["what"], first["embedding"], first["title"]
         self.cells = [look["cell_id"] for look in looks]
         self.fields = list(dict.fromkeys(look["field"] for look in looks))
-        self.layers: list[Layer | None] = []
+        self.layers: dict[int, Layer] = {}
+        self.apart = False
+
+    @property
+    def names(self) -> list[str]:
+        """What its pictures are called."""
+        every = zip(*([plane["name"] for plane in look["planes"]] for look in self.looks), strict=True)
+        parts = [plane["part"] for plane in self.looks[0]["planes"]]
+        return [names[0] if len(set(names)) == 1 else part for names, part in zip(every, parts, strict=True)]
 
     @property
     def whose(self) -> str:
         """The cell's id, or how many cells there are."""
         return self.cells[0] if len(self.cells) == 1 else f"{len(self.cells)} cells"
 
-    def planes(self, field_id: str) -> list[dict[str, Any]]:
-        """One picture for each part, of all cells of a field."""
-        here = [look["planes"] for look in self.looks if look["field"] == field_id]
-        return [merge(planes) for planes in zip(*here, strict=True)]
+    def plane(self, i: int, field_id: str) -> dict[str, Any]:
+        """A picture of all cells of a field."""
+        untrained = "" if self.looks[0]["trained"] else " (untrained model)"
+        whole = merge([look["planes"][i] for look in self.looks if look["field"] == field_id])
+        return {**whole, "name": f"{self.names[i]}, {self.whose}{untrained}"}
 
     def words(self) -> str:
         """What is to be said about it, in a few sentences."""
@@ -300,12 +333,23 @@ class Looking:
         }
         if spot is not None:
             actions["structure"] = [menu.addAction(STRUCTURE[0], partial(self.find_structure, cell, spot))]
+        pairs = list(itertools.combinations(session.sets, 2))[:MOST_PAIRS]
+        if pairs:
+            told = menu.addMenu(APART[0])
+            told.setToolTipsVisible(True)
+            actions["apart"] = [
+                told.addAction(f"{a} or {b}", partial(self.ask_apart, cell, a, b)) for a, b in pairs
+            ]
         rows = np.flatnonzero(session.selected & session.visible)
         if len(rows) > 1:
             more = menu.addMenu(f"Look inside the {len(rows):,} selected cells")
             more.setToolTipsVisible(True)
             for what, (text, _) in QUESTIONS.items():
                 actions[what].append(more.addAction(text, partial(self.ask_selected, what)))
+            for (text, tip), chosen in (
+                (PATTERNS, lambda: self.ask_selected("patterns", target=cell)), (GRID, self.save_grid),
+            ):  # fmt: skip
+                more.addAction(text, chosen).setToolTip(tip)
         said = self._no_network()
         if said:
             self._tell(actions, dict.fromkeys(actions, said))
@@ -354,7 +398,7 @@ class Looking:
         for what, entries in actions.items():
             for action in entries:
                 action.setEnabled(not why.get(what))
-                action.setToolTip(why.get(what) or QUESTIONS.get(what, STRUCTURE)[1])
+                action.setToolTip(why.get(what) or {**QUESTIONS, "apart": APART}.get(what, STRUCTURE)[1])
 
     def show(self, on: bool) -> None:
         """Show what was hidden by the last click, or hide all overlays of this field."""
@@ -369,17 +413,17 @@ class Looking:
         """Remove the overlays of this field."""
         self._remove([la for la in overlays(self.canvas) if la.metadata[OURS]["field"] == self.canvas.field])
 
-    def _remove(self, layers: Sequence[Layer | None]) -> None:
+    def _remove(self, layers: Sequence[Layer]) -> None:
         for la in layers:
-            if la is not None and la in self.canvas.viewer.layers:
+            if la in self.canvas.viewer.layers:
                 self.canvas.viewer.layers.remove(la)
 
     def forget_layer(self, layer: Layer) -> None:
         """Let go of a layer that was removed, and with the last one of all that was computed for it."""
         self._hidden = [la for la in self._hidden if la is not layer]
         for answer in self.answers:
-            answer.layers = [None if la is layer else la for la in answer.layers]
-        kept = [a for a in self.answers if any(la is not None for la in a.layers)]
+            answer.layers = {i: la for i, la in answer.layers.items() if la is not layer}
+        kept = [a for a in self.answers if a.layers]
         if len(kept) != len(self.answers):
             self.answers = kept
             self.changed.emit()
@@ -396,11 +440,45 @@ class Looking:
                 f"{n:,} cells are selected, and each is looked into by itself. Look into {MOST_CELLS} of them, drawn at "
                 "random?"
             )
-            if not confirm(QUESTIONS[what][0], words):
+            if not confirm(QUESTIONS.get(what, PATTERNS)[0], words):
                 return
             rows = np.sort(np.random.default_rng(0).choice(rows, MOST_CELLS, replace=False))
             sampled = f"{MOST_CELLS} of the {n:,} selected cells, drawn at random."
         self.ask(what, [session.cell_id(int(row)) for row in rows], sampled, **how)
+
+    def ask_apart(self, cell: str, a: str, b: str) -> None:
+        """Ask which patches of a cell speak for which of two sets."""
+        session = self.canvas.session
+        sets = {name: [str(c) for c in session.sets[name]["cells"]] for name in (a, b)}
+        self.ask("apart", [cell], a=a, b=b, sets=sets)
+
+    def save_grid(self) -> None:
+        """Ask where to, and write a figure of the selected cells predicted from one another (`steps.inpaint`)."""
+        from napari_cellrep.gui._runner import runner_of
+
+        session = self.canvas.session
+        rows = np.flatnonzero(session.selected & session.visible)
+        n = len(rows)
+        path, _ = QFileDialog.getSaveFileName(
+            QApplication.activeWindow(),
+            GRID[0].rstrip("…"),
+            "predictions.png",
+            "Figures (*.png *.svg *.pdf)",
+        )
+        if not path:
+            return
+        rows = np.sort(np.random.default_rng(0).choice(rows, min(n, MOST_IN_GRID), replace=False))
+        cells = [session.cell_id(int(row)) for row in rows]
+        sampled = f" {len(cells)} of the {n:,} selected cells, drawn at random." if n > len(cells) else ""
+
+        def saved(found: Mapping[str, Any]) -> None:
+            show_info(f"Saved as {found['written']}.{sampled} {' '.join(found['words'])}")
+
+        self.canvas.viewer.status = f"Predicting {len(cells)} cells from one another…"
+        runner_of(self.canvas.viewer).ask(
+            "inpaint.inpaint_grid", str(session.project.root), saved, show_warning, sources=cells, targets=cells,
+            out=path,
+        )  # fmt: skip
 
     def find_structure(self, cell: str, spot: tuple[float, float]) -> None:
         """Ask what is like the patch at a field pixel, in the cells of the field that the camera sees."""
@@ -442,16 +520,17 @@ class Looking:
         session, viewer = self.canvas.session, self.canvas.viewer
         root, cells = str(session.project.root), list(cells)
         whose = cells[0] if len(cells) == 1 else f"{len(cells)} cells"
-        viewer.status = f"{QUESTIONS.get(what, STRUCTURE)[0].rstrip('?')}: asking about {whose}…"
+        question = {**QUESTIONS, "patterns": PATTERNS, "apart": APART}.get(what, STRUCTURE)[0]
+        viewer.status = f"{question.rstrip('?')}: asking about {whose}…"
 
         def answered(looks: Any) -> None:
             if session.project is not None and str(session.project.root) == root:
                 self.add(looks, sampled, then)
 
-        step = f"{'tokens' if what in ('tokens', 'structure') else 'look'}.{what}"
-        runner_of(viewer).ask(
-            step, root, answered, show_warning, cells=cells, embedding=session.embedding, **how
-        )
+        step = f"{_ROOMS.get(what, 'look')}.{what}"
+        if what != "patterns":  # whose network is the project's Paired Cell Inpainting
+            how["embedding"] = session.embedding
+        runner_of(viewer).ask(step, root, answered, show_warning, cells=cells, **how)
 
     def add(
         self,
@@ -476,24 +555,10 @@ class Looking:
         for old in list(self.answers):
             if set(old.cells) & set(answer.cells):
                 if (old.what, old.embedding, old.cells) == (answer.what, answer.embedding, answer.cells):
-                    self._remove(old.layers)
-                for la in old.layers:
-                    if la is not None:
-                        la.visible = False  # one answer at a time on a cell; the others are in the list
-        untrained = "" if looks[0]["trained"] else " (untrained model)"
-        planes = answer.planes(canvas.field)
-        shown = [
-            (
-                {**plane, "name": f"{plane['name']}, {answer.whose}{untrained}"},
-                {**LOOKS.get(plane["part"], _SHEET), "visible": i == 0},
-            )
-            for i, plane in enumerate(planes)
-        ]  # fmt: skip
-        layers = add_overlays(
-            canvas, canvas.session.project.field(canvas.field), shown[::-1], kind="look", what=answer.what,
-            cell=answer.whose, embedding=answer.embedding,
-        )  # fmt: skip
-        answer.layers = list(layers[::-1])
+                    self._remove(list(old.layers.values()))
+                for la in old.layers.values():
+                    la.visible = False  # one answer at a time on a cell; the others are in the list
+        self._put(answer, 0)  # alone: napari takes long for each layer
         self.answers.append(answer)
         if len(answer.cells) == 1:
             canvas.frame_cell(answer.cells[0])
@@ -506,21 +571,62 @@ class Looking:
         if then is not None:
             then(answer)
 
+    def _put(self, answer: Answer, i: int) -> None:
+        """Add a layer with a picture of an answer."""
+        plane = answer.plane(i, self.canvas.field)
+        (answer.layers[i],) = add_overlays(
+            self.canvas, self.canvas.session.project.field(self.canvas.field),
+            [(plane, LOOKS.get(plane["part"], _SHEET))], kind="look", what=answer.what, cell=answer.whose,
+            embedding=answer.embedding,
+        )  # fmt: skip
+
+    def show_picture(self, answer: Answer, i: int) -> None:
+        """Show one picture of an answer and none of its others: in its layer, or in the picture's own."""
+        if i not in answer.layers:
+            old = next(iter(answer.layers.values()))
+            if answer.apart:  # the user threw it away
+                self._put(answer, i)
+                answer.layers[i].opacity = old.opacity
+            else:
+                answer.layers = {i: old}
+                self._fill(answer, i, old.metadata[OURS]["field"])
+        for k, la in answer.layers.items():
+            la.visible = k == i
+
+    def take_apart(self, answer: Answer) -> None:
+        """Give each picture of an answer a layer of its own; only the one that is shown now is seen."""
+        answer.apart = True
+        (shown,) = answer.layers
+        for i in reversed(range(len(answer.names))):
+            if i != shown:
+                self._put(answer, i)
+                answer.layers[i].visible = False
+                answer.layers[i].opacity = answer.layers[shown].opacity
+        self.changed.emit()
+
     def move_to(self, field_id: str) -> None:
         """Let the layers of answers about cells of several fields show those of this one."""
         for answer in self.answers:
             if len(answer.fields) < 2 or field_id not in answer.fields:
                 continue
-            um = self.canvas.session.project.field(field_id).um_per_px
-            for layer, plane in zip(answer.layers, answer.planes(field_id), strict=True):
-                if layer is None or layer.metadata[OURS]["field"] == field_id:
-                    continue
-                layer.data = plane["data"]
-                for name, value in _place_of(plane, um).items():
-                    setattr(layer, name, value)
-                layer.metadata[OURS]["field"] = field_id
-                if layer.metadata[OURS].get("lowest"):
-                    hide_lowest(layer, layer.metadata[OURS]["lowest"])
+            for i, layer in answer.layers.items():
+                if layer.metadata[OURS]["field"] != field_id:
+                    self._fill(answer, i, field_id)
+
+    def _fill(self, answer: Answer, i: int, field_id: str) -> None:
+        """Put a picture of an answer, of the cells of a field, into its layer."""
+        layer, plane = answer.layers[i], answer.plane(i, field_id)
+        layer.data = plane["data"]
+        layer.name = plane["name"]
+        for name, value in _place_of(plane, self.canvas.session.project.field(field_id).um_per_px).items():
+            setattr(layer, name, value)
+        layer.metadata[OURS].update(field=field_id, part=plane["part"])
+        if layer.rgb:
+            return
+        layer.colormap = LOOKS.get(plane["part"], _SHEET)["colormap"]
+        layer.contrast_limits_range = layer.contrast_limits = plane["limits"]
+        if layer.metadata[OURS].get("lowest"):
+            hide_lowest(layer, layer.metadata[OURS]["lowest"])
 
 
 def _place_of(plane: Mapping[str, Any], um_per_px: float) -> dict[str, Any]:

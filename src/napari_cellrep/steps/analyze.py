@@ -592,6 +592,37 @@ def classify_cells(work: Work) -> Job[Found]:
     return result
 
 
+def predict_from_others(work: Work, *, sources: int = 4, seed: int = 0) -> Job[Found]:
+    """Measure how far each cell is from what others of its group let expect (Paired Cell Inpainting's error)."""
+    from napari_cellrep.steps.inpaint import inpainting_errors
+    from napari_cellrep.steps.networks import network_of
+
+    _within("sources", sources, 1, 100)
+    project, key, n = work.project, work.embedding, len(work.x)
+    assert project is not None  # `analyze` gives it
+    yield Progress(0, n, "Loading the network")
+    error = yield from inpainting_errors(
+        project, network_of(project, key), work.obs, sources=sources, seed=seed
+    )
+    has = np.isfinite(error[:, 0])
+    if not has.any():
+        raise InputError("No group has two cells that count, so none can be predicted from another.")
+    mse, mae = np.median(error[has], axis=0)
+    summary = (
+        f"Predicted {int(has.sum()):,} cells, each from {sources} others of its group: mean squared error {mse:.3g}, mean "
+        f"absolute error {mae:.3g} (medians)."
+    )
+    if not has.all():
+        summary += f" {int((~has).sum()):,} are alone in their group and have none."
+    if not project.embedding_info(key).get("trained", True):
+        summary += " The network's weights are random: it has learned nothing yet."
+    return Found(
+        summary=summary,
+        obs={f"inpainting_mse_{key}": error[:, 0], f"inpainting_mae_{key}": error[:, 1]},
+        numbers={"sources": sources, "median_mse": float(mse), "median_mae": float(mae)},
+    )
+
+
 _CLASSIFIED_AT_ONCE = 64  # crops
 RECIPES: dict[str, Callable[..., Job[Found]]] = {
     "map": map_cells,
@@ -604,6 +635,7 @@ RECIPES: dict[str, Callable[..., Job[Found]]] = {
     "unlike": compare_with_control,
     "learn": learn_from_sets,
     "classes": classify_cells,
+    "inpainting": predict_from_others,
 }
 # What each answers, in the window's words, and what its button says.
 QUESTIONS = {
@@ -617,6 +649,10 @@ QUESTIONS = {
     "similar": ("Which groups are like this one?", "Rank the groups by likeness"),
     "learn": ("Which cells are like those in my sets?", "Learn from the sets"),
     "classes": ("Which class is each cell, says the network?", "Ask for every cell's class"),
+    "inpainting": (
+        "Which cells are not as others of their group let expect?",
+        "Predict every cell from others",
+    ),
 }
 CHOSEN_ONCE = {"score": ("a", "b"), "unlike": ("control",)}  # options that the project's `comparison` fills
 # What a form needs to know of an option besides its type and default. "column": a column of the cells, or one of `also`.
@@ -654,13 +690,15 @@ _OPTIONS: dict[str, dict[str, Any]] = {
                    "draws bent ones and wants many."},
     "penalty": {"label": "Penalty", "min": 1e-6, "max": 1e6, "step": 1.0,
                 "help": "Of the logistic regression: the larger, the less a single number of the embedding can say."},
+    "sources": {"label": "Sources", "min": 1, "max": 100,
+                "help": "From how many other cells of its group each cell is predicted; the errors are averaged."},
     "within": {"label": "Compare with", "column": True, "also": ["group", "all"],
                "help": "The cells with the same value of this column, or all cells."},
 }  # fmt: skip
 _VERSIONS = {"profile": 2, "variability": 2}  # of what is written: an older result is made again
 OF_SETS = ("map", "learn")  # they look at named sets
 OF_GROUPS = ("variability", "profile", "similar")  # their results go to the group table
-OF_PIXELS = ("classes",)  # they ask the network again
+OF_PIXELS = ("classes", "inpainting")  # they ask the network again
 
 
 # ---- the step ------------------------------------------------------------------------------------
@@ -924,6 +962,7 @@ def _fingerprint(work: Work, recipe: str, options: Mapping[str, Any]) -> str:
         "unlike": [str(options.get("control")).partition("=")[0].strip()],
         "learn": [options.get("held_out")],
         "classes": ["mask_hash"],  # weights and pixels are in the vectors
+        "inpainting": ["mask_hash", "group"],
     }
     seen = reads[recipe]
     h = hashlib.sha256(work.x.tobytes())
@@ -1060,7 +1099,18 @@ def _typed(column: str, values: list[Any]) -> Any:
 def _users_columns(obs: pd.DataFrame) -> list[str]:
     """Columns of the cell table that the user brought (compound, dose, …), not measured or computed here."""
     own = {"label", "y_px", "x_px", "area_px", "mask_hash", "flags", "good", "field", "group"}
-    skip = ("q_", "box_", "has_", "score_", "outlier_", "unlike_", "taught_", "predicted_", "sure_")
+    skip = (
+        "q_",
+        "box_",
+        "has_",
+        "score_",
+        "outlier_",
+        "unlike_",
+        "taught_",
+        "predicted_",
+        "sure_",
+        "inpainting_",
+    )
     return [c for c in obs.columns if c not in own and not c.startswith(skip)]
 
 

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
+import pandas as pd
 
 from napari_cellrep.data import Project
+from napari_cellrep.data.files import replacing
 from napari_cellrep.jobs import Job, Progress
-from napari_cellrep.specs import InputError, match_channels
+from napari_cellrep.specs import InputError, join_words, match_channels
 from napari_cellrep.steps.embed import cut_cells, find_model
+from napari_cellrep.steps.look import Look, Plane
+from napari_cellrep.steps.networks import Found
+
+if TYPE_CHECKING:
+    import torch
+
+MODEL = "paired_cell_inpainting"
+MOST_DRAWN_FROM = 256  # cells of a group that sources are drawn from
+AT_ONCE = 64  # crops in one pass
+MOST_IN_GRID = 12  # sources, and targets
 
 
 def inpaint(
-    project: Project, *, source: str, target: str = "", model: str = "paired_cell_inpainting", seed: int = 0
+    project: Project, *, source: str, target: str = "", model: str = MODEL, seed: int = 0
 ) -> Job[dict[str, object]]:
     """Predict the target cell's protein from a source cell and the target's structural channels.
 
@@ -43,14 +61,8 @@ def inpaint(
     InputError
         If a cell is unknown, the model cannot inpaint, or the group has no other cell.
     """
-    import torch
-
-    from napari_cellrep.models import can
-
     obs = project.cells.obs
-    for cell in filter(None, (source, target)):
-        if cell not in obs.index:
-            raise InputError(f"There is no cell {cell!r}: it may have been deleted or renumbered by an edit.")
+    _check(project, [cell for cell in (source, target) if cell])
     if not target:
         mates = obs.index[(obs["group"] == obs.loc[source, "group"]) & obs["good"] & (obs.index != source)]
         if not len(mates):
@@ -59,38 +71,340 @@ def inpaint(
             )
         target = str(np.random.default_rng(seed).choice(mates))
     yield Progress(0, 1, "Predicting the pattern")
-    net, trained = find_model(project, model)
-    if not can(net, "inpaint"):
-        raise InputError(
-            f"{net.spec.title} cannot predict a protein pattern; choose a Paired Cell Inpainting model."
-        )
-    planes = match_channels(net.roles, project.channels, net.spec.title)
-
-    def prepared(cell: str) -> torch.Tensor:
-        row = obs.loc[[cell]]
-        crops = cut_cells(project, str(row["field"].iloc[0]), row, net.crop, planes)
-        return net.preprocess(torch.from_numpy(crops))
-
-    n_protein = len([r for r in net.spec.roles if r == "protein"])
-    n_protein = getattr(net.config, "n_protein", n_protein)
-    with torch.inference_mode():
-        x, y = prepared(source), prepared(target)
-        predicted = net.inpaint(x, y[:, n_protein:])[0, 0].float().numpy()  # type: ignore[operator]
-    real = y[0, 0].float().numpy()
-    row = obs.loc[target]
-    side = net.crop.side_px(project.field(str(row["field"])).um_per_px)
+    asked = _Asked.of(project, model)
+    y = asked.prepared([target])
+    predicted, real = asked.predict(asked.prepared([source]), y)[0], y[0, 0].float().numpy()
+    place = asked.place(target)
     yield Progress(1, 1, "Predicted the pattern")
     return {
         "target": real,
         "prediction": predicted,
         "error": predicted - real,
-        "structure": y[0, n_protein:].float().numpy(),
-        "y0": float(int(row["y_px"]) - side // 2),
-        "x0": float(int(row["x_px"]) - side // 2),
-        "scale": side / net.crop.size_px,
-        "field": str(row["field"]),
+        "structure": y[0, asked.n_protein :].float().numpy(),
+        **place,
+        "field": str(obs.loc[target, "field"]),
         "source_cell": source,
         "target_cell": target,
         "mse": float(np.mean((predicted - real) ** 2)),
-        "trained": trained,
+        "trained": asked.trained,
     }
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Predictions of several sources in several targets.
+
+    Parameters
+    ----------
+    sources, targets : tuple of str
+    source_protein : ndarray of shape (S, H, W), float32
+        First protein channel, as the network scales it; so all others.
+    real : ndarray of shape (T, H, W), float32
+    structure : ndarray of shape (T, H, W), float32
+        First structure channel.
+    predicted : ndarray of shape (S, T, H, W), float32
+    mse : ndarray of shape (S, T), float64
+        Mean squared error of each; of a cell predicted from itself too.
+    um_per_px : float
+        Of a crop's pixel; 0: not known.
+    px_per_px : float
+        Field pixels of a crop's pixel.
+    trained : bool
+    words : tuple of str
+    written : str
+        The figure's file, "" for none.
+    """
+
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    source_protein: np.ndarray
+    real: np.ndarray
+    structure: np.ndarray
+    predicted: np.ndarray
+    mse: np.ndarray
+    um_per_px: float
+    px_per_px: float
+    trained: bool
+    words: tuple[str, ...]
+    written: str = ""
+
+
+def inpaint_grid(
+    project: Project, *, sources: Sequence[str], targets: Sequence[str], model: str = MODEL, out: str = ""
+) -> Grid:
+    """Predict every source's pattern in every target: one target and many sources, or the other way round, too.
+
+    Parameters
+    ----------
+    sources, targets : sequence of str
+        Cell ids, at most `MOST_IN_GRID` each. Those of other fields or proteins show what of a prediction comes through
+        from the target's structure alone.
+    model : str
+        A trained model of this project, or a path.
+    out : str
+        A figure to write: ``.png``, ``.svg`` or ``.pdf``.
+
+    Raises
+    ------
+    InputError
+        If a cell is unknown, there are too many, or the model cannot inpaint.
+    """
+    from napari_cellrep.steps.look_figure import FIGURES, check_out
+
+    path = check_out(Path(out), FIGURES) if out else None
+    for what, cells in (("source", sources), ("target", targets)):
+        if not 1 <= len(cells) <= MOST_IN_GRID:
+            raise InputError(
+                f"A grid has 1 to {MOST_IN_GRID} {what}s so that it can be read; got {len(cells)}."
+            )
+    _check(project, [*sources, *targets])
+    asked = _Asked.of(project, model)
+    x, y = asked.prepared(sources), asked.prepared(targets)
+    n, t = len(x), len(y)
+    predicted = asked.predict(x.repeat_interleave(t, 0), y.repeat(n, 1, 1, 1))
+    predicted = predicted.reshape(n, t, *predicted.shape[1:])
+    real = y[:, 0].float().numpy()
+    mse = np.mean((predicted.astype(np.float64) - real) ** 2, axis=(2, 3))
+    scale = asked.place(targets[0])["scale"]
+    words: tuple[str, ...] = (
+        f"Mean squared error: {np.median(mse):.3g} (median), from {mse.min():.3g} to {mse.max():.3g}.",
+    )
+    if not asked.trained:
+        words += ("The network's weights are random: it has learned nothing yet.",)
+    um = project.field(str(project.cells.obs.loc[targets[0], "field"])).um_per_px
+    found = Grid(
+        tuple(sources), tuple(targets), x[:, 0].float().numpy(), real, y[:, asked.n_protein].float().numpy(), predicted, mse,
+        um * scale, scale, asked.trained, words, str(path or ""),
+    )  # fmt: skip
+    if path is not None:
+        figure = _draw(found)
+        with replacing(path) as tmp:
+            figure.savefig(tmp, format=path.suffix.lower()[1:], dpi=200)
+    return found
+
+
+def patterns(project: Project, *, cells: Sequence[str], target: str, model: str = MODEL) -> tuple[Look, ...]:
+    """Predict the patterns of several cells in one target, as pictures at its place.
+
+    Parameters
+    ----------
+    cells : sequence of str
+        The sources; the target itself is left out.
+    target : str
+    model : str
+        As in `inpaint`.
+
+    Returns
+    -------
+    tuple of Look
+        One: planes "prediction" (their mean), "real", "spread" (the SD over the sources: where they disagree), then
+        "prediction" of each source; ``numbers["mse"]`` by source.
+    """
+    sources = [cell for cell in cells if cell != target]
+    if not sources:
+        raise InputError("Patterns of other cells are wanted: select some besides the target.")
+    _check(project, [*sources, target])
+    asked = _Asked.of(project, model)
+    y = asked.prepared([target])
+    predicted = np.concatenate(
+        [
+            asked.predict(x, y.expand(len(x), -1, -1, -1))
+            for i in range(0, len(sources), AT_ONCE)
+            for x in (asked.prepared(sources[i : i + AT_ONCE]),)
+        ]
+    )
+    real, mean, sd = y[0, 0].float().numpy(), predicted.mean(axis=0), predicted.std(axis=0)
+    mse = np.mean((predicted - real) ** 2, axis=(1, 2))
+    both = (0.0, float(max(real.max(), predicted.max(), 1e-6)))
+    place = asked.place(target)
+
+    def plane(part: str, name: str, data: np.ndarray, limits: tuple[float, float]) -> Plane:
+        return Plane(part, name, data.astype(np.float32), limits=limits, **place)
+
+    planes = (
+        plane("prediction", f"predicted, mean of {len(sources)} sources", mean, both),
+        plane("real", "real", real, both),
+        plane("spread", "where the sources disagree (SD)", sd, (0.0, float(max(sd.max(), 1e-6)))),
+        *(plane("prediction", f"predicted from {c}", p, both) for c, p in zip(sources, predicted, strict=True)),
+    )  # fmt: skip
+    best, worst = sources[int(mse.argmin())], sources[int(mse.argmax())]
+    words: tuple[str, ...] = (
+        f"Mean squared error {np.mean(mse):.3g} on average over {len(sources)} "
+        f"source{'s' * (len(sources) > 1)}, least from {best} ({mse.min():.3g}), most from {worst} ({mse.max():.3g}); the "
+        f"mean of the predictions has {np.mean((mean - real) ** 2):.3g}.",
+    )
+    if not asked.trained:
+        words += ("The network's weights are random: it has learned nothing yet.",)
+    numbers = {"mse": {c: round(float(v), 6) for c, v in zip(sources, mse, strict=True)}}
+    where = str(project.cells.obs.loc[target, "field"])
+    title = asked.found.net.spec.title
+    return (Look("patterns", target, where, model, title, asked.trained, planes, words, numbers),)
+
+
+def inpainting_errors(
+    project: Project, found: Found, obs: pd.DataFrame, *, sources: int = 4, seed: int = 0
+) -> Job[np.ndarray]:
+    """How far each cell is from what others of its group let expect, over `sources` of them drawn at random.
+
+    Parameters
+    ----------
+    found : Found
+        The network, as `steps.networks.network_of` finds it.
+    obs : DataFrame of n rows
+        The cells, targets and sources alike. Of a large group `MOST_DRAWN_FROM` cells serve as sources.
+    sources : int
+        For each target, without itself; in a smaller group all others.
+    seed : int
+        Of the draws; a group's do not depend on the others.
+
+    Returns
+    -------
+    ndarray of shape (n, 2), float64
+        Mean squared and mean absolute error of the predicted protein channels, mean over the sources; NaN for a cell
+        that is alone in its group.
+    """
+    asked = _Asked.made(project, found)
+    out, done = np.full((len(obs), 2), np.nan), 0
+    groups = pd.Series(np.arange(len(obs))).groupby(obs["group"].astype(str).to_numpy(), sort=False)
+    for group, rows in groups:
+        rng = np.random.default_rng([seed, zlib.crc32(str(group).encode())])
+        own = rows.to_numpy()
+        pool = np.sort(rng.choice(own, min(len(own), MOST_DRAWN_FROM), replace=False))
+        if len(own) > 1:
+            x = asked.prepared([str(c) for c in obs.index[pool]])
+            for i in range(0, len(own), AT_ONCE):
+                targets = own[i : i + AT_ONCE]
+                y = asked.prepared([str(c) for c in obs.index[targets]])
+                each = []
+                for t in targets:
+                    others = np.flatnonzero(pool != t)
+                    each.append(rng.choice(others, min(sources, len(others)), replace=False))
+                which = np.repeat(np.arange(len(targets)), [len(e) for e in each])
+                at = np.concatenate(each)
+                error = np.empty((len(at), 2))
+                for k in range(0, len(at), AT_ONCE):
+                    part = slice(k, k + AT_ONCE)
+                    e = asked.predict(x[at[part]], y[which[part]], every=True)
+                    e = e - y[which[part], : asked.n_protein].float().numpy()
+                    e = e.reshape(len(e), -1).astype(np.float64)
+                    error[part] = np.stack([(e**2).mean(axis=1), np.abs(e).mean(axis=1)], axis=1)
+                out[targets] = 0
+                np.add.at(out, targets[which], error / np.bincount(which)[which][:, None])
+                yield Progress(done + i + len(targets), len(obs), f"Predicting the cells of {group}")
+        done += len(own)
+        yield Progress(done, len(obs), f"Predicting the cells of {group}")
+    return out
+
+
+def _check(project: Project, cells: Sequence[str]) -> None:
+    if gone := [cell for cell in dict.fromkeys(cells) if cell not in project.cells.obs.index]:
+        raise InputError(
+            f"There is no cell {join_words([repr(c) for c in gone])}: it may have been deleted or renumbered by an edit."
+        )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A network that can inpaint, and a project's cells as it gets them."""
+
+    project: Project
+    found: Found
+    trained: bool
+    n_protein: int
+
+    @classmethod
+    def of(cls, project: Project, model: str) -> _Asked:
+        net, trained = find_model(project, model)
+        planes = match_channels(net.roles, project.channels, net.spec.title) if _can(net) else ()
+        return cls.made(project, Found(net, planes, "", model), trained)
+
+    @classmethod
+    def made(cls, project: Project, found: Found, trained: bool = True) -> _Asked:
+        net: Any = found.net
+        if not _can(net):
+            raise InputError(
+                f"{net.spec.title} cannot predict a protein pattern; choose a Paired Cell Inpainting model."
+            )
+        n_protein = len([r for r in net.spec.roles if r == "protein"])
+        return cls(project, found, trained, getattr(net.config, "n_protein", n_protein))
+
+    def prepared(self, cells: Sequence[str]) -> torch.Tensor:
+        """Crops of cells of any fields, (n, C, H, W), in their order."""
+        import torch
+
+        rows = self.project.cells.obs.loc[list(cells)]
+        fields, out = rows["field"].astype(str).to_numpy(), None
+        for field in dict.fromkeys(fields):
+            own = np.flatnonzero(fields == field)
+            crops = cut_cells(self.project, field, rows.iloc[own], self.found.net.crop, self.found.planes)
+            x = self.found.net.preprocess(torch.from_numpy(crops)).float()
+            out = torch.empty((len(rows), *x.shape[1:])) if out is None else out
+            out[own] = x
+        assert out is not None  # callers have cells
+        return out
+
+    def predict(self, x: torch.Tensor, y: torch.Tensor, every: bool = False) -> np.ndarray:
+        """First protein channel of the predictions (n, H, W), or every one (n, P, H, W)."""
+        import torch
+
+        net: Any = self.found.net
+        with torch.inference_mode():
+            found: np.ndarray = net.inpaint(x, y[:, self.n_protein :]).float().numpy()
+        return found if every else found[:, 0]
+
+    def place(self, cell: str) -> dict[str, float]:
+        """Field pixel of a crop's first pixel, and field pixels per pixel of it."""
+        row, crop = self.project.cells.obs.loc[cell], self.found.net.crop
+        side = crop.side_px(self.project.field(str(row["field"])).um_per_px)
+        return {
+            "y0": float(int(row["y_px"]) - side // 2),
+            "x0": float(int(row["x_px"]) - side // 2),
+            "scale": side / crop.size_px,
+        }
+
+
+def _can(net: Any) -> bool:
+    from napari_cellrep.models import can
+
+    return can(net, "inpaint")
+
+
+def _draw(grid: Grid) -> Any:
+    """Targets side by side under their structure and real protein, sources one below the other beside their own."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from napari_cellrep.steps.look_figure import scale_bar
+
+    n, t = grid.mse.shape
+    figure = Figure(figsize=(1.05 * (t + 1) + 0.6, 1.2 * (n + 2) + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(n + 2, t + 1, squeeze=False)
+    for axes in panels.ravel():
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+
+    def show(axes: Any, data: np.ndarray, title: str = "") -> None:
+        axes.imshow(data, cmap="gray", vmin=0, vmax=max(float(data.max()), 1e-6), interpolation="nearest")
+        axes.set_title(title, fontsize=5.5, pad=2)
+
+    for j, cell in enumerate(grid.targets):
+        show(panels[0, j + 1], grid.structure[j], cell)
+        show(panels[1, j + 1], grid.real[j])
+    panels[0, 1].set_ylabel("target:\nstructure", fontsize=6)
+    panels[1, 1].set_ylabel("real protein", fontsize=6)
+    for i, cell in enumerate(grid.sources):
+        show(panels[i + 2, 0], grid.source_protein[i], cell)
+        for j in range(t):
+            title = "the cell itself" if cell == grid.targets[j] else f"error {grid.mse[i, j]:.2g}"
+            show(panels[i + 2, j + 1], grid.predicted[i, j], title)
+    panels[2, 0].set_ylabel("source: protein", fontsize=6)
+    side = grid.real.shape[-1]
+    scale_bar(panels[0, 1], -0.5, side - 0.5, side - 0.5, -0.5, grid.um_per_px, grid.px_per_px)
+    figure.suptitle(
+        "Predicted protein of each target from each source; error: mean squared",
+        fontsize=7,
+        x=0.01,
+        ha="left",
+    )
+    return figure

@@ -426,7 +426,7 @@ _LOOKS = {
 }
 
 
-ASKED = (*_LOOKS, "tokens", "structure")  # the last two are `steps.tokens`
+ASKED = (*_LOOKS, "tokens", "structure", "apart")  # the last three are `steps.tokens`
 
 
 def look(project: Project, *, what: str, cells: Sequence[str], **settings: Any) -> tuple[Look, ...]:
@@ -474,7 +474,7 @@ def _why_not(net: EmbeddingModel, what: str) -> str:
     title = net.spec.title
     if what == "attention" and not can(net, "attention"):
         return f"{title} has no attention; DINO has. “What does the network need?” works for every network."
-    if what in ("tokens", "structure") and not can(net, "patch_tokens"):
+    if what in ("tokens", "structure", "apart") and not can(net, "patch_tokens"):
         return f"{title} has no patches with vectors of their own; DINO has."
     if what == "classes" and not can(net, "classify"):
         return f"{title} knows no classes; DeepLoc does, and card Explore learns from your own sets of cells."

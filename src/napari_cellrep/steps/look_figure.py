@@ -124,7 +124,7 @@ def _draw(project: Project, look: Look, panels: np.ndarray) -> None:
         axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], facecolor="black")
         axes.spines[:].set_visible(False)
         axes.set_title("\n".join(textwrap.wrap(title, 24)), fontsize=6.5)
-    _scale_bar(panels[0], left, right, bottom, top, um)
+    scale_bar(panels[0], left, right, bottom, top, um)
 
 
 def _cover(plane: Plane) -> Any:
@@ -157,10 +157,14 @@ def _extent(plane: Plane) -> tuple[float, float, float, float]:
     return x0, x0 + w * plane.scale, y0 + h * plane.scale, y0
 
 
-def _scale_bar(axes: Any, left: float, right: float, bottom: float, top: float, um: float) -> None:
-    side, unit = (right - left) * (um or 1), "µm" if um else "px"
+def scale_bar(
+    axes: Any, left: float, right: float, bottom: float, top: float, um: float, px: float = 1.0
+) -> None:
+    """Draw a bar of a round length; `um` is a pixel's size (0: not known, the bar is in the field's pixels, `px` each)."""
+    unit, each = ("µm", um) if um else ("px", px)
+    side = (right - left) * each
     power = 10.0 ** np.floor(np.log10(side / 2))
     length = max(step * power for step in (1, 2, 5) if step * power <= side / 2)
     x, y = left + 0.05 * (right - left), bottom - 0.07 * (bottom - top)
-    axes.plot([x, x + length / (um or 1)], [y, y], color="white", lw=2.5, solid_capstyle="butt")
+    axes.plot([x, x + length / each], [y, y], color="white", lw=2.5, solid_capstyle="butt")
     axes.text(x, y - 0.03 * (bottom - top), f"{length:g} {unit}", color="white", fontsize=6, va="bottom")

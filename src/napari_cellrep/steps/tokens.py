@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from napari_cellrep.analysis.localisation import nucleus_ring_ratio
 from napari_cellrep.data import Project
-from napari_cellrep.specs import InputError
+from napari_cellrep.data.sets import read_sets
+from napari_cellrep.specs import InputError, join_words
 from napari_cellrep.steps.look import Look, Seen, answer, patch_px, quiet, ready, see
 
 MOST_FITTED = 20_000  # patches that the components are computed from
@@ -136,6 +138,112 @@ def structure(
         )
         for one, v in zip(seen, like, strict=True)
     )  # fmt: skip
+
+
+def apart(
+    project: Project, *, cells: Sequence[str], a: str, b: str, sets: Mapping[str, Sequence[str]] | None = None,
+    embedding: str = "", sample: int = 40, seed: int = 0, device: str = "auto",
+) -> tuple[Look, ...]:  # fmt: skip
+    """Which patches tell the cells of two named sets apart, as overlays on some cells, and whether they do.
+
+    A direction is found from patches in the image: the difference of the sets' means (each cell counts the same), each
+    number over its variance. It is found in half of the sets' cells; the other half says how well it tells them apart.
+    The cells that are shown take no part in either.
+
+    Parameters
+    ----------
+    cells : sequence of str
+        Those to be shown.
+    a, b : str
+        Names of sets.
+    sets : mapping, optional
+        Cells of the sets; by default those saved in the project.
+    embedding : str
+        As in `tokens`.
+    sample : int
+        Cells of each set, drawn at random, that take part at most.
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    tuple of Look
+        One plane "evidence" each: positive speaks for `a`, negative for `b`, in SD of the patches.
+        ``numbers["auc"]``: of cells not learned from, how often one of `a` has a higher mean than one of `b` (0.5 by
+        chance); ``numbers["nucleus_ring"]``: mean size of the evidence in the outline over that in a ring around it.
+
+    Raises
+    ------
+    InputError
+        If a set is not there or has fewer than 8 cells to learn from, or as in `tokens`.
+    """
+    known = read_sets(project.root) if sets is None else {name: {"cells": ids} for name, ids in sets.items()}
+    for name in (a, b):
+        if name not in known:
+            raise InputError(f"There is no set called {name!r}; sets are {join_words(known, 12) or 'none'}.")
+    found, dev = ready(project, embedding, "tokens", device)
+    net: Any = found.net
+    obs, rng = project.cells.obs, np.random.default_rng(seed)
+    both = {str(c) for c in known[a]["cells"]} & {str(c) for c in known[b]["cells"]} | set(cells)
+    means: list[list[np.ndarray]] = []
+    scatter = []
+    for name in (a, b):
+        own = [str(c) for c in known[name]["cells"] if str(c) not in both and str(c) in obs.index]
+        if len(own) < 8:
+            raise InputError(
+                f"The set {name} has {len(own)} cells to learn from; 8 are needed (those shown, in both sets or gone do "
+                "not count)."
+            )
+        drawn = [own[i] for i in rng.permutation(len(own))[:sample]]
+        means.append([])
+        for one in see(project, found, drawn, dev):
+            v = _vectors(net, one, 0)
+            inside = v[_inside(net, one, v, 0)]
+            means[-1].append(inside.mean(axis=0))
+            scatter.append(inside.var(axis=0))
+    learned = [np.mean(m[: len(m) // 2], axis=0) for m in means]
+    var = np.mean(scatter, axis=0)
+    direction = (learned[0] - learned[1]) / np.maximum(var, 1e-6 * max(float(var.max()), 1e-30))
+    middle = (learned[0] + learned[1]) / 2
+    unit = max(float(np.sqrt((direction**2 * var).sum())), 1e-30)
+    test = [np.array([(v - middle) @ direction / unit for v in m[len(m) // 2 :]]) for m in means]
+    auc = float(np.mean((test[0][:, None] > test[1]) + 0.5 * (test[0][:, None] == test[1])))
+    n = sum(len(t) for t in test)
+    out = []
+    for one in see(project, found, cells, dev):
+        v = _vectors(net, one, 0)
+        data = (v - middle) @ direction / unit
+        inside = _inside(net, one, v, 0)
+        top = float(max(np.abs(data[inside]).max(initial=0), 1e-6))
+        plane = _plane(net, one, "evidence", f"{a} (orange) or {b} (blue)", data, (-top, top), 0)
+        ratio = _in_nucleus(project, one, plane, int(obs.loc[one.cell_id, "label"]))
+        words = (
+            f"Patches that speak for {a} are orange, for {b} blue. On {n} cells not learned from the patches tell {a} from {b} "
+            f"with an AUC of {auc:.2f} (0.5 by chance).",
+            f"This cell's mean is {data[inside].mean():+.2f} SD; the evidence is {ratio:.2f} times as large in the outline as "
+            "in a ring around it." if np.isfinite(ratio) else f"This cell's mean is {data[inside].mean():+.2f} SD.",
+        )  # fmt: skip
+        numbers = {
+            "auc": round(auc, 4), "n_tested": n, "mean": round(float(data[inside].mean()), 4),
+            "nucleus_ring": round(ratio, 4) if np.isfinite(ratio) else None,
+        }  # fmt: skip
+        out.append(answer("apart", project, found, embedding, one, [plane], words, numbers))
+    return tuple(out)
+
+
+def _in_nucleus(project: Project, seen: Seen, plane: Any, label: int) -> float:
+    """Mean size of what a plane shows in a cell's outline over that in the ring around it; NaN where there is no ring."""
+    labels = project.read_labels(seen.field)
+    ends = []
+    for axis, start in enumerate((plane.y0, plane.x0)):
+        size = plane.data.shape[axis] * plane.scale
+        ends.append(np.arange(max(0, int(np.ceil(start))), min(labels.shape[axis], int(start + size - 0.5))))
+    rows, columns = (
+        np.clip((at - start + 0.5) / plane.scale, 0, n - 1).astype(int)
+        for at, start, n in zip(ends, (plane.y0, plane.x0), plane.data.shape, strict=True)
+    )
+    sizes = np.abs(plane.data[np.ix_(rows, columns)])
+    return nucleus_ring_ratio(sizes, labels[np.ix_(*ends)], background=0.0).get(label, float("nan"))
 
 
 def _cells(seen: Sequence[Seen]) -> str:

@@ -10,6 +10,8 @@ import numpy as np
 _ANALYSES = {
     "score_": "closer to A or to B", "outlier_": "how odd", "unlike_": "how unlike the control",
     "predicted_class_": "class, says the network", "sure_class_": "how probable its class is",
+    "inpainting_mse_": "unlike its prediction (mean squared error)",
+    "inpainting_mae_": "unlike its prediction (mean absolute error)",
     "taught_": "set it is in", "predicted_": "predicted set", "sure_": "how sure the prediction is",
 }  # fmt: skip
 

@@ -18,7 +18,16 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_cellrep.gui._looking import HIDEABLE, MOST_CELLS, OURS, QUESTIONS, Answer, hide_lowest
+from napari_cellrep.gui._looking import (
+    APART,
+    HIDEABLE,
+    MOST_CELLS,
+    OURS,
+    PATTERNS,
+    QUESTIONS,
+    Answer,
+    hide_lowest,
+)
 from napari_cellrep.gui.views._evidence import ClassBars, HeadMatrix
 from napari_cellrep.gui.views._parts import CellView, choice_box
 from napari_cellrep.session import Session
@@ -72,7 +81,17 @@ class InsideView(CellView):
         self.settings = QWidget()
         form = QFormLayout(self.settings)
         form.setContentsMargins(0, 0, 0, 0)
-        form.addRow("Show", box)
+        self.apart = _button(
+            "A layer each",
+            "Puts every picture of this answer into a layer of its own, so that several can be seen at once or compared",
+            self._take_apart,
+        )
+        which = QWidget()
+        row = QHBoxLayout(which)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(box, 1)
+        row.addWidget(self.apart)
+        form.addRow("Show", which)
         form.addRow("Opacity", self.opacity)
         form.addRow("Hide the lowest", lowest)
         self._form = form
@@ -136,6 +155,7 @@ class InsideView(CellView):
         answers = self.looking.answers
         answer = answers[-1] if answers and self.session.project is not None else None
         if answer is self.answer and answer is not None:
+            self.apart.setEnabled(not answer.apart)
             return
         if answer is None or self.answer is None or answer.embedding != self.answer.embedding:
             self._forget_matrix()
@@ -145,17 +165,17 @@ class InsideView(CellView):
         if answer is None:
             self.words.setText(EMPTY)
             return
-        self.words.setText(
-            f"<b>{answer.whose}</b>, {answer.title}. {QUESTIONS.get(answer.what, ('',))[0]} {answer.words()}"
-        )
+        question = {**QUESTIONS, "patterns": PATTERNS, "apart": APART}.get(answer.what, ("",))[0]
+        self.words.setText(f"<b>{answer.whose}</b>, {answer.title}. {question} {answer.words()}")
         self.settings.setVisible(True)
         box = self.boxes["picture"]
         box.clear()
-        box.addItems(
-            [str(la.name).rpartition(",")[0] if la is not None else "removed" for la in answer.layers]
-        )
-        box.setEnabled(len(answer.layers) > 1)
-        shown = [la for la in answer.layers if la is not None]
+        box.addItems(answer.names)
+        box.setCurrentIndex(next(iter(answer.layers)))
+        box.setEnabled(len(answer.names) > 1)
+        self.apart.setVisible(len(answer.names) > 1)
+        self.apart.setEnabled(not answer.apart)
+        shown = list(answer.layers.values())
         for slider, value in ((self.opacity, round(100 * shown[0].opacity)), (self.lowest, 0)):
             slider.blockSignals(True)
             slider.setValue(value)
@@ -187,25 +207,25 @@ class InsideView(CellView):
         if self.answer is None:
             return
         self.boxes["picture"].setCurrentIndex(i)
-        for k, la in enumerate(self.answer.layers):
-            if la is not None:
-                la.visible = k == i
+        self.looking.show_picture(self.answer, i)
         self._say_lowest()
 
+    def _take_apart(self) -> None:
+        if self.answer is not None and not self.answer.apart:
+            self.looking.take_apart(self.answer)
+
     def _set_opacity(self, percent: int) -> None:
-        for la in self.answer.layers if self.answer is not None else ():
-            if la is not None:
-                la.opacity = percent / 100
+        for la in self.answer.layers.values() if self.answer is not None else ():
+            la.opacity = percent / 100
 
     def _set_lowest(self, percent: int) -> None:
-        for la in self.answer.layers if self.answer is not None else ():
-            if la is not None:
-                hide_lowest(la, percent)
+        for la in self.answer.layers.values() if self.answer is not None else ():
+            hide_lowest(la, percent)
         self._say_lowest()
 
     def _say_lowest(self) -> None:
         i, percent = self.boxes["picture"].currentIndex(), self.lowest.value()
-        la = self.answer.layers[i] if self.answer is not None and 0 <= i < len(self.answer.layers) else None
+        la = self.answer.layers.get(i) if self.answer is not None else None
         if la is None or not percent or la.metadata[OURS]["part"] not in HIDEABLE:
             self.lowest_words.setText("nothing is hidden")
             return
