@@ -1,6 +1,6 @@
 """Take the pictures in docs/images by real clicks: from the sample to a map, then a finished project.
 
-python docs/make_images.py PROJECT.cellrep [docs/images] [walk|job|explore|learn|groups|look|inside]
+python docs/make_images.py PROJECT.cellrep [docs/images] [walk|job|explore|learn|groups|variability|look|inside]
 
 PROJECT is a project of the sample with a trained network, as `cellrep demo` makes it. The first half of the pictures
 ("walk") is taken of a person who begins with nothing, so it segments and measures the sample again (minutes). Needs
@@ -376,6 +376,30 @@ def groups(root: Path, out: Path) -> None:
     page.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2).save(out / "explore-groups.png", optimize=True)
 
 
+def variability(root: Path, out: Path) -> None:
+    """Groups by how their cells vary; one is chosen in the list."""
+    window = Window(out, 1380, 860)
+    session, canvas = window.session, window.canvas
+    session.open(root)
+    session.embedding, session.colour_by = "paired_cell_inpainting", "dose_rank"
+    panel = window.dock("Explore")
+    panel.setMinimumHeight(430)
+    view = panel.view("Variability")
+    panel.views.setSizes([430, 900])
+    panel.map.fit()
+    until(lambda: view.found is not None, 120)
+    line = view.list.visualRect(view.list.model().index(1, 1))
+    QTest.mouseClick(view.list.viewport(), LEFT, PLAIN, line.center())
+    until(lambda: view.strip.seen is not None)
+    until(lambda: all(view.strip.pictures.get(row, canvas.looks()) for row, _ in view.strip.tiles()))
+    window.part("explore-variability", panel)
+    window.close()
+    page = Image.open(out / "explore-variability.png").convert("RGB")
+    page.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2).save(
+        out / "explore-variability.png", optimize=True
+    )
+
+
 def learn(root: Path, out: Path) -> None:
     """Cells that are named teach a classifier; the first of its queue is looked at. On a copy: it makes sets."""
     window = Window(out, 1400, 800)
@@ -479,6 +503,8 @@ def main() -> None:
         explore(root, out)
     if part in ("", "groups"):
         groups(root, out)
+    if part in ("", "variability"):
+        variability(root, out)
     if part in ("", "learn"):
         learn(root, out)
     if part in ("", "look"):

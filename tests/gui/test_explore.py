@@ -10,6 +10,7 @@ from _clicks import choose
 from napari_cellrep.data.sets import read_sets
 from napari_cellrep.gui import _explore, _runner
 from napari_cellrep.gui._explore import ExploreWidget
+from napari_cellrep.gui._image import canvas_of
 from napari_cellrep.gui._state import session_of
 from napari_cellrep.gui.views._raster import View
 
@@ -473,6 +474,37 @@ def test_zero_puts_the_selection_into_any_set_by_its_first_letters(explore, qtbo
     session.clear()
     qtbot.keyClick(explore.map, Qt.Key.Key_0)  # asks nothing: there is nothing to put anywhere
     assert "Select cells first" in explore.viewer.status
+
+
+def test_the_menu_of_a_cell_finds_similar_ones_and_puts_it_into_sets(explore, qtbot, monkeypatch) -> None:
+    session, canvas = explore.session, canvas_of(explore.viewer)
+    rows = np.flatnonzero(session.visible)
+    row = int(rows[7])
+
+    def chosen(words: str):
+        menu = canvas.open_menu(row)
+        found = {a.text(): a for a in menu.actions()}
+        found.update(
+            (a.text(), a) for a in found[next(t for t in found if t.startswith("Add"))].menu().actions()
+        )
+        menu.hide()
+        return found[words]
+
+    chosen("Find similar cells").trigger()
+    gallery = explore.view("Gallery")
+    assert explore.tabs.tabText(explore.tabs.currentIndex()) == "Gallery"
+    qtbot.waitUntil(lambda: bool(gallery.grid.sections) and gallery.grid.sections[0].rows[0] == row)
+    assert np.flatnonzero(session.selected).tolist() == [row]
+    monkeypatch.setattr(QInputDialog, "getText", lambda *_: ("bright", True))
+    chosen("A new set…").trigger()
+    assert session.sets["bright"]["cells"] == [session.cell_id(row)]
+    session.select(rows[:3])  # the cell is not among them: only it is meant
+    chosen("bright").trigger()
+    assert session.sets["bright"]["cells"] == [session.cell_id(row)]
+    session.select(rows[5:9])
+    assert chosen("Add the 4 selected cells to set")
+    chosen("bright").trigger()
+    assert len(session.sets["bright"]["cells"]) == 4
 
 
 def test_the_tool_bar_takes_two_lines_where_one_is_too_wide(explore, qtbot) -> None:

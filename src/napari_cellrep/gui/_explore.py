@@ -12,7 +12,6 @@ from qtpy.QtCore import QEvent, QKeyCombination, QPointF, QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QHideEvent, QIcon, QKeyEvent, QKeySequence, QPainter, QPen, QPixmap, QPolygonF
 from qtpy.QtWidgets import (
     QApplication,
-    QBoxLayout,
     QButtonGroup,
     QCheckBox,
     QComboBox,
@@ -37,6 +36,7 @@ from napari_cellrep.data.rows import row_words
 from napari_cellrep.gui._image import canvas_of
 from napari_cellrep.gui._leave import NOT_KEPT, changed_choices, choices_of, return_choices
 from napari_cellrep.gui._state import session_of
+from napari_cellrep.gui.views._parts import TwoHalves
 from napari_cellrep.gui.views._words import column_words
 from napari_cellrep.gui.views.gallery import GalleryView
 from napari_cellrep.gui.views.inside import InsideView
@@ -275,6 +275,7 @@ class ExploreWidget(QWidget):
             (session.visible_changed, self._on_visible_changed),
             (canvas.coloured_changed, self._on_coloured),
             (canvas.similar_found, self._on_similar_found),
+            (canvas.similar_wanted, self._on_similar_wanted),
         )
         for signal, slot in self._signals:
             signal.connect(slot)
@@ -409,6 +410,9 @@ class ExploreWidget(QWidget):
 
     def _on_similar_found(self) -> None:
         self.view(TableView.title)
+
+    def _on_similar_wanted(self) -> None:
+        self.view(GalleryView.title).find_similar()  # type: ignore[attr-defined]
 
     def _on_colour_changed(self) -> None:
         _fill(self.colour, self.session.colour_choices, self.session.colour_by)
@@ -709,41 +713,6 @@ class ExploreWidget(QWidget):
     def _on_map_failed(self, sentence: str) -> None:
         self.nothing.setText(sentence)
         self.map_it.setEnabled(True)
-
-
-class TwoHalves(QWidget):
-    """Two halves of a tool bar, side by side where there is room, else one below the other.
-
-    One long line would forbid napari's window to be narrower than it, on a small screen also wider than the screen.
-    """
-
-    def __init__(self, left: QHBoxLayout, right: QHBoxLayout) -> None:
-        super().__init__()
-        self.halves = (left, right)
-        self.box = QBoxLayout(QBoxLayout.Direction.LeftToRight, self)
-        self.box.setContentsMargins(4, 2, 4, 2)
-        self.box.setSpacing(3)
-        for half, stretch in ((left, 5), (right, 1)):
-            half.setSpacing(3)
-            self.box.addLayout(half, stretch)
-
-    def minimumSizeHint(self) -> QSize:
-        """As wide as the wider half."""
-        margins = self.box.contentsMargins()
-        wide = max(half.minimumSize().width() for half in self.halves) + margins.left() + margins.right()
-        return QSize(wide, self.box.minimumSize().height())
-
-    def event(self, event: QEvent) -> bool:
-        """Choose one line or two when the room changes, or what is in the bar."""
-        if event.type() in (QEvent.Type.Resize, QEvent.Type.LayoutRequest):
-            margins = self.box.contentsMargins()
-            needed = sum(half.minimumSize().width() for half in self.halves) + self.box.spacing()
-            fits = needed + margins.left() + margins.right() <= self.width()
-            wanted = QBoxLayout.Direction.LeftToRight if fits else QBoxLayout.Direction.TopToBottom
-            if self.box.direction() != wanted:
-                self.box.setDirection(wanted)
-                self.updateGeometry()
-        return super().event(event)
 
 
 class Shelf(QScrollArea):

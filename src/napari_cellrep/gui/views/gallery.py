@@ -25,7 +25,7 @@ from napari_cellrep.analysis.profiles import Similar
 from napari_cellrep.gui._pictures import Background
 from napari_cellrep.gui.views._file import paint_file
 from napari_cellrep.gui.views._order import by_column, by_distance, by_main_axis, in_sections
-from napari_cellrep.gui.views._parts import CellView, choice_box, offer, words_line
+from napari_cellrep.gui.views._parts import CellView, TwoHalves, choice_box, offer, words_line
 from napari_cellrep.gui.views._raster import SELECTED
 from napari_cellrep.gui.views._tiles import Tiles
 from napari_cellrep.gui.views.map import selection_mode
@@ -91,24 +91,17 @@ class GalleryView(CellView):
         self.save = QPushButton("Save picture…")
         self.save.setToolTip("A montage of what is shown from the top on, for print, as PNG or PDF")
         self.words = words_line()
-        bar = QHBoxLayout()
-        bar.setContentsMargins(4, 2, 4, 2)
-        for item in (
-            self.which,
-            QLabel("order"),
-            self.order,
-            QLabel("lines"),
-            self.by,
-            self.similar,
-            self.save,
-        ):
-            bar.addWidget(item, 1 if isinstance(item, QComboBox) else 0)
-        bar.addWidget(self.side)
+        left, right = QHBoxLayout(), QHBoxLayout()
+        for item in (self.which, QLabel("order"), self.order, QLabel("lines"), self.by):
+            left.addWidget(item, 1 if isinstance(item, QComboBox) else 0)
+        for item in (self.similar, self.save, self.side):
+            right.addWidget(item)
+        bar = TwoHalves(left, right)
         self.grid = Grid(self)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(2)
-        layout.addLayout(bar)
+        layout.addWidget(bar)
         layout.addWidget(self.words)
         layout.addWidget(self.grid, 1)
 
