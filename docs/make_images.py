@@ -36,7 +36,7 @@ from napari_cellrep.gui._runner import runner_of
 from napari_cellrep.gui._state import session_of
 
 LEFT, RIGHT, PLAIN = Qt.MouseButton.LeftButton, Qt.MouseButton.RightButton, Qt.KeyboardModifier.NoModifier
-LARGEST_BYTES = 300_000
+LARGEST_BYTES = 150_000
 
 
 def until(done: Callable[[], Any], seconds: int = 30) -> None:
@@ -94,7 +94,7 @@ class Window:
         QTest.qWait(400)
 
     def shot(self, name: str, card: QWidget | None = None) -> None:
-        """Save the window, true colours (a palette would falsify legends); a floating card is painted over it."""
+        """Save the window in 256 colours, chosen so that legends keep theirs; a floating card is painted over it."""
         QTest.qWait(400)
         picture = Image.fromarray(self.viewer.screenshot(canvas_only=False, flash=False)[..., :3])
         if card is not None:
@@ -105,7 +105,7 @@ class Window:
             data = data.reshape(shown.height(), shown.bytesPerLine())[:, : 3 * shown.width()]
             picture.paste(Image.fromarray(data.reshape(shown.height(), -1, 3)), (inside.x(), inside.y()))
         path = self.out / f"{name}.png"
-        picture.save(path, optimize=True)
+        picture.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2).save(path, optimize=True)
         size = path.stat().st_size
         print(
             f"{path.name}: {picture.width} × {picture.height} px, {size:,} bytes"
@@ -495,22 +495,29 @@ def inside(root: Path, out: Path) -> None:
     window.close()
 
 
+def fresh(root: Path) -> Path:
+    """Copy a project, as nobody has left it: neither tabs nor colours come back from the part before."""
+    copy = Path(shutil.copytree(root, Path(tempfile.mkdtemp(dir=FRESH)) / root.name))
+    (copy / "view.json").unlink(missing_ok=True)
+    return copy
+
+
 def main() -> None:
     """Take them all, or one half."""
     root, out = Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else "docs/images")
     part = sys.argv[3] if len(sys.argv) > 3 else ""
     if part in ("", "explore"):
-        explore(root, out)
+        explore(fresh(root), out)
     if part in ("", "groups"):
-        groups(root, out)
+        groups(fresh(root), out)
     if part in ("", "variability"):
-        variability(root, out)
+        variability(fresh(root), out)
     if part in ("", "learn"):
         learn(root, out)
     if part in ("", "look"):
         look(root, out)
     if part in ("", "inside"):
-        inside(root, out)
+        inside(fresh(root), out)
     if part in ("", "walk"):
         walk(out)
     if part in ("", "job"):
