@@ -117,13 +117,14 @@ def main() -> int:
             panel.tabs.setCurrentIndex(tab)
             settle(1 if args.quick else 8)
             title, took, right = panel.tabs.tabText(tab), [], []
+            view = panel.view(title)
             for _ in range(times):
                 chosen = rng.choice(cells.n_obs, n // 10, replace=False)
 
-                def shown(chosen: np.ndarray = chosen) -> None:
+                def shown(chosen: np.ndarray = chosen, view: Any = view) -> None:
                     session.select(chosen)
                     panel.map.repaint()
-                    panel.tabs.currentWidget().repaint()
+                    view.repaint()
                     panel.count.repaint()
 
                 took.append(milliseconds(shown))

@@ -1,6 +1,6 @@
 """Take the pictures in docs/images by real clicks: from the sample to a map, then a finished project.
 
-python docs/make_images.py PROJECT.cellrep [docs/images] [walk|job|explore|learn|groups|look|inside]
+python docs/make_images.py PROJECT.cellrep [docs/images] [walk|job|explore|learn|groups|variability|look|inside]
 
 PROJECT is a project of the sample with a trained network, as `cellrep demo` makes it. The first half of the pictures
 ("walk") is taken of a person who begins with nothing, so it segments and measures the sample again (minutes). Needs
@@ -36,7 +36,7 @@ from napari_cellrep.gui._runner import runner_of
 from napari_cellrep.gui._state import session_of
 
 LEFT, RIGHT, PLAIN = Qt.MouseButton.LeftButton, Qt.MouseButton.RightButton, Qt.KeyboardModifier.NoModifier
-LARGEST_BYTES = 300_000
+LARGEST_BYTES = 150_000
 
 
 def until(done: Callable[[], Any], seconds: int = 30) -> None:
@@ -94,7 +94,7 @@ class Window:
         QTest.qWait(400)
 
     def shot(self, name: str, card: QWidget | None = None) -> None:
-        """Save the window, true colours (a palette would falsify legends); a floating card is painted over it."""
+        """Save the window in 256 colours, chosen so that legends keep theirs; a floating card is painted over it."""
         QTest.qWait(400)
         picture = Image.fromarray(self.viewer.screenshot(canvas_only=False, flash=False)[..., :3])
         if card is not None:
@@ -105,7 +105,7 @@ class Window:
             data = data.reshape(shown.height(), shown.bytesPerLine())[:, : 3 * shown.width()]
             picture.paste(Image.fromarray(data.reshape(shown.height(), -1, 3)), (inside.x(), inside.y()))
         path = self.out / f"{name}.png"
-        picture.save(path, optimize=True)
+        picture.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2).save(path, optimize=True)
         size = path.stat().st_size
         print(
             f"{path.name}: {picture.width} × {picture.height} px, {size:,} bytes"
@@ -376,6 +376,30 @@ def groups(root: Path, out: Path) -> None:
     page.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2).save(out / "explore-groups.png", optimize=True)
 
 
+def variability(root: Path, out: Path) -> None:
+    """Groups by how their cells vary; one is chosen in the list."""
+    window = Window(out, 1380, 860)
+    session, canvas = window.session, window.canvas
+    session.open(root)
+    session.embedding, session.colour_by = "paired_cell_inpainting", "dose_rank"
+    panel = window.dock("Explore")
+    panel.setMinimumHeight(430)
+    view = panel.view("Variability")
+    panel.views.setSizes([430, 900])
+    panel.map.fit()
+    until(lambda: view.found is not None, 120)
+    line = view.list.visualRect(view.list.model().index(1, 1))
+    QTest.mouseClick(view.list.viewport(), LEFT, PLAIN, line.center())
+    until(lambda: view.strip.seen is not None)
+    until(lambda: all(view.strip.pictures.get(row, canvas.looks()) for row, _ in view.strip.tiles()))
+    window.part("explore-variability", panel)
+    window.close()
+    page = Image.open(out / "explore-variability.png").convert("RGB")
+    page.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2).save(
+        out / "explore-variability.png", optimize=True
+    )
+
+
 def learn(root: Path, out: Path) -> None:
     """Cells that are named teach a classifier; the first of its queue is looked at. On a copy: it makes sets."""
     window = Window(out, 1400, 800)
@@ -471,20 +495,29 @@ def inside(root: Path, out: Path) -> None:
     window.close()
 
 
+def fresh(root: Path) -> Path:
+    """Copy a project, as nobody has left it: neither tabs nor colours come back from the part before."""
+    copy = Path(shutil.copytree(root, Path(tempfile.mkdtemp(dir=FRESH)) / root.name))
+    (copy / "view.json").unlink(missing_ok=True)
+    return copy
+
+
 def main() -> None:
     """Take them all, or one half."""
     root, out = Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else "docs/images")
     part = sys.argv[3] if len(sys.argv) > 3 else ""
     if part in ("", "explore"):
-        explore(root, out)
+        explore(fresh(root), out)
     if part in ("", "groups"):
-        groups(root, out)
+        groups(fresh(root), out)
+    if part in ("", "variability"):
+        variability(fresh(root), out)
     if part in ("", "learn"):
         learn(root, out)
     if part in ("", "look"):
         look(root, out)
     if part in ("", "inside"):
-        inside(root, out)
+        inside(fresh(root), out)
     if part in ("", "walk"):
         walk(out)
     if part in ("", "job"):

@@ -3,13 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from matplotlib.path import Path as MplPath
-from qtpy.QtCore import QObject, QPoint, Qt, Signal
-from qtpy.QtWidgets import QInputDialog, QLineEdit
+from qtpy.QtCore import QObject, QPoint, Qt, QTimer, Signal
+from qtpy.QtWidgets import QApplication, QInputDialog, QLineEdit
 
 from _clicks import choose
 from napari_cellrep.data.sets import read_sets
 from napari_cellrep.gui import _explore, _runner
 from napari_cellrep.gui._explore import ExploreWidget
+from napari_cellrep.gui._image import canvas_of
 from napari_cellrep.gui._state import session_of
 from napari_cellrep.gui.views._raster import View
 
@@ -435,6 +436,100 @@ def test_digits_put_the_selection_into_sets(explore, qtbot, monkeypatch) -> None
     qtbot.keyClicks(explore.search, "12")  # digits typed into a word are only typed
     assert explore.search.text() == "12"
     assert not session.sets
+
+
+def test_zero_puts_the_selection_into_any_set_by_its_first_letters(explore, qtbot) -> None:
+    session = explore.session
+    rows = np.flatnonzero(session.visible)
+    for i in range(11):  # more than there are digits
+        session.select(rows[i : i + 1])
+        session.save_set(f"kind {'abcdefghijk'[i]}")
+    session.select(rows[20:23])
+
+    def type_into(words: str) -> None:
+        explore.map.setFocus()
+
+        def answer() -> None:
+            dialog = QApplication.activeModalWidget()
+            if dialog is None:
+                QTimer.singleShot(50, answer)
+                return
+            line = dialog.findChild(QLineEdit)
+            qtbot.keyClicks(line, words)
+            qtbot.keyClick(line, Qt.Key.Key_Return)
+            if QApplication.activeModalWidget() is dialog:
+                qtbot.keyClick(dialog, Qt.Key.Key_Return)
+
+        QTimer.singleShot(50, answer)
+        qtbot.keyClick(explore.map, Qt.Key.Key_0)
+
+    type_into("kind k")
+    ids = session.cells.obs_names
+    assert session.sets["kind k"]["cells"] == ids[[rows[10], *rows[20:23]]].tolist()
+    assert explore.viewer.status == "3 cells in “kind k”, which has 4."
+    type_into("kind")  # completed: the first that begins so
+    assert len(session.sets["kind a"]["cells"]) == 4
+    type_into("mitotic")
+    assert session.sets["mitotic"]["cells"] == ids[rows[20:23]].tolist()
+    session.clear()
+    qtbot.keyClick(explore.map, Qt.Key.Key_0)  # asks nothing: there is nothing to put anywhere
+    assert "Select cells first" in explore.viewer.status
+
+
+def test_the_menu_of_a_cell_finds_similar_ones_and_puts_it_into_sets(explore, qtbot, monkeypatch) -> None:
+    session, canvas = explore.session, canvas_of(explore.viewer)
+    rows = np.flatnonzero(session.visible)
+    row = int(rows[7])
+
+    def chosen(words: str):
+        menu = canvas.open_menu(row)
+        found = {a.text(): a for a in menu.actions()}
+        found.update(
+            (a.text(), a) for a in found[next(t for t in found if t.startswith("Add"))].menu().actions()
+        )
+        menu.hide()
+        return found[words]
+
+    chosen("Find similar cells").trigger()
+    gallery = explore.view("Gallery")
+    assert explore.tabs.tabText(explore.tabs.currentIndex()) == "Gallery"
+    qtbot.waitUntil(lambda: bool(gallery.grid.sections) and gallery.grid.sections[0].rows[0] == row)
+    assert np.flatnonzero(session.selected).tolist() == [row]
+    monkeypatch.setattr(QInputDialog, "getText", lambda *_: ("bright", True))
+    chosen("A new set…").trigger()
+    assert session.sets["bright"]["cells"] == [session.cell_id(row)]
+    session.select(rows[:3])  # the cell is not among them: only it is meant
+    chosen("bright").trigger()
+    assert session.sets["bright"]["cells"] == [session.cell_id(row)]
+    session.select(rows[5:9])
+    assert chosen("Add the 4 selected cells to set")
+    chosen("bright").trigger()
+    assert len(session.sets["bright"]["cells"]) == 4
+
+
+def test_the_tool_bar_takes_two_lines_where_one_is_too_wide(explore, qtbot) -> None:
+    window = explore.window()
+    window.resize(1280, 780)
+    qtbot.wait(50)
+    assert window.width() == 1280  # no panel of ours makes napari wider than a small screen
+    bar = explore.embedding.parentWidget()
+    places = {}
+    for width in (2000, 700):
+        bar.setFixedWidth(width)
+        qtbot.waitUntil(lambda width=width: bar.width() == width)
+        tops = (explore.colour, explore.save)
+        qtbot.waitUntil(lambda: (explore.colour.y() < explore.save.y() - 10) == (width == 700))  # noqa: B023
+        places[width] = [widget.geometry() for widget in tops]
+    assert all(place.right() <= 700 for place in places[700])
+
+
+def test_a_view_in_a_low_panel_scrolls(explore, qtbot) -> None:
+    view = explore.view("Odd cells")
+    shelf = explore.tabs.currentWidget()
+    shelf.setFixedHeight(110)
+    qtbot.waitUntil(lambda: shelf.height() == 110)
+    assert view.height() >= view.minimumSizeHint().height() > 110
+    assert shelf.verticalScrollBar().maximum() > 0
 
 
 def test_each_view_opens_when_it_is_looked_at(explore, qtbot) -> None:

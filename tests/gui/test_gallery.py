@@ -8,7 +8,7 @@ from qtpy.QtGui import QImage
 from napari_cellrep.gui._image import canvas_of
 from napari_cellrep.gui._pictures import compose, default_look
 from napari_cellrep.gui._state import session_of
-from napari_cellrep.gui.views.gallery import LIKE, ODD, PLATE, RANDOM, TYPICAL, GalleryView
+from napari_cellrep.gui.views.gallery import AXIS, LIKE, ODD, PLATE, RANDOM, TYPICAL, GalleryView
 
 
 @pytest.fixture
@@ -103,6 +103,27 @@ def test_the_oddest_of_every_group_come_first(gallery, qtbot):
         own = np.flatnonzero(session.visible & (groups == groups[row]))
         z = (x[own] - x[own].mean(axis=0)) / x[own].std(axis=0)
         assert own[np.argmax((z**2).sum(axis=1))] == row
+
+
+def test_selected_cells_along_what_varies_most_and_each_group_by_itself(gallery, qtbot):
+    session = gallery.session
+    session.embedding = "measured"
+    x, groups = session.cells.obsm["X_measured"], session.cells.obs["group"].to_numpy()
+    chosen = np.flatnonzero(session.visible)[::5]
+    session.select(chosen)
+    gallery.order.setCurrentText(AXIS)
+    settled(qtbot, gallery)
+    every = shown(gallery)
+    assert sorted(every) == np.flatnonzero(session.visible).tolist()
+    assert (np.diff(np.unique(groups, return_inverse=True)[1][every]) >= 0).all()
+    assert gallery.words.text().endswith("of what varies most in each group.")
+    gallery.which.setCurrentText("selected cells")
+    settled(qtbot, gallery)
+    z = (x[chosen] - x[chosen].mean(axis=0)) / x[chosen].std(axis=0)
+    along = z @ np.linalg.svd(z, full_matrices=False)[2][0]
+    found = chosen[np.argsort(along)].tolist()
+    assert shown(gallery) in (found, found[::-1])
+    assert gallery.words.text().endswith("of what varies most among them.")
 
 
 def test_a_line_for_each_value(gallery, qtbot):

@@ -182,7 +182,7 @@ def test_find_similar_groups_from_a_point_to_the_table(explore, qtbot) -> None:
     ]
     qtbot.mouseClick(menu, LEFT, PLAIN, menu.actionGeometry(menu.actions()[1]).center())
     qtbot.waitUntil(lambda: explore.tabs.tabText(explore.tabs.currentIndex()) == "Table")
-    table = explore.tabs.currentWidget()
+    table = explore.view("Table")
     assert table.model.frame["group"].iloc[table.model.order].tolist() == ["A12", "E12", "A01"]
     assert table.forget.isVisible()
     session.embedding = "bare"  # two features: no correlation, so the ranking is taken away

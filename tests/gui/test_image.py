@@ -446,3 +446,97 @@ def test_hidden_cells_are_outlined_darker_until_they_are_shown(viewer, session, 
     np.testing.assert_allclose(colour(hidden[0]), colour(shown[0]))
     session.hide_flagged = True
     assert colour(hidden[0]).sum() < 0.8 * colour(shown[0]).sum()
+
+
+def test_layers_may_be_renamed_thrown_away_and_come_back(viewer, session, canvas, qtbot) -> None:
+    open_field(viewer, qtbot, "A12")
+    qtbot.wait(100)
+    row, other = inner_cells(session, "A12", 2)
+    viewer.layers["cells"].name = "my nuclei"
+    click(viewer, qtbot, at_cell(viewer, session, row))
+    assert chosen(session) == [session.cell_id(row)]
+    viewer.layers.remove("cell selection")
+    canvas.click(other)
+    assert chosen(session) == [session.cell_id(other)]
+    viewer.layers.clear()
+    session.set_hover(row)
+    session.select([row])  # nothing to light up, nothing raised
+    far = inner_cells(session, "E12", 1)[0]
+    canvas.click(far)
+    qtbot.waitUntil(lambda: canvas.field == "E12" and canvas.layer("cells") is not None)
+    qtbot.waitUntil(lambda: not canvas._todo)
+    assert chosen(session) == [session.cell_id(far)]
+    overlay = canvas.layer("selection").data
+    assert (overlay[canvas.layer("cells").data == session.value(far, "label")] == FOCUS).any()
+
+
+def test_labels_that_are_gone_from_the_disk(viewer, session, canvas, qtbot) -> None:
+    """The table still has the cells: they are selected, the field is shown without outlines, a click is nobody."""
+    session.project.labels_path("E12").unlink()
+    row = inner_cells(session, "A12", 1)[0]
+    far = int(session.rows_of_field("E12")[np.argmax(session.visible[session.rows_of_field("E12")])])
+    canvas.click(far)
+    qtbot.waitUntil(lambda: canvas.field == "E12")
+    assert chosen(session) == [session.cell_id(far)]
+    assert canvas.layer("cells") is None
+    session.clear()
+    click(viewer, qtbot, at_cell(viewer, session, far))
+    assert chosen(session) == []
+    open_field(viewer, qtbot, "A12")
+    click(viewer, qtbot, at_cell(viewer, session, row))
+    assert chosen(session) == [session.cell_id(row)]
+
+
+def test_numbers_with_gaps_that_every_field_repeats(viewer, project, qtbot) -> None:
+    """The same large numbers in two fields, in another order of rows: a click is the cell of the field on screen."""
+    for field in ("A01", "A12"):
+        labels = project.read_labels(field).astype(np.uint32)
+        labels[labels > 0] = labels[labels > 0] * 70_001 - 70_000  # 1, 70,002, 140,003, …
+        project.write_labels(field, labels, {"segmenter": "test"})
+    drain(crop(project))
+    cells = project.cells
+    project.write_cells(cells[np.random.default_rng(0).permutation(cells.n_obs)].copy())
+    session, canvas = session_of(viewer), canvas_of(viewer)
+    session.open(project)
+    numbers = session.cells.obs["label"].to_numpy()
+    both = set(numbers[session.rows_of_field("A01")]) & set(numbers[session.rows_of_field("A12")])
+    assert len(both) > 20
+    for field in ("A01", "A12"):
+        open_field(viewer, qtbot, field)
+        qtbot.wait(100)
+        row = next(r for r in inner_cells(session, field, 1000) if session.value(r, "label") in both)
+        click(viewer, qtbot, at_cell(viewer, session, row))
+        assert chosen(session) == [f"{field}:{session.value(row, 'label')}"]
+        qtbot.waitUntil(lambda: not canvas._todo)
+        lit = canvas.layer("cells").data[canvas.layer("selection").data > 0]
+        assert set(np.unique(lit)) == {session.value(row, "label")}
+
+
+def test_two_viewers_on_one_project(viewer, session, canvas, qtbot, make_napari_viewer) -> None:
+    """Each has its own selection; sets of both stay, and new cells are read by both."""
+    second = make_napari_viewer()
+    other = session_of(second)
+    other.open(session.project.root)
+    open_field(viewer, qtbot, "A12")
+    qtbot.wait(100)
+    row, next_row = inner_cells(session, "A12", 2)
+    click(viewer, qtbot, at_cell(viewer, session, row))
+    assert chosen(session) == [session.cell_id(row)]
+    assert other.n_selected == 0
+    mine = session.cell_id(row)
+    session.save_set("mine")
+    other.select([next_row])
+    other.save_set("yours")
+    assert set(other.sets) == {"mine", "yours"}
+    assert chosen(session) == [session.cell_id(row)]
+    labels = session.project.read_labels("A12")
+    labels[labels == session.value(next_row, "label")] = 0  # a cell leaves, in the other window
+    other.project.write_labels("A12", labels, {"segmenter": "test"})
+    drain(crop(other.project))
+    gone = session.cell_id(next_row)
+    for each in (other, session):
+        each.reload()
+        assert each.row_of_id(gone) == -1
+    assert chosen(session) == [mine]
+    assert other.n_selected == 0
+    canvas_of(second).close()

@@ -106,7 +106,7 @@ def test_commands_of_the_menus_open_what_they_say(make_napari_viewer, qtbot, pro
         assert dock.cards[card].header.isChecked()
     for name, title in (("gallery", "Gallery"), ("table", "Table"), ("plate", "Plate")):
         (explore,) = [w for w in run(name).values() if type(w).__name__ == "ExploreWidget"]
-        assert explore.tabs.currentWidget().title == title
+        assert explore.tabs.tabText(explore.tabs.currentIndex()) == title
     run("tour")
     assert dock.tour.step == 0
     run("export")

@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 
-from napari_cellrep.gui.views._order import by_column, by_distance, in_sections
+from napari_cellrep.gui.views._order import by_column, by_distance, by_main_axis, in_sections
 
 
 def test_numbers_and_words_in_their_order_and_the_unknown_last():
@@ -27,6 +27,27 @@ def test_the_most_alike_come_first_whatever_the_features_scale():
     several = by_distance(rows, x, [3, 4, 7])  # the mean of those that have a vector
     assert several[0] == np.nanargmin(((z - z[[3, 4]].mean(axis=0)) ** 2).sum(axis=1))
     assert by_distance(rows, x, [7]).tolist() == rows.tolist()  # nothing to be like
+
+
+def test_along_the_main_axis_of_all_or_of_each_value():
+    rng = np.random.default_rng(1)
+    x = rng.normal(scale=0.01, size=(40, 5)).astype(np.float32)
+    along = rng.permutation(40).astype(np.float32)
+    along[0] = 300  # the long tail, at the end
+    x += along[:, None] * np.array([1, -1, 2, 0.5, 1], np.float32)
+    x[9] = np.nan
+    rows = np.flatnonzero(np.arange(40) != 5)  # a cell that is not asked for is in no answer
+    known = rows[rows != 9]
+    expected = [*known[np.argsort(along[known])], 9]
+    assert by_main_axis(rows, x).tolist() == expected
+    column = pd.Series(np.where(np.arange(40) < 20, "b", "a"))
+    found = by_main_axis(rows, x, column)
+    assert sorted(found) == rows.tolist()
+    for part, own in (("a", found[:20]), ("b", found[20:])):
+        assert (column[own] == part).all()
+        order = np.diff(along[own[own != 9]])
+        assert (order > 0).all() or (order < 0).all()  # which end is first is the longer tail's to say
+    assert by_main_axis(np.array([9]), x).tolist() == [9]
 
 
 def test_sections_are_the_values_in_natural_order():

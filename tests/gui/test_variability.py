@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from napari.utils.theme import get_theme
 from qtpy.QtCore import QPoint, Qt
+from qtpy.QtGui import QColor
 
 from _clicks import hover
 from napari_cellrep.analysis.projection import z_score
@@ -23,6 +25,7 @@ from napari_cellrep.gui.views.variability import (
     VariabilityView,
     _said_of,
     _ticks,
+    blue_beside,
 )
 from napari_cellrep.specs import p_words
 
@@ -478,3 +481,18 @@ def test_without_cells_it_says_what_to_do(viewer, qtbot):
     view.show()
     qtbot.waitUntil(lambda: "segment the images" in view.words.text(), timeout=5_000)
     view.disconnect_session()
+
+
+@pytest.mark.parametrize("name", ["dark", "light"])
+def test_the_blue_of_groups_stands_out_in_both_themes(name):
+    """As WCAG asks of what is not text: three to one."""
+    theme = get_theme(name)
+
+    def brightness(rgb) -> float:
+        share = np.array(rgb[:3]) / 255
+        linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+        return float(linear @ (0.2126, 0.7152, 0.0722))
+
+    behind = brightness(theme.background.as_rgb_tuple())
+    before = brightness(blue_beside(QColor(*theme.text.as_rgb_tuple()[:3])).getRgb())
+    assert (max(behind, before) + 0.05) / (min(behind, before) + 0.05) >= 3

@@ -15,12 +15,14 @@ from qtpy.QtWidgets import (
     QButtonGroup,
     QCheckBox,
     QComboBox,
+    QFrame,
     QHBoxLayout,
     QInputDialog,
     QLabel,
     QLineEdit,
     QMenu,
     QPushButton,
+    QScrollArea,
     QSizePolicy,
     QSplitter,
     QStackedWidget,
@@ -34,6 +36,7 @@ from napari_cellrep.data.rows import row_words
 from napari_cellrep.gui._image import canvas_of
 from napari_cellrep.gui._leave import NOT_KEPT, changed_choices, choices_of, return_choices
 from napari_cellrep.gui._state import session_of
+from napari_cellrep.gui.views._parts import TwoHalves
 from napari_cellrep.gui.views._words import column_words
 from napari_cellrep.gui.views.gallery import GalleryView
 from napari_cellrep.gui.views.inside import InsideView
@@ -96,6 +99,7 @@ class ExploreWidget(QWidget):
             "Embedding: a list of numbers that describes how a cell looks.\n"
             "Cells that look alike get similar numbers and lie near each other on the map."
         )
+        self.embedding.setAccessibleName("Embedding of the map")
         self.embedding.currentIndexChanged.connect(self._on_embedding_chosen)
         self.rows_of = QComboBox()
         self.rows_of.setToolTip(
@@ -117,7 +121,7 @@ class ExploreWidget(QWidget):
         self.in_image.setAccessibleName("Colour the cells in the image")
         self.in_image.setChecked(canvas.coloured)
         self.in_image.toggled.connect(self._on_in_image)
-        for combo, letters in ((self.embedding, 7), (self.rows_of, 4), (self.colour, 7)):
+        for combo, letters in ((self.embedding, 6), (self.rows_of, 3), (self.colour, 6)):
             combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
             combo.setMinimumContentsLength(letters)
             combo.setMaximumWidth(320)
@@ -166,9 +170,6 @@ class ExploreWidget(QWidget):
         self.count = QLabel()
         # A label that grew with its text would shift the whole dock while the selection changes.
         self.count.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.count.setMinimumWidth(
-            self.count.fontMetrics().horizontalAdvance("1,234,567 of 1,234,567 cells") + 8
-        )
         self.count.setAccessibleName("Selected cells")
         self.flagged = QCheckBox("show flagged")
         self.flagged.setToolTip(
@@ -193,29 +194,29 @@ class ExploreWidget(QWidget):
             "Select cells by a word: a protein, a compound, a well, an id (Enter). Shift, Alt and both combine."
         )
         self.search.setAccessibleName("Find cells")
+        self.search.setMinimumWidth(48)
         self.search.setMaximumWidth(110)
         self.search.setClearButtonEnabled(True)
         self.search.returnPressed.connect(self._on_find)
         self.sets = QToolButton()
         self.sets.setText("Sets")
-        self.sets.setToolTip("Named sets of cells. 1 to 9 put the selection into the first nine.")
+        self.sets.setToolTip(
+            "Named sets of cells. The keys 1 to 9 put the selection into the first nine, 0 into any by its name."
+        )
         self.sets.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
         self.sets.setStyleSheet("QToolButton { padding: 2px 14px 2px 6px }")
         self.sets.setMenu(QMenu(self.sets))
         self.sets.menu().aboutToShow.connect(self._fill_sets)
         self.save = _button("Save set…", "Keep the selected cells under a name", self._on_save)
 
-        bar = QHBoxLayout()
-        bar.setContentsMargins(6, 2, 6, 2)
-        bar.setSpacing(3)
+        left, right = QHBoxLayout(), QHBoxLayout()
         for item in (
-            QLabel("Map"), self.embedding, self.rows_of, QLabel("colour"), self.colour, self.in_image,
-            *self.tools.values(), self.two, self.shown,
+            self.embedding, self.rows_of, QLabel("colour"), self.colour, self.in_image, *self.tools.values(),
+            self.two, self.shown,
         ):  # fmt: skip
-            bar.addWidget(item, {self.embedding: 2, self.rows_of: 1, self.colour: 2}.get(item, 0))
-        bar.addWidget(self.search)
-        bar.addSpacing(8)
-        bar.addWidget(self.count, 1)
+            left.addWidget(item, {self.embedding: 2, self.rows_of: 1, self.colour: 2}.get(item, 0))
+        right.addWidget(self.search)
+        right.addWidget(self.count, 1)
         for item in (
             self.hidden,
             self.flagged,
@@ -226,7 +227,8 @@ class ExploreWidget(QWidget):
             self.sets,
             self.save,
         ):
-            bar.addWidget(item)
+            right.addWidget(item)
+        bar = TwoHalves(left, right)
 
         self.nothing = QLabel()
         self.nothing.setAlignment(Qt.AlignmentFlag.AlignCenter)
@@ -259,7 +261,7 @@ class ExploreWidget(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(2)
-        layout.addLayout(bar)
+        layout.addWidget(bar)
         layout.addWidget(self.views, 1)
         self.setMinimumHeight(180)
 
@@ -273,6 +275,7 @@ class ExploreWidget(QWidget):
             (session.visible_changed, self._on_visible_changed),
             (canvas.coloured_changed, self._on_coloured),
             (canvas.similar_found, self._on_similar_found),
+            (canvas.similar_wanted, self._on_similar_wanted),
         )
         for signal, slot in self._signals:
             signal.connect(slot)
@@ -282,6 +285,7 @@ class ExploreWidget(QWidget):
         self._on_theme_changed()
         self._on_table_changed()
         self._on_visible_changed()
+        self._made: dict[str, Any] = {}  # view → its widget
         self._first_choices: dict[str, dict[str, str]] = {}  # view → what its boxes said when it was made
         self._kept_choices: dict[str, Any] = {}  # view → what was chosen in it before
         self._split_moved = False
@@ -299,9 +303,10 @@ class ExploreWidget(QWidget):
         if type(self.tabs.widget(index)) is QWidget:
             view = VIEWS[index](self.session, self.canvas)
             self.destroyed.connect(_closed(view))
+            self._made[view.title] = view
             self.tabs.blockSignals(True)
             self.tabs.removeTab(index)
-            self.tabs.insertTab(index, view, view.title)
+            self.tabs.insertTab(index, Shelf(view), view.title)
             self.tabs.setCurrentIndex(index)
             self.tabs.blockSignals(False)
             self._first_choices[view.title] = choices_of(view)
@@ -310,7 +315,7 @@ class ExploreWidget(QWidget):
     def view(self, title: str) -> QWidget:
         """Open one of the views beside the map."""
         self.tabs.setCurrentIndex([v.title for v in VIEWS].index(title))
-        return self.tabs.currentWidget()
+        return self._made[title]
 
     # ---- leave and return ------------------------------------------------------------------------
 
@@ -324,12 +329,10 @@ class ExploreWidget(QWidget):
     def value(self) -> dict[str, Any]:
         """What is open and chosen here, as plain values."""
         views = dict(self._kept_choices)
-        for i in range(self.tabs.count()):
-            view = self.tabs.widget(i)
-            if (title := getattr(view, "title", "")) in self._first_choices:
-                chosen = {**views.get(title, {}), **changed_choices(view, self._first_choices[title])}
-                now = choices_of(view)
-                views[title] = {n: now[n] for n in chosen if n in now and now[n] != NOT_KEPT}
+        for title, view in self._made.items():
+            chosen = {**views.get(title, {}), **changed_choices(view, self._first_choices[title])}
+            now = choices_of(view)
+            views[title] = {n: now[n] for n in chosen if n in now and now[n] != NOT_KEPT}
         found: dict[str, Any] = {"tab": self.tabs.tabText(self.tabs.currentIndex()), "tool": self.map.tool}
         if self._split_moved:
             found["split"] = self.views.sizes()
@@ -349,10 +352,8 @@ class ExploreWidget(QWidget):
             for title, chosen in (views.items() if isinstance(views, dict) else ())
             if isinstance(chosen, dict)
         }
-        for i in range(self.tabs.count()):
-            return_choices(
-                self.tabs.widget(i), self._kept_choices.get(getattr(self.tabs.widget(i), "title", ""))
-            )
+        for title, view in self._made.items():
+            return_choices(view, self._kept_choices.get(title))
         split = value.get("split")
         if isinstance(split, list) and len(split) == 2 and all(isinstance(v, int) and v > 0 for v in split):
             self.views.setSizes(split)
@@ -410,6 +411,9 @@ class ExploreWidget(QWidget):
     def _on_similar_found(self) -> None:
         self.view(TableView.title)
 
+    def _on_similar_wanted(self) -> None:
+        self.view(GalleryView.title).find_similar()  # type: ignore[attr-defined]
+
     def _on_colour_changed(self) -> None:
         _fill(self.colour, self.session.colour_choices, self.session.colour_by)
 
@@ -422,6 +426,8 @@ class ExploreWidget(QWidget):
     def _on_selection_changed(self) -> None:
         session = self.session
         self.count.setText(f"{session.n_selected:,} of {session.n_visible:,} cells")
+        most = f"{session.n_cells:,} of {session.n_cells:,} cells"
+        self.count.setMinimumWidth(self.count.fontMetrics().horizontalAdvance(most) + 4)
         counted = int(np.count_nonzero(session.counted))
         flagged, hidden = session.n_cells - counted, counted - session.n_visible
         if flagged or session.hide_flagged:
@@ -460,12 +466,12 @@ class ExploreWidget(QWidget):
             return self._on_undo
         if event.keyCombination() == REDO or event.matches(QKeySequence.StandardKey.Redo):
             return self._on_redo
-        digit = event.key() - Qt.Key.Key_1
+        digit = event.key() - Qt.Key.Key_0
         typed = isinstance(self.focusWidget(), QLineEdit)
-        if 0 <= digit < 9 and not typed and event.modifiers() in (
+        if 0 <= digit <= 9 and not typed and event.modifiers() in (
             Qt.KeyboardModifier.NoModifier, Qt.KeyboardModifier.KeypadModifier
         ):  # fmt: skip
-            return lambda: self._on_digit(digit)
+            return (lambda: self._on_digit(digit - 1)) if digit else self._on_named
         return self._on_escape if event.key() == Qt.Key.Key_Escape else None
 
     def event(self, event: QEvent) -> bool:
@@ -621,19 +627,36 @@ class ExploreWidget(QWidget):
         """Put the selection into a set; the next number that is free asks for a name."""
         names = list(self.session.sets)
         if digit < len(names):
-            self._told(self.session.add_to_set, names[digit])
-            made = self.session.sets[names[digit]]
-            self.viewer.status = (
-                f"{self.session.n_selected:,} cells in “{names[digit]}”, which has {len(made['cells']):,}."
-            )
+            self._put_into(names[digit])
         elif self.session.n_selected:
             self._on_save()
 
-    def _told(self, do: Any, *args: Any) -> None:
+    def _on_named(self) -> None:
+        """Put the selection into the set whose name is typed: the first letters are enough for one that is there."""
+        names = list(self.session.sets)
+        if not self.session.n_selected:
+            self.viewer.status = "Select cells first; then 0 puts them into a set by its name."
+            return
+        name, ok = QInputDialog.getItem(
+            self, "Put into a set", "Set (a name that is there is completed; a new one makes a set):", names
+        )
+        if ok:
+            self._put_into(name)
+
+    def _put_into(self, name: str) -> None:
+        if self._told(self.session.add_to_set, name):
+            name = name.strip()
+            n_now = len(self.session.sets[name]["cells"])
+            self.viewer.status = f"{self.session.n_selected:,} cells in “{name}”, which has {n_now:,}."
+
+    def _told(self, do: Any, *args: Any) -> bool:
+        """Do it, or say in the status bar why not."""
         try:
             do(*args)
         except InputError as error:
             self.viewer.status = str(error)
+            return False
+        return True
 
     def _on_map_it(self) -> None:
         from napari_cellrep.gui._runner import submit_analysis
@@ -690,6 +713,24 @@ class ExploreWidget(QWidget):
     def _on_map_failed(self, sentence: str) -> None:
         self.nothing.setText(sentence)
         self.map_it.setEnabled(True)
+
+
+class Shelf(QScrollArea):
+    """A view on its tab: in a low panel it scrolls, where it would be painted over itself otherwise."""
+
+    def __init__(self, view: QWidget) -> None:
+        super().__init__()
+        self.setWidget(view)
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+
+    def minimumSizeHint(self) -> QSize:
+        """As wide as the view must be, with room for the bar that scrolls it."""
+        return QSize(
+            self.widget().minimumSizeHint().width() + self.verticalScrollBar().sizeHint().width(), 60
+        )
 
 
 def _disconnected(*groups: Any) -> Any:

@@ -19,7 +19,7 @@ from napari.utils.notifications import show_info, show_warning
 from psygnal import Signal
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QCursor
-from qtpy.QtWidgets import QApplication, QMenu
+from qtpy.QtWidgets import QApplication, QInputDialog, QMenu
 
 from napari_cellrep.analysis.profiles import similar_groups
 from napari_cellrep.data.cells import reconcile_labels
@@ -30,6 +30,7 @@ from napari_cellrep.gui._pictures import ROLE_COLOURS, Background, Look, contras
 from napari_cellrep.gui._state import session_of
 from napari_cellrep.gui.views._raster import SELECTED, Colours, colours_of, inside_polygon
 from napari_cellrep.session import Session, read_project
+from napari_cellrep.specs import InputError
 
 CLICK_PX = 4
 PAINT_SLICE_S = 0.03  # the overlay is painted in slices of this length, so that the window stays awake
@@ -103,6 +104,7 @@ class Canvas:
 
     coloured_changed = Signal(bool)  # whether the cells are coloured as on the map
     similar_found = Signal()  # somebody asked for similar groups, and here they are
+    similar_wanted = Signal()  # of cells like the selected one
 
     def __init__(self, viewer: Any, session: Session) -> None:
         self._viewer = weakref.ref(viewer)
@@ -633,7 +635,18 @@ class Canvas:
         if row >= 0:
             cell, group = session.cell_id(row), str(session.value(row, "group"))
             menu.addSection(cell)
+            menu.setToolTipsVisible(True)
             menu.addAction("Show in image", lambda: self.go_to(row, frame=True))
+            similar = menu.addAction("Find similar cells", lambda: self.find_similar_cells(row))
+            similar.setEnabled(bool(session.embedding) and len(self.similar_wanted) > 0)
+            similar.setToolTip(
+                "The gallery shows all cells, the most like this one first"
+                if similar.isEnabled()
+                else "Needs an embedding: embed the cells in the CellRep panel"
+                if not session.embedding
+                else "Open the Explore panel: its gallery shows them"
+            )
+            self._fill_sets(menu, row)
             menu.addAction("Predict this pattern in another cell…", lambda: self.start_prediction(cell))
             menu.addAction(
                 f"Predict this pattern in a random cell of {group}", lambda: self.predict(cell, "")
@@ -651,6 +664,36 @@ class Canvas:
         menu.popup(at if at is not None else QCursor.pos())
         self._menu = menu
         return menu
+
+    def _fill_sets(self, menu: QMenu, row: int) -> None:
+        """Offer to put a cell, or the selection it is of, into a set."""
+        session = self.session
+        n = session.n_selected if session.selected[row] else 1
+        sets = menu.addMenu("Add to set" if n == 1 else f"Add the {n:,} selected cells to set")
+        for name in session.sets:
+            sets.addAction(name, lambda name=name: self._add_to_set(row, name))
+        sets.addSeparator()
+        sets.addAction("A new set…", lambda: self._add_to_new_set(row))
+
+    def _add_to_new_set(self, row: int) -> None:
+        name, ok = QInputDialog.getText(QApplication.activeWindow(), "New set", "Name of the set:")
+        if ok:
+            self._add_to_set(row, name)
+
+    def _add_to_set(self, row: int, name: str) -> None:
+        session = self.session
+        if not session.selected[row]:
+            session.select([row])
+        try:
+            session.add_to_set(name)
+        except InputError as error:
+            self._complain(error)
+
+    def find_similar_cells(self, row: int) -> None:
+        """Select a cell, and let the gallery put the others by how like it they are."""
+        self.session.select([row])
+        self.session.set_focus(row)
+        self.similar_wanted.emit()
 
     def open_group_menu(self, by: str, name: str, at: Any = None) -> QMenu:
         """Pop up what can be done with a field or group: the cells with this value in a column."""

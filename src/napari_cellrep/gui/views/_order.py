@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from napari_cellrep.analysis.variability import main_axis
 from napari_cellrep.gui.views._raster import _natural
 
 
@@ -51,6 +52,29 @@ def by_distance(rows: np.ndarray, vectors: np.ndarray, to: Sequence[int] | np.nd
     scale = np.where(spread > 0, 1 / np.where(spread > 0, spread, 1), 0)
     distance = (((own[known] - target.mean(axis=0)) * scale) ** 2).sum(axis=1)
     return np.concatenate([rows[known][np.argsort(distance, kind="stable")], rows[~known]])
+
+
+def by_main_axis(rows: np.ndarray, vectors: np.ndarray, alike: pd.Series | None = None) -> np.ndarray:
+    """Rows along what differs most among the cells, from one end to the other.
+
+    Parameters
+    ----------
+    rows : ndarray of int, shape (n,)
+    vectors : ndarray of shape (n_cells, d)
+        An embedding. Features count alike: each is divided by its spread over `rows`.
+    alike : Series, optional
+        Cells with the same value of this column have an axis of their own (their first principal component), value
+        after value; without it, all rows have one. Cells without a vector come last.
+    """
+    own = np.asarray(vectors[rows], np.float32)
+    known = np.isfinite(own).all(axis=1)
+    if not known.any():
+        return rows
+    spread = own[known].std(axis=0)
+    own *= np.where(spread > 0, 1 / np.where(spread > 0, spread, 1), 0)
+    parts = [("", rows)] if alike is None else in_sections(rows, alike, len(alike))
+    at = pd.Series(np.arange(len(rows)), index=rows)
+    return np.concatenate([part[np.argsort(main_axis(own[at[part]])[0], kind="stable")] for _, part in parts])
 
 
 def in_sections(

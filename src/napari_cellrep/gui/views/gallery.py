@@ -24,8 +24,8 @@ from qtpy.QtWidgets import (
 from napari_cellrep.analysis.profiles import Similar
 from napari_cellrep.gui._pictures import Background
 from napari_cellrep.gui.views._file import paint_file
-from napari_cellrep.gui.views._order import by_column, by_distance, in_sections
-from napari_cellrep.gui.views._parts import CellView, choice_box, offer, words_line
+from napari_cellrep.gui.views._order import by_column, by_distance, by_main_axis, in_sections
+from napari_cellrep.gui.views._parts import CellView, TwoHalves, choice_box, offer, words_line
 from napari_cellrep.gui.views._raster import SELECTED
 from napari_cellrep.gui.views._tiles import Tiles
 from napari_cellrep.gui.views.map import selection_mode
@@ -36,9 +36,11 @@ TITLE_PX = 22
 MOST_PRINTED = 400
 
 # What the order box offers besides columns.
-PLATE, LIKE, TYPICAL, ODD, RANDOM = (
-    "plate order", "like the selected cells", "most typical of its group", "least like its group", "random",
+PLATE, LIKE, TYPICAL, ODD, AXIS, RANDOM = (
+    "plate order", "like the selected cells", "most typical of its group", "least like its group",
+    "along what varies most", "random",
 )  # fmt: skip
+MOST_ON_AXIS = 20_000  # cells with one axis; of more, each group has its own
 MOST_LINES = 60  # values of a column, but for groups and fields
 
 
@@ -89,24 +91,17 @@ class GalleryView(CellView):
         self.save = QPushButton("Save picture…")
         self.save.setToolTip("A montage of what is shown from the top on, for print, as PNG or PDF")
         self.words = words_line()
-        bar = QHBoxLayout()
-        bar.setContentsMargins(4, 2, 4, 2)
-        for item in (
-            self.which,
-            QLabel("order"),
-            self.order,
-            QLabel("lines"),
-            self.by,
-            self.similar,
-            self.save,
-        ):
-            bar.addWidget(item, 1 if isinstance(item, QComboBox) else 0)
-        bar.addWidget(self.side)
+        left, right = QHBoxLayout(), QHBoxLayout()
+        for item in (self.which, QLabel("order"), self.order, QLabel("lines"), self.by):
+            left.addWidget(item, 1 if isinstance(item, QComboBox) else 0)
+        for item in (self.similar, self.save, self.side):
+            right.addWidget(item)
+        bar = TwoHalves(left, right)
         self.grid = Grid(self)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(2)
-        layout.addLayout(bar)
+        layout.addWidget(bar)
         layout.addWidget(self.words)
         layout.addWidget(self.grid, 1)
 
@@ -145,7 +140,7 @@ class GalleryView(CellView):
         self.background.forget()
         self.grid.forget()
         columns = session.colour_choices
-        offer(self.order, [PLATE, LIKE, TYPICAL, ODD, RANDOM, *columns])
+        offer(self.order, [PLATE, LIKE, TYPICAL, ODD, AXIS, RANDOM, *columns])
         whole = [c for c in session.row_columns() if c in ("group", "field")]
         few = [
             c
@@ -210,6 +205,9 @@ class GalleryView(CellView):
         obs, similar = cells.obs, session.similar
         ranked = similar if similar is not None and similar.by == by else None
         first = ranked.names if ranked is not None else ()
+        # Selected cells have one axis, however many groups they are of; else each line or group has its own.
+        together = self.which.currentIndex() == 1 and len(rows) <= MOST_ON_AXIS
+        part = by if by in obs else "" if together else "group"
 
         def work() -> list[tuple[str, np.ndarray]]:
             found = rows
@@ -226,6 +224,8 @@ class GalleryView(CellView):
                     or [rows]
                 )
                 found = _in_turn(found, obs["group"].to_numpy()) if by == "no lines" else found
+            elif order == AXIS and vectors is not None:
+                found = by_main_axis(rows, vectors, obs[part] if part else None)
             elif order in obs:
                 found = by_column(rows, obs[order])
             return in_sections(found, obs[by], first=first) if by in obs else [("", found)]
@@ -237,15 +237,15 @@ class GalleryView(CellView):
             if self.session.cells is not cells:
                 return  # another table meanwhile; it is arranged anew
             self.grid.show_sections(sections, ranked)
-            self.words.setText(self._sentence(rows, order, by, len(asked)))
+            self.words.setText(self._sentence(rows, order, by, len(asked), part))
             self._on_marks_changed()
 
         self.background.run(work, arranged, "order")
 
-    def _sentence(self, rows: np.ndarray, order: str, by: str, n_asked: int) -> str:
+    def _sentence(self, rows: np.ndarray, order: str, by: str, n_asked: int, part: str) -> str:
         if not len(rows):
             return "Nothing is selected: draw around cells on the map, or choose “all cells”."
-        if order in (LIKE, TYPICAL, ODD) and not self.session.embedding:
+        if order in (LIKE, TYPICAL, ODD, AXIS) and not self.session.embedding:
             return "This order needs an embedding: embed the cells in the CellRep panel."
         if order == LIKE and not n_asked:
             return "Select a cell, and the others stand by how like it they are."
@@ -255,6 +255,9 @@ class GalleryView(CellView):
         words = f"{len(rows):,} cells"
         if by in self.session.cells.obs:  # type: ignore[union-attr]
             words += f", a line for each {by.replace('_', ' ')}; click its name to select its cells"
+        if order == AXIS:
+            among = f"in each {part.replace('_', ' ')}" if part else "among them"
+            words += f"; from one end to the other of what varies most {among}"
         return words + "."
 
     # ---- for print ---------------------------------------------------------------------------------
@@ -480,7 +483,9 @@ class Grid(QAbstractScrollArea):
         width = max(place.right() for _, place in tiles) + GAP_PX
         height = max(place.bottom() for _, place in tiles) + GAP_PX
         if paint_file(path, width, height, lambda painter: self._print(painter, tiles, looks, width, height)):
-            say(f"{len(tiles):,} cells saved as {path}.")
+            n_all = sum(len(section.rows) for section in self.sections)
+            first = f"The first {len(tiles):,} of {n_all:,}" if len(tiles) < n_all else f"{len(tiles):,}"
+            say(f"{first} cells saved as {path}.")
         else:
             say(f"{path} could not be written; choose another folder.")
 

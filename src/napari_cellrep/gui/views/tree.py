@@ -24,7 +24,7 @@ from napari_cellrep.gui.views._branches import Pictured, branches_of, paint, pic
 from napari_cellrep.gui.views._dendrogram import Dendrogram
 from napari_cellrep.gui.views._file import paint_file
 from napari_cellrep.gui.views._grown import MOST_GROUPS, Grown, grown
-from napari_cellrep.gui.views._parts import CellView, choice_box
+from napari_cellrep.gui.views._parts import CellView, TwoHalves, choice_box
 from napari_cellrep.gui.views._raster import Colours, category_colours, colours_of
 from napari_cellrep.session import Session
 from napari_cellrep.specs import InputError
@@ -91,18 +91,17 @@ class TreeView(CellView):
             "A group is the mean of its cells' embedding; every number is then scaled over the groups (z-score).\n"
             "Correlation 1: two groups lie above and below the average in the same features; −1: in the opposite ones."
         )
-        bar = QHBoxLayout()
-        bar.setContentsMargins(4, 2, 4, 2)
-        for item in (
-            self.rows_of, self.take, self.distance, self.joining, QLabel("cut"), self.height, self.keep, self.save,
-            self.save_branches, self.line,
-        ):  # fmt: skip
-            bar.addWidget(item, {self.rows_of: 3, self.height: 2}.get(item, 0))
+        left, right = QHBoxLayout(), QHBoxLayout()
+        for item in (self.rows_of, self.take, self.distance, self.joining, QLabel("cut"), self.height):
+            left.addWidget(item, {self.rows_of: 3, self.height: 2}.get(item, 0))
+        for item in (self.keep, self.save, self.save_branches, self.line):
+            right.addWidget(item)
+        bar = TwoHalves(left, right)
         self.plot = Dendrogram(session, canvas, self.background)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(2)
-        layout.addLayout(bar)
+        layout.addWidget(bar)
         layout.addWidget(self.words)
         layout.addWidget(self.plot, 1)
 

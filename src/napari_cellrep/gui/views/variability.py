@@ -694,7 +694,7 @@ class Scatter(QWidget):
         found = self.found
         if found is None:
             return
-        colour = QColor(*(int(v) for v in OKABE_ITO[4]))
+        colour = blue_beside(text)
         thin = QColor(colour)
         thin.setAlpha(110)
         few = len(self.shown) <= MOST_BARS
@@ -928,7 +928,7 @@ class Strip(QWidget):
         if low < 0 < high:
             painter.setPen(QPen(faint, 1, Qt.PenStyle.DashLine))
             painter.drawLine(QPointF(x_of(0), top), QPointF(x_of(0), bottom))
-        reference, own = QColor(text), QColor(*(int(v) for v in OKABE_ITO[4]))
+        reference, own = QColor(text), blue_beside(text)
         reference.setAlpha(90)
         for i, (title, outline, (q1, q2, q3)) in enumerate(seen.violins):
             y = top + (i + 0.5) * px
@@ -983,6 +983,11 @@ class Strip(QWidget):
     def leaveEvent(self, event: QEvent) -> None:
         """The pointer is over no cell any more."""
         self.session.set_hover(-1)
+
+
+def blue_beside(text: QColor) -> QColor:
+    """The blue of groups, light on dark themes and dark on light ones: three to one at least against what is behind it."""
+    return QColor(*(int(v) for v in OKABE_ITO[4 if text.lightness() > 127 else 0]))
 
 
 def _sentence(found: Found) -> str:
