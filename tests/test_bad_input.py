@@ -234,7 +234,7 @@ def test_a_disk_that_fills(lab, said, refused, step):
         command = {
             "segment": ["segment", root, "--smoothing", "0.07"],
             "embed": ["embed", root, "--model", "measurements", "--key", "more"],
-            "analyze": ["analyze", root, "outliers"],
+            "analyze": ["analyze", root, "outliers", "--set", "within=all"],
             "export": ["export", root, disk / "out.h5ad"],
         }[step]
         room = shutil.disk_usage(disk).free
@@ -278,7 +278,7 @@ def test_a_read_only_project_can_be_looked_at_and_exported(lab, said, refused):
         for command in (
             ["segment", view, "--smoothing", "0.07"],
             ["embed", view, "--model", "measurements", "--key", "k"],
-            ["analyze", view, "outliers"],
+            ["analyze", view, "outliers", "--set", "within=all"],
         ):
             told = refused(*command)
             assert "read-only" in told or "cannot be written" in told, told
