@@ -41,7 +41,7 @@ TRAINING = {
     "held_out": 0.0,
     "settle_norm": True,
 }  # it is short: every cell counts
-MIN_STEPS, MAX_STEPS = 40, 240
+MIN_STEPS, MAX_STEPS = 40, 400
 # The sample's nuclei are 15 px wide. The paper's human cells are seen in windows of about two and a half nuclei; the
 # network's own 64 px would hold two or three neighbours, whose protein the spatial maximum cannot tell from the cell's.
 WINDOW_PX = 40
