@@ -177,6 +177,7 @@ def test_find_similar_groups_from_a_point_to_the_table(explore, qtbot) -> None:
     qtbot.waitUntil(menu.isVisible)
     assert [a.text() for a in menu.actions()][1:] == [
         "Find similar groups",
+        "What do its cells differ in?",
         f"Select its {int((session.visible & (session.cells.obs['group'] == 'A12')).sum()):,} cells",
         "Show in image",
     ]

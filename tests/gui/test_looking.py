@@ -74,7 +74,7 @@ def entries(canvas, row, spot=None):
     menu = canvas.open_menu(row, spot=spot)
     found = {a.text(): a for a in menu.actions() if a.text()}
     for action in menu.actions():
-        if action.menu() is not None:
+        if action.menu() is not None and "the " in action.text():  # not "Add to set"
             n = action.text().partition("the ")[2].partition(" ")[0]
             found.update({f"{n}: {a.text()}": a for a in action.menu().actions()})
     menu.hide()
