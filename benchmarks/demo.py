@@ -40,7 +40,7 @@ def run(seed: int, seconds: float, folder: Path) -> dict:
 
 def main() -> None:
     parser = options(__doc__)
-    parser.add_argument("--seconds", type=float, default=90, help="for training, as `cellrep demo` has it")
+    parser.add_argument("--seconds", type=float, default=105, help="for training, as `cellrep demo` has it")
     args = parser.parse_args()
     seeds = (0,) if args.quick else (0, 1, 2)
     with tempfile.TemporaryDirectory() as folder:

@@ -128,7 +128,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     )
     demo.add_argument("--view", action="store_true", help="open napari on the result")
     demo.add_argument("--seed", type=int, default=0, help="seed of weights and training (default 0)")
-    demo.add_argument("--seconds", type=float, default=90, help="time for training (default 90)")
+    demo.add_argument("--seconds", type=float, default=105, help="time for training (default 105)")
 
     new = add("new", _new, "Make a project of your images.")
     new.add_argument("project", type=Path, help="the folder to make, NAME.cellrep")

@@ -40,7 +40,7 @@ def test_settings_act_on_the_visible_field_at_once_and_write_nothing(qtbot, dock
     assert segment.sizes.counts.sum() == first
     assert dock.runner.current is None, "a preview is no job"
 
-    segment.form.set_value({"min_area_px": 400})
+    segment.form.set_value({"min_area_px": 250})
     settled(qtbot, segment)
     (layer,) = shown_trial(viewer)
     assert 0 < len(np.unique(layer.data)) - 1 < first

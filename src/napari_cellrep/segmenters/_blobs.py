@@ -212,7 +212,12 @@ def find_blobs(plane: np.ndarray, rules: Rules) -> np.ndarray:
         found = float(2 * np.sqrt(np.median(np.bincount(labels.ravel())[1:]) / np.pi))
         if abs(found / diameter - 1) > _SAME_SIZE:
             labels = _find(plane, rules, found)
-    return _split_by_size(labels, plane) if rules.split else labels
+    if rules.split:
+        labels = _split_by_size(labels, plane)
+    # Last, so that a limit neither changes the other objects nor carves smaller ones out of them.
+    area = np.bincount(labels.ravel())
+    keep = (area >= rules.min_area_px) & (area <= (rules.max_area_px or np.inf))
+    return _renumber(np.where(keep[labels], labels, 0))
 
 
 def _find(plane: np.ndarray, rules: Rules, diameter: float) -> np.ndarray:
@@ -225,10 +230,9 @@ def _find(plane: np.ndarray, rules: Rules, diameter: float) -> np.ndarray:
         small = ndimage.zoom(small, up, order=1, grid_mode=True, mode="nearest")
     d = diameter * up / factor
     disc = np.pi * d * d / 4
-    least = rules.min_area_px * (up / factor) ** 2 or rules.min_area * disc
-    most = rules.max_area_px * (up / factor) ** 2 or rules.max_area * disc
-    # Objects are cut at their natural size first and dropped after: a limit must not carve specks out of them.
-    smallest, largest = min(least, rules.min_area * disc), max(most, rules.max_area * disc)
+    # Limits in pixels may be wider than the natural ones; where they are narrower they act in the end.
+    asked = [px * (up / factor) ** 2 for px in (rules.min_area_px, rules.max_area_px)]
+    least, most = min(asked[0] or np.inf, rules.min_area * disc), max(asked[1], rules.max_area * disc)
 
     sigma = max(0.7, rules.smooth * d)
     smooth = ndimage.gaussian_filter(small, sigma)
@@ -240,12 +244,12 @@ def _find(plane: np.ndarray, rules: Rules, diameter: float) -> np.ndarray:
         return empty
 
     relief = height - _VALLEY * valleys(height, _VALLEY_SCALE * d) if rules.split else height
-    tree = _component_tree(relief, low, smallest, largest, rules.fill_holes)
-    seeds = _cut_tree(tree, height.shape, d, smallest, largest, rules.split)
+    tree = _component_tree(relief, low, least, most, rules.fill_holes)
+    seeds = _cut_tree(tree, height.shape, d, least, most, rules.split)
     labels = _outline(height, relief, seeds, low, rules.edge, rules.fill_holes)
     if rules.split:
         labels = _split_by_shape(labels, d)
-    labels = _keep_objects(labels, height, (smallest, largest), (least, most), noise, rules)
+    labels = _keep_objects(labels, height, least, most, noise, rules)
     if up > 1:
         labels = labels[::up, ::up]
     return _enlarge(labels, factor, plane.shape)
@@ -633,20 +637,15 @@ def _touching(labels: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _keep_objects(
-    labels: np.ndarray,
-    height: np.ndarray,
-    natural: tuple[float, float],
-    asked: tuple[float, float],
-    noise: float,
-    rules: Rules,
+    labels: np.ndarray, height: np.ndarray, least: float, most: float, noise: float, rules: Rules
 ) -> np.ndarray:
-    """Drop what is too faint, or too small or large (px): the typical brightness is that of all of natural size."""
+    """Drop what is too small, too large, or too faint."""
     n = int(labels.max())
     if not n:
         return labels
     area = np.bincount(labels.ravel(), minlength=n + 1).astype(float)
     own = _percentile_per_label(height, labels, n, 50)
-    keep = (area >= natural[0]) & (area <= natural[1]) & (own > rules.noise_sds * noise)
+    keep = (area >= least) & (area <= most) & (own > rules.noise_sds * noise)
     flat = np.flatnonzero(labels)
     keep[1:] &= _ellipse_fill(labels.ravel()[flat] - 1, flat, labels.shape[1], n)[1] >= _LEAST_FILL
     keep[0] = False
@@ -656,7 +655,6 @@ def _keep_objects(
         weight = np.cumsum((area * own**_LIGHT_POWER)[keep][order])
         typical = own[keep][order][np.searchsorted(weight, weight[-1] / 2)]
         keep &= own > rules.contrast * typical
-    keep &= (area >= asked[0]) & (area <= asked[1])
     keep[0] = False
     return _renumber(np.where(keep[labels], labels, 0))
 

@@ -47,7 +47,7 @@ MIN_STEPS, MAX_STEPS = 40, 400
 WINDOW_PX = 40
 
 
-def demo(out: Path | str, *, seed: int = 0, train_seconds: float = 90) -> Job[dict[str, Any]]:
+def demo(out: Path | str, *, seed: int = 0, train_seconds: float = 105) -> Job[dict[str, Any]]:
     """Run everything on the bundled sample and write project, report, ranking and numbers to `out`.
 
     Run again on the same folder, it goes on where it stopped.
