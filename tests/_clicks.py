@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 
-from qtpy.QtCore import QPoint, Qt
+from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
+from qtpy.QtGui import QMouseEvent
 from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QApplication
 
 LONG = 60_000
 
@@ -25,7 +27,15 @@ def hover(qtbot, widget, at, seen, timeout=20_000):
     turns = itertools.cycle((QPoint(1, 1), QPoint(0, 0)))
 
     def moved():
-        qtbot.mouseMove(widget, at + next(turns))
+        spot = at + next(turns)
+        qtbot.mouseMove(widget, spot)
+        if not seen():  # a window of an earlier test may lie over it and get the pointer's events
+            place, none = QPointF(spot), Qt.MouseButton.NoButton
+            there = QPointF(widget.mapToGlobal(spot))
+            move = QMouseEvent(
+                QEvent.Type.MouseMove, place, there, none, none, Qt.KeyboardModifier.NoModifier
+            )
+            QApplication.sendEvent(widget, move)
         return seen()
 
     qtbot.waitUntil(moved, timeout=timeout)
