@@ -168,6 +168,8 @@ def test_importing_the_worker_loads_no_torch_and_no_qt():
     [
         (MemoryError(), "The computer did not have enough memory"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "The graphics card did not"),
+        (RuntimeError("could not create a primitive"), "The computer did not have enough memory"),
+        (RuntimeError("could not create a primitive descriptor for a matmul"), "Something unexpected"),
         (ModuleNotFoundError("no", name="cellpose.models"), "'cellpose', which is not installed"),
         (KeyError("x"), "KeyError: 'x'"),
         (ValueError(), "ValueError: no further word"),

@@ -5,6 +5,7 @@ Standard library only.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -99,3 +100,18 @@ def drain(job: Job[R], on_progress: Callable[[Progress], None] | None = None) ->
         return stop.value  # type: ignore[no-any-return]
     finally:
         job.close()
+
+
+# What stands for a lack of memory: torch's allocator, C++, and oneDNN, which fails to make or to run a kernel it has
+# already found (one it does not have fails at its "primitive descriptor").
+_NO_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|bad_alloc|could not (create|execute) a primitive(?! descriptor)",
+    re.IGNORECASE,
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory, the computer's or the graphics card's, did not suffice."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
+        return True
+    return isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error)))

@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from napari_cellrep import registry
-from napari_cellrep.jobs import Job, Progress
+from napari_cellrep.jobs import Job, Progress, is_out_of_memory
 from napari_cellrep.specs import InputError
 
 if TYPE_CHECKING:  # the process has to be there at once; what it needs for a job it loads with the first
@@ -69,7 +69,7 @@ def sentence_of(error: BaseException) -> str:
     if isinstance(error, InputError):
         return text
     low = text.lower()
-    if isinstance(error, MemoryError) or "out of memory" in low or "can't allocate memory" in low:
+    if is_out_of_memory(error):
         where = "The graphics card" if "cuda" in low or "mps" in low or "hip" in low else "The computer"
         return (
             f"{where} did not have enough memory for this step. What was finished is kept; choose a smaller "

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from napari_cellrep.jobs import is_out_of_memory
 from napari_cellrep.models._base import EmbeddingModel
 from napari_cellrep.specs import InputError
 
@@ -121,13 +122,6 @@ def _time(run: Callable[[str], Any], form: str, device: torch.device) -> float:
     elif device.type == "mps":
         torch.mps.synchronize()
     return time.perf_counter() - start
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device's memory did not suffice."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
 
 
 @contextlib.contextmanager

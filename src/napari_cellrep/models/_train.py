@@ -17,13 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from napari_cellrep.jobs import Job, Progress
+from napari_cellrep.jobs import Job, Progress, is_out_of_memory
 from napari_cellrep.models._base import EmbeddingModel, can, replace_file, save_model
 from napari_cellrep.models._engine import (
     check_precision,
     choose_device,
     computing,
-    is_out_of_memory,
     memory_peak,
     to_tensor,
     trial_form,
