@@ -237,10 +237,7 @@ def similar_groups(
         raise InputError(
             f"At least three groups can be compared; by {by} there are {len(known)} with cells that count."
         )
-    if metric == "correlation" and x.shape[1] < 3:
-        raise InputError(
-            f"Correlations need at least three features, this embedding has {x.shape[1]}; choose Euclidean distance."
-        )
+    _check_features(x, metric)
     z = z_score(profiles[known])
     own = z[known == at]
     if metric == "euclidean":
@@ -295,10 +292,7 @@ def grow(z: np.ndarray, metric: str = "correlation", linkage: str = "average") -
         )
     if len(z) < 2:
         raise InputError(f"A tree joins at least two; there {'is one' if len(z) else 'are none'}.")
-    if metric == "correlation" and z.shape[1] < 3:
-        raise InputError(
-            f"Correlations need at least three features, this embedding has {z.shape[1]}; choose Euclidean distance."
-        )
+    _check_features(z, metric)
     if metric == "euclidean":
         distance = pdist(np.asarray(z, np.float64))
     elif linkage == "ward":
@@ -328,6 +322,13 @@ def _drawn(linkage: np.ndarray) -> Tree:
         first[n + i], last[n + i] = min(first[a], first[b]), max(last[a], last[b])
         parent[a] = parent[b] = n + i
     return Tree(linkage, order, first, last, np.concatenate([np.zeros(n), linkage[:, 2]]), parent)
+
+
+def _check_features(x: np.ndarray, metric: str) -> None:
+    if metric == "correlation" and x.shape[1] < 3:
+        raise InputError(
+            f"Correlations need at least three features, this embedding has {x.shape[1]}; choose Euclidean distance."
+        )
 
 
 def _unit(z: np.ndarray) -> np.ndarray:

@@ -762,11 +762,7 @@ def analyze(
     old = provenance(target).get(name, {}) if target is not None else {}
     if target is not None and old.get("digest") == stamp and _all_there(target, old["written"]):
         yield Progress(1, 1, f"{recipe} of {key} is up to date")
-        table = None
-        if recipe == "variability":
-            table = ranking(project, embedding=key, by=options["by"])
-        elif recipe == "similar":
-            table = similar_table(old["numbers"])
+        table = _in_order(project, recipe, key, options, old["numbers"])
         summary = f"Up to date, nothing to do. {old['summary']}"
         return AnalyzeResult(recipe, key, summary, tuple(old["written"]), True, old["numbers"], table)
 
@@ -779,11 +775,8 @@ def analyze(
     }  # fmt: skip
     if found.table is not None:
         written = _put_groups(project, found, key, str(options["by"]), work.all_obs, name, made)
-        table = found.table
-        if recipe == "variability":
-            table = ranking(project, embedding=key, by=str(options["by"]))
-        elif recipe == "similar":
-            table = similar_table(found.numbers)
+        ordered = _in_order(project, recipe, key, options, found.numbers)
+        table = found.table if ordered is None else ordered
     else:
         written, table = _put_cells(project, found, work.obs.index, name, made), None
     project.log(
@@ -868,6 +861,15 @@ def check_options(recipe: str, options: Mapping[str, Any]) -> dict[str, Any]:
             raise InputError(f"{name} is {value!r}; it has to be of type {kind.__name__}.")
         out[name] = value
     return out
+
+
+def _in_order(
+    project: Project, recipe: str, key: str, options: Mapping[str, Any], numbers: Mapping[str, Any]
+) -> pd.DataFrame | None:
+    """The groups in the order that a recipe found; None where it has none."""
+    if recipe == "variability":
+        return ranking(project, embedding=key, by=str(options["by"]))
+    return similar_table(numbers) if recipe == "similar" else None
 
 
 def ranking(project: Project, *, embedding: str = "", by: str = "") -> pd.DataFrame:

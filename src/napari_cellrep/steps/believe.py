@@ -191,21 +191,10 @@ def believe(
     yield Progress(0, n_steps, f"Ranks of {cell_id}")
     checks = [*_flags(it), _one_number(it), *_other_models(it)]
     yield Progress(1, n_steps, "Cutting the cells of its group")
-    found, why = None, ""
-    try:
-        found = network_of(project, embedding)
-    except InputError as error:
-        why = str(error)
+    found, why = network_or_why(project, embedding)
     rows = np.concatenate([[row], it.mates(seed)]).astype(np.int64)
     crops, ratio = read(it, rows, found)
-    vectors: dict[str, np.ndarray] = {}
-    if found is not None:
-        from napari_cellrep.models._engine import Embedder
-
-        engine = Embedder(found.net, [found.layer], device=device, precision="fp32")
-        for i, treatment in enumerate(crops):
-            yield Progress(2 + i, n_steps, f"Embedding its group anew ({treatment})")
-            vectors[treatment] = engine.run(crops[treatment])[found.layer]
+    vectors = yield from embed_anew(found, crops, device, 2, n_steps, "Embedding its group anew")
     checks += _embedded_anew(it, rows, vectors, found, why)
     yield Progress(n_steps - 2, n_steps, "Neighbours and chance")
     checks += [_recurs(it), _readout(it, ratio), _by_chance(it, seed), trained(it, found)]
@@ -217,16 +206,53 @@ def believe(
 
 
 def _lines(belief: Belief) -> list[str]:
-    n = {verdict: sum(c.verdict == verdict for c in belief.checks) for verdict in (HOLDS, FAILS, UNKNOWN)}
-    lines = [
+    first = (
         f"{belief.cell_id}, one of {belief.n_group:,} cells of group {belief.group}, of which {belief.n_good:,} are good; "
-        f"by {said(belief.embedding)}.",
-        f"Of {len(belief.checks)} claims {n[HOLDS]} hold, {n[FAILS]} do not, {n[UNKNOWN]} cannot be told. "
-        f"Odd means: among the oddest {ODD_SHARE:.0%} of its group.".replace("%", " %"),
+        f"by {said(belief.embedding)}."
+    )
+    means = f"Odd means: among the oddest {ODD_SHARE:.0%} of its group.".replace("%", " %")
+    return report(first, means, belief.checks)
+
+
+def report(first: str, means: str, checks: Sequence[Check]) -> list[str]:
+    """Lines to be read: what it is about, how many claims hold and what they mean, and every check."""
+    n = {verdict: sum(c.verdict == verdict for c in checks) for verdict in (HOLDS, FAILS, UNKNOWN)}
+    lines = [
+        first,
+        f"Of {len(checks)} claims {n[HOLDS]} hold, {n[FAILS]} do not, {n[UNKNOWN]} cannot be told. {means}",
     ]
-    for check in belief.checks:
+    for check in checks:
         lines += ["", check.line]
     return lines
+
+
+def network_or_why(project: Project, embedding: str) -> tuple[Found | None, str]:
+    """The network behind an embedding, or why it cannot be asked again."""
+    try:
+        return network_of(project, embedding), ""
+    except InputError as error:
+        return None, str(error)
+
+
+def embed_anew(
+    found: Found | None, crops: Mapping[str, np.ndarray], device: str, done: int, total: int, words: str
+) -> Job[dict[str, np.ndarray]]:
+    """Vectors of crops treated in several ways; none without a network."""
+    if found is None:
+        return {}
+    from napari_cellrep.models._engine import Embedder
+
+    engine = Embedder(found.net, [found.layer], device=device, precision="fp32")
+    vectors = {}
+    for i, treatment in enumerate(crops):
+        yield Progress(done + i, total, f"{words} ({treatment})")
+        vectors[treatment] = engine.run(crops[treatment])[found.layer]
+    return vectors
+
+
+def untold(claims: Mapping[str, str], reason: str) -> list[Check]:
+    """Claims that all cannot be told for one reason."""
+    return [Check(name, claim, UNKNOWN, reason) for name, claim in claims.items()]
 
 
 def said(embedding: str) -> str:
@@ -421,20 +447,17 @@ def _embedded_anew(
         "shift": f"It is odd when every crop is shifted by {SHIFT_PX} px",
         "structure": "The structure channels alone do not make it odd",
     }
-
-    def untold(reason: str) -> list[Check]:
-        return [Check(name, claim, UNKNOWN, reason) for name, claim in claims.items()]
-
     if found is None:
-        return untold(why)
+        return untold(claims, why)
     ranks = {treatment: _rank_among(x) for treatment, x in vectors.items()}
     plain = ranks["plain"]
     if plain is None:
-        return untold("too few good cells of its group could be embedded anew.")
+        return untold(claims, "too few good cells of its group could be embedded anew.")
     stored = np.asarray(it.project.cells.obsm[f"X_{it.embedding}"][rows], np.float32)
     if not same(vectors["plain"], stored):
         return untold(
-            "embedded anew just as before, the cells get other vectors: the images, labels or versions changed."
+            claims,
+            "embedded anew just as before, the cells get other vectors: the images, labels or versions changed.",
         )
     among = f" Among {len(rows) - 1:,} mates, as it was: {_rank_words(plain)}."
     checks = []

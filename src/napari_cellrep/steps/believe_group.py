@@ -19,7 +19,6 @@ from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import InputError, join_words, p_words
 from napari_cellrep.steps import believe as cell
 from napari_cellrep.steps.believe import FAILS, HOLDS, SHIFT_PX, UNKNOWN, Check
-from napari_cellrep.steps.networks import network_of
 
 if TYPE_CHECKING:
     from napari_cellrep.steps.networks import Found
@@ -191,21 +190,10 @@ def believe_group(
     subject = _as_subject(it)
     checks.append(_recurs(it, subject))
     yield Progress(2, n_steps, "Cutting some of its cells, and of the reference groups")
-    found, why = None, ""
-    try:
-        found = network_of(project, it.embedding)
-    except InputError as error:
-        why = str(error)
+    found, why = cell.network_or_why(project, it.embedding)
     rows, of = _sample(it, seed)
     crops, ratio = cell.read(subject, rows, found, TREATMENTS)
-    vectors: dict[str, np.ndarray] = {}
-    if found is not None:
-        from napari_cellrep.models._engine import Embedder
-
-        engine = Embedder(found.net, [found.layer], device=device, precision="fp32")
-        for i, treatment in enumerate(crops):
-            yield Progress(3 + i, n_steps, f"Embedding them anew ({treatment})")
-            vectors[treatment] = engine.run(crops[treatment])[found.layer]
+    vectors = yield from cell.embed_anew(found, crops, device, 3, n_steps, "Embedding them anew")
     checks += _embedded_anew(it, rows, of, vectors, found, why)
     checks += [_readout(it, rows, of, ratio), cell.trained(subject, found)]
     yield Progress(n_steps, n_steps, f"Checked {group}")
@@ -242,17 +230,13 @@ def _as_subject(it: _Group) -> cell.Subject:
 
 
 def _lines(belief: GroupBelief, it: _Group) -> list[str]:
-    n = {verdict: sum(c.verdict == verdict for c in belief.checks) for verdict in (HOLDS, FAILS, UNKNOWN)}
     what = "group" if belief.by == "group" else belief.by.replace("_", " ")
-    lines = [
+    first = (
         f"{what.capitalize()} {belief.group}: {belief.n_group:,} cells, of which {belief.n_good:,} are good; "
-        f"by {cell.said(belief.embedding)}.",
-        f"Of {len(belief.checks)} claims {n[HOLDS]} hold, {n[FAILS]} do not, {n[UNKNOWN]} cannot be told. "
-        f"Varies means: {it.what[:1].lower()}{it.what[1:]} more than as many cells of the reference groups, p ≤ {SURE} (FDR).",
-    ]
-    for check in belief.checks:
-        lines += ["", check.line]
-    return lines
+        f"by {cell.said(belief.embedding)}."
+    )
+    means = f"Varies means: {it.what[:1].lower()}{it.what[1:]} more than as many cells of the reference groups, p ≤ {SURE} (FDR)."
+    return cell.report(first, means, belief.checks)
 
 
 def _place(found: Compared, i: int) -> str:
@@ -427,18 +411,15 @@ def _embedded_anew(
         "shifted": f"It varies when every crop is shifted by {SHIFT_PX} px, each its own way",
         "structure": "The structure channels alone do not make it vary",
     }
-
-    def untold(reason: str) -> list[Check]:
-        return [Check(name, claim, UNKNOWN, reason) for name, claim in claims.items()]
-
     if found is None:
-        return untold(why)
+        return cell.untold(claims, why)
     if not _enough(of):
-        return untold("the group or the reference groups have too few good cells.")
+        return cell.untold(claims, "the group or the reference groups have too few good cells.")
     stored = np.asarray(it.project.cells.obsm[f"X_{it.embedding}"][rows], np.float32)
     if not cell.same(vectors["plain"], stored):
-        return untold(
-            "embedded anew just as before, the cells get other vectors: the images, labels or versions changed."
+        return cell.untold(
+            claims,
+            "embedded anew just as before, the cells get other vectors: the images, labels or versions changed.",
         )
     spread = {}
     for name, x in vectors.items():
@@ -447,10 +428,11 @@ def _embedded_anew(
         spread[name] = _spread_in(it.score(z, rows) if it.by_score else z, of)
     plain = spread["plain"]
     if not np.isfinite(plain.ratio[0]):
-        return untold("the cells that were embedded anew could not be placed between A and B.")
+        return cell.untold(claims, "the cells that were embedded anew could not be placed between A and B.")
     if not plain.beyond[0]:
-        return untold(
-            f"among {_among(of)} it does not vary more than by chance as it was either ({plain.ratio[0]:.2f} times)."
+        return cell.untold(
+            claims,
+            f"among {_among(of)} it does not vary more than by chance as it was either ({plain.ratio[0]:.2f} times).",
         )
     checks = []
     proteins = cell.protein_planes(it.project, found)
