@@ -13,11 +13,10 @@ from scipy.stats import spearmanr
 
 from napari_cellrep.analysis.projection import z_score
 from napari_cellrep.data import Project
-from napari_cellrep.data.files import replacing
 from napari_cellrep.specs import CropSpec, InputError
 from napari_cellrep.steps.analyze import choose_embedding
 from napari_cellrep.steps.embed import cut_cells
-from napari_cellrep.steps.look_figure import FIGURES, check_out, scale_bar
+from napari_cellrep.steps.look_figure import FIGURES, check_out, save_figure, scale_bar
 
 LEAST = 10  # cells that an axis is drawn through
 MOST_AT_END = 50  # cells whose mean crop is an end
@@ -176,8 +175,7 @@ def axis(
         return found
     figure = _draw(found)
     if path is not None:
-        with replacing(path) as tmp:
-            figure.savefig(tmp, format=path.suffix.lower()[1:], dpi=200)
+        save_figure(figure, path)
     if not png:
         return found
     with io.BytesIO() as file:

@@ -16,6 +16,7 @@ from napari_cellrep.data.files import replacing
 from napari_cellrep.specs import InputError
 from napari_cellrep.steps.analyze import choose_embedding
 from napari_cellrep.steps.look import ALONE, head_names, patch_px, quiet, ready, see
+from napari_cellrep.steps.look_figure import save_figure
 
 SAMPLE = 50  # cells, as in the paper
 
@@ -176,9 +177,7 @@ def save_heads(found: Heads, out: Path) -> tuple[Path, ...]:
         table.to_csv(tmp, index=False, float_format="%.6g")
     if out.suffix.lower() == ".csv":
         return (out,)
-    figure = _draw(found)
-    with replacing(out) as tmp:
-        figure.savefig(tmp, format=out.suffix.lower()[1:], dpi=200)
+    save_figure(_draw(found), out)
     return out, out.with_suffix(".csv")
 
 

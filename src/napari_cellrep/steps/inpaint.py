@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from napari_cellrep.data import Project
-from napari_cellrep.data.files import replacing
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import InputError, join_words, match_channels
 from napari_cellrep.steps.embed import cut_cells, find_model
@@ -149,7 +148,7 @@ def inpaint_grid(
     InputError
         If a cell is unknown, there are too many, or the model cannot inpaint.
     """
-    from napari_cellrep.steps.look_figure import FIGURES, check_out
+    from napari_cellrep.steps.look_figure import FIGURES, check_out, save_figure
 
     path = check_out(Path(out), FIGURES) if out else None
     for what, cells in (("source", sources), ("target", targets)):
@@ -177,9 +176,7 @@ def inpaint_grid(
         um * scale, scale, asked.trained, words, str(path or ""),
     )  # fmt: skip
     if path is not None:
-        figure = _draw(found)
-        with replacing(path) as tmp:
-            figure.savefig(tmp, format=path.suffix.lower()[1:], dpi=200)
+        save_figure(_draw(found), path)
     return found
 
 

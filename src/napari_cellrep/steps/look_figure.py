@@ -47,8 +47,7 @@ def save_looks(project: Project, looks: Sequence[Look], out: Path) -> None:
         ``.npz``: for each plane ``"<cell>/<name>"`` (h, w) float32, and ``"<cell>/<name>/place"``: y0, x0 and the
         field pixels per pixel.
     """
-    suffix = check_out(out).suffix.lower()
-    if suffix == ARRAYS:
+    if check_out(out).suffix.lower() == ARRAYS:
         arrays: dict[str, Any] = {}
         for look in looks:
             for plane in look.planes:
@@ -57,9 +56,13 @@ def save_looks(project: Project, looks: Sequence[Look], out: Path) -> None:
         with replacing(out) as tmp, tmp.open("wb") as file:
             np.savez_compressed(file, **arrays)
         return
-    figure = draw_looks(project, looks)
+    save_figure(draw_looks(project, looks), out)
+
+
+def save_figure(figure: Any, out: Path) -> None:
+    """Write a matplotlib figure as what its name ends in, whole or not at all."""
     with replacing(out) as tmp:
-        figure.savefig(tmp, format=suffix[1:], dpi=200)
+        figure.savefig(tmp, format=out.suffix.lower()[1:], dpi=200)
 
 
 def draw_looks(project: Project, looks: Sequence[Look]) -> Any:
