@@ -542,7 +542,7 @@ def classify_cells(work: Work) -> Job[Found]:
     from napari_cellrep.models._engine import choose_device, to_tensor
     from napari_cellrep.steps.embed import cut_cells
     from napari_cellrep.steps.look import class_names
-    from napari_cellrep.steps.networks import network_of
+    from napari_cellrep.steps.networks import UNTRAINED, network_of
 
     project, key, n = work.project, work.embedding, len(work.x)
     assert project is not None  # `analyze` gives it
@@ -578,7 +578,7 @@ def classify_cells(work: Work) -> Job[Found]:
         f"Asked {net.spec.title} for the class of {n:,} cells, out of {len(names):,} classes: {said}{more}."
     )
     if not project.embedding_info(key).get("trained", True):
-        summary += " Its weights are random: it has learned nothing yet."
+        summary += f" {UNTRAINED}"
     result = Found(
         summary=summary,
         obs={f"predicted_class_{key}": np.array(names, object)[best], f"sure_class_{key}": share.max(axis=1)},
@@ -595,7 +595,7 @@ def classify_cells(work: Work) -> Job[Found]:
 def predict_from_others(work: Work, *, sources: int = 4, seed: int = 0) -> Job[Found]:
     """Measure how far each cell is from what others of its group let expect (Paired Cell Inpainting's error)."""
     from napari_cellrep.steps.inpaint import inpainting_errors
-    from napari_cellrep.steps.networks import network_of
+    from napari_cellrep.steps.networks import UNTRAINED, network_of
 
     _within("sources", sources, 1, 100)
     project, key, n = work.project, work.embedding, len(work.x)
@@ -615,7 +615,7 @@ def predict_from_others(work: Work, *, sources: int = 4, seed: int = 0) -> Job[F
     if not has.all():
         summary += f" {int((~has).sum()):,} are alone in their group and have none."
     if not project.embedding_info(key).get("trained", True):
-        summary += " The network's weights are random: it has learned nothing yet."
+        summary += f" {UNTRAINED}"
     return Found(
         summary=summary,
         obs={f"inpainting_mse_{key}": error[:, 0], f"inpainting_mae_{key}": error[:, 1]},

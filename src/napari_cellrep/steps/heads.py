@@ -17,6 +17,7 @@ from napari_cellrep.specs import InputError
 from napari_cellrep.steps.analyze import choose_embedding
 from napari_cellrep.steps.look import ALONE, head_names, patch_px, quiet, ready, see
 from napari_cellrep.steps.look_figure import save_figure
+from napari_cellrep.steps.networks import UNTRAINED
 
 SAMPLE = 50  # cells, as in the paper
 
@@ -127,7 +128,7 @@ def heads(
         )
     words.append(ALONE)
     if not trained:
-        words.append("The network's weights are random: it has learned nothing yet.")
+        words.append(UNTRAINED)
     return Heads(
         tuple(cells),
         rows,

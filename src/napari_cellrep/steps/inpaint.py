@@ -16,7 +16,7 @@ from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import InputError, join_words, match_channels
 from napari_cellrep.steps.embed import cut_cells, find_model
 from napari_cellrep.steps.look import Look, Plane
-from napari_cellrep.steps.networks import Found
+from napari_cellrep.steps.networks import UNTRAINED, Found
 
 if TYPE_CHECKING:
     import torch
@@ -169,7 +169,7 @@ def inpaint_grid(
         f"Mean squared error: {np.median(mse):.3g} (median), from {mse.min():.3g} to {mse.max():.3g}.",
     )
     if not asked.trained:
-        words += ("The network's weights are random: it has learned nothing yet.",)
+        words += (UNTRAINED,)
     um = project.field(str(project.cells.obs.loc[targets[0], "field"])).um_per_px
     found = Grid(
         tuple(sources), tuple(targets), x[:, 0].float().numpy(), real, y[:, asked.n_protein].float().numpy(), predicted, mse,
@@ -231,7 +231,7 @@ def patterns(project: Project, *, cells: Sequence[str], target: str, model: str 
         f"mean of the predictions has {np.mean((mean - real) ** 2):.3g}.",
     )
     if not asked.trained:
-        words += ("The network's weights are random: it has learned nothing yet.",)
+        words += (UNTRAINED,)
     numbers = {"mse": {c: round(float(v), 6) for c, v in zip(sources, mse, strict=True)}}
     where = str(project.cells.obs.loc[target, "field"])
     title = asked.found.net.spec.title

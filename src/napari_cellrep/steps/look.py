@@ -15,7 +15,7 @@ from napari_cellrep.data import Project
 from napari_cellrep.data.crops import Place, find_places
 from napari_cellrep.specs import EMPTY, InputError, join_words
 from napari_cellrep.steps.embed import boxes_of, cut_cells
-from napari_cellrep.steps.networks import Found, network_of
+from napari_cellrep.steps.networks import UNTRAINED, Found, network_of
 
 if TYPE_CHECKING:
     import torch
@@ -537,7 +537,7 @@ def answer(
     key = _key(project, embedding)
     trained = bool(project.embedding_info(key).get("trained", True))
     if not trained:
-        words = (*words, "The network's weights are random: it has learned nothing yet.")
+        words = (*words, UNTRAINED)
     return Look(
         what, seen.cell_id, seen.field, key, found.net.spec.title, trained, tuple(planes), words, numbers
     )

@@ -13,6 +13,8 @@ from napari_cellrep.steps.embed import find_model, take_channels, weights_digest
 if TYPE_CHECKING:
     from napari_cellrep.models import EmbeddingModel
 
+UNTRAINED = "The network's weights are random: it has learned nothing yet."
+
 
 @dataclass(frozen=True)
 class Found:
