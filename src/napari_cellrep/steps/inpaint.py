@@ -13,9 +13,9 @@ import pandas as pd
 
 from napari_cellrep.data import Project
 from napari_cellrep.jobs import Job, Progress
-from napari_cellrep.specs import InputError, join_words, match_channels
+from napari_cellrep.specs import InputError, match_channels
 from napari_cellrep.steps.embed import cut_cells, find_model
-from napari_cellrep.steps.look import Look, Plane
+from napari_cellrep.steps.look import Look, Plane, check_cells
 from napari_cellrep.steps.networks import UNTRAINED, Found
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def inpaint(
         If a cell is unknown, the model cannot inpaint, or the group has no other cell.
     """
     obs = project.cells.obs
-    _check(project, [cell for cell in (source, target) if cell])
+    check_cells(project, [cell for cell in (source, target) if cell])
     if not target:
         mates = obs.index[(obs["group"] == obs.loc[source, "group"]) & obs["good"] & (obs.index != source)]
         if not len(mates):
@@ -156,7 +156,7 @@ def inpaint_grid(
             raise InputError(
                 f"A grid has 1 to {MOST_IN_GRID} {what}s so that it can be read; got {len(cells)}."
             )
-    _check(project, [*sources, *targets])
+    check_cells(project, [*sources, *targets])
     asked = _Asked.of(project, model)
     x, y = asked.prepared(sources), asked.prepared(targets)
     n, t = len(x), len(y)
@@ -200,7 +200,7 @@ def patterns(project: Project, *, cells: Sequence[str], target: str, model: str 
     sources = [cell for cell in cells if cell != target]
     if not sources:
         raise InputError("Patterns of other cells are wanted: select some besides the target.")
-    _check(project, [*sources, target])
+    check_cells(project, [*sources, target])
     asked = _Asked.of(project, model)
     y = asked.prepared([target])
     predicted = np.concatenate(
@@ -291,13 +291,6 @@ def inpainting_errors(
         done += len(own)
         yield Progress(done, len(obs), f"Predicting the cells of {group}")
     return out
-
-
-def _check(project: Project, cells: Sequence[str]) -> None:
-    if gone := [cell for cell in dict.fromkeys(cells) if cell not in project.cells.obs.index]:
-        raise InputError(
-            f"There is no cell {join_words([repr(c) for c in gone])}: it may have been deleted or renumbered by an edit."
-        )
 
 
 @dataclass(frozen=True)

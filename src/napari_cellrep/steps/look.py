@@ -497,6 +497,14 @@ def ready(project: Project, embedding: str, what: str, device: str) -> tuple[Fou
     return found, dev
 
 
+def check_cells(project: Project, cells: Sequence[str]) -> None:
+    """Raise `InputError` if one of the cells is not there."""
+    if gone := [cell for cell in dict.fromkeys(cells) if cell not in project.cells.obs.index]:
+        raise InputError(
+            f"There is no cell {join_words(gone)}: it may have been deleted or renumbered by an edit."
+        )
+
+
 def quiet() -> Any:
     """Without what learning would need."""
     import torch
@@ -509,10 +517,7 @@ def see(project: Project, found: Found, cells: Sequence[str], device: torch.devi
     from napari_cellrep.models._engine import to_tensor
 
     obs, net = project.cells.obs, found.net
-    if gone := [c for c in cells if c not in obs.index]:
-        raise InputError(
-            f"There is no cell {join_words(gone)}: it may have been deleted or renumbered by an edit."
-        )
+    check_cells(project, cells)
     names = [
         f"no {role} channel" if i == EMPTY else project.channels[i].name
         for role, i in zip(net.roles, found.planes, strict=True)
