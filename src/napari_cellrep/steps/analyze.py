@@ -540,7 +540,7 @@ def classify_cells(work: Work) -> Job[Found]:
 
     from napari_cellrep.models import can
     from napari_cellrep.models._engine import choose_device, to_tensor
-    from napari_cellrep.steps.embed import cut_cells
+    from napari_cellrep.steps.embed import cut_by_field
     from napari_cellrep.steps.look import class_names
     from napari_cellrep.steps.networks import UNTRAINED, network_of
 
@@ -558,16 +558,12 @@ def classify_cells(work: Work) -> Job[Found]:
     net.to(dev)
     share = np.full((n, len(names)), np.nan, np.float32)
     done = 0
-    for field_id, rows in pd.Series(np.arange(n)).groupby(
-        work.obs["field"].astype(str).to_numpy(), sort=False
-    ):
-        own = work.obs.iloc[rows.to_numpy()]
-        crops = cut_cells(project, str(field_id), own, net.crop, found.planes)
+    for field_id, own, crops in cut_by_field(project, work.obs, net.crop, found.planes):
         for i in range(0, len(crops), _CLASSIFIED_AT_ONCE):
             with torch.inference_mode():
                 x = net.preprocess(to_tensor(crops[i : i + _CLASSIFIED_AT_ONCE]).to(dev))
                 part = net.classify(x).float().cpu().numpy()
-            share[rows.to_numpy()[i : i + len(part)]] = part
+            share[own[i : i + len(part)]] = part
             done += len(part)
             yield Progress(done, n, f"Classes of the cells of {field_id}")
     best = share.argmax(axis=1)

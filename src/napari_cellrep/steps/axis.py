@@ -15,7 +15,7 @@ from napari_cellrep.analysis.projection import z_score
 from napari_cellrep.data import Project
 from napari_cellrep.specs import CropSpec, InputError
 from napari_cellrep.steps.analyze import choose_embedding
-from napari_cellrep.steps.embed import cut_cells
+from napari_cellrep.steps.embed import cut_by_field
 from napari_cellrep.steps.look_figure import FIGURES, check_out, save_figure, scale_bar
 
 LEAST = 10  # cells that an axis is drawn through
@@ -207,11 +207,10 @@ def _spec(project: Project, key: str, rows: pd.DataFrame) -> tuple[CropSpec, flo
 
 def _pictures(project: Project, rows: pd.DataFrame, spec: CropSpec) -> np.ndarray:
     """Cells of any fields as (n, C + 1, S, S), the outline last."""
-    fields, planes = rows["field"].astype(str).to_numpy(), range(len(project.channels))
+    planes = range(len(project.channels))
     out = np.empty((len(rows), len(planes) + 1, spec.size_px, spec.size_px), np.float32)
-    for field in dict.fromkeys(fields):
-        own = np.flatnonzero(fields == field)
-        out[own] = cut_cells(project, field, rows.iloc[own], spec, planes)
+    for _, own, crops in cut_by_field(project, rows, spec, planes):
+        out[own] = crops
     return out
 
 

@@ -494,6 +494,16 @@ def cut_cells(
     return _cut(project, field, rows, spec, planes, *_read(project, field, [spec]))
 
 
+def cut_by_field(
+    project: Project, rows: pd.DataFrame, spec: CropSpec, planes: Sequence[int]
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Crops of cells of any fields, one field after the other: its id, which of the rows are its, their crops."""
+    fields = rows["field"].astype(str).to_numpy()
+    for field in dict.fromkeys(fields):
+        own = np.flatnonzero(fields == field)
+        yield field, own, cut_cells(project, field, rows.iloc[own], spec, planes)
+
+
 def _read(project: Project, field: str, specs: Sequence[CropSpec]) -> tuple[np.ndarray, np.ndarray | None]:
     """A field's pixels, and its labels if any of the crops wants masks."""
     image = project.read_image(field)

@@ -14,7 +14,7 @@ import pandas as pd
 from napari_cellrep.data import Project
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import InputError, match_channels
-from napari_cellrep.steps.embed import cut_cells, find_model
+from napari_cellrep.steps.embed import cut_by_field, find_model
 from napari_cellrep.steps.look import Look, Plane, check_cells
 from napari_cellrep.steps.networks import UNTRAINED, Found
 
@@ -323,10 +323,8 @@ class _Asked:
         import torch
 
         rows = self.project.cells.obs.loc[list(cells)]
-        fields, out = rows["field"].astype(str).to_numpy(), None
-        for field in dict.fromkeys(fields):
-            own = np.flatnonzero(fields == field)
-            crops = cut_cells(self.project, field, rows.iloc[own], self.found.net.crop, self.found.planes)
+        out = None
+        for _, own, crops in cut_by_field(self.project, rows, self.found.net.crop, self.found.planes):
             x = self.found.net.preprocess(torch.from_numpy(crops)).float()
             out = torch.empty((len(rows), *x.shape[1:])) if out is None else out
             out[own] = x
