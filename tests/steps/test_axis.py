@@ -1,9 +1,11 @@
+import shutil
+
 import numpy as np
 import pytest
 
 from _made_up import brightness_dino, made_up
 from napari_cellrep.jobs import drain
-from napari_cellrep.models import save_model
+from napari_cellrep.models import create_model, save_model
 from napari_cellrep.specs import InputError
 from napari_cellrep.steps.axis import axis
 from napari_cellrep.steps.embed import embed
@@ -78,3 +80,24 @@ def test_a_group_that_cannot_be_is_told(made):
         axis(made, name="one", by="well", embedding="mine")
     with pytest.raises(InputError, match="between 2 and 24"):
         axis(made, name="one", embedding="mine", steps=1)
+
+
+def test_patches_are_missed_only_where_a_network_has_some(tmp_path):
+    project = made_up(tmp_path, PLACES, [], side=200)
+    for name, net in (
+        ("eyes", brightness_dino()),
+        ("none", create_model("paired_cell_inpainting", width=0.05)),
+    ):
+        save_model(net, project.root / "models" / name)
+        drain(embed(project, model=name, device="cpu", precision="fp32"))
+        shutil.rmtree(project.root / "models" / name)
+    cells = project.cells
+    cells.obs["good"] = True
+    for name in ("eyes", "none"):
+        n, d = cells.obsm[f"X_{name}"].shape
+        cells.obsm[f"X_{name}"] = np.random.default_rng(0).normal(size=(n, d)).astype(np.float32)
+    project.write_cells(cells)
+    eyes = axis(project, name="one", embedding="eyes", steps=3)
+    assert eyes.patches is None
+    assert "Patches are not compared: The weights that made eyes" in eyes.words[-1]
+    assert "Patches" not in " ".join(axis(project, name="one", embedding="none", steps=3).words)

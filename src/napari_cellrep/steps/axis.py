@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
+from napari_cellrep import registry
 from napari_cellrep.analysis.projection import z_score
 from napari_cellrep.data import Project
 from napari_cellrep.specs import CropSpec, InputError
@@ -234,13 +235,17 @@ def _upright(inside: np.ndarray) -> np.ndarray:
 def _patches(
     project: Project, key: str, rows: pd.DataFrame, ends: tuple[np.ndarray, np.ndarray], device: str
 ) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """How the patches of a vision transformer change between the ends; why not where its weights are gone."""
+    """How the patches of a network that has some change between the ends; why not where its weights are gone."""
+    from napari_cellrep.models import can
     from napari_cellrep.steps.look import quiet, ready, see
 
+    model = project.embedding_info(key).get("model")
+    if model not in registry.names("models") or not can(registry.load("models", model).Model, "patch_tokens"):
+        return None, ()
     try:
         found, dev = ready(project, key, "tokens", device)
     except InputError as error:
-        return None, (f"Patches are not compared: {error}",) if "dino" in key else ()
+        return None, (f"Patches are not compared: {error}",)
     net: Any = found.net
     each = []
     for end in ends:
