@@ -6,10 +6,10 @@ import dataclasses
 import json
 import shutil
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from napari_cellrep import registry
 from napari_cellrep.data import Project
 from napari_cellrep.data.classes import Classes, classes_of
 from napari_cellrep.data.crops import cut_crops
-from napari_cellrep.data.files import write_text
+from napari_cellrep.data.files import replacing, write_text
 from napari_cellrep.data.filters import matching
 from napari_cellrep.data.sets import read_sets
 from napari_cellrep.jobs import Job, Progress
@@ -35,6 +35,8 @@ from napari_cellrep.steps.embed import boxes_of, find_model, set_crop, weights_d
 
 if TYPE_CHECKING:
     from napari_cellrep.models import EmbeddingModel
+
+R = TypeVar("R")
 
 
 def train(
@@ -123,21 +125,21 @@ def train(
         made.net, made.cells, made.settings, made.folder, device=device, precision=precision, resume=resume or finish,
         card=made.card, finish=finish,
     )  # fmt: skip
-    at, state = Progress(0, 0), "paused"
+    last, state = Progress(0, 0), "paused"
+
+    def note(at: Progress) -> Progress:
+        nonlocal last
+        if not finish and not last.total:
+            _note_run(path, how, "running", at)
+        last = at
+        return at
+
     try:
-        while True:
-            try:
-                last, at = at, next(job)
-            except StopIteration as stop:
-                result, state = stop.value, "done"
-                break
-            if not finish and not last.total:
-                _note_run(path, how, "running", at)
-            yield at
+        result = yield from _driven(job, note)
+        state = "done"
     finally:
-        job.close()  # writes the checkpoint, before the note says how far it is
-        if not finish and at.total:
-            _note_run(path, how, state, at)
+        if not finish and last.total:
+            _note_run(path, how, state, last)
     project.log(
         "train", model=model, name=made.folder.name, training=dataclasses.asdict(made.settings),
         config=dataclasses.asdict(made.net.config), **made.card, result=result,
@@ -204,17 +206,13 @@ def train_several(
         job = run(
             made.net, made.cells, made.settings, folder, device=device, precision=precision, resume=resume, card=made.card
         )  # fmt: skip
-        try:
-            while True:
-                try:
-                    at = next(job)
-                except StopIteration as stop:
-                    result = stop.value
-                    break
-                words = f"Run {i + 1} of {len(chosen)} (seed {seed}, learning rate {rate:g}): {at.message}"
-                yield Progress(i * at.total + at.done, len(chosen) * at.total, words, at.metrics)
-        finally:
-            job.close()  # writes the checkpoint
+        which = f"Run {i + 1} of {len(chosen)} (seed {seed}, learning rate {rate:g})"
+
+        def over_all(at: Progress, i: int = i, which: str = which) -> Progress:
+            done, total = i * at.total + at.done, len(chosen) * at.total
+            return Progress(done, total, f"{which}: {at.message}", at.metrics)
+
+        result = yield from _driven(job, over_all)
         scores = {f"val_{k}": v for k, v in result["validation"].items() if k != "n_cells"}
         more = {k: result[k] for k in ("best_epoch", "epoch", "step", "seconds") if k in result}
         rows.append({"seed": seed, "learning_rate": rate, **scores, **more, "folder": folder.name})
@@ -229,14 +227,26 @@ def train_several(
     return made.folder
 
 
+def _driven(job: Job[R], each: Callable[[Progress], Progress]) -> Job[R]:
+    """Do a job, and say of its progress what `each` makes of it; closed before its end, it writes its checkpoint."""
+    try:
+        while True:
+            try:
+                at = next(job)
+            except StopIteration as stop:
+                return stop.value  # type: ignore[no-any-return]
+            yield each(at)
+    finally:
+        job.close()
+
+
 def _take_run(folder: Path, best: Path, table: pd.DataFrame) -> None:
     """Make the model of one run that of the queue, `model.json` last: with it the model is there."""
     write_text(folder / "runs.csv", table.to_csv(index=False))
     for name in ("weights.safetensors", "history.csv", "preview.npz"):
         if (best / name).is_file():
-            part = folder / f".{name}.part"
-            shutil.copyfile(best / name, part)
-            part.replace(folder / name)
+            with replacing(folder / name) as tmp:
+                shutil.copyfile(best / name, tmp)
     card = json.loads((best / "model.json").read_text(encoding="utf-8"))
     card["runs"] = json.loads(table.to_json(orient="records"))
     write_text(folder / "model.json", json.dumps(card, indent=1, ensure_ascii=False))
