@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from napari_cellrep import __version__, registry
 from napari_cellrep.jobs import Job, Progress, Shard, drain
-from napari_cellrep.specs import InputError, field_rules, join_words
+from napari_cellrep.specs import InputError, field_rules, join_words, read_numbers
 
 R = TypeVar("R")
 
@@ -37,7 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
         return OK
     except KeyboardInterrupt:
-        print("cellrep: stopped. What was finished is kept; run the same command to go on.", file=sys.stderr)
+        if _speaks():
+            print(
+                "cellrep: stopped. What was finished is kept; run the same command to go on.", file=sys.stderr
+            )
         return STOPPED
     except InputError as error:
         return _fail(str(error), BAD_INPUT, debug)
@@ -52,10 +55,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(sentence: str, code: int, debug: bool) -> int:
+    if not _speaks():
+        return code
     if debug:
         traceback.print_exc()
-    print(f"cellrep: {sentence}", file=sys.stderr)
+    print(f"cellrep: {sentence}", file=sys.stderr, flush=True)
     return code
+
+
+def _speaks() -> bool:
+    """Whether this process says how it ended: of those that torchrun started, the first one to end so."""
+    if "LOCAL_RANK" not in os.environ:
+        return True
+    from napari_cellrep.models._processes import first_to_fail
+
+    return first_to_fail()
 
 
 def run(job: Job[R], quiet: bool = False) -> R:
@@ -799,6 +813,7 @@ def _segment(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
+    from napari_cellrep.models._processes import joined
     from napari_cellrep.steps.train import train, train_several
 
     project = _open(args.project)
@@ -809,34 +824,26 @@ def _train(args: argparse.Namespace) -> None:
         "include_flagged": args.include_flagged, "fields": _words(args.fields), "where": args.where,
         "named_set": args.set, "labels": args.labels, "weights": args.weights, "preset": args.preset,
     }  # fmt: skip
-    seeds, rates = (
-        _numbers(args.seeds, int, "--seeds"),
-        _numbers(args.learning_rates, float, "--learning-rates"),
-    )
-    several = (len(seeds) or 1) * (len(rates) or 1) if seeds or rates else 0
+    seeds = read_numbers(args.seeds, int, "--seeds")
+    rates = read_numbers(args.learning_rates, float, "--learning-rates")
+    several = bool(seeds or rates)
     if args.estimate:
-        _print_estimate(project, "train", how)
-        if several > 1:
-            print(f"That is for one of {several:,} runs.")
+        _print_estimate(project, "train", {**how, "seeds": seeds, "learning_rates": rates})
+        return
+    if several and args.finish:
+        raise InputError("--finish makes a model of one training; leave --seeds and --learning-rates away.")
+    with joined(args.device) as processes:
+        quiet = not processes.first
+        if several:
+            job = train_several(project, seeds=seeds, learning_rates=rates, processes=processes, **how)
+        else:
+            job = train(project, **how, finish=args.finish, processes=processes)
+        folder = run(job, quiet)
+    if quiet:
         return
     if several:
-        if args.finish:
-            raise InputError(
-                "--finish makes a model of one training; leave --seeds and --learning-rates away."
-            )
-        seeds = seeds or [int(how["training"].get("seed", 0))]
-        folder = run(train_several(project, seeds=seeds, learning_rates=rates, **how))
         print(f"All runs: {folder / 'runs.csv'}")
-    else:
-        folder = run(train(project, **how, finish=args.finish))
     print(f"Trained: {folder}. Now: cellrep embed {args.project} --model {folder.name}")
-
-
-def _numbers(text: str, kind: Callable[[str], Any], option: str) -> list[Any]:
-    try:
-        return [kind(word) for word in _words(text)]
-    except ValueError:
-        raise InputError(f"{option} is {text!r}; it has to be numbers with commas between them.") from None
 
 
 def _print_estimate(project: Any, what: str, how: dict[str, Any]) -> None:

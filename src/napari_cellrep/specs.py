@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -420,6 +420,20 @@ def digest(value: Any) -> str:
     """Short stable hash of a JSON-like value."""
     text = json.dumps(value, sort_keys=True, default=str, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_numbers(text: str, kind: Callable[[str], Any], name: str) -> list[Any]:
+    """Numbers with commas between them; `name` is what the text stands for, in the words of an error.
+
+    Raises
+    ------
+    InputError
+        If there is something else.
+    """
+    try:
+        return [kind(word) for word in text.replace(",", " ").split()]
+    except ValueError:
+        raise InputError(f"{name} is {text!r}; it has to be numbers with commas between them.") from None
 
 
 def join_words(words: Iterable[str], most: int = 5) -> str:

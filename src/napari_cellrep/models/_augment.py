@@ -2,12 +2,15 @@
 
 Those of DINO4Cells (models.md §3.5) come in two halves: functions of the images and the numbers, which golden files
 pin down, and the drawing of the numbers for a whole batch at once. Images are (B, C, H, W) from 0 to 1; the numbers
-are drawn on the generator's device (the CPU in training), so that every device sees the same ones.
+are drawn on the generator's device (the CPU in training), so that every device sees the same ones. Where a batch is
+computed in parts, each item gets the numbers that it would get in the whole batch (`draw`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,18 +20,65 @@ TRIES = 10  # at a crop of the wanted area and shape, before the largest possibl
 _RATIO = (3 / 4, 4 / 3)
 
 
+class Draws(torch.Generator):
+    """A generator that may draw for a part of a batch only.
+
+    Attributes
+    ----------
+    rows : tuple of int, or None
+        First row of the part, the row after its last, and rows of the batch. None: the whole batch.
+    """
+
+    rows: tuple[int, int, int] | None = None
+
+
+def draw(
+    how: Callable[..., Tensor],
+    shape: Sequence[int],
+    generator: torch.Generator,
+    axis: int = 0,
+    **more: Any,
+) -> Tensor:
+    """Random numbers for the items of a batch.
+
+    Parameters
+    ----------
+    how : callable
+        ``torch.rand`` or the like: gets the shape, the generator and `more`.
+    shape : sequence of int
+    generator : torch.Generator
+        Of `Draws` that draw for a part, the numbers are those that the part's items get within the batch.
+    axis : int
+        Along which the items lie: one after the other, or all again and again.
+
+    Returns
+    -------
+    Tensor of shape `shape`
+        On the generator's device.
+    """
+    rows = generator.rows if isinstance(generator, Draws) else None
+    if rows is None:
+        return how(tuple(shape), generator=generator, device=generator.device, **more)
+    start, stop, n = rows
+    times = shape[axis] // (stop - start)
+    whole = how(
+        (*shape[:axis], times * n, *shape[axis + 1 :]), generator=generator, device=generator.device, **more
+    )
+    return whole.unflatten(axis, (times, n)).narrow(axis + 1, start, stop - start).flatten(axis, axis + 1)
+
+
 def random_flips(x: Tensor, generator: torch.Generator, vertical: bool = True) -> Tensor:
     """Flip each item of (B, C, H, W) left-right and (`vertical`) up-down, independently, each with probability 1/2.
 
     The choices are drawn on the generator's device (the CPU in training), so that every device sees the same ones.
     """
-    flip = torch.rand(2, len(x), 1, 1, 1, generator=generator, device=generator.device).to(x.device) < 0.5
+    flip = draw(torch.rand, (2, len(x), 1, 1, 1), generator, axis=1).to(x.device) < 0.5
     x = torch.where(flip[0], x.flip(-1), x)
     return torch.where(flip[1], x.flip(-2), x) if vertical else x
 
 
-def _uniform(generator: torch.Generator, *shape: int) -> Tensor:
-    return torch.rand(*shape, generator=generator, device=generator.device, dtype=torch.float64)
+def _uniform(generator: torch.Generator, *shape: int, axis: int = 0) -> Tensor:
+    return draw(torch.rand, shape, generator, axis, dtype=torch.float64)
 
 
 # ---- crops of random area ---------------------------------------------------------------------------
@@ -94,8 +144,8 @@ def draw_boxes(
         Top, left, height, width. Ratio of the sides from 3/4 to 4/3, evenly on a log scale; where none of `TRIES`
         boxes fits, the largest of an allowed shape in the middle.
     """
-    draws = _uniform(generator, 2, n, TRIES)
-    place = _uniform(generator, 2, n)
+    draws = _uniform(generator, 2, n, TRIES, axis=1)
+    place = _uniform(generator, 2, n, axis=1)
     area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[0])
     low, high = (math.log(r) for r in _RATIO)
     h, w = box_sizes(area, torch.exp(low + (high - low) * draws[1]))
@@ -208,6 +258,6 @@ def change_contrast(x: Tensor, factors: Tensor) -> Tensor:
 def random_jitter(x: Tensor, sd: float, generator: torch.Generator) -> Tensor:
     """Brightness, then contrast: a factor for every channel from N(1, sd), at least 0.5."""
     for change in (change_brightness, change_contrast):
-        factors = 1 + sd * torch.randn(x.shape[:2], generator=generator, device=generator.device)
+        factors = 1 + sd * draw(torch.randn, x.shape[:2], generator)
         x = change(x, factors.clamp(min=0.5).to(x.device, x.dtype))
     return x

@@ -8,13 +8,14 @@ weights kept are those of the epoch with the least validation loss, as the secon
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from napari_cellrep.models._augment import random_flips
+from napari_cellrep.models._augment import draw, random_flips
 from napari_cellrep.models._train import Learner, Sampler
 from napari_cellrep.specs import InputError, join_words
 
@@ -99,7 +100,7 @@ class LabelSampler(Sampler):
         labels = getattr(cells, "labels", None)
         if labels is None:
             raise InputError("DeepLoc learns to tell classes apart, and these cells have no labels.")
-        super().__init__(labels, ("x", "y"), batch_size, 0, training.seed)
+        super().__init__(labels, ("x", "y"), batch_size, 0, training.seed, balanced=bool(training.balanced))
         self.labels, self.classes = np.asarray(labels), tuple(getattr(cells, "classes", ()))
         if len(np.unique(self.labels)) < 2:
             raise InputError("All cells are of one class; DeepLoc learns to tell at least two apart.")
@@ -107,7 +108,6 @@ class LabelSampler(Sampler):
             raise InputError(
                 f"The cells have {int(self.labels.max()) + 1:,} classes, and the network {n_classes:,}; make it for as many."
             )
-        self.balanced = bool(training.balanced)
         by = training.split_by
         units = {"field": cells.fields, "group": cells.groups, "cell": None}[by]
         part = split_cells(self.labels, units, training.seed)
@@ -119,8 +119,7 @@ class LabelSampler(Sampler):
                 "instead of classes looks right, too."
             )
         self.note = self._words(by, units)
-        self._of_class = [self.rows[self.labels[self.rows] == k] for k in np.unique(self.labels[self.rows])]
-        n = len(self.epoch_rows(0))
+        n = len(self.epoch_rows(np.random.default_rng(0)))
         self.n_batches = max(1, min(-(-n // batch_size), n // 2))
 
     def _words(self, by: str, units: np.ndarray | None) -> str:
@@ -142,21 +141,10 @@ class LabelSampler(Sampler):
             )
         return words
 
-    def epoch_rows(self, epoch: int) -> np.ndarray:
-        """Rows of an epoch in their order: each once, or each class equally often."""
-        rng = np.random.default_rng((self.seed, epoch))
-        if not self.balanced:
-            return rng.permutation(self.rows)
-        each = -(-len(self.rows) // len(self._of_class))
-        drawn = []
-        for rows in self._of_class:  # repeated or cut to the same number, as the authors' option does
-            times = -(-each // len(rows))
-            drawn.append(np.concatenate([rng.permutation(rows) for _ in range(times)])[:each])
-        return rng.permutation(np.concatenate(drawn))
-
     def epoch(self, epoch: int) -> list[dict[str, np.ndarray]]:
         """Rows of every batch: {"x": …}."""
-        return [{"x": rows} for rows in np.array_split(self.epoch_rows(epoch), self.n_batches)]
+        order = self.epoch_rows(np.random.default_rng((self.seed, epoch)))
+        return [{"x": rows} for rows in np.array_split(order, self.n_batches)]
 
     def judging(self, rows: np.ndarray, batch_size: int) -> list[dict[str, np.ndarray]]:
         """All of the rows, in their order."""
@@ -180,7 +168,7 @@ def random_window(x: Tensor, side: int, generator: torch.Generator) -> Tensor:
     Tensor of shape (B, C, side, side)
     """
     margins = [max(1, n - side) for n in x.shape[-2:]]
-    starts = [torch.randint(0, m, (len(x), 1), generator=generator).to(x.device) for m in margins]
+    starts = [draw(partial(torch.randint, 0, m), (len(x), 1), generator).to(x.device) for m in margins]
     rows, columns = (start + torch.arange(side, device=x.device) for start in starts)  # (B, side)
     b = torch.arange(len(x), device=x.device)[:, None, None, None]
     c = torch.arange(x.shape[1], device=x.device)[None, :, None, None]
@@ -189,7 +177,7 @@ def random_window(x: Tensor, side: int, generator: torch.Generator) -> Tensor:
 
 def random_turns(x: Tensor, turns: int, generator: torch.Generator) -> Tensor:
     """Turn each square item by 0 … `turns` − 1 quarter turns."""
-    k = torch.randint(0, turns, (len(x), 1, 1, 1), generator=generator).to(x.device)
+    k = draw(partial(torch.randint, 0, turns), (len(x), 1, 1, 1), generator).to(x.device)
     out = x
     for i in range(1, turns):
         out = torch.where(k == i, x.rot90(i, (-2, -1)), out)
@@ -222,7 +210,7 @@ class DeepLocLearner(Learner):
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """Adam as both papers have it."""
-        return torch.optim.Adam(self.module.parameters(), lr=self.peak)
+        return torch.optim.Adam(self.module.parameters(), lr=self.peak, fused=self.fused)
 
     def before_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         """Set the step's learning rate."""

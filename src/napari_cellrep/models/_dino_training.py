@@ -333,6 +333,11 @@ class DinoLearner(Learner):
         )  # sum of the teacher's outputs while it is judged
 
     @property
+    def learning(self) -> nn.Module:
+        """The student: the teacher only follows."""
+        return self.student  # type: ignore[no-any-return]
+
+    @property
     def center(self) -> Tensor:
         """What is taken off the teacher's outputs: (1, K)."""
         return self.module.get_buffer("center")
@@ -349,7 +354,7 @@ class DinoLearner(Learner):
             {"params": list(decayed.values())},
             {"params": list(free.values()), "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(both, lr=self.training.learning_rate)
+        return torch.optim.AdamW(both, lr=self.training.learning_rate, fused=self.fused)
 
     def prepare(self, crops: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Global views (2 · B, C, …) and local ones, view by view; the keys' order is that of the drawing."""
@@ -369,10 +374,7 @@ class DinoLearner(Learner):
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``{"loss"}``; the center moves on with `before_update`, by all that was computed since `before_step`."""
-        generator = torch.Generator()
-        seed = np.random.SeedSequence((self.training.seed, self._step, 1)).generate_state(1)[0]
-        generator.manual_seed(int(seed))
-        student, teacher = self._outputs(batch, generator)
+        student, teacher = self._outputs(batch, self.draws(self._step, 1))
         loss = self._distillation(student, teacher)
         self._taught.append((len(teacher), teacher.detach().float().mean(dim=0, keepdim=True)))
         return {"loss": loss}
@@ -446,9 +448,10 @@ class DinoLearner(Learner):
         optimizer.param_groups[0]["weight_decay"] = float(self.weight_decays[at])
 
     def before_update(self, step: int) -> None:
-        if self._taught:  # the parts of a batch, which may differ in size
-            n = sum(k for k, _ in self._taught)
+        if self._taught:  # the parts of a batch, here and in other processes, which may differ in size
+            (n,) = self.processes.sum([sum(k for k, _ in self._taught)])
             mean = torch.stack([mean * (k / n) for k, mean in self._taught]).sum(dim=0)
+            mean = self.processes.add_up(mean)
             self.center.copy_(moved_center(self.center, mean, self.training.center_momentum))
             self._taught.clear()
         if self.training.clip_norm:
@@ -473,7 +476,7 @@ class DinoLearner(Learner):
         kept = torch.ones(depth, 2, len(x))
         if self.student.training:
             keep = 1 - torch.linspace(0, self.training.drop_path, depth)[:, None, None]
-            kept = (torch.rand(depth, 2, len(x), generator=generator) + keep).floor() / keep
+            kept = (_augment.draw(torch.rand, (depth, 2, len(x)), generator, axis=2) + keep).floor() / keep
         kept = kept.to(x.device)[..., None, None]  # (depth, 2, B, 1, 1)
         for i, block in enumerate(net.blocks):
             rows = (

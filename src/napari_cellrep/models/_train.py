@@ -7,6 +7,7 @@ import copy
 import csv
 import hashlib
 import logging
+import platform
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,9 +16,12 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+import napari_cellrep
 from napari_cellrep.jobs import Job, Progress, is_out_of_memory
+from napari_cellrep.models._augment import Draws
 from napari_cellrep.models._base import EmbeddingModel, can, replace_file, save_model
 from napari_cellrep.models._engine import (
     check_precision,
@@ -27,6 +31,7 @@ from napari_cellrep.models._engine import (
     to_tensor,
     trial_form,
 )
+from napari_cellrep.models._processes import ALONE, Processes
 from napari_cellrep.specs import InputError, digest
 
 logger = logging.getLogger(__name__)
@@ -83,6 +88,8 @@ class Sampler:
         The image of each cell; without it, none is held out.
     share : float
         Part of the cells to hold out (`hold_out`).
+    balanced : bool
+        Whether every group comes equally often in an epoch (`evenly`), instead of every cell once.
 
     Attributes
     ----------
@@ -109,6 +116,7 @@ class Sampler:
         seed: int,
         fields: np.ndarray | None = None,
         share: float = 0.0,
+        balanced: bool = False,
     ):
         groups = np.asarray(groups)
         self.keys, self.seed, self.note, self.groups = keys, seed, "", groups
@@ -136,12 +144,17 @@ class Sampler:
             self.validation, self.rows = self.rows[held], self.rows[~held]
             self.note = f"{self.note} {words}".strip()
         self._pairs = _Pairs(groups, self.rows) if pairs else None
-        self.n_batches = -(-len(self.rows) // batch_size)
+        self.balanced = balanced
+        self.n_batches = -(-len(self.epoch_rows(np.random.default_rng(0))) // batch_size)
+
+    def epoch_rows(self, rng: np.random.Generator) -> np.ndarray:
+        """Rows of an epoch in their order: each once, or each group equally often."""
+        return evenly(self.rows, self.groups, rng) if self.balanced else rng.permutation(self.rows)
 
     def epoch(self, epoch: int) -> list[dict[str, np.ndarray]]:
         """Rows of every batch: {"source": …, "target": …} or {"x": …}."""
         rng = np.random.default_rng((self.seed, epoch))
-        order = rng.permutation(self.rows)
+        order = self.epoch_rows(rng)
         batches = np.array_split(order, self.n_batches)
         if self._pairs is None:
             return [{"x": rows} for rows in batches]
@@ -161,6 +174,26 @@ class Sampler:
         if pairs is None:
             return [{"x": rows} for rows in batches]
         return [{"source": rows, "target": pairs.others(rows, rng)} for rows in batches]
+
+
+def evenly(rows: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Rows in random order such that every group comes equally often, repeated or cut to the mean.
+
+    As DeepLoc's authors' option does it.
+
+    Parameters
+    ----------
+    rows : ndarray of int, (n,)
+    groups : ndarray of int
+        Of all rows.
+    """
+    of_group = [rows[groups[rows] == g] for g in np.unique(groups[rows])]
+    each = -(-len(rows) // len(of_group))
+    drawn = []
+    for part in of_group:
+        times = -(-each // len(part))
+        drawn.append(np.concatenate([rng.permutation(part) for _ in range(times)])[:each])
+    return rng.permutation(np.concatenate(drawn))
 
 
 class _Pairs:
@@ -262,7 +295,8 @@ def make_sampler(model: EmbeddingModel, cells: Cells, training: Any, batch_size:
     least = getattr(training, "min_cells", 0)  # wanted of models that learn from pairs
     share = float(getattr(training, "held_out", 0.0))
     fields = getattr(cells, "fields", None)
-    return Sampler(cells.groups, model.batch, batch_size, least, training.seed, fields, share)
+    even = bool(getattr(training, "balanced", False))
+    return Sampler(cells.groups, model.batch, batch_size, least, training.seed, fields, share, even)
 
 
 # ---- one step --------------------------------------------------------------------------------------
@@ -290,6 +324,10 @@ class Learner:
         Moved to the device; its state goes into the checkpoint.
     notes : list of str
         What a person should know of these settings.
+    processes : Processes
+        Those that train together.
+    rows : tuple of int, or None
+        Where a part of a batch is computed: its first row, the one after its last, and the batch's number (`Draws`).
     scores : tuple of str
         What `score` gives, "loss" first: columns of ``history.csv`` with "val_" before them.
     feature_scores : tuple of str
@@ -307,6 +345,20 @@ class Learner:
         self.model, self.training = model, training
         self.notes: list[str] = []
         self.module: torch.nn.Module = model
+        self.processes = ALONE
+        self.rows: tuple[int, int, int] | None = None
+
+    @property
+    def learning(self) -> nn.Module:
+        """What of `module` gets gradients."""
+        return self.module
+
+    def draws(self, *key: int) -> Draws:
+        """Random numbers that depend on the training's seed and `key` alone, for the items that are computed now."""
+        generator = Draws()
+        generator.manual_seed(int(np.random.SeedSequence((self.training.seed, *key)).generate_state(1)[0]))
+        generator.rows = self.rows
+        return generator
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """Called once, when `module` is on its device."""
@@ -315,7 +367,13 @@ class Learner:
             lr=self.training.learning_rate,
             betas=(self.training.beta1, 0.999),
             eps=1e-8,
+            fused=self.fused,
         )
+
+    @property
+    def fused(self) -> bool | None:
+        """Whether the optimizer takes its step in one kernel: on a graphics card; None: as torch does otherwise."""
+        return True if next(self.module.parameters()).is_cuda else None
 
     def prepare(self, crops: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Make a batch (images, B × C × H × W) of raw crops on the device; draws come from `generator` alone."""
@@ -401,6 +459,36 @@ def make_learner(model: EmbeddingModel, training: Any, steps_per_epoch: int) -> 
     return learner
 
 
+class _Losses(nn.Module):
+    """A learner's loss as a module, for what wants one around all that is computed."""
+
+    def __init__(self, learner: Learner):
+        super().__init__()
+        self.net = learner.learning
+        self._learner = learner
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """The loss of a batch, or of a part of one."""
+        return self._learner.losses(batch)["loss"]
+
+
+def _norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+@contextlib.contextmanager
+def _still(module: nn.Module) -> Iterator[None]:
+    """Batch norm goes by its running means, and leaves them as they are."""
+    learning = [norm for norm in _norms(module) if norm.training]
+    for norm in learning:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in learning:
+            norm.train()
+
+
 class _Trainer:
     """Learner, optimizer and device: what one step needs."""
 
@@ -412,13 +500,39 @@ class _Trainer:
         device: torch.device,
         precision: str,
         n_batches: int,
+        processes: Processes = ALONE,
     ):
-        self.model, self.n_batches = model, n_batches
-        self.learner = make_learner(model, training, n_batches)
-        self.learner.module.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.model, self.n_batches, self.processes = model, n_batches, processes
         self.cells, self.training, self.device, self.precision = cells, training, device, precision
+        self.learner = make_learner(model, training, n_batches)
+        self.learner.processes = processes
+        self.learner.module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.frozen = False  # whether batch norm stands still
+        if processes.world > 1 and _norms(self.learner.module):
+            if device.type == "cuda":
+                self.learner.module = nn.SyncBatchNorm.convert_sync_batchnorm(self.learner.module)
+            else:
+                self.frozen = True
+                self.learner.notes.append(
+                    "Several processes train without graphics cards, where batch norm cannot be synchronised: it stays as it "
+                    "is at the start, so that the network learns worse than by one process."
+                )
         self.optimizer = self.learner.make_optimizer()
+        self._losses: nn.Module = _Losses(self.learner)
+        if processes.world > 1:
+            self._losses = processes.averaging(self._losses)
         self.parts = 1  # in which a batch is computed
+        self._fits = (
+            processes.world == 1
+        )  # several processes try it out, because none can begin a step again alone
+        self.learn()
+
+    def learn(self) -> None:
+        """Be what learns, after something was looked at."""
+        self.learner.module.train()
+        if self.frozen:
+            for norm in _norms(self.learner.module):
+                norm.eval()
 
     @property
     def learning_rate(self) -> float:
@@ -426,12 +540,25 @@ class _Trainer:
         return float(self.optimizer.param_groups[0]["lr"])
 
     @torch.no_grad()
-    def batch(self, rows: dict[str, np.ndarray], key: tuple[int, ...]) -> dict[str, Tensor]:
-        """Scaled and augmented crops; `key` (epoch, step) decides the augmentation, together with the seed."""
-        batch = self.learner.prepare(self.raw(rows), self._generator(key))
+    def batch(
+        self, rows: dict[str, np.ndarray], key: tuple[int, ...], part: tuple[int, int] | None = None
+    ) -> dict[str, Tensor]:
+        """Scaled and augmented crops, of all rows or a part of them (from, up to).
+
+        `key` (epoch, step) decides the augmentation, together with the seed; each cell's is the same in a part.
+        """
+        self.learner.rows = None
+        if part is not None:
+            self.learner.rows = (*part, len(next(iter(rows.values()))))
+            rows = {k: r[slice(*part)] for k, r in rows.items()}
+        batch = self.learner.prepare(self.raw(rows), self.learner.draws(*key))
         return {
             k: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for k, x in batch.items()
         }
+
+    def own_part(self, rows: dict[str, np.ndarray]) -> tuple[int, int] | None:
+        """What of a batch this process computes; None of all of it."""
+        return self.processes.part(len(next(iter(rows.values())))) if self.processes.world > 1 else None
 
     def raw(self, rows: dict[str, np.ndarray]) -> dict[str, Tensor]:
         """Crops as they are, with the cells' classes ("y") where the model learns from classes."""
@@ -449,9 +576,10 @@ class _Trainer:
         `lagging`: batch norm's running means are still those of the start.
         """
         said, size, seen = [], max(1, int(self.training.batch_size) // self.parts), 0
-        own = lagging and not self.learner.judged_lagging
+        own = lagging and not self.learner.judged_lagging and not self.frozen
+        self.learner.rows = None
         for i, batch in enumerate(sampler.judging(rows, size)):
-            generator = self._generator((0, 3, i))
+            generator = self.learner.draws(0, 3, i)
             with self._looking(own):
                 said.append(self.learner.judge(self.raw(batch), generator).cpu())
             seen += len(next(iter(batch.values())))
@@ -489,56 +617,80 @@ class _Trainer:
                     stack.enter_context(_own_statistics(self.model))
                 yield
         finally:
-            self.learner.module.train()
-
-    def _generator(self, key: tuple[int, ...]) -> torch.Generator:
-        generator = torch.Generator()
-        generator.manual_seed(int(np.random.SeedSequence((self.training.seed, *key)).generate_state(1)[0]))
-        return generator
+            self.learn()
 
     def step(self, rows: dict[str, np.ndarray], key: tuple[int, ...]) -> float:
         """Train on one batch; in several parts whose gradients are added up, where the memory wants that.
 
         After a part that did not fit, the step begins again with parts half as large, and later steps keep to that.
+
+        Returns
+        -------
+        float
+            The mean loss of this process's part, times its share of the batch: of one process alone, the batch's.
         """
         step = key[0] * self.n_batches + key[1]
-        n = len(next(iter(rows.values())))
+        start, stop = self.processes.part(len(next(iter(rows.values()))))
+        n = stop - start
         while True:
             before = _rng_state()
             self.learner.before_step(step, self.optimizer)
             self.optimizer.zero_grad(set_to_none=True)
+            full: Exception | None = None
+            loss = 0.0
             try:
-                loss = self._gradients(rows, key, n)
-                break
+                loss = self._gradients(rows, key, together=self._fits)
             except (RuntimeError, MemoryError) as error:
-                least = max(1, n // LEAST_PART)
                 if not is_out_of_memory(error):
                     raise
+                full = error
+            if full is not None and self._fits and self.processes.world > 1:
+                raise InputError(
+                    "The device's memory ran out. The last checkpoint is kept: start again with a smaller batch_size, or end "
+                    "other programs."
+                ) from full
+            if self._fits and full is None:
+                break
+            if not self._fits and not self.processes.sum([full is not None])[0]:
+                self._fits = True  # everywhere: now the step itself
+            else:
+                least = max(1, n // LEAST_PART)
                 if self.parts >= least:
                     raise InputError(
                         f"The device's memory is too small for this network even with {-(-n // self.parts)} cells at a "
                         "time; make the network narrower or its crops smaller, end other programs, or train on the CPU. "
                         "The last checkpoint is kept."
-                    ) from error
+                    ) from full
                 self.parts = min(2 * self.parts, least)
+                logger.warning(self.parts_note)
+            full = None  # with it, what its frames hold
             _set_rng_state(before)
             self.optimizer.zero_grad(set_to_none=True)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            logger.warning(self.parts_note)
         self.learner.before_update(step)
         self.optimizer.step()
         self.learner.after_update(step)
         return loss
 
-    def _gradients(self, rows: dict[str, np.ndarray], key: tuple[int, ...], n: int) -> float:
-        """Leave the batch's gradients in the parameters; its mean loss."""
-        total = 0.0
-        for i, at in enumerate(np.array_split(np.arange(n), min(self.parts, max(1, n // LEAST_PART)))):
-            batch = self.batch({k: r[at] for k, r in rows.items()}, (*key, i) if self.parts > 1 else key)
-            with computing(self.device, self.precision):
-                loss = self.learner.losses(batch)["loss"] * (len(at) / n)
-            loss.backward()
+    def _gradients(self, rows: dict[str, np.ndarray], key: tuple[int, ...], together: bool) -> float:
+        """Leave the batch's gradients in the parameters; the loss as `step` gives it.
+
+        Not `together`: this process's own, while batch norm stands still and waits for nobody.
+        """
+        total, n = 0.0, len(next(iter(rows.values())))
+        start, stop = self.processes.part(n)
+        parts = np.array_split(np.arange(start, stop), min(self.parts, max(1, (stop - start) // LEAST_PART)))
+        for at in parts:
+            batch = self.batch(rows, key, (int(at[0]), int(at[-1]) + 1) if len(at) < n else None)
+            with contextlib.ExitStack() as stack:
+                if isinstance(self._losses, DistributedDataParallel) and not (together and at is parts[-1]):
+                    stack.enter_context(self._losses.no_sync())
+                if not together:
+                    stack.enter_context(_still(self.learner.module))
+                with computing(self.device, self.precision):
+                    loss = self._losses(batch) * (len(at) / n)
+                (loss * self.processes.world).backward()  # the mean over processes is taken
             total += float(loss.detach())
         return total
 
@@ -651,15 +803,22 @@ def try_out(
     """Do a few steps on a copy of the model, to say what `train` would cost; nothing is written."""
     where = choose_device(device)
     sampler = make_sampler(model, cells, training, training.batch_size)
-    state = _read_checkpoint(Path(folder) / CHECKPOINT, look_only=True)
-    if state is not None and state["made_of"] != _made_of(model, cells, training, dict(card or {})):
-        state = None
     precision, step_s = _try_out(model, cells, training, where, check_precision(precision), 1.0)
     steps = training.epochs * sampler.n_batches
     if training.max_steps:
         steps = min(steps, training.max_steps)
     memory = _memory(model, cells, training, where, precision)
-    return Trial(step_s, state["step"] if state else 0, steps, where, precision, memory)
+    return Trial(step_s, steps_done(model, cells, training, folder, card), steps, where, precision, memory)
+
+
+def steps_done(
+    model: EmbeddingModel, cells: Cells, training: Any, folder: Path, card: dict[str, Any] | None = None
+) -> int:
+    """Steps of the checkpoint that `train` with these arguments would go on from; 0 without one."""
+    state = _read_checkpoint(Path(folder) / CHECKPOINT, look_only=True)
+    if state is None or state["made_of"] != _made_of(model, cells, training, dict(card or {})):
+        return 0
+    return int(state["step"])
 
 
 def _memory(model: EmbeddingModel, cells: Cells, training: Any, device: torch.device, precision: str) -> int:
@@ -721,6 +880,7 @@ def train(
     resume: bool = True,
     card: dict[str, Any] | None = None,
     finish: bool = False,
+    processes: Processes = ALONE,
 ) -> Job[dict[str, Any]]:
     """Train `model` on `cells` and write it to `folder`.
 
@@ -750,6 +910,9 @@ def train(
         also decide whether a checkpoint may be gone on from.
     finish : bool
         Do no further step: write the model as the checkpoint has it.
+    processes : Processes
+        Those that train together (`_processes.joined`), each with its part of every batch; they take the steps of one
+        process, but for rounding, and where batch norm stands still (without graphics cards). Only the first writes.
 
     Yields
     ------
@@ -767,12 +930,15 @@ def train(
     ------
     InputError
         If the model is not trained here, no pair can be drawn, or the loss is no longer finite.
+    KeyboardInterrupt
+        If several processes were asked to stop; the checkpoint is written.
     """
     if not can(model, "train"):
         raise InputError(f"{model.spec.title} is not trained; it can only embed.")
     folder, card = Path(folder), dict(card or {})
-    where = choose_device(device)
+    where = processes.device or choose_device(device)
     sampler = make_sampler(model, cells, training, training.batch_size)
+    _check_shared(sampler, processes)
     made_of = _made_of(model, cells, training, card)
     notes = [note for note in (getattr(cells, "note", ""), sampler.note) if note]
     state = _read_checkpoint(folder / CHECKPOINT) if resume else None
@@ -782,15 +948,24 @@ def train(
 
     if state is not None and check_precision(precision) == "auto" and state["device_type"] == where.type:
         precision = state["precision"]  # decided once per run: what goes on stays the same
+    done = state["step"] if state is not None else 0
+    if processes.share(done) != done:
+        raise InputError(
+            f"The processes find different checkpoints in {folder}; they have to see the same disk."
+        )
     if check_precision(precision) == "auto":
-        precision, _ = _try_out(model, cells, training, where, precision, 1.0)
-    trainer = _Trainer(model, cells, training, where, precision, sampler.n_batches)
+        if processes.first:
+            precision, _ = _try_out(model, cells, training, where, precision, 1.0)
+        precision = processes.share(precision)
+    trainer = _Trainer(model, cells, training, where, precision, sampler.n_batches, processes)
     notes += trainer.learner.notes
     if not len(sampler.validation) and (getattr(training, "patience", False) or _kept(training) != LAST):
         notes.append("Nothing is held out, so all epochs are done and the last weights are kept.")
     run = _Run(trainer, sampler, folder, made_of, notes)
     if state is not None:
         run.restore(state)
+    if not processes.first:  # dropout shall not be the same everywhere
+        torch.manual_seed(trainer.learner.draws(0, 5, run.step, processes.rank).initial_seed())
 
     total = training.epochs * sampler.n_batches
     if training.max_steps:
@@ -818,7 +993,7 @@ def train(
             }
             preview.make()
             yield Progress(run.step, total, _message(run, training), metrics)
-            if seconds >= limit_s:
+            if training.max_seconds and processes.sum([processes.first and seconds >= limit_s])[0]:
                 notes.append(
                     f"Training ended after {run.step:,} steps because its {limit_s:g} seconds were over."
                 )
@@ -845,6 +1020,8 @@ def train(
         notes.append(
             f"Batch norm's running means were measured again after these {run.step:,} steps (the paper trains longer)."
         )
+    if not processes.first:
+        return processes.share(None)  # type: ignore[no-any-return]
     held_out: dict[str, Any] = {"best_epoch": run.best["epoch"]} if "model" in run.best else {}
     for name, rows in (("validation", sampler.validation), ("test", sampler.test)):
         if len(rows):
@@ -861,6 +1038,7 @@ def train(
         "seconds": round(run.seconds, 2),
         "device": str(where),
         "precision": precision,
+        **({"processes": processes.world} if processes.world > 1 else {}),
         "stopped_early": run.step < training.epochs * sampler.n_batches,
         **held_out,
         "notes": notes,
@@ -870,9 +1048,24 @@ def train(
         "trained": result,
         "n_cells": len(sampler.rows),
         "torch": torch.__version__,
+        "versions": {
+            "napari-cellrep": napari_cellrep.__version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+        },
     }
     save_model(model, folder, **{**made, **card})
-    return result
+    return processes.share(result)  # type: ignore[no-any-return]
+
+
+def _check_shared(sampler: Sampler, processes: Processes) -> None:
+    """Whether every process gets something of every batch."""
+    least = min(len(next(iter(rows.values()))) for rows in sampler.epoch(0))
+    if processes.world > 1 and least < LEAST_PART * processes.world:
+        raise InputError(
+            f"{processes.world} processes share every batch, and there are batches of {least} cells where each wants at least "
+            f"{LEAST_PART}; start fewer processes, or make batch_size larger."
+        )
 
 
 def settle_norm(trainer: _Trainer, sampler: Sampler) -> Iterator[int]:
@@ -885,7 +1078,9 @@ def settle_norm(trainer: _Trainer, sampler: Sampler) -> Iterator[int]:
     int
         Cells seen, once per batch.
     """
-    norms = [m for m in trainer.model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    if trainer.frozen:  # the network has learned with the means as they are
+        return
+    norms = _norms(trainer.model)
     momentum = [m.momentum for m in norms]
     for norm in norms:
         norm.reset_running_stats()
@@ -894,7 +1089,7 @@ def settle_norm(trainer: _Trainer, sampler: Sampler) -> Iterator[int]:
     seen = 0
     for i, rows in enumerate(sampler.epoch(0)):
         with torch.no_grad(), computing(trainer.device, trainer.precision):
-            trainer.learner.losses(trainer.batch(rows, (0, i)))
+            trainer.learner.losses(trainer.batch(rows, (0, i), trainer.own_part(rows)))
         seen += len(next(iter(rows.values())))
         yield seen
         if seen >= SETTLE_CELLS:
@@ -914,13 +1109,14 @@ class _Preview:
     def make(self, last: bool = False) -> None:
         """Write it if it is time to; the state of training and of every random generator stays as it is."""
         start = time.perf_counter()
-        if not last and start < self._next:
-            return
         t = self.trainer
+        if not t.processes.first or (not last and start < self._next):
+            return
         modes = {m: m.training for m in t.learner.module.modules()}
         try:
             t.model.eval()
-            with torch.no_grad(), computing(t.device, t.precision), _own_statistics(t.model):
+            young = contextlib.nullcontext() if t.frozen else _own_statistics(t.model)
+            with torch.no_grad(), computing(t.device, t.precision), young:
                 crops = t.learner.to_show({k: t._load(r) for k, r in self.rows.items()})
                 found = look(t.model, crops)
         except (RuntimeError, MemoryError) as error:
@@ -951,16 +1147,15 @@ def _own_statistics(model: EmbeddingModel) -> Iterator[None]:
 
     Those lag far behind at first (`settle_norm`): by them a young network would seem to have learned nothing.
     """
-    norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
-    before = [(m.momentum, m.num_batches_tracked, m.training) for m in norms]
+    norms = _norms(model)
+    before = [(m.training, m.running_mean, m.running_var) for m in norms]
     for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None  # so nothing is counted or moved
-        norm.training = True
+        norm.training, norm.running_mean, norm.running_var = False, None, None  # then it takes the batch's
     try:
         yield
     finally:
-        for norm, (momentum, tracked, training) in zip(norms, before, strict=True):
-            norm.momentum, norm.num_batches_tracked, norm.training = momentum, tracked, training
+        for norm, kept in zip(norms, before, strict=True):
+            norm.training, norm.running_mean, norm.running_var = kept
 
 
 def look(model: EmbeddingModel, crops: dict[str, Tensor]) -> tuple[tuple[str, ...], np.ndarray] | None:
@@ -1077,7 +1272,7 @@ class _Run:
 
     def steps(self, total: int) -> Iterator[tuple[int, float | None]]:
         """Do the steps that are left; cells and loss of each, None while held-out cells are looked at."""
-        saved = time.perf_counter()
+        saved, together = time.perf_counter(), self.trainer.processes
         if self._judges and len(self.history) < self.step // self.sampler.n_batches:
             yield from self._judge()  # the run was stopped in between
         while self.step < total and not self.exhausted():
@@ -1085,7 +1280,7 @@ class _Run:
             for i, rows in enumerate(self.sampler.epoch(epoch)[first:], start=first):
                 start = time.perf_counter()
                 self._whole = False
-                loss = self.trainer.step(rows, (epoch, i))
+                loss, asked = together.sum([self.trainer.step(rows, (epoch, i)), together.stop_asked])
                 if not np.isfinite(loss):
                     raise InputError(
                         f"The loss is no longer finite (step {self.step + 1:,}). Lower the learning rate, or look for "
@@ -1101,6 +1296,8 @@ class _Run:
                 ends = i + 1 == self.sampler.n_batches
                 if ends and not self._judges:
                     self._end_epoch(epoch)
+                if asked:
+                    raise KeyboardInterrupt  # in all processes; the checkpoint is written on the way out
                 if ends or time.perf_counter() - saved > CHECKPOINT_EVERY_S:
                     self.save()
                     saved = time.perf_counter()
@@ -1118,8 +1315,14 @@ class _Run:
                 yield n, None
         found: dict[str, float] = {}
         lagging = self.step < SETTLED_STEPS and getattr(t.training, "settle_norm", True) is False
-        for n in t.judged(self.sampler, self.sampler.validation, found, lagging):
-            yield n, None
+        if t.processes.first:
+            for n in t.judged(self.sampler, self.sampler.validation, found, lagging):
+                yield n, None
+                if t.processes.stop_asked:
+                    break
+        found, asked = t.processes.share((found, t.processes.stop_asked))
+        if asked:
+            raise KeyboardInterrupt  # the next run judges from the start
         self._whole = False
         self._end_epoch(self.step // self.sampler.n_batches - 1)
         self.history[-1] += [found[name] for name in self.names]
@@ -1151,7 +1354,7 @@ class _Run:
 
     def save(self) -> None:
         """Write the checkpoint and the history, each by rename."""
-        if not self._whole or self._saved_at == self.step:
+        if not self._whole or self._saved_at == self.step or not self.trainer.processes.first:
             return
         state = {
             "format": 1,

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from napari_cellrep.models._augment import draw
 from napari_cellrep.models._base import (
     EmbeddingModel,
     HeldOut,
@@ -677,7 +678,7 @@ def mask_patches(x: Tensor, ratio: float = 0.25, generator: torch.Generator | No
         raise InputError(f"Masks are made of {PATCH_PX} px patches; the image is {h} × {w} px.")
     rows, columns = h // PATCH_PX, w // PATCH_PX
     n_keep = int(rows * columns * (1 - ratio))
-    order = torch.rand((b, c, rows * columns), generator=generator).argsort(dim=-1)
+    order = draw(torch.rand, (b, c, rows * columns), generator or torch.default_generator).argsort(dim=-1)
     keep = torch.zeros(order.shape, dtype=torch.bool).scatter_(2, order[..., :n_keep], True)
     keep = keep.reshape(b, c, rows, columns)
     return keep.repeat_interleave(PATCH_PX, 2).repeat_interleave(PATCH_PX, 3).to(x.device)
@@ -756,7 +757,7 @@ class MaskedLearner(Learner):
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": t.weight_decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=t.learning_rate, betas=(t.beta1, t.beta2))
+        return torch.optim.AdamW(groups, lr=t.learning_rate, betas=(t.beta1, t.beta2), fused=self.fused)
 
     def before_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         """Whose turn it is, and the learning rate."""
@@ -772,7 +773,7 @@ class MaskedLearner(Learner):
         x = x[:, self.channel : self.channel + 1]
         if t.view == "field":
             room = torch.tensor([max(n - SIDE_PX, 0) + 1 for n in x.shape[-2:]])
-            x = _squares(x, (torch.rand(len(x), 2, generator=generator) * room).long())
+            x = _squares(x, (draw(torch.rand, (len(x), 2), generator) * room).long())
         else:
             x = self.net._zoomed(x)
         x = _scale_percentiles(self.net._fit(x), flat_is_black=True)
@@ -809,7 +810,7 @@ def _squares(x: Tensor, corners: Tensor) -> Tensor:
 
 def _turned(x: Tensor, rotate: bool, scale_range: float, generator: torch.Generator) -> Tensor:
     """Turn square images (B, C, H, H) by any angle and enlarge them by 1 ± half the range; 0 comes in from outside."""
-    draws = torch.rand(2, len(x), generator=generator, dtype=torch.float64)
+    draws = draw(torch.rand, (2, len(x)), generator, axis=1, dtype=torch.float64)
     if not rotate and not scale_range:
         return x
     angle = 2 * math.pi * draws[0] * rotate

@@ -276,25 +276,39 @@ def _train(
     device: str = "auto",
     precision: str = "auto",
     resume: bool = True,
+    seeds: Sequence[int] = (),
+    learning_rates: Sequence[float] = (),
+    training: dict[str, Any] | None = None,
     **arguments: Any,
 ) -> Estimate:
-    from napari_cellrep.models._train import try_out
+    from napari_cellrep.models._train import steps_done, try_out
 
-    made = training_step.prepare(
-        project,
-        **{"model": "paired_cell_inpainting", **{k: v for k, v in arguments.items() if k != "finish"}},
-    )
-    found = try_out(made.net, made.cells, made.settings, made.folder, device, precision, made.card)
+    how = {"model": "paired_cell_inpainting", **{k: v for k, v in arguments.items() if k != "finish"}}
+    runs = training_step.runs_of(seeds, learning_rates)
+    several = bool(seeds or learning_rates)
+    seconds = whole = 0.0
+    begun = steps = 0
+    for i, values in enumerate(runs):
+        made = training_step.prepare(project, **how, training={**(training or {}), **values})
+        folder = training_step.run_folder(made) if several else made.folder
+        if not i:  # the others take as long
+            found = try_out(made.net, made.cells, made.settings, folder, device, precision, made.card)
+            done = found.steps_done
+        else:
+            done = steps_done(made.net, made.cells, made.settings, folder, made.card)
+        done = done if resume else 0
+        left = max(0, found.steps - done)
+        begun, steps, whole = begun + done, steps + left, whole + left * found.step_s
+        seconds += min(left * found.step_s, made.settings.max_seconds or float("inf"))
     where, why, faster = _place(device, made.net.on_device)
-    begun = found.steps_done if resume else 0
-    steps = max(0, found.steps - begun)
-    seconds, limit_s = steps * found.step_s, made.settings.max_seconds
     more = []
-    if limit_s and seconds > limit_s:
-        more.append(f"its limit; all {made.settings.epochs:,} epochs would take {about(seconds)}")
-        seconds = limit_s
+    if several:
+        more.append(f"{len(runs):,} run{'s' if len(runs) > 1 else ''}, one after the other")
+    if seconds < whole:
+        limit = "their limits" if len(runs) > 1 else "its limit"
+        more.append(f"{limit}; all {made.settings.epochs:,} epochs would take {about(whole)}")
     if begun:
-        more.append(f"goes on at step {begun:,} of {found.steps:,}")
+        more.append(f"goes on at step {begun:,} of {len(runs) * found.steps:,}")
     aside = f" ({'; '.join(more)})" if more else ""
     nothing = "" if steps else "All epochs are done already; more epochs would go on."
     n = len(made.cells) if steps else 0

@@ -8,6 +8,7 @@ import shutil
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,6 +36,7 @@ from napari_cellrep.steps.embed import boxes_of, find_model, set_crop, weights_d
 
 if TYPE_CHECKING:
     from napari_cellrep.models import EmbeddingModel
+    from napari_cellrep.models._processes import Processes
 
 R = TypeVar("R")
 
@@ -60,6 +62,7 @@ def train(
     weights: str = "",
     preset: str = "",
     finish: bool = False,
+    processes: Processes | None = None,
 ) -> Job[Path]:
     """Train a model on the project's own cells; flagged cells are left out.
 
@@ -97,6 +100,8 @@ def train(
         Name of one of the network's presets (`specs.Preset`); `training` goes before it. "": the paper's recipe.
     finish : bool
         Do no further step: make the model of the checkpoint that is there. Training can go on from it later.
+    processes : Processes, optional
+        Those that train together (`models._processes.joined`). Only the first one writes.
 
     Yields
     ------
@@ -108,9 +113,11 @@ def train(
     InputError
         If the network cannot be trained, a setting is wrong, or there is nothing to train on.
     """
+    from napari_cellrep.models._processes import ALONE
     from napari_cellrep.models._train import CHECKPOINT
     from napari_cellrep.models._train import train as run
 
+    processes = processes or ALONE
     how: dict[str, Any] = {
         "model": model, "name": name, "config": config, "training": training, "channels": list(channels), "crop": crop,
         "include_flagged": include_flagged, "fields": list(fields), "cells": list(cells), "named_set": named_set,
@@ -123,13 +130,14 @@ def train(
         raise InputError(f"{made.folder.name} has no checkpoint yet; train it for a while first.")
     job = run(
         made.net, made.cells, made.settings, made.folder, device=device, precision=precision, resume=resume or finish,
-        card=made.card, finish=finish,
+        card=made.card, finish=finish, processes=processes,
     )  # fmt: skip
+    noted = processes.first and not finish
     last, state = Progress(0, 0), "paused"
 
     def note(at: Progress) -> Progress:
         nonlocal last
-        if not finish and not last.total:
+        if noted and not last.total:
             _note_run(path, how, "running", at)
         last = at
         return at
@@ -138,8 +146,10 @@ def train(
         result = yield from _driven(job, note)
         state = "done"
     finally:
-        if not finish and last.total:
+        if noted and last.total:
             _note_run(path, how, state, last)
+    if not processes.first:
+        return made.folder
     project.log(
         "train", model=model, name=made.folder.name, training=dataclasses.asdict(made.settings),
         config=dataclasses.asdict(made.net.config), **made.card, result=result,
@@ -150,11 +160,12 @@ def train(
 def train_several(
     project: Project,
     *,
-    seeds: Sequence[int] = (0,),
+    seeds: Sequence[int] = (),
     learning_rates: Sequence[float] = (),
     device: str = "auto",
     precision: str = "auto",
     resume: bool = True,
+    processes: Processes | None = None,
     **how: Any,
 ) -> Job[Path]:
     """Train one network from several seeds and with several learning rates, and keep the best by validation loss.
@@ -166,9 +177,10 @@ def train_several(
     Parameters
     ----------
     seeds : sequence of int
+        Empty: the one of the settings.
     learning_rates : sequence of float
         Empty: the one of the settings.
-    device, precision, resume, **how
+    device, precision, resume, processes, **how
         As for `train`.
 
     Yields
@@ -181,50 +193,86 @@ def train_several(
     InputError
         As `train`; also if no cell is held out, so that no run could be called the best.
     """
-    from napari_cellrep.models._train import CHECKPOINT, make_sampler
+    from napari_cellrep.models._processes import ALONE
     from napari_cellrep.models._train import train as run
 
+    processes = processes or ALONE
     how = {"model": "paired_cell_inpainting", **how}
+    asked = {**how, "seeds": list(seeds), "learning_rates": list(learning_rates)}
     settings = dict(how.pop("training", None) or {})
     yield Progress(0, 0, "Preparing to train")
-    rates: list[dict[str, Any]] = [{"learning_rate": rate} for rate in dict.fromkeys(learning_rates)] or [{}]
-    chosen = [{**rate, "seed": seed} for rate in rates for seed in dict.fromkeys(seeds)]
+    chosen = runs_of(seeds, learning_rates)
+    path = project.root / "models" / (how.get("name") or how["model"]) / "run.json"
+    last, state = Progress(0, 0), "paused"
+
+    def over_all(i: int, which: str, at: Progress) -> Progress:
+        nonlocal last
+        begins = not last.total
+        last = Progress(i * at.total + at.done, len(chosen) * at.total, f"{which}: {at.message}", at.metrics)
+        if begins and processes.first:
+            _note_run(path, asked, "running", last)
+        return last
+
     rows: list[dict[str, Any]] = []
-    for i, values in enumerate(chosen):
-        made = prepare(project, **how, training={**settings, **values})
-        if not i and (made.folder / CHECKPOINT).is_file():
-            raise InputError(
-                f"{made.folder.name} is a training of its own that can go on; give the best of several another name (--name)."
-            )
-        if not len(make_sampler(made.net, made.cells, made.settings, made.settings.batch_size).validation):
-            raise InputError(
-                "The best of several runs is told by cells that are held out, and none is; set held_out above 0, or train on "
-                "groups with more images or cells."
-            )
-        seed, rate = made.settings.seed, made.settings.learning_rate
-        folder = made.folder / "runs" / f"seed{seed}-rate{rate:g}"
-        job = run(
-            made.net, made.cells, made.settings, folder, device=device, precision=precision, resume=resume, card=made.card
-        )  # fmt: skip
-        which = f"Run {i + 1} of {len(chosen)} (seed {seed}, learning rate {rate:g})"
-
-        def over_all(at: Progress, i: int = i, which: str = which) -> Progress:
-            done, total = i * at.total + at.done, len(chosen) * at.total
-            return Progress(done, total, f"{which}: {at.message}", at.metrics)
-
-        result = yield from _driven(job, over_all)
-        scores = {f"val_{k}": v for k, v in result["validation"].items() if k != "n_cells"}
-        more = {k: result[k] for k in ("best_epoch", "epoch", "step", "seconds") if k in result}
-        rows.append({"seed": seed, "learning_rate": rate, **scores, **more, "folder": folder.name})
-    best = min(range(len(rows)), key=lambda i: rows[i]["val_loss"])
-    made = prepare(project, **how, training={**settings, **chosen[best]})
-    table = pd.DataFrame(rows).assign(kept=[i == best for i in range(len(rows))])
-    _take_run(made.folder, made.folder / "runs" / rows[best]["folder"], table)
+    try:
+        for i, values in enumerate(chosen):
+            made = prepare(project, **how, training={**settings, **values})
+            _check_several(made)
+            seed, rate = made.settings.seed, made.settings.learning_rate
+            which = f"Run {i + 1} of {len(chosen)} (seed {seed}, learning rate {rate:g})"
+            job = run(
+                made.net, made.cells, made.settings, run_folder(made), device=device, precision=precision, resume=resume,
+                card=made.card, processes=processes,
+            )  # fmt: skip
+            result = yield from _driven(job, partial(over_all, i, which))
+            scores = {f"val_{k}": v for k, v in result["validation"].items() if k != "n_cells"}
+            more: dict[str, Any] = {
+                k: result[k] for k in ("best_epoch", "epoch", "step", "seconds") if k in result
+            }
+            folder = run_folder(made).name
+            rows.append({"seed": seed, "learning_rate": rate, **scores, **more, "folder": folder})
+        best = min(range(len(rows)), key=lambda i: rows[i]["val_loss"])
+        made = prepare(project, **how, training={**settings, **chosen[best]})
+        if not processes.first:
+            return made.folder
+        table = pd.DataFrame(rows).assign(kept=[i == best for i in range(len(rows))])
+        _take_run(made.folder, run_folder(made), table)
+        state = "done"
+    finally:
+        if last.total and processes.first:
+            _note_run(path, asked, state, last)
     project.log(
         "train", model=how["model"], name=made.folder.name, training=dataclasses.asdict(made.settings),
         config=dataclasses.asdict(made.net.config), **made.card, result=rows[best], runs=len(rows),
     )  # fmt: skip
     return made.folder
+
+
+def _check_several(made: Prepared) -> None:
+    """Whether several of this training can be told apart, and do not overwrite one."""
+    from napari_cellrep.models._train import CHECKPOINT, make_sampler
+
+    if (made.folder / CHECKPOINT).is_file():
+        raise InputError(
+            f"{made.folder.name} is a training of its own that can go on; give the best of several another name (--name)."
+        )
+    if not len(make_sampler(made.net, made.cells, made.settings, made.settings.batch_size).validation):
+        raise InputError(
+            "The best of several runs is told by cells that are held out, and none is; set held_out above 0, or train on "
+            "groups with more images or cells."
+        )
+
+
+def runs_of(seeds: Sequence[int], learning_rates: Sequence[float]) -> list[dict[str, Any]]:
+    """Settings of every run of `train_several`; one without any where neither is given."""
+    rates = [{"learning_rate": rate} for rate in dict.fromkeys(learning_rates)]
+    chosen = [{"seed": seed} for seed in dict.fromkeys(seeds)]
+    return [{**rate, **seed} for rate in rates or [{}] for seed in chosen or [{}]]
+
+
+def run_folder(made: Prepared) -> Path:
+    """Where one of `train_several`'s runs goes."""
+    return made.folder / "runs" / f"seed{made.settings.seed}-rate{made.settings.learning_rate:g}"
 
 
 def _driven(job: Job[R], each: Callable[[Progress], Progress]) -> Job[R]:
@@ -267,6 +315,12 @@ def resume_training(project: Project, *, name: str, device: str = "auto", finish
         how = json.loads(path.read_text(encoding="utf-8"))["how"]
     except (OSError, ValueError, KeyError):
         raise InputError(f"There is no training called {name!r} to go on with.") from None
+    if "seeds" in how:
+        if finish:
+            raise InputError(
+                f"{name} is made of the best of several trainings; there is none before all of them are done."
+            )
+        return (yield from train_several(project, **how, device=device))
     return (yield from train(project, **how, device=device, finish=finish))
 
 
