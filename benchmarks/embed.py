@@ -1,6 +1,6 @@
 """Embedding: cells per second of each network and of the whole step, against the matrix product; memory.
 
-python benchmarks/embed.py [--quick] [--only PART …] [--no-compile] [--device cuda] --json FILE
+python benchmarks/embed.py [--quick] [--only PART …] [--networks MODEL …] [--no-compile] [--device cuda] --json FILE
 
 Networks alone: the best time per cell of several passes over real crops, on the CPU with one thread and in CPU
 seconds (what else the machine does counts little), on a GPU in wall seconds. The limit is the matrix product of the
@@ -9,6 +9,11 @@ over that of a product of two square matrices. Weights are random: they cost wha
 about the agreement of precisions where a network is ill-conditioned (transformers), so give trained ones with
 ``--weights`` to see that.
 
+The engine's own choice (precision, batch) is shown with the part of their ten nearest neighbours that cells have in
+common with fp32, 0.98 asked.
+
+Windows that change size (224 px to 64 px) are resized on the device, against numpy before it.
+
 The whole step: `embed` on a project of the bundled sample, against the slower of its two parts (decoding and cutting;
 the network). Memory: the peak of a process that embeds a plate, against one
 of ten times as many cells.
@@ -16,6 +21,7 @@ of ten times as many cells.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -34,10 +40,13 @@ from sklearn.neighbors import NearestNeighbors
 from torch.utils.flop_counter import FlopCounterMode
 
 from napari_cellrep.data import open_project
+from napari_cellrep.data.crops import resize as resize_here
+from napari_cellrep.data.crops import weights_to_size
 from napari_cellrep.jobs import drain
 from napari_cellrep.models import create_model, load_model
 from napari_cellrep.models._base import EmbeddingModel
 from napari_cellrep.models._engine import Embedder, computing
+from napari_cellrep.models._engine import _resize as resize_there
 from napari_cellrep.specs import match_channels
 from napari_cellrep.steps.crop import crop
 from napari_cellrep.steps.embed import cut_cells, embed
@@ -62,7 +71,8 @@ FORMS = {  # precision, memory format, compiled
     "bf16 channels_last compiled": ("bf16", torch.channels_last, True),
 }
 K = 10  # neighbours compared between precisions
-PARTS = ("networks", "layers", "attention", "step", "memory")
+SHARED = 0.98  # asked of any precision that is chosen
+PARTS = ("networks", "layers", "attention", "resize", "step", "memory")
 
 
 class Clock:
@@ -153,11 +163,17 @@ def shared_neighbours(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def network_rows(
-    project: Any, clock: Clock, limits: dict[str, float], compiled: bool, weights: dict[str, str], quick: bool
+    project: Any,
+    clock: Clock,
+    limits: dict[str, float],
+    compiled: bool,
+    weights: dict[str, str],
+    quick: bool,
+    names: list[str],
 ) -> list[dict[str, Any]]:
     """Every network in every form."""
     rows = []
-    for name in NETWORKS:
+    for name in names:
         net = make(name, weights)
         batch = NETWORKS[name][1] * (16 if clock.device.type == "cuda" else 1)
         layers = net.layers[:1]
@@ -205,22 +221,31 @@ def network_rows(
                     peer=("fp32 eager", eager), agreement=agreement, gflop_per_cell=round(gflop, 2), batch=len(x),
                     first_call_and_trials_s=round(time.perf_counter() - start, 1), note=note)
             )  # fmt: skip
-        rows.append(engine_row(project, name, weights, clock, eager))
+        rows += engine_rows(project, name, weights, clock, eager, n_compared)
     return rows
 
 
-def engine_row(
-    project: Any, name: str, weights: dict[str, str], clock: Clock, eager: float | None
-) -> dict[str, Any]:
-    """What the engine chooses by its own trial, preprocessing and copies included."""
+def engine_rows(
+    project: Any, name: str, weights: dict[str, str], clock: Clock, eager: float | None, n_compared: int
+) -> list[dict[str, Any]]:
+    """What the engine chooses by its own trial, preprocessing and copies included; and how it agrees with fp32."""
     net = make(name, weights)
-    crops = sample_crops(project, net, NETWORKS[name][1] * 4).numpy()
-    engine = Embedder(net, net.layers[:1], device=str(clock.device))
-    engine.run(crops[: engine.batch_size or 16])
+    many = sample_crops(project, net, n_compared).numpy()
+    layer, device = net.layers[0], str(clock.device)
+    engine = Embedder(net, [layer], device=device)
+    chosen = engine.run(many)[layer]
+    agreement = shared_neighbours(Embedder(net, [layer], device, "fp32").run(many)[layer], chosen)
+    crops = many[: NETWORKS[name][1] * 4]
     seconds = clock.best(lambda: engine.run(crops))
+    said = engine.describe()
+    note = "trained" if name in weights else "random weights"
     peer = None if eager is None else ("network alone, fp32 eager", eager)
-    return row(f"{name}: the engine's own choice", len(crops) / seconds, "cells/s", goal=eager, peer=peer,
-               precision=engine.precision, batch=engine.batch_size)  # fmt: skip
+    return [
+        row(f"{name}: the engine's own choice", len(crops) / seconds, "cells/s", goal=eager, peer=peer, agreement=agreement,
+            precision=engine.precision, batch=engine.batch_size, note=note),
+        row(f"{name}: neighbours that choice shares with fp32", agreement, "part", goal=SHARED, precision=engine.precision,
+            n_cells=len(many), on_its_trial=said.get("trial_shared_neighbours"), note=note),
+    ]  # fmt: skip
 
 
 def one_pass_row(project: Any, clock: Clock, limits: dict[str, float], quick: bool) -> dict[str, Any]:
@@ -275,6 +300,51 @@ def one_pass_row(project: Any, clock: Clock, limits: dict[str, float], quick: bo
                ratio_allowed=round(passes * product, 2), note=note)  # fmt: skip
 
 
+def resize_rows(project: Any, clock: Clock, quick: bool) -> list[dict[str, Any]]:
+    """Windows of 224 px for a network that wants 64 px: raw pixels to the device and resized there, or in numpy."""
+    net = make("paired_cell_inpainting", {})
+    spec = net.crop = dataclasses.replace(net.crop, window_px=224)
+    planes = match_channels(net.roles, project.channels, net.spec.title)
+    obs = project.cells.obs
+    rows = obs[obs["field"].astype(str) == str(obs["field"].iloc[0])].iloc[: 32 if quick else 128]
+    field = str(rows["field"].iloc[0])
+
+    def windows(resized: bool) -> np.ndarray:
+        return cut_cells(project, field, rows, spec, planes, resized)
+
+    raw = windows(False)
+    engine = Embedder(net, net.layers[:1], device=str(clock.device), precision="fp32")
+    layer, n = net.layers[0], len(raw)
+
+    def device() -> np.ndarray:
+        raw = windows(False)
+        return engine.run(raw, weights_to_size(raw, spec))[layer]
+
+    def numpy_first() -> np.ndarray:
+        return engine.run(windows(True))[layer]
+
+    on_device, before = device(), numpy_first()
+    difference = float(np.abs(on_device - before).max() / np.abs(before).max())
+    there = torch.from_numpy(weights_to_size(raw, spec)).to(clock.device)
+    alone = [
+        n / clock.best(call)
+        for call in (
+            lambda: [
+                resize_there(torch.from_numpy(part).to(clock.device), there, False)
+                for part in np.array_split(raw, n // 16)
+            ],
+            lambda: [resize_here(part, spec.size_px) for part in np.array_split(raw, n // 16)],
+        )
+    ]
+    shared = {"agreement": shared_neighbours(before, on_device), "largest_relative_difference": difference}
+    return [
+        row("windows of 224 px to 64 px, resizing alone on the device", alone[0], "cells/s", peer=("numpy", alone[1]),
+            **shared),
+        row("windows of 224 px to 64 px, cut, resized on the device and embedded", n / clock.best(device), "cells/s",
+            peer=("resized in numpy", n / clock.best(numpy_first)), precision="fp32", **shared),
+    ]  # fmt: skip
+
+
 def attention_rows(project: Any, clock: Clock) -> list[dict[str, Any]]:
     """Vectors and attention together, against the vectors of the whole network and of the shortened last block."""
     net = make("dino", {}).to(clock.device)
@@ -291,7 +361,7 @@ def attention_rows(project: Any, clock: Clock) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def step_row(project: Any, device: str, turns: int) -> dict[str, Any]:
+def step_row(project: Any, name: str, weights: dict[str, str], device: str, quick: bool) -> dict[str, Any]:
     """The whole step, loading and writing the table included, against the slower of its parts, with all cores.
 
     Its wall time is held against the time its own network took within the same run: a run of the network by itself
@@ -299,10 +369,14 @@ def step_row(project: Any, device: str, turns: int) -> dict[str, Any]:
     field is decoded beside it, is told by the CPU seconds of both.
     """
     torch.set_num_threads(os.cpu_count() or 1)
-    net = make("paired_cell_inpainting", {})
+    slow = NETWORKS[name][1] < 64
+    turns = 1 if quick or slow else 3
+    net = make(name, weights)
     planes = match_channels(net.roles, project.channels, net.spec.title)
     obs = project.cells.obs
-    fields = list(dict.fromkeys(obs["field"].astype(str)))
+    fields = list(dict.fromkeys(obs["field"].astype(str)))[: (1 if quick else 2) if slow else None]
+    obs = obs[obs["field"].astype(str).isin(fields)]
+    model = {"model": weights[name]} if name in weights else {"model": name, "config": NETWORKS[name][0]}
     engine = Embedder(net, device=device)
     decode = alone = 0.0
     best: tuple[float, float, float] | None = (
@@ -314,7 +388,7 @@ def step_row(project: Any, device: str, turns: int) -> dict[str, Any]:
         crops = [cut_cells(project, f, obs[obs["field"].astype(str) == f], net.crop, planes) for f in fields]
         decode = max(decode, len(obs) / (time.perf_counter() - start))
         if not turn:
-            engine.run(crops[0][:16])  # chooses the precision
+            engine.run(crops[0])  # chooses the precision
         start, cpu = time.perf_counter(), time.process_time()
         for c in crops:
             engine.run(c)
@@ -322,7 +396,14 @@ def step_row(project: Any, device: str, turns: int) -> dict[str, Any]:
         cpu_alone = min(cpu_alone, time.process_time() - cpu)
         start, cpu = time.perf_counter(), time.process_time()
         drain(
-            embed(project, model=net.spec.name, key=f"bench{turn}", device=device, precision=engine.precision)
+            embed(
+                project,
+                **model,
+                key=f"{name}{turn}",
+                fields=fields,
+                device=device,
+                precision=engine.precision,
+            )
         )
         whole = len(obs) / (time.perf_counter() - start)
         cpu_whole = min(cpu_whole, time.process_time() - cpu)
@@ -330,7 +411,7 @@ def step_row(project: Any, device: str, turns: int) -> dict[str, Any]:
         best = max(best or (0.0, 0.0, 0.0), (whole / within, whole, within))
     assert best is not None
     _, whole, within = best
-    return row("embed, paired_cell_inpainting: the whole step", whole, "cells/s", goal=0.85 * within, limit=within,
+    return row(f"embed, {name}: the whole step", whole, "cells/s", goal=0.85 * within, limit=within,
                decode_and_cut_cells_per_s=round(decode, 1), network_alone_cells_per_s=round(alone, 1),
                cpu_of_network_alone_to_step=round(cpu_alone / cpu_whole, 3), n_cells=len(obs),
                precision=engine.precision)  # fmt: skip
@@ -393,6 +474,10 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", default=PARTS, choices=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}"
     )
+    parser.add_argument(
+        "--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS, metavar="MODEL",
+        help=f"of {', '.join(NETWORKS)}",
+    )  # fmt: skip
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
     parser.add_argument(
         "--weights",
@@ -418,13 +503,15 @@ def main() -> None:
         rows = [row(f"matrix product, {form}", v, "GFLOP/s") for form, v in limits.items()]
         if "networks" in args.only:
             compiled = not (args.quick or args.no_compile)
-            rows += network_rows(project, clock, limits, compiled, weights, args.quick)
+            rows += network_rows(project, clock, limits, compiled, weights, args.quick, args.networks)
         if "layers" in args.only:
             rows.append(one_pass_row(project, clock, limits, args.quick))
         if "attention" in args.only:
             rows += attention_rows(project, clock)
+        if "resize" in args.only:
+            rows += resize_rows(project, clock, args.quick)
         if "step" in args.only:
-            rows.append(step_row(project, args.device, 1 if args.quick else 3))
+            rows += [step_row(project, name, weights, args.device, args.quick) for name in args.networks]
     if "memory" in args.only:
         rows.append(memory_row(args.quick))
     report(rows, environment("torch", "scikit-learn"), args.json)

@@ -1178,11 +1178,11 @@ def _models(args: argparse.Namespace) -> None:
             if text:
                 print(f"  {label}: {text}")
         for weights in spec.weights:
-            sampling = f", {weights.um_per_px:g} µm/px" if weights.um_per_px else ""
+            sampling = f"{weights.um_per_px:g} µm/px" if weights.um_per_px else "sampling unknown"
             print(f"  weights: {weights.name}{' (fetched)' if find_fetched(weights.name) else ''}\n"
                   f"    {weights.note}\n"
                   f"    wants: {', '.join(weights.roles or spec.roles)}; "
-                  f"{weights.size_px or spec.crop.size_px} px crops{sampling}\n"
+                  f"{weights.size_px or spec.crop.size_px} px crops, {sampling}\n"
                   f"    licence: {weights.licence}\n    from: {weights.url}")  # fmt: skip
     print(f"\nWeights are fetched with: cellrep models fetch NAME. They are kept in {weights_folder()}.")
 

@@ -330,7 +330,8 @@ def field_rules(cls: type) -> dict[str, dict[str, Any]]:
     """Name → {type, default, rules…} of a config dataclass.
 
     A field is annotated ``Annotated[float, {"min": 0, "max": 1, "step": 1e-5, "label": "…", "help": "…"}]``;
-    "choices" lists allowed values. Fields are int, float, bool, str or tuple of str; never optional.
+    "choices" lists allowed values; "same_weights" marks a network's setting that leaves its weights as they are.
+    Fields are int, float, bool, str or tuple of str; never optional.
     """
     hints = typing.get_type_hints(cls, include_extras=True)
     rules: dict[str, dict[str, Any]] = {}

@@ -5,7 +5,14 @@ import time
 import numpy as np
 import pytest
 
-from napari_cellrep.data.crops import cut_crops, find_cells, find_places, mask_hashes, resize
+from napari_cellrep.data.crops import (
+    cut_crops,
+    find_cells,
+    find_places,
+    mask_hashes,
+    resize,
+    weights_to_size,
+)
 from napari_cellrep.specs import CropSpec, InputError
 
 
@@ -131,6 +138,21 @@ def test_sampling_decides_the_window():
     blocks = image[0, y : y + 32, x : x + 32].reshape(16, 2, 16, 2).mean(axis=(1, 3))
     assert np.allclose(crop[0, 0], blocks)
     assert cut_crops(image, labels, cells, CropSpec(size_px=16, window_px=16, um_per_px=0.5)).shape[-1] == 16
+
+
+@pytest.mark.parametrize("mask_plane", [False, True])
+def test_windows_can_be_left_to_be_resized_elsewhere(mask_plane):
+    labels = random_labels(0)
+    image = np.random.default_rng(0).integers(0, 60_000, (2, *labels.shape)).astype(np.uint16)
+    cells, spec = find_cells(labels), CropSpec(size_px=16, window_px=23, mask_plane=mask_plane)
+    windows = cut_crops(image, labels, cells, spec, resized=False)
+    same = cut_crops(image, labels, cells, CropSpec(size_px=23, window_px=23, mask_plane=mask_plane))
+    np.testing.assert_array_equal(windows, same)
+    assert windows.dtype == np.uint16
+    weights = weights_to_size(windows, spec)
+    crops = cut_crops(image, labels, cells, spec)
+    np.testing.assert_allclose((weights @ windows @ weights.T)[:, :2], crops[:, :2], rtol=1e-5)
+    assert weights_to_size(same, CropSpec(size_px=23)) is None
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3, 5])

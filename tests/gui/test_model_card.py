@@ -332,6 +332,75 @@ def test_choosing_never_keeps_the_window_waiting(model):
     assert max(seconds.values()) < 0.1, seconds
 
 
+# ---- settings of the network ---------------------------------------------------------------------------
+
+
+def fold(panel):
+    """Open or close the settings, as a person does."""
+    click(panel.button)
+
+
+def test_settings_of_a_network_reach_what_it_sees_and_its_vectors(qtbot, model, dock, project):
+    from napari_cellrep.models import create_model, save_model
+
+    names = [c.name for c in project.channels]
+    small = create_model("microsnoop", width=0.0625, channels=names, zoom=1.5)
+    save_model(small, project.root / "models" / "mine", channels=names)
+    dock.refresh()
+    model.choose("mine")
+    panel, join = model.settings, "channel_mode"
+    assert panel.isVisible()
+    assert panel.button.text() == "▸ Settings of the network"
+    assert not panel.content.isVisible()
+    assert model.arguments()["settings"] == {}
+    fold(panel)
+    qtbot.waitUntil(panel.form.isVisible)
+    values = panel.form.value()
+    assert values == {"channel_mode": "concat", "scaling": "pad", "zoom": 1.5}  # as its weights came
+    assert not panel.back.isEnabled()
+    box = panel.form._widgets[join].native
+    QTest.keyClick(box, Qt.Key.Key_Down)
+    assert panel.form.value()[join] == "mean"
+    assert panel.button.text() == "▾ Settings of the network (1 changed)"
+    assert model.arguments()["settings"] == {"channel_mode": "mean"}
+    qtbot.waitUntil(lambda: bool(model.sees.pictures), timeout=LONG)
+    click(panel.back)
+    assert model.arguments()["settings"] == {}
+    assert panel.form.value() == values
+    QTest.keyClick(box, Qt.Key.Key_Down)
+    fold(panel)
+    assert not panel.content.isVisible()
+    assert "1 changed" in panel.button.text()  # what is set is said while it is folded away
+    click(model.embed)
+    assert "cells embedded" in over(qtbot, dock)
+    made = open_project(project.root)
+    assert made.embedding_info("mine")["config"]["channel_mode"] == "mean"
+    assert made.embedding_info("mine")["config"]["zoom"] == 1.5
+    assert made.cells.obsm["X_mine"].shape[1] == small.dim() // 2
+    assert np.isfinite(made.cells.obsm["X_mine"]).all()
+
+
+def test_settings_change_the_picture_and_what_is_trained(qtbot, model, dock, project):
+    model.choose("paired_cell_inpainting")
+    panel, sees = model.settings, model.sees
+    assert "config" not in model.training.arguments()
+    assert sees.pictures[1].toolTip() == "DNA: values from 0 to 1"
+    fold(panel)
+    qtbot.waitUntil(panel.form.isVisible)
+    QTest.keyClick(panel.form._widgets["recipe"].native, Qt.Key.Key_Down)
+    assert model.arguments()["settings"] == {"recipe": "human"}
+    assert model.training.arguments()["config"] == {"recipe": "human"}
+    qtbot.waitUntil(
+        lambda: len(sees.pictures) == 2 and not sees.pictures[1].toolTip().endswith("to 1"), timeout=LONG
+    )
+    model.choose("measurements")
+    assert not panel.isVisible()  # nothing of theirs can be set
+    assert model.arguments()["settings"] == {}
+    model.choose("paired_cell_inpainting")
+    assert model.arguments()["settings"] == {}
+    assert panel.isVisible()
+
+
 # ---- published weights -------------------------------------------------------------------------------
 
 PLUGIN = """'A network of another package, whose authors publish their weights.'

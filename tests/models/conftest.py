@@ -13,7 +13,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 import napari_cellrep
-from napari_cellrep.data.crops import cut_crops, find_cells
+from napari_cellrep.data.crops import Boxes, cut_crops, find_cells
 from napari_cellrep.specs import CropSpec
 
 WELLS = ("A01", "A05", "A12", "E07")
@@ -28,21 +28,31 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
+def whole_cells(folder: Path, well: str) -> tuple[np.ndarray, np.ndarray, Boxes]:
+    """A well's image, labels and 24 of its cells."""
+    image = tifffile.imread(folder / f"{well}.ome.tif")
+    dna = ndimage.gaussian_filter(image[1].astype(float), 2)
+    labels, _ = ndimage.label(dna > threshold_otsu(dna))
+    cells = find_cells(labels)
+    whole = (cells.area_px > 60) & (cells.box.min(axis=1) > 0) & (cells.box.max(axis=1) < 640)
+    keep = np.flatnonzero(whole)[:24]
+    return image, labels, Boxes(*(getattr(cells, k)[keep] for k in ("label", "area_px", "centroid", "box")))
+
+
+@pytest.fixture(scope="session")
+def well() -> tuple[np.ndarray, np.ndarray, Boxes]:
+    """A whole field: image (2, 640, 640) uint8, labels, and where 24 cells are."""
+    return whole_cells(Path(napari_cellrep.__file__).parent / "sample" / "wells", "A05")
+
+
 @pytest.fixture(scope="session")
 def masked_cells() -> ArrayCells:
     """Crops with the cell's mask as the last plane: (n, 3, 64, 64) uint8, 24 cells per well."""
     folder = Path(napari_cellrep.__file__).parent / "sample" / "wells"
     crops, groups = [], []
     for i, well in enumerate(WELLS):
-        image = tifffile.imread(folder / f"{well}.ome.tif")
-        dna = ndimage.gaussian_filter(image[1].astype(float), 2)
-        labels, _ = ndimage.label(dna > threshold_otsu(dna))
-        cells = find_cells(labels)
-        whole = (cells.area_px > 60) & (cells.box.min(axis=1) > 0) & (cells.box.max(axis=1) < 640)
-        keep = np.flatnonzero(whole)[:24]
-        cells = type(cells)(*(getattr(cells, k)[keep] for k in ("label", "area_px", "centroid", "box")))
-        crops.append(cut_crops(image, labels, cells, CropSpec(mask_plane=True)))
-        groups.append(np.full(len(keep), i))
+        crops.append(cut_crops(*whole_cells(folder, well), CropSpec(mask_plane=True)))
+        groups.append(np.full(len(crops[-1]), i))
     return ArrayCells(np.concatenate(crops), np.concatenate(groups))
 
 

@@ -5,9 +5,17 @@ import json
 import numpy as np
 import pytest
 import torch
+from sklearn.neighbors import NearestNeighbors
 
-from napari_cellrep.models import create_model
-from napari_cellrep.models._engine import Embedder, choose_device, to_tensor, trial_form, vectors_agree
+from napari_cellrep.models import _engine, create_model
+from napari_cellrep.models._engine import (
+    Embedder,
+    choose_device,
+    shared_neighbours,
+    to_tensor,
+    trial_form,
+    vectors_agree,
+)
 from napari_cellrep.specs import InputError
 
 
@@ -38,6 +46,47 @@ def test_bf16_tells_cells_apart_in_the_same_way(model, cells):
     assert not vectors_agree(fp32, fp32[::-1])
     assert not vectors_agree(fp32, np.full_like(fp32, np.nan))
     assert not vectors_agree(fp32, fp32 + np.random.default_rng(0).normal(0, fp32.std(axis=0), fp32.shape))
+
+
+def test_neighbours_are_counted_as_scikit_learn_finds_them():
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(60, 5)).astype(np.float32) + 100
+    for noise, n in ((0.1, 60), (0.02, 60), (0.1, 12)):
+        b = a + rng.normal(0, noise, a.shape).astype(np.float32)
+        k = min(10, n // 3)
+        near = [
+            NearestNeighbors(n_neighbors=k).fit(v[:n].astype(float)).kneighbors(return_distance=False)
+            for v in (a, b)
+        ]
+        want = np.mean([len(set(i) & set(j)) / k for i, j in zip(*near, strict=True)])
+        assert shared_neighbours(a[:n], b[:n]) == pytest.approx(want)
+        assert 0.3 < want < 1
+    assert shared_neighbours(a, a) == 1
+    b = a.copy()
+    b[3] = np.nan
+    assert shared_neighbours(a, b) == 1
+    assert np.isnan(shared_neighbours(a[:1], a[:1]))
+
+
+@pytest.mark.parametrize(("noise", "chosen"), [(0.0, "bf16"), (0.05, "fp32")])
+def test_a_faster_form_that_loses_neighbours_is_not_chosen(model, cells, monkeypatch, noise, chosen):
+    real, rng = model.embed_layers, torch.Generator().manual_seed(0)
+
+    def rough(x, layers):
+        if not torch.is_autocast_enabled("cpu"):
+            return real(x, layers)
+        with torch.autocast("cpu", enabled=False):
+            found = real(x, layers)
+        return {k: v + noise * v.std(dim=0) * torch.randn(v.shape, generator=rng) for k, v in found.items()}
+
+    monkeypatch.setattr(model, "embed_layers", rough)
+    monkeypatch.setattr(_engine, "trial_form", lambda *_: ("bf16", {"fp32": 0.02, "bf16": 0.01}))
+    embedder = Embedder(model, ["conv1_1"], "cpu")
+    embedder.run(cells.array)
+    assert embedder.precision == chosen
+    shared = embedder.describe()["trial_shared_neighbours"]
+    assert (shared >= 0.98) == (chosen == "bf16")
+    assert shared > 0.8  # near enough to be taken for the same by a look at a few cells
 
 
 def test_the_trial_decides_once_and_says_what_it_found(model, cells):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 
@@ -10,10 +11,19 @@ import pytest
 import torch
 
 from napari_cellrep import registry
-from napari_cellrep.models import EmbeddingModel, can, create_model, list_models, load_model, save_model
+from napari_cellrep.data.crops import Boxes, cut_crops, weights_to_size
+from napari_cellrep.models import (
+    EmbeddingModel,
+    can,
+    change_settings,
+    create_model,
+    list_models,
+    load_model,
+    save_model,
+)
 from napari_cellrep.models._engine import Embedder
 from napari_cellrep.models._train import make_learner
-from napari_cellrep.specs import InputError, make_config
+from napari_cellrep.specs import CropSpec, InputError, field_rules, make_config
 
 
 @pytest.fixture(params=list_models())
@@ -107,6 +117,42 @@ def test_a_cell_does_not_depend_on_its_batch_mates(model, crops):
             1.0, np.abs(whole[layer]).max()
         )  # deep networks of random weights give large numbers
         np.testing.assert_allclose(few[layer], whole[layer][order], rtol=1e-5, atol=atol)
+
+
+@pytest.mark.parametrize(("window_px", "dtype"), [(100, "uint8"), (40, "uint16"), (192, "float64")])
+def test_windows_resized_on_the_device_are_those_resized_before(model, well, window_px, dtype):
+    image, labels, boxes = well
+    boxes = Boxes(*(getattr(boxes, k)[:8] for k in ("label", "area_px", "centroid", "box")))
+    image = image[[i % 2 for i in range(len(model.roles))]].astype(dtype)
+    if dtype == "uint16":
+        image *= 200
+    spec = CropSpec(size_px=64, window_px=window_px, mask_plane=model.crop.mask_plane)
+    model.crop = dataclasses.replace(spec, channels=model.roles)
+    before, windows = (cut_crops(image, labels, boxes, spec, resized=on) for on in (True, False))
+    assert before.shape[-1] == 64
+    assert windows.shape[-1] == window_px
+    assert windows.dtype == dtype
+    want = Embedder(model, model.layers, "cpu", "fp32").run(before)
+    got = Embedder(model, model.layers, "cpu", "fp32", batch_size=4).run(
+        windows, weights_to_size(windows, spec)
+    )
+    for layer in model.layers:
+        atol = 1e-4 * max(1.0, np.abs(want[layer]).max())
+        np.testing.assert_allclose(got[layer], want[layer], rtol=1e-4, atol=atol)
+        assert np.abs(want[layer]).max() > 0
+
+
+def test_settings_that_leave_weights_as_they_are_say_so(model):
+    rules = field_rules(type(model.config))
+    free = {k: rule for k, rule in rules.items() if rule.get("same_weights")}
+    assert "width" not in free
+    for key, rule in free.items():
+        others = rule.get("choices") or [rule.get("max", True), rule.get("min", False)]
+        for other in others:
+            changed = change_settings(model, {key: other})
+            assert getattr(changed.config, key) == other
+            state = changed.state_dict()
+            assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
 
 
 def test_constant_channels_are_finite(model, crops):

@@ -4,9 +4,9 @@ import pytest
 from napari_cellrep.data.crops import find_cells
 from napari_cellrep.jobs import Shard, drain
 from napari_cellrep.models import create_model, save_model
-from napari_cellrep.specs import InputError
+from napari_cellrep.specs import CropSpec, InputError
 from napari_cellrep.steps.crop import crop
-from napari_cellrep.steps.embed import embed
+from napari_cellrep.steps.embed import cut_cells, embed
 
 TINY = {"width": 0.125}
 
@@ -52,6 +52,23 @@ def test_a_row_is_its_own_cell(tiny):
             expected = net.embed(net.preprocess(torch.from_numpy(window)))[0].numpy()
         row = tiny.cells.obs.index.get_loc(f"A12:{label}")
         np.testing.assert_allclose(tiny.cells.obsm["X_tiny"][row], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_windows_of_another_side_are_resized_by_the_engine(tiny):
+    """Raw windows go to the network's device; vectors are those of crops resized in numpy, and no neighbour changes."""
+    from napari_cellrep.models import load_model
+    from napari_cellrep.models._engine import Embedder
+
+    drain(embed(tiny, model="tiny", crop={"window_px": 100}, precision="fp32"))
+    assert tiny.embedding_info("tiny")["crop"]["window_px"] == 100
+    obs, net = tiny.cells.obs, load_model(tiny.root / "models" / "tiny")
+    spec = CropSpec(size_px=64, window_px=100)
+    for field in ("A01", "E12"):
+        own = (obs["field"] == field).to_numpy()
+        crops = cut_cells(tiny, field, obs[own], spec, (0, 1))
+        assert crops.shape[1:] == (2, 64, 64)
+        want = Embedder(net, device="cpu", precision="fp32").run(crops)["conv4_1"]
+        np.testing.assert_allclose(tiny.cells.obsm["X_tiny"][own], want, rtol=1e-3, atol=1e-4)
 
 
 def test_up_to_date_rows_are_skipped_and_only_changed_cells_are_embedded_again(tiny):

@@ -27,9 +27,10 @@ def test_it_is_what_embedding_gives_the_network(small, monkeypatch, model, n):
     cut = []
 
     class Caught(Embedder):
-        def run(self, crops):
+        def run(self, crops, weights=None):
+            assert weights is None
             cut.append((self.model.preprocess(room_tensor(crops)).float().numpy(), crops.shape))
-            return super().run(crops)
+            return super().run(crops, weights)
 
     from napari_cellrep.models import _engine
 
@@ -44,6 +45,18 @@ def test_it_is_what_embedding_gives_the_network(small, monkeypatch, model, n):
     np.testing.assert_allclose(seen.ranges, np.stack([low, high], axis=1), rtol=1e-5)
     grey = 255 * (x - low[:, None, None]) / (high - low)[:, None, None]
     np.testing.assert_allclose(seen.pictures, grey, atol=0.51)
+
+
+def test_settings_of_the_network_show(small):
+    how = {"model": "paired_cell_inpainting", "cell_id": str(small.cells.obs.index[3])}
+    plain, bright = (
+        what_it_sees(small, **how, settings={"recipe": "human", "full_scale": full}) for full in (0.0, 1.0)
+    )
+    assert what_it_sees(small, **how).ranges[1] == (0, 1)
+    assert plain.ranges[1][1] < 1
+    assert bright.ranges[1][1] > plain.ranges[1][1]
+    with pytest.raises(InputError, match="another network"):
+        what_it_sees(small, **how, settings={"width": 0.125})
 
 
 def test_words_say_how_it_was_cut(small):

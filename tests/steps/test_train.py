@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -62,6 +63,26 @@ def test_the_autoencoder_is_trained_and_embedded_the_same_way_and_needs_no_group
     assert small.cells.obsm["X_autoencoder"].shape == (small.cells.n_obs, 48)
     assert small.cells.obs["has_autoencoder"].all()
     assert small.embedding_info("autoencoder")["trained"]
+
+
+def test_a_trained_network_keeps_the_sampling_of_its_images(small):
+    small.write_fields([dataclasses.replace(f, um_per_px=0.5) for f in small.fields])
+    folder = drain(
+        train(
+            small, name="mine", config=TINY, training={**SHORT, "max_steps": 1}, crop={"window_px": 96}, precision="fp32"
+        )
+    )  # fmt: skip
+    assert json.loads((folder / "model.json").read_text())["um_per_px"] == 0.5
+    assert load_model(folder).crop.um_per_px == pytest.approx(0.5 * 96 / 64)
+    drain(embed(small, model="mine"))
+    assert small.embedding_info("mine")["sides_px"] == [96]  # the window it was trained on
+    small.write_fields([dataclasses.replace(f, um_per_px=0.25) for f in small.fields])
+    drain(embed(small, model="mine"))
+    assert small.embedding_info("mine")["sides_px"] == [192]  # as many µm of a finer image
+    fields = [dataclasses.replace(f, um_per_px=0.25 * (i + 1)) for i, f in enumerate(small.fields)]
+    small.write_fields(fields)
+    made = prepare(small, model="paired_cell_inpainting", config=TINY)
+    assert (made.net.crop.um_per_px, made.card["um_per_px"]) == (0, 0)  # several: none can be named
 
 
 def test_crops_for_training_are_those_of_embedding(small):

@@ -103,6 +103,7 @@ def cut_crops(
     cells: Boxes,
     spec: CropSpec,
     um_per_px: float = 0.0,
+    resized: bool = True,
 ) -> np.ndarray:
     """Cut one crop per cell.
 
@@ -118,6 +119,8 @@ def cut_crops(
         What a crop is.
     um_per_px : float
         The field's pixel size; 0 if unknown.
+    resized : bool
+        False: windows stay as they are cut, for a device that resizes them by `weights_to_size`.
 
     Returns
     -------
@@ -137,7 +140,7 @@ def cut_crops(
             crops *= masks
         if spec.mask_plane and masks is not None:
             crops = np.concatenate([crops, masks.astype(crops.dtype)], axis=1)
-        if side != spec.size_px:
+        if side != spec.size_px and resized:
             crops = resize(crops, spec.size_px)
             if spec.mask_plane:
                 crops[:, -1] = crops[:, -1] >= 0.5
@@ -247,6 +250,15 @@ def resize(crops: np.ndarray, size_px: int) -> np.ndarray:
     """
     weights = _resize_weights(crops.shape[-1], size_px)
     return np.matmul(np.matmul(weights, crops.astype(np.float32)), weights.T)  # type: ignore[no-any-return]
+
+
+def weights_to_size(crops: np.ndarray, spec: CropSpec) -> np.ndarray | None:
+    """Weights W, float32 (size_px, S), with which W @ crop @ Wᵀ is what `resize` gives of (…, S, S).
+
+    None where the crops have their size already.
+    """
+    side = crops.shape[-1]
+    return None if side == spec.size_px else _resize_weights(side, spec.size_px)
 
 
 def _shrink(part: np.ndarray, size_px: int, has_mask: bool) -> np.ndarray:

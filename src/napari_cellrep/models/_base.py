@@ -4,7 +4,8 @@ A model file (``models/<name>.py``) holds, at module level:
 
 - a docstring: paper, source, licence, what differs;
 - ``SPEC``: a `ModelSpec`;
-- ``Config``: a frozen dataclass, what the network *is* (channels, widths, recipe); every field has a default;
+- ``Config``: a frozen dataclass, what the network *is* (channels, widths, recipe); every field has a default, and those
+  that may be set for weights that are there (scaling, not width) say ``"same_weights": True``;
 - ``Model``: an `EmbeddingModel` built as ``Model(config)``;
 - ``TINY``: a small ``Config`` that a test can afford;
 - ``TINY_OTHERS``: further ones, if some of its networks come from an optional library;

@@ -24,7 +24,10 @@ from napari_cellrep.specs import InputError
 logger = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "fp32", "bf16")
-TRIAL_S = 1.0  # what deciding between the two may cost, about
+TRIAL_S = 1.0  # what finding out which of the two is faster may cost, about
+COMPARE_S = 2.0  # what finding out whether they agree may cost, about, if that is enough for the fewest cells
+COMPARED = 24, 256  # cells on which they are compared: fewest, most
+SHARED = 0.98  # part of a cell's nearest neighbours that bf16 has to have in common with fp32
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -192,8 +195,8 @@ class Embedder:
     device : str
         See `choose_device`.
     precision : str
-        "fp32", "bf16", or "auto": bf16 where a trial of about a second on the first crops shows that it is faster
-        and that the vectors agree (`performance.md` §2.1).
+        "fp32", "bf16", or "auto": bf16 where a trial on the first crops, of about a second, shows that it is faster and
+        a comparison, of about two, that the vectors agree (`vectors_agree`; `performance.md` §2.1).
     batch_size : int
         Crops per forward pass; 0: chosen from the device and the size of the crops. Halved when memory runs out.
 
@@ -229,14 +232,17 @@ class Embedder:
         self.n_embedded = 0
         self._seconds = 0.0
         self._trial: dict[str, float] = {}
+        self._shared: float | None = None
 
-    def run(self, crops: np.ndarray) -> dict[str, np.ndarray]:
+    def run(self, crops: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Embed crops.
 
         Parameters
         ----------
         crops : ndarray of shape (n, C, S, S)
             Raw pixels in any dtype, as cut from the field.
+        weights : ndarray of shape (size, S), float32, optional
+            Resize the crops to this side on the device first, by these weights along both axes.
 
         Returns
         -------
@@ -250,16 +256,18 @@ class Embedder:
         """
         crops = np.asarray(crops)
         self.model.check_crops(crops)
-        out = {layer: np.empty((len(crops), self.model.dim(layer)), np.float32) for layer in self.layers}
+        out = self._empty(len(crops))
         if not len(crops):
             return out
         if not self.batch_size:
-            self.batch_size = self._auto_batch(crops.shape[-1])
+            self.batch_size = self._auto_batch(crops.shape[-1] if weights is None else len(weights))
+        there = None if weights is None else torch.from_numpy(weights).to(self.device)
+        done = 0
         while self.precision == "auto":
             with self._smaller_if_full():
-                self._decide(crops)
+                done = self._decide(crops, there, out)
         start = time.perf_counter()
-        self._run_batches(crops, out)
+        self._run_batches(crops[done:], there, self.precision, {k: v[done:] for k, v in out.items()})
         self._seconds += time.perf_counter() - start
         self.n_embedded += len(crops)
         self._flag(out)
@@ -280,6 +288,7 @@ class Embedder:
             "batch_size": self.batch_size,
             "cells_per_s": round(self.cells_per_s, 1),
             "trial_cells_per_s": {form: round(1 / s, 1) for form, s in self._trial.items()},
+            **({} if self._shared is None else {"trial_shared_neighbours": round(self._shared, 4)}),
             "torch": torch.__version__,
         }
 
@@ -287,38 +296,58 @@ class Embedder:
         at_64_px = {"cuda": 1024, "mps": 256}.get(self.device.type, 64)
         return max(4, min(1024, 2 ** int(np.log2(max(1.0, at_64_px * 64**2 / size_px**2)))))
 
-    def _decide(self, crops: np.ndarray) -> None:
-        """Choose fp32 or bf16 by time and agreement on the first crops."""
+    def _decide(self, crops: np.ndarray, weights: Tensor | None, out: dict[str, np.ndarray]) -> int:
+        """Choose fp32 or bf16 by time and agreement on the first crops; gives how many rows of `out` that filled."""
         n = min(len(crops), self.batch_size, 16 if self.device.type == "cpu" else 1024)
         batch = to_tensor(crops[:n])
-        found: dict[str, dict[str, Tensor]] = {}
-
-        def run(form: str) -> None:
-            found[form] = self._forward(batch, form)
-
-        faster, seconds = trial_form(run, self.device)
+        faster, seconds = trial_form(lambda form: self._forward(batch, weights, form), self.device)
         self._trial = {form: s / n for form, s in seconds.items()}
-        agrees = "bf16" in found and all(
-            vectors_agree(found["fp32"][layer].cpu().numpy(), found["bf16"][layer].cpu().numpy())
-            for layer in self.layers
-        )
-        self.precision = "bf16" if faster == "bf16" and agrees else "fp32"
+        chosen, n = "fp32", 0
+        if faster == "bf16":
+            # Do as many in both forms, the better one's are kept.
+            few, most = COMPARED
+            n = min(len(crops), int(np.clip(COMPARE_S / sum(self._trial.values()), few, most)))
+            found, seconds = {form: self._empty(n) for form in seconds}, {}
+            for form in found:
+                start = time.perf_counter()
+                self._run_batches(crops[:n], weights, form, found[form])
+                seconds[form] = time.perf_counter() - start
+            chosen = "bf16" if self._agree(found) else "fp32"
+            self._seconds += seconds[chosen]
+            for layer, vectors in found[chosen].items():
+                out[layer][:n] = vectors
+        self.precision = chosen
         logger.info("precision %s on %s: %s s per cell", self.precision, self.device, self._trial)
+        return n
 
-    def _forward(self, batch: Tensor, precision: str) -> dict[str, Tensor]:
+    def _agree(self, found: dict[str, dict[str, np.ndarray]]) -> bool:
+        """Whether bf16 told cells apart as fp32 did, at every layer."""
+        pairs = [(found["fp32"][layer], found["bf16"][layer]) for layer in self.layers]
+        shared = min(shared_neighbours(*pair) for pair in pairs)
+        self._shared = shared if np.isfinite(shared) else None
+        return all(vectors_agree(*pair) for pair in pairs)
+
+    def _empty(self, n: int) -> dict[str, np.ndarray]:
+        return {layer: np.empty((n, self.model.dim(layer)), np.float32) for layer in self.layers}
+
+    def _forward(self, batch: Tensor, weights: Tensor | None, precision: str) -> dict[str, Tensor]:
         with torch.inference_mode():
             there = batch.to(self.device, non_blocking=True)
+            if weights is not None:
+                there = _resize(there, weights, self.model.crop.mask_plane)
             x = self.model.preprocess(there).contiguous(memory_format=torch.channels_last)
             with computing(self.device, precision):
                 return self.model.embed_layers(x, self.layers)
 
-    def _run_batches(self, crops: np.ndarray, out: dict[str, np.ndarray]) -> None:
+    def _run_batches(
+        self, crops: np.ndarray, weights: Tensor | None, precision: str, out: dict[str, np.ndarray]
+    ) -> None:
         """Batch after batch; on a GPU a batch is fetched only when the next is under way, so that neither waits."""
         done, waiting = 0, None
         while done < len(crops):
             batch = self._batch(crops[done : done + self.batch_size])
             with self._smaller_if_full():
-                found = self._forward(batch, self.precision)
+                found = self._forward(batch, weights, precision)
                 n = min(self.batch_size, len(crops) - done)
                 if self.device.type != "cuda":  # nothing runs behind our back: let the memory go
                     _fetch(out, done, n, found)
@@ -376,6 +405,14 @@ class Embedder:
             )
 
 
+def _resize(crops: Tensor, weights: Tensor, has_mask: bool) -> Tensor:
+    """Crops (B, C, S, S) of any type as float32 (B, C, size, size); a last plane of 0 and 1 stays one."""
+    crops = weights @ crops.float() @ weights.T
+    if has_mask:
+        crops[:, -1] = (crops[:, -1] >= 0.5).float()
+    return crops
+
+
 def _fetch(out: dict[str, np.ndarray], start: int, n: int, found: dict[str, Tensor]) -> None:
     """Put a batch's vectors into their rows; waits for the device."""
     for layer, vectors in found.items():
@@ -386,7 +423,7 @@ def vectors_agree(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether two versions of the same vectors (n, dim) tell cells apart in the same way.
 
     Vectors are centred first, so that what all cells share does not count: median cosine at least 0.99 and, from 8
-    cells on, at least 90 % of the three nearest neighbours kept.
+    cells on, at least `SHARED` of the nearest neighbours kept.
     """
     whole = np.isfinite(a).all(axis=1)  # what NaN pixels do says nothing about the precision
     a, b = a[whole], b[whole]
@@ -394,17 +431,28 @@ def vectors_agree(a: np.ndarray, b: np.ndarray) -> bool:
         return False
     if len(a) < 3:
         return bool(np.allclose(a, b, rtol=0.05, atol=0.05 * np.abs(a).max()))
+    shared = shared_neighbours(a, b)
     a, b = a - a.mean(axis=0), b - b.mean(axis=0)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosine = np.where(norms > 0, (a * b).sum(axis=1) / np.where(norms > 0, norms, 1), 1.0)
-    if np.median(cosine) < 0.99:
-        return False
-    if len(a) < 8:
-        return True
+    return bool(np.median(cosine) >= 0.99 and (len(a) < 8 or shared >= SHARED))
+
+
+def shared_neighbours(a: np.ndarray, b: np.ndarray, k: int = 10) -> float:
+    """Mean part of their nearest neighbours that cells have in common in two versions (n, dim) of their vectors.
+
+    `k` neighbours by Euclidean distance, or a third of the cells where they are few. NaN where no two cells are whole.
+    """
+    whole = np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1)
+    n = int(whole.sum())
+    if n < 2:
+        return float("nan")
+    k = max(1, min(k, n // 3))
     near = []
-    for v in (a, b):
-        distance = ((v[:, None] - v[None]) ** 2).sum(axis=2)
+    for v in (a[whole], b[whole]):
+        x = v.astype(np.float64) - v.mean(axis=0, dtype=np.float64)
+        squares = (x**2).sum(axis=1)
+        distance = squares[:, None] + squares - 2 * (x @ x.T)
         np.fill_diagonal(distance, np.inf)
-        near.append(np.argsort(distance, axis=1)[:, :3])
-    kept = np.mean([len(set(i) & set(j)) / 3 for i, j in zip(*near, strict=True)])
-    return bool(kept >= 0.9)
+        near.append(np.argsort(distance, axis=1)[:, :k])
+    return float(np.mean([len(set(i) & set(j)) / k for i, j in zip(*near, strict=True)]))

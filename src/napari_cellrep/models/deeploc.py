@@ -208,12 +208,18 @@ class Config:
         str,
         {
             "choices": ("own", "percentiles", "percentiles_always", "standardise", "min_max"),
+            "same_weights": True,
             "label": "Scaling",
             "help": "own: as the network's authors do; percentiles_always: also for floats from 0 to 1.",
         },
     ] = "own"
     five_crops: Annotated[
-        bool, {"label": "Five windows", "help": "deeploc2017: class probabilities as the mean over five."}
+        bool,
+        {
+            "same_weights": True,
+            "label": "Five windows",
+            "help": "deeploc2017: class probabilities as the mean over five.",
+        },
     ] = True
 
 

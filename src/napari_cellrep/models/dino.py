@@ -167,10 +167,22 @@ class Config:
         {"label": "Each channel as a photograph", "help": "For ImageNet weights; any number of channels."},
     ] = False
     eight_bit: Annotated[
-        bool, {"label": "Reduce to 8 bits", "help": "As the authors do with unnormalised 16-bit images."}
+        bool,
+        {
+            "same_weights": True,
+            "label": "Reduce to 8 bits",
+            "help": "As the authors do with unnormalised 16-bit images.",
+        },
     ] = False
     resize_px: Annotated[
-        int, {"min": 0, "max": 2048, "label": "Resize (px)", "help": "0: crops stay as they are."}
+        int,
+        {
+            "min": 0,
+            "max": 2048,
+            "same_weights": True,
+            "label": "Resize (px)",
+            "help": "0: crops stay as they are.",
+        },
     ] = 0
     dim: Annotated[int, {"min": 0, "max": 4096, "label": "Width", "help": "0: as the size says."}] = 0
     depth: Annotated[int, {"min": 0, "max": 64, "label": "Blocks", "help": "0: as the size says."}] = 0

@@ -151,6 +151,7 @@ class Config:
         str,
         {
             "choices": tuple(NORMALISATION),
+            "same_weights": True,
             "label": "Normalisation",
             "help": "That of the weights' training: torchvision's own, or the original paper's (caffe).",
         },
@@ -163,6 +164,7 @@ class Config:
         {
             "min": 0,
             "max": 4096,
+            "same_weights": True,
             "label": "Side (px)",
             "help": "Crops are resized to it; 0: the network's own.",
         },

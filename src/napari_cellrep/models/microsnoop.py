@@ -136,6 +136,7 @@ class Config:
         str,
         {
             "choices": ("concat", "mean", "sum"),
+            "same_weights": True,
             "label": "Join channels",
             "help": "concat: one vector after the other, as in the paper.",
         },
@@ -144,6 +145,7 @@ class Config:
         str,
         {
             "choices": ("pad", "rescale"),
+            "same_weights": True,
             "label": "Fit to 224 px",
             "help": "pad: cells keep their size; rescale: the crop is enlarged to 224 px.",
         },
@@ -155,6 +157,7 @@ class Config:
             "min": 0.1,
             "max": 10.0,
             "step": 0.1,
+            "same_weights": True,
             "label": "Zoom",
             "help": "pad: crops and fields are resized by this first; 1 in the authors' scripts.",
         },

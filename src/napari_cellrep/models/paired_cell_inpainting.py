@@ -136,6 +136,7 @@ class Config:
         str,
         {
             "choices": ("yeast", "human"),
+            "same_weights": True,
             "label": "Scaling",
             "help": "yeast: every channel min to max; human: structure channels on a fixed scale.",
         },
@@ -146,6 +147,7 @@ class Config:
             "min": 0,
             "max": 1e9,
             "step": 1,
+            "same_weights": True,
             "label": "Full scale (human)",
             "help": "Pixel value that counts as 1; 4095 for a 12-bit camera; 0: the file type's largest.",
         },

@@ -16,7 +16,7 @@ import pandas as pd
 
 from napari_cellrep import registry
 from napari_cellrep.data import Project
-from napari_cellrep.data.crops import Boxes, cut_crops
+from napari_cellrep.data.crops import Boxes, cut_crops, weights_to_size
 from napari_cellrep.jobs import Job, Progress, Shard
 from napari_cellrep.specs import (
     EMPTY,
@@ -165,7 +165,7 @@ def embed(
             if isinstance(crops, InputError):
                 problems.setdefault(item.field, str(crops))
             elif len(crops):
-                vectors = run.engine.run(crops)
+                vectors = run.engine.run(crops, weights_to_size(crops, run.ready.net.crop))
                 for k, tap in run.ready.written:
                     _write(project, k, item.field, item.rows, missing, vectors[tap])
                 run.n_cells += len(crops)
@@ -422,7 +422,7 @@ class _Todo:
 
 @dataclass(frozen=True)
 class _Cut(_Todo):
-    """A field whose cells are cut, for each network in its own way."""
+    """A field whose cells are cut, for each network in its own way; windows of another side than its are not resized."""
 
     crops: tuple[np.ndarray | InputError, ...]
 
@@ -471,7 +471,16 @@ def _prefetch(project: Project, todo: Sequence[_Todo], nets: Sequence[Prepared])
         for ready, missing in zip(nets, item.missing, strict=True):
             try:
                 crops.append(
-                    _cut(project, item.field, item.rows[missing], ready.net.crop, ready.planes, image, labels)
+                    _cut(
+                        project,
+                        item.field,
+                        item.rows[missing],
+                        ready.net.crop,
+                        ready.planes,
+                        image,
+                        labels,
+                        False,
+                    )
                     if missing.any()
                     else nothing
                 )
@@ -488,10 +497,15 @@ def _prefetch(project: Project, todo: Sequence[_Todo], nets: Sequence[Prepared])
 
 
 def cut_cells(
-    project: Project, field: str, rows: pd.DataFrame, spec: CropSpec, planes: Sequence[int]
+    project: Project,
+    field: str,
+    rows: pd.DataFrame,
+    spec: CropSpec,
+    planes: Sequence[int],
+    resized: bool = True,
 ) -> np.ndarray:
-    """Crops (n, C, S, S) of some cells of one field, channels in the order of `planes`."""
-    return _cut(project, field, rows, spec, planes, *_read(project, field, [spec]))
+    """Crops (n, C, S, S) of some cells of one field, channels in the order of `planes`; `resized` as for `cut_crops`."""
+    return _cut(project, field, rows, spec, planes, *_read(project, field, [spec]), resized)
 
 
 def cut_by_field(
@@ -513,10 +527,11 @@ def _read(project: Project, field: str, specs: Sequence[CropSpec]) -> tuple[np.n
 
 def _cut(
     project: Project, field: str, rows: pd.DataFrame, spec: CropSpec, planes: Sequence[int],
-    image: np.ndarray, labels: np.ndarray | None,
+    image: np.ndarray, labels: np.ndarray | None, resized: bool,
 ) -> np.ndarray:  # fmt: skip
     labels = labels if spec.masked or spec.mask_plane else None
-    return cut_crops(pick_planes(image, planes), labels, boxes_of(rows), spec, project.field(field).um_per_px)
+    um_per_px = project.field(field).um_per_px
+    return cut_crops(pick_planes(image, planes), labels, boxes_of(rows), spec, um_per_px, resized)
 
 
 def boxes_of(rows: pd.DataFrame) -> Boxes:

@@ -16,6 +16,7 @@ import psutil
 
 from napari_cellrep.data import Project
 from napari_cellrep.data.cells import measure_field
+from napari_cellrep.data.crops import weights_to_size
 from napari_cellrep.specs import InputError, digest
 from napari_cellrep.steps import embed as embedding
 from napari_cellrep.steps import segment as segmenting
@@ -216,7 +217,7 @@ def _embed(
     seed: int = 0,
     **_: Any,
 ) -> Estimate:
-    from napari_cellrep.models._engine import Embedder, memory_peak
+    from napari_cellrep.models._engine import COMPARE_S, Embedder, memory_peak
 
     begin = perf_counter()
     ready = embedding.prepare(
@@ -237,21 +238,24 @@ def _embed(
         return _made("embed", 0, 0, 0, where, why, faster, "Every cell is embedded this way already.")
     field = max(todo, key=lambda f: len(todo[f]))
     start = perf_counter()
-    crops = embedding.cut_cells(project, field, todo[field], ready.net.crop, ready.planes)
+    crops = embedding.cut_cells(project, field, todo[field], ready.net.crop, ready.planes, resized=False)
+    weights = weights_to_size(crops, ready.net.crop)
     cut_s = (perf_counter() - start) / len(crops)
 
     engine = Embedder(ready.net, ready.taps, device=device, precision="fp32", batch_size=1)
-    batch = batch_size or engine._auto_batch(crops.shape[-1])
-    engine.run(crops[:1])
-    one_s = _timed(engine, crops[:1])
+    batch = batch_size or engine._auto_batch(ready.net.crop.size_px)
+    engine.run(crops[:1], weights)
+    one_s = _timed(engine, crops[:1], weights)
     # As many as make the choice of the precision, about five passes, last a second.
     few = int(np.clip(TRIAL_S / 5 / max(one_s, 1e-4), 1, batch))
     few = 1 << (few.bit_length() - 1)
     trial = np.resize(crops, (few, *crops.shape[1:]))  # the same cells again, where there are not enough
     engine.precision, engine.batch_size = precision, few
     with memory_peak(engine.device) as peak:
-        engine.run(trial)
-    net_s = min(_timed(engine, trial) for _ in range(3 if one_s * few < TRIAL_S else 1)) / few
+        engine.run(trial, weights)
+    if precision == "auto" and engine.precision == "bf16":
+        once_s += COMPARE_S
+    net_s = min(_timed(engine, trial, weights) for _ in range(3 if one_s * few < TRIAL_S else 1)) / few
     memory = peak[0] * max(1, batch // few) + sum(
         t.nbytes for t in (*ready.net.parameters(), *ready.net.buffers())
     )
@@ -260,10 +264,10 @@ def _embed(
     return _made("embed", n, once_s + per_cell * n, memory, where, why, faster)
 
 
-def _timed(engine: Any, crops: np.ndarray) -> float:
+def _timed(engine: Any, crops: np.ndarray, weights: np.ndarray | None) -> float:
     """Seconds of one pass; the vectors come back to the CPU, so the device has done with it."""
     start = perf_counter()
-    engine.run(crops)
+    engine.run(crops, weights)
     return perf_counter() - start
 
 

@@ -60,12 +60,13 @@ def what_it_sees(
     channels: Sequence[str] = (),
     cell_id: str = "",
     embedding: str = "",
+    settings: dict[str, Any] | None = None,
 ) -> Sight:
     """Cut and scale one cell exactly as `steps.embed.embed` would, or did.
 
     Parameters
     ----------
-    model, channels
+    model, channels, settings
         As `steps.embed.embed` takes them.
     cell_id : str
         Which cell; empty: the first good one.
@@ -87,7 +88,7 @@ def what_it_sees(
         raise InputError(f"There is no cell called {cell_id!r} (any more).")
     row = obs.loc[[cell_id]]
     field = project.field(str(row["field"].iloc[0]))
-    net, planes = _network(project, model, tuple(channels), embedding)
+    net, planes = _network(project, model, tuple(channels), embedding, settings or {})
     image, labels = _read(project, field.id)
     crops = cut_crops(pick_planes(image, planes), labels, boxes_of(row), net.crop, field.um_per_px)
     seen = net.preprocess(to_tensor(crops)).float().numpy()[0]
@@ -110,16 +111,21 @@ def what_it_sees(
 
 
 def _network(
-    project: Project, model: str, channels: tuple[str, ...], embedding: str
+    project: Project, model: str, channels: tuple[str, ...], embedding: str, settings: dict[str, Any]
 ) -> tuple[EmbeddingModel, tuple[int, ...]]:
     """A network and the planes it gets, kept without its weights: only its crop and its scaling are wanted."""
     own = project.root / "models" / model / "model.json"
     own = project.embedding_folder(embedding) / "key.json" if embedding else own
     stamp = own.stat().st_mtime_ns if own.is_file() else 0
     window = project.last("crop").get("rules", {}).get("window_px", 0)
-    key = (str(project.root), model, stamp, channels, project.channels, window, embedding)
+    key = (
+        str(project.root), model, stamp, channels, project.channels, window, embedding, tuple(sorted(settings.items()))
+    )  # fmt: skip
     if key not in _networks:
-        net, planes = _of_embedding(project, embedding) if embedding else _of_model(project, model, channels)
+        if embedding:
+            net, planes = _of_embedding(project, embedding)
+        else:
+            net, planes = _of_model(project, model, channels, settings)
         for parameter in net.parameters():
             parameter.data = parameter.data.new_empty(0)
         while len(_networks) >= MOST_KEPT:
@@ -134,10 +140,10 @@ def _of_embedding(project: Project, embedding: str) -> tuple[EmbeddingModel, tup
 
 
 def _of_model(
-    project: Project, model: str, channels: tuple[str, ...]
+    project: Project, model: str, channels: tuple[str, ...], settings: dict[str, Any]
 ) -> tuple[EmbeddingModel, tuple[int, ...]]:
     config = {"channels": channels} if channels and _takes_channels(project, model) else None
-    net, trained = find_model(project, model, config=config)
+    net, trained = find_model(project, model, config=config, settings=settings)
     take_channels(net, channels)
     set_crop(net, project, None, trained)
     return net, match_channels(net.roles, project.channels, net.spec.title, net.may_lack)

@@ -437,12 +437,17 @@ def prepare(
         "channels": [project.channels[i].name for i in crops.planes],
         "data": crops.digest,
         "n_cells": len(crops),
+        "um_per_px": crops.um_per_px,
         **({"training_crop": dataclasses.asdict(seen)} if seen != net.crop else {}),
         **({"chosen": said} if said else {}),
         **({"labels": labels, "classes": list(classes.names)} if classes else {}),
         **({"initial": initial} if initial else {}),
         **({"preset": preset} if preset else {}),
     }
+    if net.crop.mode == "window" and net.crop.um_per_px <= 0 < crops.um_per_px:
+        # The same window as it is here; on images of another sampling one that shows as much.
+        sampling = crops.um_per_px * net.crop.window_px / net.crop.size_px
+        net.crop = dataclasses.replace(net.crop, um_per_px=sampling)
     if initial.get("mapped"):
         crops.note = f"{crops.note} Starts from {weights}: {initial['mapped']}".strip()
     return Prepared(net, crops, settings, folder, card)
@@ -544,6 +549,8 @@ class ProjectCells:
         self._project, self._spec, self._memory = project, spec, memory_bytes
         self._field = self._obs["field"].astype(str).to_numpy()
         self.fields = pd.factorize(self._field)[0]
+        sizes = {project.field(f).um_per_px for f in dict.fromkeys(self._field)}
+        self.um_per_px = sizes.pop() if len(sizes) == 1 else 0.0  # of all its images; 0: unknown, or several
         self.note = ""
         if classes is not None:  # of the whole table
             codes = pd.Series(classes.codes, index=project.cells.obs.index)

@@ -96,7 +96,7 @@ class More(QWidget):
 
     def __init__(self, title: str, content: QWidget):
         super().__init__()
-        self.content = content
+        self.content, self._title = content, title
         self.button = QToolButton()
         self.button.setText(f"▸ {title}")
         self.button.setCheckable(True)
@@ -106,12 +106,16 @@ class More(QWidget):
         layout.addWidget(self.button)
         layout.addWidget(content)
         content.hide()
+        self.button.toggled.connect(self._toggle)
 
-        def toggle(on: bool) -> None:
-            content.setVisible(on)
-            self.button.setText(f"{'▾' if on else '▸'} {title}")
+    def set_title(self, title: str) -> None:
+        """Say something else in the line."""
+        self._title = title
+        self._toggle(self.button.isChecked())
 
-        self.button.toggled.connect(toggle)
+    def _toggle(self, on: bool) -> None:
+        self.content.setVisible(on)
+        self.button.setText(f"{'▾' if on else '▸'} {self._title}")
 
 
 class Card(QWidget):

@@ -57,14 +57,18 @@ class Sees(QWidget):
         self._timer.timeout.connect(self._ask)
         self.hide()
 
-    def look(self, model: str, channels: list[str], cell_id: str) -> None:
-        """Show a cell as a model gets it; "" for the model: show nothing."""
+    def look(self, model: str, channels: list[str], cell_id: str, settings: Mapping[str, Any]) -> None:
+        """Show a cell as a model gets it under settings of its own; "" for the model: show nothing."""
         session = self.dock.session
         if session.cells is not self._cells:  # measured anew: pictures of before may be of other outlines
             self._cells = session.cells
             self._kept.clear()
             self._wanted = None
-        question = (str(session.project.root), model, tuple(channels), cell_id) if model else None
+        question = (
+            (str(session.project.root), model, tuple(channels), cell_id, tuple(sorted(settings.items())))
+            if model
+            else None
+        )
         if question == self._wanted and not self._failed:
             return
         self._wanted, self._failed = question, False
@@ -82,11 +86,11 @@ class Sees(QWidget):
             return
         if self.isHidden():
             self._say("What the model sees…", "")
-        root, model, channels, cell_id = question
+        root, model, channels, cell_id, settings = question
         self.dock.runner.ask(
             "preview.what_it_sees", root, while_open(lambda seen: self._answer(question, seen)),
             while_open(lambda sentence: self._answer(question, sentence)),
-            model=model, channels=list(channels), cell_id=cell_id,
+            model=model, channels=list(channels), cell_id=cell_id, settings=dict(settings),
         )  # fmt: skip
 
     def _answer(self, question: tuple[Any, ...], answer: Any) -> None:

@@ -224,6 +224,7 @@ class TrainingPanel(QWidget):
         how = self.run().get("how", {})
         if self.form is not None and how and how.get("model") == self.card.choice()[1]:
             self.form.set_value(how.get("training") or {})
+            self.card.settings.set_config(how.get("config") or {})
             self._fill_cells()
             self._fill_start(how.get("weights") or "")
             if how.get("labels") and (at := self.classes.findData(how["labels"])) >= 0:
@@ -384,6 +385,8 @@ class TrainingPanel(QWidget):
         }  # fmt: skip
         if self._wants_classes:
             how["labels"] = self.classes.currentData() or ""
+        if config := card.settings.config():
+            how["config"] = config
         if self.start_from.currentData():
             how["weights"] = self.start_from.currentData()
         if which == SELECTION:
@@ -418,7 +421,9 @@ class TrainingPanel(QWidget):
         if not run or run.get("state") == "done" or self.card.session.cells is None:
             return {}
         now = json.loads(json.dumps(self.arguments() if not self._chosen()[1] else {}, default=str))
-        same = all(run["how"].get(k) == v for k, v in now.items())
+        of = self.card.settings.config
+        begun = {**run["how"], "config": of(run["how"].get("config") or {})}
+        same = all(begun.get(k) == v for k, v in {"config": {}, **now}.items())
         chosen = all(
             bool(run["how"].get(k)) == bool(now.get(k)) for k in ("cells", "where", "named_set", "weights")
         )

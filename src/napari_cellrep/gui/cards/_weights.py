@@ -242,12 +242,12 @@ class WeightsDialog(QDialog):
             )
         )
         host = urlsplit(weights["url"]).hostname or ""
+        um = weights.get("um_per_px") or 0
         rows = [
             ("Model", weights["title"]), ("Trained on", weights["note"]), ("Wants", wants),
+            ("Sampling", f"{um:g} µm per pixel" if um else "unknown"),
             ("From", f"<a href='{weights['url']}' style='color: {LINK}'>{host}</a>"), ("Paper", weights["paper"]),
         ]  # fmt: skip
-        if weights.get("um_per_px"):
-            rows.insert(3, ("Sampling", f"{weights['um_per_px']:g} µm per pixel"))
         table = "".join(f"<tr><td style='padding-right:10px'>{a}</td><td>{b}</td></tr>" for a, b in rows if b)
         self.about.setText(f"<b>{weights['name']}</b><table>{table}</table>")
         self.licence.setPlainText(weights["licence"])

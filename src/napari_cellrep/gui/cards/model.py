@@ -28,6 +28,7 @@ from napari_cellrep.gui.cards._estimate import EstimateLine, PilotButton
 from napari_cellrep.gui.cards._features import FeaturesDialog
 from napari_cellrep.gui.cards._parts import Card, More, button, combo, refill, text, while_open
 from napari_cellrep.gui.cards._sees import Sees
+from napari_cellrep.gui.cards._settings import NetworkSettings
 from napari_cellrep.gui.cards._training import TrainingPanel
 from napari_cellrep.gui.cards._weights import WeightsDialog, any_channels, fits, in_the_window, published
 from napari_cellrep.jobs import Progress
@@ -77,6 +78,8 @@ class ModelCard(Card):
         self.sees = Sees(dock)
         self.get = button("Get", lambda: self.open_weights(self.choice()[0]), "Shows the licence first", True)
         self.embed = button("Embed cells", self.embed_cells)
+        self.settings = NetworkSettings()
+        self.settings.changed.connect(self.refresh)
         self.training = TrainingPanel(self)
         self.device = combo("Where networks run")
         settings = get_plugin_settings("napari-cellrep").computing
@@ -109,7 +112,9 @@ class ModelCard(Card):
         for item in (self.about, self.wants):
             self.layout_.addWidget(item)
         self.layout_.addLayout(self.channel_form)
-        for item in (self.sees, self.training, self.get, self.embed, self.embed_estimate, self.more):
+        for item in (
+            self.sees, self.settings, self.training, self.get, self.embed, self.embed_estimate, self.more,
+        ):  # fmt: skip
             self.layout_.addWidget(item)
         self.found: dict[str, Any] = {}  # network → what `registry.describe` says of it
         self.here: dict[str, Any] | None = None  # published weights on this machine; None until it is known
@@ -370,11 +375,13 @@ class ModelCard(Card):
     def _show_model(self) -> None:
         model, network = self.choice()
         channels = self.project.channels if self.project else ()
-        key = (model, network, channels, self.trained, self.roles())
+        own, about = self.own_models().get(model), self.found.get(network, {})
+        made = (own or self._chosen_weights()).get("config") or {}
+        key = (model, network, channels, self.trained, self.roles(), json.dumps(made, sort_keys=True))
         if key == self._shown_model:
             return
         self._shown_model = key
-        spec, weights = self.found.get(network, {}).get("spec", {}), self._chosen_weights()
+        spec, weights = about.get("spec", {}), self._chosen_weights()
         self.about.setText(self._note(model, network))
         licence = weights.get("licence") or spec.get("licence")
         self.about.setToolTip("\n".join(filter(None, (spec.get("paper"), licence))))
@@ -385,7 +392,8 @@ class ModelCard(Card):
             self._make_ticks(channels)
         else:
             self._make_boxes(channels)
-        rules = self.found.get(network, {}).get("training") if self.trains else None
+        self.settings.show_model(about.get("config") or {}, made)
+        rules = about.get("training") if self.trains else None
         self.training.show_model(rules, model, bool(spec.get("labels")), spec.get("presets") or ())
 
     def _note(self, model: str, network: str) -> str:
@@ -398,6 +406,7 @@ class ModelCard(Card):
             words += f" on {join_words(own['channels'])}" if own.get("channels") else ""
             words += f" of {n:,} cells" if n else ""
             words += f", {trained['step']:,} steps" if trained.get("step") else ""
+            words += f", images of {own['um_per_px']:g} µm per pixel" if own.get("um_per_px") else ""
             return f"{words}."
         if weights is not None:
             return f"{weights['title']}, trained elsewhere: {weights['note']}"
@@ -480,6 +489,7 @@ class ModelCard(Card):
         self.wants.setVisible(bool(self.wants.text()))
         for row in self.advice:
             row.show_chosen(model, wanted=bool(n) and not (problem and not row.model))
+        self.settings.setVisible(can and self.settings.form is not None)
         self.training.refresh(can)
         self.more.setVisible(project is not None)
         fresh = self.trains and not self.trained
@@ -507,8 +517,9 @@ class ModelCard(Card):
         self._show_more(project is not None and bool(model) and not problem and not get)
         looks = can and self.header.isChecked()
         self.sees.look(
-            model if looks else "", self.channels() if looks else [], self._cell() if looks else ""
-        )
+            model if looks else "", self.channels() if looks else [], self._cell() if looks else "",
+            self.settings.value(),
+        )  # fmt: skip
 
     def _say_state(self, problem: str) -> None:
         n, project, done = self.session.n_cells, self.project, self.session.embeddings
@@ -606,8 +617,8 @@ class ModelCard(Card):
     def arguments(self) -> dict[str, Any]:
         """What the embedding step is given."""
         return {
-            "model": self.choice()[0], "channels": self.channels(), "device": self.dock.device(),
-            "batch_size": self.batch.value(),
+            "model": self.choice()[0], "channels": self.channels(), "settings": self.settings.value(),
+            "device": self.dock.device(), "batch_size": self.batch.value(),
         }  # fmt: skip
 
     def _estimated(self) -> dict[str, Any] | None:
@@ -642,7 +653,8 @@ class ModelCard(Card):
         n = len(self.project.fields)
         self.dock.submit(
             "embed_fields.embed_fields", f"Embedding {n:,} whole fields", then=self._fields_embedded,
-            model=self.choice()[0], channels=self.channels(), device=self.dock.device(),
+            model=self.choice()[0], channels=self.channels(), settings=self.settings.value(),
+            device=self.dock.device(),
         )  # fmt: skip
 
     def _fields_embedded(self, result: Mapping[str, Any]) -> None:
