@@ -85,7 +85,7 @@ def test_a_faster_form_that_loses_neighbours_is_not_chosen(model, cells, monkeyp
     embedder.run(cells.array)
     assert embedder.precision == chosen
     shared = embedder.describe()["trial_shared_neighbours"]
-    assert (shared >= 0.98) == (chosen == "bf16")
+    assert (shared > 0.98) == (chosen == "bf16")
     assert shared > 0.8  # near enough to be taken for the same by a look at a few cells
 
 

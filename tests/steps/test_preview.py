@@ -37,7 +37,7 @@ def test_it_is_what_embedding_gives_the_network(small, monkeypatch, model, n):
     room_tensor = _engine.to_tensor
     monkeypatch.setattr(_engine, "Embedder", Caught)
     field = str(obs["field"].iloc[3])
-    drain(room.embed(small, model=model, channels=names, fields=[field]))
+    drain(room.embed(small, model=model, channels=names, fields=[field], precision="fp32"))
     x, shape = cut[0]
     row = list(obs.index[obs["field"] == field]).index(cell)
     x = x[row].reshape(shape[1], -1, *x.shape[2:]).mean(axis=1)

@@ -25,9 +25,10 @@ logger = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "fp32", "bf16")
 TRIAL_S = 1.0  # what finding out which of the two is faster may cost, about
-COMPARE_S = 2.0  # what finding out whether they agree may cost, about, if that is enough for the fewest cells
-COMPARED = 24, 256  # cells on which they are compared: fewest, most
-SHARED = 0.98  # part of a cell's nearest neighbours that bf16 has to have in common with fp32
+COMPARED = 96  # cells on which the two are compared; not by time: a decision must not depend on the hour
+SHARED = 0.98  # part of their `NEIGHBOURS` nearest ones that cells have to keep in bf16, among `AMONG` cells
+AMONG = 512
+NEIGHBOURS = 10
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -196,7 +197,7 @@ class Embedder:
         See `choose_device`.
     precision : str
         "fp32", "bf16", or "auto": bf16 where a trial on the first crops, of about a second, shows that it is faster and
-        a comparison, of about two, that the vectors agree (`vectors_agree`; `performance.md` §2.1).
+        the vectors of 96 cells agree (`vectors_agree`; `performance.md` §2.1).
     batch_size : int
         Crops per forward pass; 0: chosen from the device and the size of the crops. Halved when memory runs out.
 
@@ -304,9 +305,7 @@ class Embedder:
         self._trial = {form: s / n for form, s in seconds.items()}
         chosen, n = "fp32", 0
         if faster == "bf16":
-            # Do as many in both forms, the better one's are kept.
-            few, most = COMPARED
-            n = min(len(crops), int(np.clip(COMPARE_S / sum(self._trial.values()), few, most)))
+            n = min(len(crops), COMPARED)
             found, seconds = {form: self._empty(n) for form in seconds}, {}
             for form in found:
                 start = time.perf_counter()
@@ -423,7 +422,9 @@ def vectors_agree(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether two versions of the same vectors (n, dim) tell cells apart in the same way.
 
     Vectors are centred first, so that what all cells share does not count: median cosine at least 0.99 and, from 8
-    cells on, at least `SHARED` of the nearest neighbours kept.
+    cells on, neighbours kept so well that `SHARED` of them would be among `AMONG` cells. Among fewer cells fewer are
+    lost, by the logarithm of their number (so with DeepLoc and Paired Cell Inpainting, 16 to 512 cells of the sample);
+    one standard error is taken off, because a few cells say little.
     """
     whole = np.isfinite(a).all(axis=1)  # what NaN pixels do says nothing about the precision
     a, b = a[whole], b[whole]
@@ -431,28 +432,32 @@ def vectors_agree(a: np.ndarray, b: np.ndarray) -> bool:
         return False
     if len(a) < 3:
         return bool(np.allclose(a, b, rtol=0.05, atol=0.05 * np.abs(a).max()))
-    shared = shared_neighbours(a, b)
+    shared = _shared(a, b, NEIGHBOURS)
+    least = 1 - (1 - SHARED) * min(1, np.log(len(a)) / np.log(AMONG))
+    kept = shared.mean() - shared.std() / np.sqrt(len(shared)) >= least
     a, b = a - a.mean(axis=0), b - b.mean(axis=0)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosine = np.where(norms > 0, (a * b).sum(axis=1) / np.where(norms > 0, norms, 1), 1.0)
-    return bool(np.median(cosine) >= 0.99 and (len(a) < 8 or shared >= SHARED))
+    return bool(np.median(cosine) >= 0.99 and (len(a) < 8 or kept))
 
 
-def shared_neighbours(a: np.ndarray, b: np.ndarray, k: int = 10) -> float:
+def shared_neighbours(a: np.ndarray, b: np.ndarray, k: int = NEIGHBOURS) -> float:
     """Mean part of their nearest neighbours that cells have in common in two versions (n, dim) of their vectors.
 
     `k` neighbours by Euclidean distance, or a third of the cells where they are few. NaN where no two cells are whole.
     """
     whole = np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1)
-    n = int(whole.sum())
-    if n < 2:
-        return float("nan")
-    k = max(1, min(k, n // 3))
+    return float(_shared(a[whole], b[whole], k).mean()) if whole.sum() > 1 else float("nan")
+
+
+def _shared(a: np.ndarray, b: np.ndarray, k: int) -> np.ndarray:
+    """The same for each cell, float64 (n,), of finite vectors."""
+    k = max(1, min(k, len(a) // 3))
     near = []
-    for v in (a[whole], b[whole]):
+    for v in (a, b):
         x = v.astype(np.float64) - v.mean(axis=0, dtype=np.float64)
         squares = (x**2).sum(axis=1)
         distance = squares[:, None] + squares - 2 * (x @ x.T)
         np.fill_diagonal(distance, np.inf)
         near.append(np.argsort(distance, axis=1)[:, :k])
-    return float(np.mean([len(set(i) & set(j)) / k for i, j in zip(*near, strict=True)]))
+    return np.array([len(set(i) & set(j)) / k for i, j in zip(*near, strict=True)])

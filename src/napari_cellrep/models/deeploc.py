@@ -482,7 +482,7 @@ class Model(EmbeddingModel):
         self.check_crops(x)
         side, (h, w) = self._layout.side, x.shape[-2:]
         if h != w or not side <= h <= self.crop.size_px:
-            sizes = f"{side}" if side == self.crop.size_px else f"{side} to {self.crop.size_px}"
+            sizes = f"{side}" if side >= self.crop.size_px else f"{side} to {self.crop.size_px}"
             raise InputError(
                 f"{SPEC.title} ({self.config.network}) wants square crops of {sizes} px; these are {h} × {w} px."
             )
