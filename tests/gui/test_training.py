@@ -284,6 +284,11 @@ def test_the_small_preset_fills_in_the_form_and_the_paper_s_brings_it_back(qtbot
     assert panel.arguments()["training"] == small
     panel.preset.setCurrentIndex(0)
     assert panel.form.value()["keep"] == "last"
+    assert panel.preset.currentText() == "the paper's"
+    panel.form.set_value({"learning_rate": 0.05})
+    assert panel.preset.currentText() == "as they stand below"
+    panel.form.set_value({"learning_rate": panel._defaults["learning_rate"], "max_seconds": 1.0})
+    assert panel.preset.currentText() == "the paper's"
     dock.cards["model"].model.setCurrentText("Measurements")
     qtbot.wait(50)
     assert not panel.isVisible()
@@ -399,3 +404,68 @@ def test_the_curve_shows_the_held_out_loss_dashed_beside_the_other(qtbot):
     assert orange() > 50
     curve.clear()
     assert not curve.held_x
+
+
+# ---- several trainings -----------------------------------------------------------------------------
+
+
+def test_several_runs_are_typed_as_numbers_and_shown_as_a_table(qtbot, dock, panel, project):
+    panel.seeds.setText("0, x")
+    qtbot.waitUntil(lambda: "numbers with commas" in panel.train.toolTip(), timeout=LONG)
+    assert not panel.train.isEnabled()
+    panel.seeds.setText("0, 1")
+    panel.rates.setText("1e-3")
+    qtbot.waitUntil(panel.train.isEnabled, timeout=LONG)
+    how = panel.arguments()
+    assert (how["seeds"], how["learning_rates"]) == ([0, 1], [1e-3])
+    assert panel.train.text().startswith("Train 2 times on")
+    assert not panel.form._widgets["seed"].native.isEnabled()
+    assert "seeds above" in panel.form._widgets["seed"].native.toolTip()
+    assert panel.runs.isHidden()
+    folder = project.root / "models" / "best"
+    folder.mkdir(parents=True)
+    (folder / "runs.csv").write_text(
+        "seed,learning_rate,val_loss,val_knn,epoch,kept\n0,0.001,0.25,0.5,2.0,True\n1,0.001,0.5,,2.0,False\n"
+    )
+    panel.name.setText("best")
+    panel.name.editingFinished.emit()
+    assert not panel.runs.isHidden()
+    row = [panel.runs.item(0, j).text() for j in range(panel.runs.columnCount())]
+    assert row == ["✓", "0", "0.001", "0.25", "50%", "2"]
+    assert [panel.runs.item(1, j).text() for j in (0, 4)] == ["", "–"]
+
+
+@pytest.mark.slow
+def test_several_seeds_one_after_the_other_stopped_and_gone_on_with(qtbot, dock, project):
+    """Two seeds of a small autoencoder by clicks: stopped in the first run, resumed, and the better one kept."""
+    opened(qtbot, dock, project)
+    model = card(dock, "model")
+    model.model.setCurrentText("Autoencoder")
+    panel = model.training
+    panel.form.set_value({**SHORT, "epochs": 1, "max_steps": 4, "held_out": 0.2})
+    panel.seeds.setText("0, 1")
+    qtbot.waitUntil(panel.train.isEnabled, timeout=LONG)
+    begin(qtbot, panel, 1)
+    assert panel.loss.text().startswith("Run 1 of 2 (seed 0")
+    assert panel.use.isHidden()  # there is no best one yet
+    click(panel.pause)
+    over(qtbot, panel)
+    folder = project.root / "models" / "autoencoder"
+    at = json.loads((folder / "run.json").read_text())
+    assert (at["state"], at["total"]) == ("paused", 8)
+    assert panel.train.text().startswith("Resume training")
+
+    click(panel.train)
+    qtbot.waitUntil(lambda: (folder / "runs.csv").is_file(), timeout=4 * LONG)
+    over(qtbot, panel)
+    assert [entry.end for entry in dock.runner.log] == ["stopped", "finished"]
+    assert "the best of 2 runs" in dock.strip.message.text()
+    assert not panel.runs.isHidden()
+    shown = [
+        [panel.runs.item(i, j).text() for j in range(panel.runs.columnCount())]
+        for i in range(panel.runs.rowCount())
+    ]
+    assert [row[1] for row in shown] == ["0", "1"]
+    assert sorted(row[0] for row in shown) == ["", "✓"]
+    losses = [float(row[3]) for row in shown]
+    assert shown[int(np.argmin(losses))][0] == "✓"

@@ -29,6 +29,7 @@ class Form(QWidget):
         super().__init__(parent)
         self._kinds = {name: rule["type"] for name, rule in rules.items()}
         self._widgets = {name: _widget(rule) for name, rule in rules.items()}
+        self._helps = {name: str(rule.get("help", "")) for name, rule in rules.items()}
         layout = QFormLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
@@ -36,7 +37,7 @@ class Form(QWidget):
         for name, widget in self._widgets.items():
             label = QLabel(str(rules[name].get("label") or name.replace("_", " ").capitalize()))
             label.setWordWrap(True)
-            label.setToolTip(str(rules[name].get("help", "")))
+            label.setToolTip(self._helps[name])
             widget.native.setToolTip(label.toolTip())
             widget.native.setAccessibleName(label.text())
             widget.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
@@ -58,6 +59,13 @@ class Form(QWidget):
                     ", ".join(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
                 )
                 self._widgets[name].value = given
+
+    def disable(self, name: str, why: str) -> None:
+        """Take one setting out of use, and say why at it; "" gives it back."""
+        if name in self._widgets:
+            native = self._widgets[name].native
+            native.setEnabled(not why)
+            native.setToolTip(why or self._helps[name])
 
     def _read(self, name: str) -> Any:
         value = self._widgets[name].value

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qtpy.QtCore import Qt, QTimer
-from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLineEdit, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QFormLayout,
+    QHBoxLayout,
+    QLineEdit,
+    QSizePolicy,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_cellrep.data.classes import FEWEST_CLASSES, MOST_CLASSES, label_columns
 from napari_cellrep.data.filters import matching
@@ -21,7 +30,7 @@ from napari_cellrep.gui.cards._estimate import EstimateLine
 from napari_cellrep.gui.cards._parts import More, button, combo, duration, refill, text
 from napari_cellrep.gui.views.curve import Curve, Pictures
 from napari_cellrep.jobs import Progress
-from napari_cellrep.specs import InputError
+from napari_cellrep.specs import InputError, read_numbers
 
 if TYPE_CHECKING:
     from napari_cellrep.gui._runner import Handle
@@ -36,6 +45,17 @@ CLASSES = (
 ALL, SELECTION, FILTER = "all", "selection", "filter"
 PAUSE_WITHIN_S = 30.0  # a pause lets the step under way end, so that nothing of it is lost
 LOOK_EVERY_MS = 1000
+RUNS = {  # columns of runs.csv, and what they are called; those that are there are shown
+    "kept": "kept", "seed": "seed", "learning_rate": "rate", "val_loss": "held out",
+    "val_balanced_accuracy": "right", "val_knn": "own group", "epoch": "epochs",
+}  # fmt: skip
+LIMITS = ("max_steps", "max_seconds", "seed")  # which no preset sets
+OWN = "own"  # settings that are no preset's
+MOST_RUNS_SHOWN = 6  # of more the table scrolls
+SEVERAL = (
+    "Train once from each {what} and keep the run whose held-out loss is least; empty: one training. With both, every pair "
+    "is trained, one after the other, each within the limits of time and steps below"
+)
 
 
 class TrainingPanel(QWidget):
@@ -56,6 +76,7 @@ class TrainingPanel(QWidget):
         self._looked = 0.0
         self._use_after = False
         self._pausing = False
+        self._how: dict[str, Any] = {}  # what the training under way, or the last one, was given
         self._can = False
         self._seen: Any = None  # of the pictures' file
         self._wants_classes = False
@@ -124,6 +145,14 @@ class TrainingPanel(QWidget):
         )
         self.filter.textChanged.connect(lambda _: self._soon.start())
         self.count = text()
+        self.seeds, self.rates = QLineEdit(), QLineEdit()
+        for field, what, example in (
+            (self.seeds, "seed", "0, 1, 2"),
+            (self.rates, "learning rate", "1e-3, 3e-4"),
+        ):
+            field.setPlaceholderText(f"one training; several: {example}")
+            field.setToolTip(SEVERAL.format(what=what))
+            field.textChanged.connect(lambda _: self._soon.start())
         self.name = QLineEdit()
         self.name.setToolTip("What the trained model is called")
         self.name.editingFinished.connect(self._name_changed)
@@ -134,19 +163,27 @@ class TrainingPanel(QWidget):
         settings = QWidget()
         self._place = QVBoxLayout(settings)
         self._place.setContentsMargins(0, 0, 0, 0)
+        top.addRow(self.filter)
+        top.addRow(self.count)
+        top.addRow("Name", self.name)
+        top.addRow("Start from", self.start_from)
+        top.addRow("Settings", self.preset)
+        top.addRow("Seeds", self.seeds)
+        top.addRow("Learning rates", self.rates)
         self._place.addLayout(top)
-        self._place.addWidget(self.filter)
-        self._place.addWidget(self.count)
-        below = QFormLayout()
-        below.setContentsMargins(0, 0, 0, 0)
-        below.addRow("Name", self.name)
-        below.addRow("Start from", self.start_from)
-        below.addRow("Settings", self.preset)
-        self._place.addLayout(below)
         self.more = More("Training", settings)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        for item in (self.class_row, self.train, self.estimate, self.going, self.more):
+        self.runs = QTableWidget()
+        self.runs.verticalHeader().hide()
+        self.runs.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
+        self.runs.setSelectionMode(QTableWidget.SelectionMode.NoSelection)
+        self.runs.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.runs.setToolTip(
+            "Every run of this training, and the one whose weights the model has (runs.csv in its folder)"
+        )
+        self.runs.hide()
+        for item in (self.class_row, self.train, self.estimate, self.going, self.runs, self.more):
             layout.addWidget(item)
 
         self._soon = QTimer(self)  # selecting and typing come in bursts
@@ -189,7 +226,11 @@ class TrainingPanel(QWidget):
             self._presets = {p["name"]: p["values"] for p in presets}
             refill(
                 self.preset,
-                [("the paper's", ""), *((f"{p['name']} data (ours)", p["name"]) for p in presets)],
+                [
+                    ("the paper's", ""),
+                    *((f"{p['name']} data (ours)", p["name"]) for p in presets),
+                    ("as they stand below", OWN),
+                ],
             )
             for i, preset in enumerate(presets, start=1):
                 self.preset.setItemData(i, preset["note"], Qt.ItemDataRole.ToolTipRole)
@@ -199,21 +240,38 @@ class TrainingPanel(QWidget):
             self.form.set_value(
                 {"max_seconds": 300.0}
             )  # a first result while you wait; 0 takes the bound away
-            self.form.changed.connect(self.card.refresh)
+            self.form.changed.connect(self._settings_changed)
             self._place.addWidget(self.form)
             self.name.setText(name)
             self._show_run()
 
     def _take_preset(self) -> None:
         """Fill in the chosen settings; how long it may take stays as it is."""
-        if self.form is None or self.preset.currentData() is None:
+        if self.form is None or self.preset.currentData() in (None, OWN):
             return
         values = {**self._defaults, **self._presets.get(self.preset.currentData(), {})}
-        limits = ("max_steps", "max_seconds", "seed")
-        self.form.set_value({k: v for k, v in values.items() if k not in limits})
+        self.form.set_value({k: v for k, v in values.items() if k not in LIMITS})
+        self._show_preset()
         note = self.preset.itemData(self.preset.currentIndex(), Qt.ItemDataRole.ToolTipRole)
         self.preset.setToolTip(note or "As the paper has them; each can be changed below")
         self.card.refresh()
+
+    def _settings_changed(self) -> None:
+        self._show_preset()
+        self.card.refresh()
+
+    def _show_preset(self) -> None:
+        """Say whose settings stand in the form."""
+        now = self.form.value() if self.form else {}
+        found = OWN
+        for name in ("", *self._presets):
+            values = {**self._defaults, **self._presets.get(name, {})}
+            if all(_same(now.get(k), v) for k, v in values.items() if k not in LIMITS):
+                found = name
+                break
+        self.preset.blockSignals(True)
+        self.preset.setCurrentIndex(self.preset.findData(found))
+        self.preset.blockSignals(False)
 
     def _name_changed(self) -> None:
         self._show_run()
@@ -222,11 +280,14 @@ class TrainingPanel(QWidget):
     def _show_run(self) -> None:
         """Show how a training of this name was started, so that going on is one press."""
         how = self.run().get("how", {})
+        self._show_runs()
         if self.form is not None and how and how.get("model") == self.card.choice()[1]:
             self.form.set_value(how.get("training") or {})
             self.card.settings.set_config(how.get("config") or {})
             self._fill_cells()
             self._fill_start(how.get("weights") or "")
+            self.seeds.setText(", ".join(map(str, how.get("seeds", ()))))
+            self.rates.setText(", ".join(f"{rate:g}" for rate in how.get("learning_rates", ())))
             if how.get("labels") and (at := self.classes.findData(how["labels"])) >= 0:
                 self.classes.setCurrentIndex(at)
             if how.get("where"):
@@ -234,6 +295,28 @@ class TrainingPanel(QWidget):
                 self.cells.setCurrentIndex(self.cells.findData(FILTER))
             elif how.get("named_set") and (at := self.cells.findData(how["named_set"])) >= 0:
                 self.cells.setCurrentIndex(at)
+
+    def _show_runs(self) -> None:
+        """Show the table of all runs, where the model of the shown name is the best of several."""
+        rows: list[dict[str, str]] = []
+        if self.card.project is not None:
+            path = self.card.project.root / "models" / self._model_name() / "runs.csv"
+            with contextlib.suppress(OSError, ValueError), path.open(encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+        self.runs.setVisible(bool(rows))
+        if not rows:
+            return
+        columns = [c for c in RUNS if c in rows[0]]
+        self.runs.setRowCount(len(rows))
+        self.runs.setColumnCount(len(columns))
+        self.runs.setHorizontalHeaderLabels([RUNS[c] for c in columns])
+        for i, row in enumerate(rows):
+            for j, column in enumerate(columns):
+                self.runs.setItem(i, j, QTableWidgetItem(_run_words(column, row[column])))
+        self.runs.resizeColumnsToContents()
+        self.runs.resizeRowsToContents()
+        shown = sum(self.runs.rowHeight(i) for i in range(min(len(rows), MOST_RUNS_SHOWN)))
+        self.runs.setFixedHeight(shown + self.runs.horizontalHeader().sizeHint().height() + 20)
 
     def refresh(self, can: bool) -> None:
         """Say what the button will do; `can` is whether the card is ready for it."""
@@ -265,12 +348,17 @@ class TrainingPanel(QWidget):
         else:
             further = " further" if self.card.trained else ""
             limit = f" ({time})" if time else self._limit()
-            self.train.setText(f"Train{further} on {n:,} cells{limit}")
+            times = f" {self._n_runs():,} times" if self._n_runs() > 1 else ""
+            self.train.setText(f"Train{times or further} on {n:,} cells{limit}")
+        if self.form is not None:
+            given = "The {} above count".format
+            self.form.disable("seed", given("seeds") if self.seeds.text().strip() else "")
+            self.form.disable("learning_rate", given("learning rates") if self.rates.text().strip() else "")
         self.estimate.setVisible(not running)
         self.going.setVisible(bool(running or self.curve.x or paused))
         self.pause.setVisible(running)
         self.pause.setEnabled(running and not self._pausing and self.handle.state == "running")
-        self.use.setVisible(bool(running or paused))
+        self.use.setVisible(bool(running or paused) and "seeds" not in (paused.get("how") or self._how))
         made = self.card.own_models().get(self._model_name(), {}).get("trained", {}).get("step", -1)
         used = bool(paused) and made == paused["step"]
         learned = bool(paused or (running and self.curve.x))
@@ -283,7 +371,7 @@ class TrainingPanel(QWidget):
         self.loss.setVisible(bool(self.loss.text()))
 
     def _limit(self) -> str:
-        seconds = self._max_seconds()
+        seconds = self._max_seconds() * self._n_runs()
         return f" (at most {duration(seconds)})" if seconds else ""
 
     def _max_seconds(self) -> float:
@@ -362,14 +450,33 @@ class TrainingPanel(QWidget):
         if self.card.session.cells is not None and (problem := self._no_classes()):
             return 0, problem
         try:
+            self._several()
             return int(np.count_nonzero(self._mask())), ""
         except InputError as error:
             return 0, str(error)
 
+    def _n_runs(self) -> int:
+        """How many trainings are typed; 1 while they cannot be read."""
+        with contextlib.suppress(InputError):
+            return _n_runs(self._several())
+        return 1
+
+    def _several(self) -> dict[str, Any]:
+        """Seeds and learning rates of several trainings; empty of one.
+
+        Raises
+        ------
+        InputError
+            If something else than numbers is typed.
+        """
+        seeds = read_numbers(self.seeds.text(), int, "Seeds")
+        rates = read_numbers(self.rates.text(), float, "Learning rates")
+        return {"seeds": seeds, "learning_rates": rates} if seeds or rates else {}
+
     def _show_count(self) -> None:
         n, problem = self._chosen()
         self.count.setText(f"⚠ {problem}" if problem else f"{n:,} good cells")
-        self.count.setVisible(self.cells.currentData() != ALL)
+        self.count.setVisible(bool(problem) or self.cells.currentData() != ALL)
 
     # ---- what the step is given ------------------------------------------------------------------
 
@@ -395,7 +502,7 @@ class TrainingPanel(QWidget):
             how["where"] = self.filter.text().strip()
         elif which in card.session.sets:
             how["named_set"] = which
-        return how
+        return {**how, **self._several()}
 
     def _estimated(self) -> dict[str, Any] | None:
         n, problem = self._chosen()
@@ -413,7 +520,7 @@ class TrainingPanel(QWidget):
             found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return found if (folder / "checkpoint.pt").is_file() else {}
+        return found if (folder / "checkpoint.pt").is_file() or "seeds" in found.get("how", {}) else {}
 
     def _paused(self) -> dict[str, Any]:
         """The run of this name if it is not at its end and would go on as it is set here; else empty."""
@@ -425,7 +532,8 @@ class TrainingPanel(QWidget):
         begun = {**run["how"], "config": of(run["how"].get("config") or {})}
         same = all(begun.get(k) == v for k, v in {"config": {}, **now}.items())
         chosen = all(
-            bool(run["how"].get(k)) == bool(now.get(k)) for k in ("cells", "where", "named_set", "weights")
+            bool(run["how"].get(k)) == bool(now.get(k))
+            for k in ("cells", "where", "named_set", "weights", "seeds", "learning_rates")
         )
         return run if now and same and chosen else {}
 
@@ -436,6 +544,7 @@ class TrainingPanel(QWidget):
         n, _ = self._chosen()
         how, card = self.arguments(), self.card
         paused = bool(self._paused())
+        self._how = how
         if not (paused and self._name == how["name"] and self.curve.x):
             self._name, self._seen = how["name"], None
             self._begin_curve()
@@ -447,13 +556,13 @@ class TrainingPanel(QWidget):
             )  # fmt: skip
         else:
             handle = card.dock.submit(
-                "train.train",
+                "train.train_several" if "seeds" in how else "train.train",
                 f"Training on {n:,} cells",
                 then=self._trained,
                 device=card.dock.device(),
                 **how,
             )
-        handle.limit_s = self._max_seconds()
+        handle.limit_s = self._max_seconds() * _n_runs(how)
         handle.progressed.connect(self._show_progress)
         handle.stopped.connect(self._on_stopped)
         handle.failed.connect(self._on_failed)
@@ -465,7 +574,9 @@ class TrainingPanel(QWidget):
     def _begin_curve(self) -> None:
         self.curve.clear()
         self.pictures.show_pictures((), np.zeros((0, 0, 0, 0), np.uint8))
-        path = self.card.project.root / "models" / self._name / "history.csv"
+        if "seeds" in self._how:
+            return  # the file is of the run that was kept before
+        path = self._folder() / "history.csv"
         with contextlib.suppress(OSError, ValueError, KeyError), path.open(encoding="utf-8") as file:
             for row in csv.DictReader(file):  # what was learned before, if it goes on
                 self.curve.add(float(row["epoch"]), float(row["loss"]))
@@ -492,8 +603,9 @@ class TrainingPanel(QWidget):
         self._looked = now
         rate = progress.metrics.get("cells_per_s", 0.0)
         _, mark, warning = progress.message.partition("⚠ ")
+        which = f"{progress.message.partition(': ')[0]}\n" if "seeds" in self._how else ""
         self.loss.setText(
-            f"Loss {loss:.4f} (began at {self.curve.y[0]:.4f}) · epoch {int(np.ceil(epoch)):,} · "
+            f"{which}Loss {loss:.4f} (began at {self.curve.y[0]:.4f}) · epoch {int(np.ceil(epoch)):,} · "
             f"{rate:,.0f} cells a second"
             + self._held_out(progress.metrics)
             + (f"\n{mark}{warning}" if mark else "")
@@ -516,9 +628,12 @@ class TrainingPanel(QWidget):
         """Show the network's newest pictures, if there are newer ones."""
         if self.card.project is None or not self._name:
             return
-        path = self.card.project.root / "models" / self._name / "preview.npz"
         started = self.handle.log.started.timestamp() if self.handle is not None else 0
         try:
+            path = max(
+                (self._folder() / "preview.npz", *self._folder().glob("runs/*/preview.npz")),
+                key=lambda p: p.stat().st_mtime_ns if p.is_file() else 0,
+            )
             stamp = path.stat().st_mtime_ns
             if stamp == self._seen or stamp / 1e9 < started - 1:
                 return
@@ -577,14 +692,37 @@ class TrainingPanel(QWidget):
 
     def _on_ended(self) -> None:
         self._look()
+        self._show_runs()
         self._looking.stop()
         self.handle, self._pausing = None, False
         self.card.refresh()
 
     def _trained(self, folder: Any) -> None:
-        name = Path(folder).name
+        name, n = Path(folder).name, _n_runs(self._how)
         self.card.choose(name)
-        self.card.dock.strip.say(f"✓ {name} is trained; embed the cells with it.")
+        best = f" (the best of {n:,} runs)" if n > 1 else ""
+        self.card.dock.strip.say(f"✓ {name} is trained{best}; embed the cells with it.")
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two settings are the same, but for the digits that a form shows."""
+    if isinstance(a, float) and isinstance(b, (int, float)):
+        return bool(np.isclose(a, b, rtol=1e-6, atol=1e-9))
+    return bool(a == b)
+
+
+def _run_words(column: str, value: str) -> str:
+    """A cell of the table of runs."""
+    if column == "kept":
+        return "✓" if value == "True" else ""
+    if column in ("val_balanced_accuracy", "val_knn"):
+        return f"{float(value):.0%}" if value else "–"
+    return f"{float(value):.4g}" if value else "–"
+
+
+def _n_runs(how: Mapping[str, Any]) -> int:
+    """How many trainings, one after the other."""
+    return len(set(how.get("seeds") or (0,))) * len(set(how.get("learning_rates") or (0,)))
 
 
 def _disconnected(signals: Any) -> Callable[..., None]:
