@@ -9,6 +9,7 @@ import pytest
 import torch
 from array_cells import ArrayCells
 
+import napari_cellrep
 from napari_cellrep import registry
 from napari_cellrep.jobs import drain
 from napari_cellrep.models import create_model, load_model
@@ -107,6 +108,20 @@ def test_groups_of_one_are_left_out_with_a_sentence_and_none_left_is_refused():
         Sampler(np.array([], int), ("x",), 4, 2, 0)
 
 
+def test_groups_are_drawn_evenly_if_asked():
+    groups = np.repeat([0, 1, 2], [40, 8, 3])
+    sampler = Sampler(groups, ("source", "target"), 10, 2, 0, balanced=True)
+    for epoch in (0, 1):
+        batches = sampler.epoch(epoch)
+        source, target = (np.concatenate([b[k] for b in batches]) for k in ("source", "target"))
+        assert np.bincount(groups[source]).tolist() == [17, 17, 17]
+        assert (groups[source] == groups[target]).all()
+        assert (source != target).all()
+        assert len(batches) == 6
+        assert len(np.unique(source[groups[source] == 0])) == 17  # none twice, where there are enough
+    assert (sampler.epoch(0)[0]["source"] != sampler.epoch(1)[0]["source"]).any()
+
+
 def test_single_cells_need_no_group():
     batches = Sampler(np.arange(10), ("x",), 4, 2, 0).epoch(0)
     assert [len(b["x"]) for b in batches] == [4, 3, 3]
@@ -143,6 +158,7 @@ def test_what_it_leaves_behind(few, tmp_path):
     assert info["trained"]["step"] == 6
     assert info["n_cells"] == 41  # what the caller says counts
     assert info["torch"] == torch.__version__
+    assert info["versions"]["napari-cellrep"] == napari_cellrep.__version__
     assert_same(state(tmp_path / "m"), model.state_dict())
     assert sorted(p.name for p in (tmp_path / "m").iterdir()) == [
         CHECKPOINT, "history.csv", "model.json", "preview.npz", "weights.safetensors",
