@@ -5,6 +5,7 @@ A view reads the session and writes intents to it; no view writes another view.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from napari_cellrep.analysis.profiles import Similar
 
 MODES = ("replace", "add", "subtract", "intersect")
+_MODE_WORDS = {"add": "and", "subtract": "without", "intersect": "and in both,"}
+MOST_HOW = 300  # letters that say how a selection was made
 UNDO_STEPS = 100
 UNDO_IDS = 5_000_000  # cells at most in the sets that undo keeps: 40 MB
 
@@ -42,6 +45,7 @@ class _Step(NamedTuple):
     verdicts: Verdicts
     sets: Sets  # by reference: sets are replaced, never changed in place
     order: tuple[str, ...] = ()  # of all sets
+    how: str = ""  # the selection was made
 
     @property
     def n_ids(self) -> int:
@@ -98,6 +102,8 @@ class Session:
         Read them; change them through the methods.
     counted : ndarray of shape (n_cells,), bool
         What the flags leave, whatever value is hidden.
+    how : str
+        How the selection was made, in words: "lasso on the map, and click on A05:117"; "" for an empty one.
     focus, hover : int
         The row last clicked, and the row under the pointer; -1 for none.
     """
@@ -122,6 +128,7 @@ class Session:
         self.cells: ad.AnnData | None = None
         self.selected = np.zeros(0, bool)
         self.visible = self.counted = np.zeros(0, bool)
+        self.how = ""
         self.focus = -1
         self.hover = -1
         self.sets: dict[str, dict[str, Any]] = {}
@@ -162,6 +169,7 @@ class Session:
         self.project = open_project(project) if isinstance(project, (str, Path)) else project
         self.cells = None
         self.selected = self.visible = self.counted = np.zeros(0, bool)
+        self.how = ""
         self.focus = self.hover = -1
         self._hidden, self._limits = {}, {}
         self._undo, self._redo, self.sets, self.verdicts = [], [], {}, {}
@@ -328,25 +336,31 @@ class Session:
 
     # ---- selection -------------------------------------------------------------------------------
 
-    def select(self, rows_or_mask: Any, mode: str = "replace") -> None:
+    def select(self, rows_or_mask: Any, mode: str = "replace", how: str = "") -> None:
         """Change the selection; only visible cells are hit. One step of undo.
 
         Parameters
         ----------
         rows_or_mask : array of int rows, or bool (n_cells,)
         mode : {"replace", "add", "subtract", "intersect"}
+        how : str
+            What was done, for the record of sets: "lasso on the map".
         """
         if mode not in MODES:
             raise ValueError(f"A selection's mode is one of {', '.join(MODES)}; got {mode!r}.")
         hit = np.zeros(self.n_cells, bool)
         hit[np.asarray(rows_or_mask, None if len(rows_or_mask) else np.int64)] = True
+        if mode == "replace" or not self.n_selected:
+            words = how
+        else:
+            words = f"{self.how or 'by hand'}, {_MODE_WORDS[mode]} {how or 'by hand'}"
         if mode == "add":
             hit |= self.selected
         elif mode == "subtract":
             hit = self.selected & ~hit
         elif mode == "intersect":
             hit &= self.selected
-        self._set_selected(hit)
+        self._set_selected(hit, words)
 
     def find(self, words: str) -> np.ndarray:
         """Rows of cells of which any word says this: a protein, a compound, a well, an id. Capitals do not matter.
@@ -377,7 +391,7 @@ class Session:
 
     def invert(self) -> None:
         """Select the visible cells that are not selected."""
-        self._set_selected(~self.selected)
+        self._set_selected(~self.selected, f"all but: {self.how or 'none'}")
 
     def clear(self) -> None:
         """Select nothing."""
@@ -413,16 +427,18 @@ class Session:
         """Whether there is a change to do again."""
         return bool(self._redo)
 
-    def _set_selected(self, selected: np.ndarray) -> None:
+    def _set_selected(self, selected: np.ndarray, how: str = "") -> None:
         selected = selected & self.visible
         if np.array_equal(selected, self.selected):
             return
         self._remember(self._as_it_is())
         self.selected = selected
+        self.how = _shortened(how) if selected.any() else ""
         self.selection_changed.emit()
 
     def _as_it_is(self, verdicts: Verdicts = MappingProxyType({})) -> _Step:
-        return _Step(np.packbits(self.selected), {i: self.verdicts.get(i) for i in verdicts}, {})
+        said = {i: self.verdicts.get(i) for i in verdicts}
+        return _Step(np.packbits(self.selected), said, {}, how=self.how)
 
     def _remember(self, step: _Step) -> None:
         self._undo.append(step)
@@ -443,7 +459,7 @@ class Session:
         give.append(before)
         selected = _unpacked(step.selected, self.n_cells) & self.visible
         same = np.array_equal(selected, self.selected)
-        self.selected = selected
+        self.selected, self.how = selected, step.how
         if step.sets:
             self.sets_changed.emit()
         if not (step.sets and same):
@@ -720,7 +736,15 @@ class Session:
         InputError
             If nothing is selected, the name is empty, or the project cannot be written.
         """
-        self._put_set(name, {}, how)
+        self._put_set(name, {}, how or self.made_how())
+
+    def made_how(self) -> dict[str, Any]:
+        """How the present selection came to be, as sets record it: the gestures, the embedding, the day."""
+        return {
+            "made": self.how or "by hand",
+            "embedding": self._embedding,
+            "when": datetime.date.today().isoformat(),
+        }
 
     def add_to_set(self, name: str) -> None:
         """Put the selected cells into a set as well; a new one is made where there is none of that name. One step of undo.
@@ -732,7 +756,13 @@ class Session:
         """
         # What is on disk counts: another window may have added to it.
         known = read_sets(self.project.root).get(name.strip(), {}) if self.project is not None else {}
-        self._put_set(name, known, known.get("how", {"made": "by hand"}))
+        how, now = known.get("how"), self.made_how()
+        ids = () if self.cells is None else self.cells.obs_names[self.selected]
+        if set(ids) <= set(known.get("cells", ())):
+            now = how if how is not None else now  # nothing is new
+        elif isinstance(how, Mapping):
+            now = {**how, "made": _shortened(f"{how.get('made', 'by hand')}; added: {now['made']}")}
+        self._put_set(name, known, now)
 
     def save_sets(self, named: Mapping[str, Any], how: Mapping[str, Any] | str = "") -> None:
         """Keep several sets of cells at once; the selection stays as it is. Sets of these names are replaced. One step of undo.
@@ -791,7 +821,7 @@ class Session:
         if self.cells is None or name not in self.sets:
             raise InputError(f"There is no set called {name!r}; sets are {', '.join(self.sets) or 'none'}.")
         rows = self.cells.obs_names.get_indexer(self.sets[name]["cells"])
-        self.select(rows[rows >= 0], mode)
+        self.select(rows[rows >= 0], mode, f"set “{name}”")
 
     def _read_sets(self) -> None:
         self.sets = read_sets(self.project.root) if self.project is not None else {}
@@ -850,3 +880,11 @@ def _worded(value: Any) -> str:
 
 def _unpacked(bits: np.ndarray, n: int) -> np.ndarray:
     return np.unpackbits(bits, count=n).astype(bool)
+
+
+def _shortened(how: str) -> str:
+    """What was done first and last, where it was too much to be told."""
+    if len(how) <= MOST_HOW:
+        return how
+    half = MOST_HOW // 2 - 2
+    return f"{how[:half]} … {how[-half:]}"

@@ -336,7 +336,7 @@ def test_the_tour_leads_along_the_cards(qtbot, dock, project):
     assert tour.isVisible()
     click(tour.go)
     assert "Open the sample" in tour.words.text()
-    assert "f59f2a" in dock.cards["images"].sample.styleSheet()
+    assert "border: 2px solid #ff7a00" in dock.cards["images"].sample.styleSheet()
     opened(qtbot, dock, project)  # three wells with cells, an embedding and a map
     qtbot.waitUntil(lambda: "Draw around" in tour.words.text(), timeout=LONG)
     assert not dock.cards["images"].sample.styleSheet()

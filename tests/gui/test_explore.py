@@ -554,3 +554,32 @@ def test_a_set_is_mapped_alone_on_the_second_map(explore, qtbot) -> None:
     assert np.isfinite(session.map_coordinates(place)).all(axis=1).sum() == 40
     assert set(session.cells.obs_names[session.selected]) == set(session.sets["some"]["cells"])
     _runner.runner_of(explore.viewer).close()
+
+
+def test_a_set_records_how_its_cells_were_chosen(explore, qtbot, monkeypatch) -> None:
+    session = explore.session
+    lasso(explore, qtbot, "A12")
+    assert session.how == f"lasso on the map of {session.embedding}"
+    explore.search.setText("E12")
+    explore.search.setFocus()
+    monkeypatch.setattr(QApplication, "keyboardModifiers", lambda: Qt.KeyboardModifier.ShiftModifier)
+    qtbot.keyClick(explore.search, Qt.Key.Key_Return)
+    monkeypatch.undo()
+    words = f"lasso on the map of {session.embedding}, and found by “E12”"
+    assert session.how == words
+    qtbot.mouseClick(explore.undo, Qt.MouseButton.LeftButton)
+    assert session.how == f"lasso on the map of {session.embedding}"
+    qtbot.mouseClick(explore.redo, Qt.MouseButton.LeftButton)
+    monkeypatch.setattr(QInputDialog, "getText", lambda *_, **__: ("many", True))
+    qtbot.mouseClick(explore.save, Qt.MouseButton.LeftButton)
+    how = read_sets(session.project.root)["many"]["how"]
+    assert how["made"] == words
+    assert how["embedding"] == session.embedding
+    other = int(np.flatnonzero(session.visible & ~session.selected)[0])
+    session.select([other], how="click on A01:1")
+    session.add_to_set("many")
+    assert read_sets(session.project.root)["many"]["how"]["made"] == f"{words}; added: click on A01:1"
+    explore._fill_sets()
+    said = [action.text() for action in explore.sets.menu().actions()[0].menu().actions()]
+    assert said[-1].startswith(words[:60])
+    assert said[-1].endswith(how["when"])

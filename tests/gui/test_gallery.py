@@ -254,3 +254,60 @@ def test_without_cells_it_says_what_to_do(viewer, qtbot):
     assert "segment the images" in view.words.text()
     assert not view.similar.isEnabled()
     view.disconnect_session()
+
+
+def test_arrows_go_from_cell_to_cell_and_return_selects(gallery, qtbot):
+    session, grid, keys = gallery.session, gallery.grid, Qt.Key
+    rows, wide = shown(gallery), gallery.grid.columns
+    session.select([rows[50]])
+    grid.setFocus()
+    qtbot.keyClick(grid, keys.Key_Right)  # none was clicked: the first in sight
+    assert session.focus == rows[0]
+    for key, to in ((keys.Key_Right, 1), (keys.Key_Down, 1 + wide), (keys.Key_Left, wide), (keys.Key_Up, 0)):
+        qtbot.keyClick(grid, key)
+        assert session.focus == rows[to]
+    assert np.flatnonzero(session.selected).tolist() == [rows[50]]  # going selects nothing
+    qtbot.keyClick(grid, keys.Key_Return, Qt.KeyboardModifier.ShiftModifier)
+    assert sorted(np.flatnonzero(session.selected)) == sorted([rows[0], rows[50]])
+    qtbot.keyClick(grid, keys.Key_Return, Qt.KeyboardModifier.AltModifier)
+    assert np.flatnonzero(session.selected).tolist() == [rows[50]]
+    qtbot.keyClick(grid, keys.Key_Left)  # the first: there is none before it
+    assert session.focus == rows[0]
+    for _ in range(12):
+        qtbot.keyClick(grid, keys.Key_Down)
+    assert session.focus == rows[12 * wide]
+    assert grid.verticalScrollBar().value() > 0
+    assert any(row == session.focus for row, _ in grid.in_sight())
+
+
+def test_arrows_cross_the_lines_of_a_column(gallery, qtbot):
+    gallery.by.setCurrentText("well")
+    settled(qtbot, gallery)
+    session, grid = gallery.session, gallery.grid
+    first, second = (section.rows.tolist() for section in grid.sections[:2])
+    session.set_focus(first[2])
+    qtbot.keyClick(grid, Qt.Key.Key_Down)
+    assert session.focus == second[2]
+    qtbot.keyClick(grid, Qt.Key.Key_Up)
+    assert session.focus == first[2]
+    session.set_focus(first[-1])
+    qtbot.keyClick(grid, Qt.Key.Key_Right)
+    assert session.focus == second[0]
+
+
+def test_a_scale_bar_on_demand(gallery, qtbot, tmp_path):
+    grid = gallery.grid
+
+    def corner():
+        """White pixels where the bar of the first picture is."""
+        place = grid.in_sight()[0][1]
+        picture = grid.viewport().grab(place).toImage()
+        side = place.width() * picture.devicePixelRatioF()
+        y = round(side * (1 - 10 / place.width()))
+        return sum(picture.pixelColor(x, y).lightness() > 250 for x in range(round(side)))
+
+    before = corner()
+    qtbot.mouseClick(gallery.bar, Qt.MouseButton.LeftButton)
+    assert corner() - before > 15
+    qtbot.mouseClick(gallery.bar, Qt.MouseButton.LeftButton)
+    assert corner() == before

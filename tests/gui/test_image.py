@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from napari.layers import Image, Labels
-from qtpy.QtCore import QPoint, Qt
+from qtpy.QtCore import QPoint, QPointF, Qt
 
 from _clicks import hover
 from napari_cellrep.gui import _runner
@@ -23,6 +23,7 @@ from napari_cellrep.gui._image import (
 )
 from napari_cellrep.gui._pictures import compose, picture_side
 from napari_cellrep.gui._state import session_of
+from napari_cellrep.gui.views.map import MapView
 from napari_cellrep.jobs import drain
 from napari_cellrep.steps.crop import crop
 
@@ -540,3 +541,24 @@ def test_two_viewers_on_one_project(viewer, session, canvas, qtbot, make_napari_
     assert chosen(session) == [mine]
     assert other.n_selected == 0
     canvas_of(second).close()
+
+
+def test_a_double_click_centres_the_maps_on_the_point(viewer, session, canvas, qtbot) -> None:
+    open_field(viewer, qtbot, "A12")
+    qtbot.wait(100)
+    row = inner_cells(session, "A12", 1)[0]
+    view = MapView(session)
+    qtbot.addWidget(view)
+    view.resize(400, 300)
+    canvas.centred.connect(view.centre_on)
+    with qtbot.waitExposed(view):
+        view.show()
+    view.fit()
+    assert (view._screen(row) - QPointF(200, 150)).manhattanLength() > 10
+    at = at_cell(viewer, session, row)
+    click(viewer, qtbot, at)
+    qtbot.mouseDClick(native(viewer), Qt.MouseButton.LeftButton, pos=at)
+    assert chosen(session) == [session.cell_id(row)]
+    assert (view._screen(row) - QPointF(200, 150)).manhattanLength() < 2
+    canvas.centred.disconnect(view.centre_on)
+    view.disconnect_session()

@@ -219,3 +219,28 @@ def test_a_project_that_cannot_be_written_or_is_gone_is_left_alone(
 
 def test_nothing_kept_is_nothing_read(tmp_path):
     assert read_view(tmp_path) == {}
+
+
+def test_the_second_map_comes_back_with_what_it_showed(explore, session, project, viewer, qtbot):
+    session.embedding = "measured"
+    qtbot.mouseClick(explore.two, LEFT)
+    offered = [explore.second.choice.itemText(i) for i in range(explore.second.choice.count())]
+    obsm = session.cells.obsm
+    obsm["X_pca_measured"] = obsm["X_measured"][:, :4].copy()
+    project.write_cells(session.cells)
+    session.reload()
+    box = explore.second.choice
+    at = next(i for i in range(box.count()) if "PCA 3 · 4" in box.itemText(i))
+    assert box.itemText(at) not in offered
+    box.setCurrentIndex(at)
+    box.activated.emit(at)
+    place = explore.second.place
+    assert place.axes == (2, 3)
+    session.open(None)
+    assert kept(project)["explore"]["second map"] == ["measured", "X_pca_measured", 2, 3]
+    qtbot.mouseClick(explore.two, LEFT)
+    explore._second_place = None
+    session.open(open_project(project.root))
+    assert explore.second is not None
+    assert explore.second.place == place
+    assert explore.second.choice.currentText().endswith("PCA 3 · 4")

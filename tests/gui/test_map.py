@@ -713,3 +713,21 @@ def test_clouds_are_of_the_most_frequent_values() -> None:
     assert "24 most frequent" in clouds_words(colours)
     nobody = np.zeros(len(names) + 2, bool)
     assert clouds_of(raster, colours, nobody) == []
+
+
+def test_keys_move_and_zoom_the_map(view, session, qtbot) -> None:
+    view.setFocus()
+    row = int(np.flatnonzero(session.visible)[0])
+    before = view._screen(row)
+    qtbot.keyClick(view, Qt.Key.Key_Right)
+    assert view._screen(row).x() == pytest.approx(before.x() - 60)
+    qtbot.keyClick(view, Qt.Key.Key_Down)
+    assert view._screen(row).y() == pytest.approx(before.y() - 60)
+    qtbot.keyClick(view, Qt.Key.Key_Left)
+    qtbot.keyClick(view, Qt.Key.Key_Up)
+    assert view._screen(row) == before
+    scale = view.view.scale
+    qtbot.keyClick(view, Qt.Key.Key_Plus)
+    assert view.view.scale == pytest.approx(1.25 * scale)
+    qtbot.keyClick(view, Qt.Key.Key_Minus)
+    assert view.view.scale == pytest.approx(scale)

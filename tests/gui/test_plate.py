@@ -153,3 +153,25 @@ def test_without_wells_it_says_what_to_do(viewer, project, qtbot):
     assert "name no wells" in view.words.text()
     assert not view.wells.grab().isNull()
     view.disconnect_session()
+
+
+def test_keys_go_from_well_to_well(view, qtbot):
+    """A01, A12 and E12 have images: arrows pass over the others."""
+    wells, session = view.wells, view.session
+    wells.setFocus()
+    assert wells.focusPolicy() & Qt.FocusPolicy.TabFocus
+    for key, at in (
+        (Qt.Key.Key_Down, (0, 0)), (Qt.Key.Key_Right, (0, 11)), (Qt.Key.Key_Down, (4, 11)), (Qt.Key.Key_Right, (4, 11)),
+    ):  # fmt: skip
+        qtbot.keyClick(wells, key)
+        assert wells.at == at
+    qtbot.keyClick(wells, Qt.Key.Key_Return)
+    obs = session.cells.obs
+    assert set(obs["well"][session.selected]) == {"E12"}
+    assert session.how == "well E12"
+    qtbot.keyClick(wells, Qt.Key.Key_Up)
+    qtbot.keyClick(wells, Qt.Key.Key_Return, Qt.KeyboardModifier.ShiftModifier)
+    assert set(obs["well"][session.selected]) == {"A12", "E12"}
+    assert session.how == "well E12, and well A12"
+    qtbot.keyClick(wells, Qt.Key.Key_Space)
+    qtbot.waitUntil(lambda: view.canvas.field == "A12", timeout=20_000)

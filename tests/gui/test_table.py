@@ -217,3 +217,22 @@ def test_without_cells_it_says_what_to_do(viewer, qtbot):
     qtbot.addWidget(view)
     assert "segment the images" in view.words.text()
     view.disconnect_session()
+
+
+def test_keys_do_what_clicks_do(table, qtbot):
+    session, view = table.session, table.table
+    click(table, qtbot, 2)
+    view.setFocus()
+    qtbot.keyClick(view, Qt.Key.Key_Down)
+    qtbot.keyClick(view, Qt.Key.Key_Down)
+    assert session.focus == table.model.order[2]
+    qtbot.keyClick(view, Qt.Key.Key_Return)
+    assert session.focus == table.model.order[4]
+    assert np.flatnonzero(session.selected).tolist() == [table.model.order[4]]
+    qtbot.keyClick(view, Qt.Key.Key_Down)
+    qtbot.keyClick(view, Qt.Key.Key_Return, Qt.KeyboardModifier.ShiftModifier)
+    assert sorted(np.flatnonzero(session.selected)) == sorted(table.model.order[4:6])
+    canvas = table.canvas
+    qtbot.keyClick(view, Qt.Key.Key_Space)
+    field = session.place(int(table.model.order[5]))[0]
+    qtbot.waitUntil(lambda: canvas.field == field, timeout=20_000)

@@ -80,8 +80,8 @@ def test_a_leaf_asks_for_those_like_it(view, qtbot):
     assert found.distance[1] == pytest.approx(tree.linkage[0, 2], abs=1e-5)
 
 
-def test_a_tree_of_the_three_wells_joins_the_two_full_doses_first(view):
-    """A12 and E12 have the full dose of two drugs, A01 has none."""
+def test_a_tree_of_the_three_wells_joins_the_most_alike_first(view):
+    """By what was measured (brightness, mostly) A12 and E12 are the most alike."""
     tree, names = view.plot.shown.tree, view.plot.shown.names
     assert sorted(names) == ["A01", "A12", "E12"]
     a, b = tree.children(tree.root)

@@ -75,7 +75,9 @@ class AxisDialog(QDialog):
     def select_cells(self) -> None:
         """Select the cells of the picture that are still there."""
         rows = [self.canvas.session.row_of_id(cell) for cell in self.found["cells"]]
-        self.canvas.session.select([row for row in rows if row >= 0])
+        self.canvas.session.select(
+            [row for row in rows if row >= 0], how=f"cells along what differs in {self.found['name']}"
+        )
 
     def save_figure(self) -> None:
         """Ask where to, and write the figure again in that format."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -276,6 +276,7 @@ class ExploreWidget(QWidget):
             (canvas.coloured_changed, self._on_coloured),
             (canvas.similar_found, self._on_similar_found),
             (canvas.similar_wanted, self._on_similar_wanted),
+            (canvas.centred, self._on_centred),
         )
         for signal, slot in self._signals:
             signal.connect(slot)
@@ -339,6 +340,9 @@ class ExploreWidget(QWidget):
         if self.map.by:
             found["rows"] = self.map.by
         found.update((name, True) for name, switch in self._switches().items() if switch.isChecked())
+        place = self._second_place if self.second is None else self.second.place
+        if place is not None:
+            found["second map"] = [place.embedding, place.key, *place.axes]
         return {**found, "views": {title: chosen for title, chosen in views.items() if chosen}}
 
     def set_value(self, value: dict[str, Any]) -> None:
@@ -358,6 +362,9 @@ class ExploreWidget(QWidget):
         if isinstance(split, list) and len(split) == 2 and all(isinstance(v, int) and v > 0 for v in split):
             self.views.setSizes(split)
             self._split_moved = True
+        self._second_place = _map_place(value.get("second map"))
+        if self.second is not None and self._second_place is not None:
+            self.second.show_place(self._second_place)
         for name, switch in self._switches().items():
             switch.setChecked(value.get(name) is True)
         titles = [v.title for v in VIEWS]
@@ -413,6 +420,10 @@ class ExploreWidget(QWidget):
 
     def _on_similar_wanted(self) -> None:
         self.view(GalleryView.title).find_similar()  # type: ignore[attr-defined]
+
+    def _on_centred(self, row: int) -> None:
+        for view in self._maps():
+            view.centre_on(row)
 
     def _on_colour_changed(self) -> None:
         _fill(self.colour, self.session.colour_choices, self.session.colour_by)
@@ -599,13 +610,14 @@ class ExploreWidget(QWidget):
     def _on_save(self) -> None:
         name, ok = QInputDialog.getText(self, "Save set", "Name of the set:")
         if ok:
-            self._told(self.session.save_set, name, {"made": "by hand", "embedding": self.session.embedding})
+            self._told(self.session.save_set, name)
 
     def _on_find(self) -> None:
         rows = self.session.find(self.search.text())
         shown = rows[self.session.visible[rows]]
         if len(shown):
-            self.session.select(shown, selection_mode(QApplication.keyboardModifiers()))
+            mode = selection_mode(QApplication.keyboardModifiers())
+            self.session.select(shown, mode, f"found by “{self.search.text().strip()}”")
         else:
             hidden = f" {len(rows):,} such cells are hidden." if len(rows) else ""
             self.viewer.status = f"No cell says “{self.search.text().strip()}”.{hidden}"
@@ -622,6 +634,8 @@ class ExploreWidget(QWidget):
             one.addAction("Add the selected cells", lambda name=name: self._told(session.add_to_set, name))
             one.addAction("Map its cells alone", lambda name=name: self.map_set(name))
             one.addAction("Forget this set", lambda name=name: self._told(session.remove_set, name))
+            one.addSeparator()
+            one.addAction(_set_words(made.get("how"))).setEnabled(False)
 
     def _on_digit(self, digit: int) -> None:
         """Put the selection into a set; the next number that is free asks for a name."""
@@ -731,6 +745,22 @@ class Shelf(QScrollArea):
         return QSize(
             self.widget().minimumSizeHint().width() + self.verticalScrollBar().sizeHint().width(), 60
         )
+
+
+def _map_place(kept: Any) -> MapPlace | None:
+    """The second map's place as `value` told it; None for what is none."""
+    match kept:
+        case [str(embedding), str(key), int(x), int(y)]:
+            return MapPlace(embedding, key, (x, y))
+    return None
+
+
+def _set_words(how: Any) -> str:
+    """How a set was made, in a line."""
+    if not isinstance(how, Mapping):
+        return str(how or "made by hand")
+    words, when = str(how.get("made") or "by hand"), str(how.get("when") or "")
+    return (words if len(words) <= 80 else f"{words[:78]}…") + f", {when}" * bool(when)
 
 
 def _disconnected(*groups: Any) -> Any:

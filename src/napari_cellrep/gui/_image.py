@@ -105,6 +105,7 @@ class Canvas:
     coloured_changed = Signal(bool)  # whether the cells are coloured as on the map
     similar_found = Signal()  # somebody asked for similar groups, and here they are
     similar_wanted = Signal()  # of cells like the selected one
+    centred = Signal(int)  # a cell was double-clicked in the image: the maps bring its point to the middle
 
     def __init__(self, viewer: Any, session: Session) -> None:
         self._viewer = weakref.ref(viewer)
@@ -127,6 +128,7 @@ class Canvas:
         self._timer.timeout.connect(self._paint_slice)
         viewer.mouse_drag_callbacks.append(self._on_press)
         viewer.mouse_move_callbacks.append(self._on_move)
+        viewer.mouse_double_click_callbacks.append(self._on_double_click)
         viewer.layers.events.removed.connect(self._on_layer_removed)
         session.project_changed.connect(self._on_project_changed)
         session.cells_changed.connect(self._on_cells_changed)
@@ -582,6 +584,12 @@ class Canvas:
                 f"Cell {label} is not in the table yet: save the edits of {self.field} first (right-click)."
             )
 
+    def _on_double_click(self, viewer: Any, event: Any) -> None:
+        """Bring the cell's point to the middle of the maps; napari itself zooms in."""
+        _, row = self._row_at(event) if self._looking(viewer) else (0, -1)
+        if row >= 0 and self.session.visible[row]:
+            self.centred.emit(row)
+
     def select_inside(self, path: np.ndarray, mode: str = "replace") -> None:
         """Select the visible cells of the field whose centre lies inside a path, (n, 2) y and x in the world."""
         session, cells = self.session, self.layer("cells")
@@ -591,7 +599,7 @@ class Canvas:
         rows = rows[session.visible[rows]]
         centres = session.cells.obs[["y_px", "x_px"]].to_numpy(float)[rows]
         polygon = np.array([cells.world_to_data(point)[-2:] for point in path])
-        session.select(rows[inside_polygon(centres, polygon)], mode)
+        session.select(rows[inside_polygon(centres, polygon)], mode, f"lasso in the image of {self.field}")
 
     def _on_move(self, viewer: Any, event: Any) -> None:
         if self._looking(viewer):
@@ -617,7 +625,7 @@ class Canvas:
             words = str(session.value(row, "flags") or "").replace(";", ", ").replace("_", " ")
             show_info(f"{session.cell_id(row)} is hidden (flagged: {words}). Tick “show flagged” to use it.")
             return
-        session.select([row], mode)
+        session.select([row], mode, f"click on {session.cell_id(row)}")
         if mode in ("replace", "add"):
             self._quiet = in_image
             try:
@@ -654,7 +662,9 @@ class Canvas:
             self.looking.fill(menu, cell, spot)
             menu.addSeparator()
             same = session.cells.obs["group"].astype(str).to_numpy() == group
-            menu.addAction(f"Select all cells of {group}", lambda: session.select(same))
+            menu.addAction(
+                f"Select all cells of {group}", lambda: session.select(same, how=f"all cells of {group}")
+            )
         self.looking.fill_overlays(menu)
         if self.edited and self.field:
             menu.addAction(f"Save the edited cells of {self.field}", self.save_edits)
@@ -683,7 +693,7 @@ class Canvas:
     def _add_to_set(self, row: int, name: str) -> None:
         session = self.session
         if not session.selected[row]:
-            session.select([row])
+            session.select([row], how=f"click on {session.cell_id(row)}")
         try:
             session.add_to_set(name)
         except InputError as error:
@@ -691,7 +701,7 @@ class Canvas:
 
     def find_similar_cells(self, row: int) -> None:
         """Select a cell, and let the gallery put the others by how like it they are."""
-        self.session.select([row])
+        self.session.select([row], how=f"click on {self.session.cell_id(row)}")
         self.session.set_focus(row)
         self.similar_wanted.emit()
 
@@ -720,7 +730,7 @@ class Canvas:
             "Real cells along the main direction in which this group's cells differ (the first principal component of their "
             "numbers), and what changes from one end to the other"
         )
-        menu.addAction(f"Select its {len(own):,} cells", lambda: session.select(own))
+        menu.addAction(f"Select its {len(own):,} cells", lambda: session.select(own, how=f"{by} {name}"))
         show = menu.addAction("Show in image", lambda: self.show(session.place(int(own[0]))[0]))
         show.setEnabled(len(own) > 0)
         menu.popup(at if at is not None else QCursor.pos())

@@ -11,12 +11,12 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFrame, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
 
 from napari_cellrep.gui.cards._parts import text
+from napari_cellrep.gui.views._tones import selection_beside
 
 if TYPE_CHECKING:
     from napari_cellrep.gui._dock import CellRepDock
 
 _LOOK_EVERY_MS = 300
-_HERE = "border: 2px solid #f59f2a;"  # the colour of a selection
 
 
 @dataclass(frozen=True)
@@ -154,4 +154,5 @@ class Tour(QFrame):
         self._marked = None
         if target is not None:
             self._marked = (target, target.styleSheet())
-            target.setStyleSheet(target.styleSheet() + _HERE)
+            orange = selection_beside(target.palette().windowText().color()).name()
+            target.setStyleSheet(f"{target.styleSheet()}border: 2px solid {orange};")

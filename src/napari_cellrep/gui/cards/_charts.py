@@ -9,7 +9,7 @@ from qtpy.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QHelpEvent, QMouseEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
 
-from napari_cellrep.gui.views._raster import SELECTED
+from napari_cellrep.gui.views._tones import selection_beside
 
 MOST_BINS = 40
 MOST_VALUES = 200_000  # a histogram needs no more, and the window must not wait for it
@@ -29,6 +29,9 @@ class _Chart(QWidget):
 
     def sizeHint(self) -> QSize:
         return QSize(250, self.HEIGHT)
+
+    def _orange(self) -> QColor:
+        return selection_beside(self.palette().windowText().color())
 
     def _tone(self, opacity: float) -> QColor:
         colour = QColor(self.palette().windowText().color())  # napari's style sheet sets it
@@ -116,13 +119,13 @@ class Histogram(_Chart):
             height = (bottom - top) * count / self.counts.max()
             if count and height < 1.5:
                 height = 1.5  # a few cells are still seen
-            colour = QColor(*SELECTED) if flagged else self._tone(0.55)
+            colour = self._orange() if flagged else self._tone(0.55)
             painter.fillRect(QRectF(SIDE + i * step, bottom - height, max(1.0, step - 1), height), colour)
-        painter.setPen(QPen(self._tone(0.5), 1))
+        painter.setPen(QPen(self._tone(0.55), 1))
         painter.drawLine(QPointF(SIDE, bottom), QPointF(self.width() - SIDE, bottom))
         for limit in (self.low, self.high):
             if limit is not None and self.ends[0] <= limit <= self.ends[1]:
-                painter.setPen(QPen(QColor(*SELECTED), 1.5, Qt.PenStyle.DashLine))
+                painter.setPen(QPen(self._orange(), 1.5, Qt.PenStyle.DashLine))
                 painter.drawLine(QPointF(self._x(limit), 2), QPointF(self._x(limit), bottom))
         painter.setPen(self._tone(0.8))
         first, last = (self._number(v) for v in self.ends)
@@ -176,12 +179,12 @@ class FieldBars(_Chart):
         bottom, most = self.height() - 8.0, max(1, int(self.counts.max()))
         for i, (field, count) in enumerate(zip(self.fields, self.counts, strict=True)):
             height = max(2.0, (bottom - 4) * count / most)
-            colour = QColor(*SELECTED) if field in self._odd else self._tone(0.55)
+            colour = self._orange() if field in self._odd else self._tone(0.55)
             bar = QRectF(SIDE + i * step, bottom - height, max(1.0, step - 1.5), height)
             painter.fillRect(bar, colour)
             if field == self._shown:
                 painter.fillRect(QRectF(bar.left(), bottom + 2, bar.width(), 3), self._tone(1.0))
-        painter.setPen(QPen(self._tone(0.5), 1))
+        painter.setPen(QPen(self._tone(0.55), 1))
         painter.drawLine(QPointF(SIDE, bottom), QPointF(self.width() - SIDE, bottom))
 
     def mousePressEvent(self, event: QMouseEvent) -> None:

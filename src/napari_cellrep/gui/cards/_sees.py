@@ -6,12 +6,12 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from qtpy.QtCore import Qt, QTimer
-from qtpy.QtGui import QImage, QPixmap
 from qtpy.QtWidgets import QGridLayout, QLabel, QVBoxLayout, QWidget
 
 from napari_cellrep.gui.cards._parts import text, while_open
+from napari_cellrep.gui.views._sheet import grey_image
+from napari_cellrep.gui.views._tiles import sharp_pixmap
 
 if TYPE_CHECKING:
     from napari_cellrep.gui._dock import CellRepDock
@@ -114,7 +114,7 @@ class Sees(QWidget):
         ):
             picture = QLabel()
             picture.setFixedSize(side, side)
-            picture.setPixmap(_pixmap(plane, side))
+            picture.setPixmap(sharp_pixmap(grey_image(plane), side, self.devicePixelRatioF()))
             picture.setToolTip(f"{name}: values from {low:.3g} to {high:.3g}")
             picture.setAccessibleName(f"What the model sees: {name}")
             caption = QLabel(picture.fontMetrics().elidedText(name, Qt.TextElideMode.ElideRight, side))
@@ -143,13 +143,3 @@ class Sees(QWidget):
         while (item := self._grid.takeAt(0)) is not None:
             item.widget().hide()
             item.widget().deleteLater()
-
-
-def _pixmap(plane: np.ndarray, side: int) -> QPixmap:
-    """A grey picture, enlarged or shrunk to `side` px."""
-    plane = np.ascontiguousarray(plane)
-    h, w = plane.shape
-    image = QImage(plane.data, w, h, w, QImage.Format.Format_Grayscale8).copy()
-    return QPixmap.fromImage(image).scaled(
-        side, side, Qt.AspectRatioMode.KeepAspectRatio, Qt.TransformationMode.SmoothTransformation
-    )

@@ -29,7 +29,7 @@ from napari_cellrep.specs import Channel, InputError, match_channels
 if TYPE_CHECKING:
     from napari_cellrep.gui.cards.model import ModelCard
 
-LINK = "#4a90d9"  # legible on dark and on light; Qt's own blue is not
+LINKS = ("#1b5a9e", "#6aaaf0")  # legible on light and on dark; Qt's own blue is not
 # What a licence's words mean for the person who reads them: looked for in small letters.
 RESTRICTIONS = (
     (("non-commercial", "academic use"), "Not for commercial use, or only with the authors' leave"),
@@ -243,10 +243,11 @@ class WeightsDialog(QDialog):
         )
         host = urlsplit(weights["url"]).hostname or ""
         um = weights.get("um_per_px") or 0
+        link = LINKS[self.palette().windowText().color().lightness() > 127]
         rows = [
             ("Model", weights["title"]), ("Trained on", weights["note"]), ("Wants", wants),
             ("Sampling", f"{um:g} µm per pixel" if um else "unknown"),
-            ("From", f"<a href='{weights['url']}' style='color: {LINK}'>{host}</a>"), ("Paper", weights["paper"]),
+            ("From", f"<a href='{weights['url']}' style='color: {link}'>{host}</a>"), ("Paper", weights["paper"]),
         ]  # fmt: skip
         table = "".join(f"<tr><td style='padding-right:10px'>{a}</td><td>{b}</td></tr>" for a, b in rows if b)
         self.about.setText(f"<b>{weights['name']}</b><table>{table}</table>")

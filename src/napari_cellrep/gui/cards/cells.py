@@ -145,7 +145,7 @@ class CellsCard(Card):
         kinds = [text for text in obs["flags"].unique() if flag in str(text).split(";")]
         mask = obs["flags"].isin(kinds).to_numpy()
         self.session.hide_flagged = False  # what is hidden cannot be selected
-        self.session.select(mask)
+        self.session.select(mask, how=f"flagged: {flag.replace('_', ' ')}")
         found = obs["field"][mask].value_counts()  # most first
         field = self.dock.shown_field()
         if len(found) and not found.get(field, 0):

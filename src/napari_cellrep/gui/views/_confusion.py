@@ -9,7 +9,7 @@ from qtpy.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QFocusEvent, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QToolTip, QWidget
 
-from napari_cellrep.gui.views._raster import SELECTED
+from napari_cellrep.gui.views._tones import on_shade, selection_beside
 from napari_cellrep.gui.views.map import selection_mode
 
 _SHADE = np.array((0, 114, 178))  # Okabe–Ito blue: darker or lighter than any theme's text
@@ -105,8 +105,7 @@ class ConfusionMatrix(QWidget):
                 share = float(shares[i, j])
                 rgb = base + (_SHADE - base) * (0.08 + 0.92 * share)
                 painter.fillRect(box, QColor(*(int(v) for v in rgb)))
-                light = float(rgb @ (0.299, 0.587, 0.114)) > 140
-                painter.setPen(QColor("black") if light else QColor("white"))
+                painter.setPen(on_shade(QColor(*(int(v) for v in rgb))))
                 words = f"{self.counts[i, j]:,}"
                 if box.height() > 2 * line + 2:
                     words += f"\n{share:.0%}"
@@ -117,7 +116,7 @@ class ConfusionMatrix(QWidget):
                     painter.setPen(QPen(text, 1))
                     painter.drawRect(box.adjusted(0.5, 0.5, -0.5, -0.5))
         if self.hasFocus() and self.at != (-1, -1):
-            painter.setPen(QPen(QColor(*SELECTED), 2))
+            painter.setPen(QPen(selection_beside(text), 2))
             painter.drawRect(self.rect_of(*self.at).adjusted(1, 1, -1, -1))
         painter.end()
 

@@ -28,7 +28,8 @@ from napari_cellrep.gui._pictures import Background
 from napari_cellrep.gui.views._file import paint_file
 from napari_cellrep.gui.views._grown import STRIP, Grown, diverging
 from napari_cellrep.gui.views._raster import SELECTED, Colours, category_colours, viridis
-from napari_cellrep.gui.views._tiles import Tiles, as_image
+from napari_cellrep.gui.views._tiles import Tiles, as_image, frame_picture
+from napari_cellrep.gui.views._tones import faint_text, selection_beside
 from napari_cellrep.gui.views.map import selection_mode
 from napari_cellrep.session import Session
 
@@ -311,14 +312,13 @@ class Dendrogram(QAbstractScrollArea):
         self._draw_branches(painter, c, line, text, sight, marked)
         looks = self.canvas.looks()
         painter.setFont(self._font(line))
-        faint = QColor(text)
-        faint.setAlpha(120)
+        faint, orange = faint_text(text), selection_beside(text)
         first, last = max(0, int(sight[0] // line)), min(tree.n_leaves, int(sight[1] // line) + 1)
         for place in range(first, last):
             leaf, y = int(tree.order[place]), place * line
             if marked and len(self._share) and self._share[leaf] > 0:
                 high = max(1.0, (line - 1) * float(self._share[leaf]))
-                painter.fillRect(QRectF(c.names - 7, y + line - high, 4, high), QColor(*SELECTED))
+                painter.fillRect(QRectF(c.names - 7, y + line - high, 4, high), orange)
             if line >= NAME_LINE_PX:
                 few = bool(shown.by) and len(shown.members[leaf]) < FEW_CELLS
                 painter.setPen(faint if few else text)
@@ -347,18 +347,18 @@ class Dendrogram(QAbstractScrollArea):
             painter.drawImage(box, picture)
         session = self.session
         if marked and row < len(session.selected) and session.selected[row]:
-            painter.setPen(QPen(QColor(*SELECTED), 2))
-            painter.drawRect(box.adjusted(1, 1, -1, -1))
+            frame_picture(painter, box, QColor(*SELECTED), 2)
+            box = box.adjusted(3, 3, -3, -3)
         if marked and row == session.focus:
-            painter.setPen(QPen(QColor("white"), 1))
-            painter.drawRect(box.adjusted(2, 2, -3, -3))
+            frame_picture(painter, box, QColor("white"), 1)
 
     def _heat_image(self, area: QRectF) -> QImage:
         """The heat map; made smaller well (not by leaving lines out) where there are more leaves than pixels."""
         shown = self.shown
         assert shown is not None
         n = shown.tree.n_leaves
-        size = QSize(min(n, max(1, int(area.width()))), min(n, max(1, int(area.height()))))
+        ratio = self.devicePixelRatioF()  # of the screen's own pixels there may be more
+        size = QSize(*(min(n, max(1, int(px * ratio))) for px in (area.width(), area.height())))
         if self._heat.size() != size:
             self._heat = as_image(shown.heat).scaled(
                 size, Qt.AspectRatioMode.IgnoreAspectRatio, Qt.TransformationMode.SmoothTransformation
@@ -403,7 +403,9 @@ class Dendrogram(QAbstractScrollArea):
             painter.setPen(pen)
             painter.drawLines(lines)
 
-        stroke(np.flatnonzero(seen & whole), QPen(QColor(*SELECTED, 120), thin + 5))
+        glow = selection_beside(text)
+        glow.setAlpha(150)
+        stroke(np.flatnonzero(seen & whole), QPen(glow, thin + 5))
         for number in np.unique(branch[seen]):
             shade = text if number < 0 else QColor(*(int(v) for v in colours[number]))
             for more, which in ((0.0, ~whole & ~under), (0.6, whole & ~under), (1.6, under)):

@@ -9,11 +9,12 @@ from qtpy.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QFocusEvent, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
 
-from napari_cellrep.gui.views._raster import SELECTED
+from napari_cellrep.gui.views._tones import on_shade, selection_beside
 
 _SHADE = np.array((0, 114, 178))  # Okabe–Ito blue: darker or lighter than any theme's text
 _UP, _DOWN = Qt.Key.Key_Up, Qt.Key.Key_Down
 _PRESS = (Qt.Key.Key_Return, Qt.Key.Key_Enter, Qt.Key.Key_Space)
+BAR_SHARE = 0.6  # of a bar's blue: the theme's text is read on it
 
 
 def shaded(widget: QWidget, share: float) -> QColor:
@@ -21,12 +22,6 @@ def shaded(widget: QWidget, share: float) -> QColor:
     back = widget.palette().window().color()
     base = np.array((back.red(), back.green(), back.blue()))
     return QColor(*(int(v) for v in base + (_SHADE - base) * (0.08 + 0.92 * min(max(share, 0), 1))))
-
-
-def on_shade(colour: QColor) -> QColor:
-    """Black or white, whichever is read more easily on a colour."""
-    light = 0.299 * colour.red() + 0.587 * colour.green() + 0.114 * colour.blue() > 140
-    return QColor("black" if light else "white")
 
 
 class ClassBars(QWidget):
@@ -82,7 +77,7 @@ class ClassBars(QWidget):
             painter.fillRect(full, shaded(self, 0.0))
             painter.fillRect(
                 QRectF(full.left(), full.top(), max(2.0, full.width() * share), full.height()),
-                shaded(self, 0.75),
+                shaded(self, BAR_SHARE),
             )
             painter.setPen(text)
             mark = "▸ " if name == self.current else "   "
@@ -93,7 +88,7 @@ class ClassBars(QWidget):
                 painter.setPen(QPen(text, 1))
                 painter.drawRect(full.adjusted(0.5, 0.5, -0.5, -0.5))
             if self.hasFocus() and i == self.at:
-                painter.setPen(QPen(QColor(*SELECTED), 2))
+                painter.setPen(QPen(selection_beside(self.palette().text().color()), 2))
                 painter.drawRect(full.adjusted(1, 1, -1, -1))
         painter.end()
 
@@ -212,7 +207,7 @@ class HeadMatrix(QWidget):
                 painter.setPen(on_shade(colour))
                 painter.drawText(box, flags.AlignCenter, self._number(i, j))
         if self.at != (-1, -1):
-            painter.setPen(QPen(QColor(*SELECTED), 2))
+            painter.setPen(QPen(selection_beside(self.palette().text().color()), 2))
             painter.drawRect(self.rect_of(*self.at).adjusted(1, 1, -1, -1))
         painter.end()
 

@@ -140,7 +140,7 @@ class GroupPoints:
         palette = self._colours.palette.astype(float)
         dim = np.array(back.getRgb()[:3], float)
         orange, rim = QColor(*SELECTED), QColor(text)
-        rim.setAlpha(110 if any_lit else 170)
+        rim.setAlpha(140 if any_lit else 175)
         halo = QColor(40, 40, 40) if light else QColor(235, 235, 235)
         for i in shown:
             middle = QPointF(*at[i])

@@ -11,6 +11,7 @@ from qtpy.QtGui import QColor, QKeyEvent, QLinearGradient, QMouseEvent, QPainter
 from qtpy.QtWidgets import QWidget
 
 from napari_cellrep.gui.views._raster import Colours, colours_of
+from napari_cellrep.gui.views._tones import faint_text
 from napari_cellrep.gui.views._words import number_words
 from napari_cellrep.session import NO_VALUE
 
@@ -326,7 +327,6 @@ class Legend(QWidget):
     def _draw_line(self, painter: QPainter, line: _Line) -> None:
         metrics, box = painter.fontMetrics(), line.box
         hidden = line.category in self._hidden
-        text = QColor(self._text)
         font = painter.font()
         font.setStrikeOut(hidden)
         font.setUnderline(not line.category)
@@ -336,8 +336,7 @@ class Legend(QWidget):
             painter.setPen(QPen(shade, 1.5))
             painter.setBrush(Qt.BrushStyle.NoBrush if hidden else shade)
             painter.drawEllipse(QPointF(box.left() + 5, box.top() + box.height() / 2 - 1), 4.5, 4.5)
-        text.setAlpha(130 if hidden else 255)
-        painter.setPen(text)
+        painter.setPen(faint_text(self._text) if hidden else self._text)
         left = box.left() + box.height()
         shown = metrics.elidedText(line.text, Qt.TextElideMode.ElideRight, int(box.right() - left) + 2)
         painter.drawText(QPointF(left, box.top() + metrics.ascent()), shown)

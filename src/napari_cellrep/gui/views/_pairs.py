@@ -11,6 +11,7 @@ from napari_cellrep.gui.views._grown import heat_colours
 from napari_cellrep.gui.views._raster import SELECTED
 from napari_cellrep.gui.views._spread import Seen
 from napari_cellrep.gui.views._tiles import as_image
+from napari_cellrep.gui.views._tones import selection_beside
 from napari_cellrep.gui.views.map import selection_mode
 from napari_cellrep.session import Session
 
@@ -91,7 +92,7 @@ class Pairs(QWidget):
         painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
         painter.drawImage(area, self._picture)
         if 0 < len(self._marks) < n:
-            painter.setPen(QPen(QColor(*SELECTED), max(1.0, area.height() / n)))
+            painter.setPen(QPen(selection_beside(self.palette().text().color()), max(1.0, area.height() / n)))
             for i in self._marks:
                 y = area.top() + round((i + 0.5) * area.height() / n)
                 painter.drawLine(0, y, 3, y)

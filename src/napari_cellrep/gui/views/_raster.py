@@ -291,7 +291,7 @@ class Raster:
         any_selected : bool
             Whether the rest is dimmed.
         light : bool
-            Whether the background is light (the halo next to it is dark then).
+            Whether the background is light.
         """
         back = np.array(background, float)
         palette = colours.palette.astype(float)
@@ -308,7 +308,8 @@ class Raster:
         if mask.any():
             ring = _grown(mask)
             halo = _grown(ring)
-            inner, outer = ((255,) * 3, (40,) * 3) if light else ((20,) * 3, (235,) * 3)
+            # Dark next to the orange on either theme: on white it would hardly be told apart.
+            inner, outer = ((30,) * 3, (255,) * 3) if light else ((20,) * 3, (235,) * 3)
             if self.point_px >= 5:  # about small points it would hide more than it shows
                 image[halo & ~ring] = 0xFF000000 | _packed(np.array([outer]))[0]
             image[ring & ~mask] = 0xFF000000 | _packed(np.array([inner]))[0]

@@ -185,7 +185,7 @@ class Panel(QWidget):
                     short,
                 )
             if kind == "large":
-                self._draw_scale_bar(painter, place, shown)
+                draw_scale_bar(painter, place, shown.side_px, shown.um_per_px)
             elif kind == "around":
                 x, y, w, h = shown.box
                 box = QRectF(
@@ -197,18 +197,6 @@ class Panel(QWidget):
                 painter.setPen(QPen(QColor(*SELECTED), 1.5))
                 painter.drawRect(box.adjusted(-2, -2, 2, 2))
             painter.setPen(pen)
-
-    def _draw_scale_bar(self, painter: QPainter, place: QRect, shown: Shown) -> None:
-        length_px, words = scale_bar(shown.side_px, shown.um_per_px)
-        length = place.width() * length_px / shown.side_px
-        x, y = place.right() - 8 - length, place.bottom() - 10
-        for colour, width in (("black", 5), ("white", 3)):  # seen on any picture
-            painter.setPen(QPen(QColor(colour), width, Qt.PenStyle.SolidLine, Qt.PenCapStyle.FlatCap))
-            painter.drawLine(int(x), y, int(x + length), y)
-        for shift, colour in ((1, "black"), (0, "white")):
-            painter.setPen(QColor(colour))
-            where = QRectF(place.left() + shift, y - 22 + shift, place.width() - 8, 18)
-            painter.drawText(where, Qt.AlignmentFlag.AlignRight, words)
 
     def paintEvent(self, event: QPaintEvent) -> None:
         """Draw the pictures; ask for them anew when the viewer shows the channels in another way."""
@@ -268,6 +256,20 @@ def scale_bar(side_px: float, um_per_px: float) -> tuple[float, str]:
     power = 10.0 ** np.floor(np.log10(side / 2))
     length = max(step * power for step in (1, 2, 5) if step * power <= side / 2)
     return length / (um_per_px or 1), f"{length:g} {unit}"
+
+
+def draw_scale_bar(painter: QPainter, place: QRect, side_px: int, um_per_px: float) -> None:
+    """Draw a scale bar with its length into a picture that shows `side_px` field pixels; seen on any picture."""
+    length_px, words = scale_bar(side_px, um_per_px)
+    length = place.width() * length_px / side_px
+    x, y = place.right() - 8 - length, place.bottom() - 10
+    for colour, width in (("black", 5), ("white", 3)):
+        painter.setPen(QPen(QColor(colour), width, Qt.PenStyle.SolidLine, Qt.PenCapStyle.FlatCap))
+        painter.drawLine(int(x), y, int(x + length), y)
+    for shift, colour in ((1, "black"), (0, "white")):
+        painter.setPen(QColor(colour))
+        where = QRectF(place.left() + shift, y - 22 + shift, place.width() - 8, 18)
+        painter.drawText(where, Qt.AlignmentFlag.AlignRight, words)
 
 
 # ---- this runs in the thread -----------------------------------------------------------------------

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from qtpy.QtGui import QImage
+from qtpy.QtCore import QRectF, Qt
+from qtpy.QtGui import QColor, QImage, QPainter, QPen, QPixmap
 
 from napari_cellrep.gui._pictures import Background
 from napari_cellrep.session import Session
@@ -95,6 +96,25 @@ class Tiles:
         """Drop all pictures: cells or images changed."""
         self._kept.clear()
         self._lost.clear()
+
+
+def frame_picture(painter: QPainter, place: QRectF, colour: QColor, width: float) -> None:
+    """Draw a frame just inside a picture, with a dark line within it: it is seen on bright pictures, too."""
+    painter.setBrush(Qt.BrushStyle.NoBrush)
+    for inset, shade, wide in ((width + 0.5, QColor(20, 20, 20), 1.0), (width / 2, colour, width)):
+        painter.setPen(
+            QPen(shade, wide, Qt.PenStyle.SolidLine, Qt.PenCapStyle.SquareCap, Qt.PenJoinStyle.MiterJoin)
+        )
+        painter.drawRect(place.adjusted(inset, inset, -inset, -inset))
+
+
+def sharp_pixmap(image: QImage, side_px: int, ratio: float) -> QPixmap:
+    """A picture of `side_px` at most, in the screen's own pixels, of which there may be several in one of Qt's."""
+    side = round(side_px * ratio)
+    keep, smooth = Qt.AspectRatioMode.KeepAspectRatio, Qt.TransformationMode.SmoothTransformation
+    pixmap = QPixmap.fromImage(image.scaled(side, side, keep, smooth))
+    pixmap.setDevicePixelRatio(ratio)
+    return pixmap
 
 
 def as_image(picture: np.ndarray) -> QImage:

@@ -9,9 +9,9 @@ from qtpy.QtCore import QPointF, QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QImage, QPainter, QPalette, QPen, QPolygonF
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
+from napari_cellrep.gui.views._tones import blue_beside, faint_mark, orange_beside
+
 MOST_POINTS = 2000  # more are thinned out: no screen shows them
-LINE = QColor(86, 180, 233)  # Okabe-Ito sky blue: seen on dark and on light
-HELD_OUT = QColor(230, 159, 0)  # and orange, dashed: told apart without colours, too
 
 
 class Curve(QWidget):
@@ -83,8 +83,7 @@ class Curve(QWidget):
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         text = self.palette().color(QPalette.ColorRole.WindowText)
-        faint = QColor(text)
-        faint.setAlpha(60)
+        learned, held_out = blue_beside(text), orange_beside(text)
         font = painter.font()
         font.setPointSizeF(max(6.5, font.pointSizeF() * 0.85))
         painter.setFont(font)
@@ -100,7 +99,7 @@ class Curve(QWidget):
         ends = (f"{high:.3g}", f"{low:.3g}") if len(y) else ("", "")
         left = 6 + max(painter.fontMetrics().horizontalAdvance(e) for e in (*ends, "0.00"))
         box = QRectF(left, 5, self.width() - left - 6, self.height() - height - 11)
-        painter.setPen(QPen(faint, 1))
+        painter.setPen(QPen(faint_mark(text), 1))
         painter.drawLine(box.bottomLeft(), box.bottomRight())
         painter.drawLine(box.topLeft(), box.bottomLeft())
         painter.setPen(text)
@@ -122,15 +121,15 @@ class Curve(QWidget):
             return QPolygonF([QPointF(a, b) for a, b in zip(px, py, strict=True)])
 
         painter.setClipRect(box.adjusted(0, -2, 0, 2))
-        each = QColor(LINE)
+        each = QColor(learned)
         each.setAlpha(90)
         painter.setPen(QPen(each, 1))
         painter.drawPolyline(line(y))
-        painter.setPen(QPen(LINE, 2))
+        painter.setPen(QPen(learned, 2))
         painter.drawPolyline(line(self.mean()))
         if not self.held_x:
             return
-        dashed = QPen(HELD_OUT, 2, Qt.PenStyle.DashLine)
+        dashed = QPen(held_out, 2, Qt.PenStyle.DashLine)
         painter.setPen(dashed)
         points = line(np.array(self.held_y), np.array(self.held_x))
         painter.drawPolyline(points)
@@ -138,7 +137,7 @@ class Curve(QWidget):
             painter.drawEllipse(points[0], 2, 2)
         painter.setClipping(False)
         right, y_px = box.right(), box.top() + height / 2
-        for words, pen in (("held out", dashed), ("learned from", QPen(LINE, 2))):
+        for words, pen in (("held out", dashed), ("learned from", QPen(learned, 2))):
             wide = painter.fontMetrics().horizontalAdvance(words)
             painter.setPen(text)
             painter.drawText(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QEvent, QPoint, QRect, QSize, Qt, Signal
+from qtpy.QtCore import QEvent, QPoint, QRect, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen, QResizeEvent
 from qtpy.QtWidgets import (
     QAbstractScrollArea,
@@ -17,23 +17,28 @@ from qtpy.QtWidgets import (
     QLabel,
     QPushButton,
     QSlider,
+    QToolButton,
     QToolTip,
     QVBoxLayout,
 )
 
 from napari_cellrep.analysis.profiles import Similar
-from napari_cellrep.gui._pictures import Background
+from napari_cellrep.gui._pictures import Background, picture_side
 from napari_cellrep.gui.views._file import paint_file
 from napari_cellrep.gui.views._order import by_column, by_distance, by_main_axis, in_sections
 from napari_cellrep.gui.views._parts import CellView, TwoHalves, choice_box, offer, words_line
 from napari_cellrep.gui.views._raster import SELECTED
-from napari_cellrep.gui.views._tiles import Tiles
+from napari_cellrep.gui.views._sheet import draw_scale_bar
+from napari_cellrep.gui.views._tiles import Tiles, frame_picture
+from napari_cellrep.gui.views._tones import selection_beside
+from napari_cellrep.gui.views._words import column_words, number_words
 from napari_cellrep.gui.views.map import selection_mode
 from napari_cellrep.session import Session
 
 GAP_PX = 4
 TITLE_PX = 22
 MOST_PRINTED = 400
+ARROWS = (Qt.Key.Key_Left, Qt.Key.Key_Right, Qt.Key.Key_Up, Qt.Key.Key_Down)
 
 # What the order box offers besides columns.
 PLATE, LIKE, TYPICAL, ODD, AXIS, RANDOM = (
@@ -90,11 +95,18 @@ class GalleryView(CellView):
         )
         self.save = QPushButton("Save picture…")
         self.save.setToolTip("A montage of what is shown from the top on, for print, as PNG or PDF")
+        self.bar = QToolButton()
+        self.bar.setCheckable(True)
+        self.bar.setText("├─┤")
+        self.bar.setToolTip(
+            "Scale bar in the first picture, also when they are saved; all pictures are at one scale"
+        )
+        self.bar.setAccessibleName("Scale bar")
         self.words = words_line()
         left, right = QHBoxLayout(), QHBoxLayout()
         for item in (self.which, QLabel("order"), self.order, QLabel("lines"), self.by):
             left.addWidget(item, 1 if isinstance(item, QComboBox) else 0)
-        for item in (self.similar, self.save, self.side):
+        for item in (self.similar, self.save, self.bar, self.side):
             right.addWidget(item)
         bar = TwoHalves(left, right)
         self.grid = Grid(self)
@@ -109,12 +121,15 @@ class GalleryView(CellView):
         self.order.currentIndexChanged.connect(lambda _: self.arrange())
         self.by.currentIndexChanged.connect(lambda _: self.arrange())
         self.side.valueChanged.connect(self.grid.set_side)
+        self.bar.toggled.connect(lambda _: self.grid.viewport().update())
         self.similar.clicked.connect(lambda _=False: self.find_similar())
         self.save.clicked.connect(lambda _=False: self._on_save())
         self.grid.clicked.connect(canvas.click)
         self.grid.framed.connect(lambda row: canvas.go_to(row, frame=True))
         self.grid.menu_requested.connect(lambda row, at: canvas.open_menu(row, at))
-        self.grid.title_clicked.connect(session.select)
+        self.grid.title_clicked.connect(
+            lambda rows, mode: session.select(rows, mode, f"a line of the gallery by {self.by.currentText()}")
+        )
         self.grid.title_menu_requested.connect(self._on_title_menu)
         self.listen(
             (session.project_changed, self._on_table_changed),
@@ -286,7 +301,7 @@ class Grid(QAbstractScrollArea):
 
     def __init__(self, view: GalleryView) -> None:
         super().__init__()
-        self.session, self.canvas = view.session, view.canvas
+        self.session, self.canvas, self.view = view.session, view.canvas, view
         self.side = 84
         self.sections: list[Section] = []
         self._raw: list[tuple[str, np.ndarray]] = []
@@ -402,7 +417,7 @@ class Grid(QAbstractScrollArea):
         looks = self.canvas.looks()
         self._draw(painter, self.in_sight(), looks, -top)
         if self._band is not None:
-            painter.setPen(QPen(QColor(*SELECTED), 1, Qt.PenStyle.DashLine))
+            painter.setPen(QPen(selection_beside(self.palette().text().color()), 1, Qt.PenStyle.DashLine))
             painter.drawRect(self._band)
         painter.end()
         self.pictures.ask(row for row, _ in self.in_sight())
@@ -421,14 +436,23 @@ class Grid(QAbstractScrollArea):
                     painter.drawText(place, Qt.AlignmentFlag.AlignCenter, "no image")
             else:
                 painter.drawImage(place, picture)
+            inner = QRectF(place)
             if row < len(session.selected) and session.selected[row]:
-                painter.setPen(QPen(QColor(*SELECTED), 3))
-                painter.drawRect(place.adjusted(1, 1, -2, -2))
+                frame_picture(painter, inner, QColor(*SELECTED), 3)
+                inner.adjust(4, 4, -4, -4)
             if row in (session.focus, session.hover):
-                white = QPen(QColor("white"), 1 if row == session.hover else 2)
-                painter.setPen(white)
-                painter.drawRect(place.adjusted(3, 3, -4, -4))
+                frame_picture(painter, inner, QColor("white"), 1 if row == session.hover else 2)
             painter.setPen(self.palette().text().color())
+        if tiles and self.view.bar.isChecked():
+            self._draw_bar(painter, tiles)
+
+    def _draw_bar(self, painter: QPainter, tiles: list[tuple[int, QRect]]) -> None:
+        """A scale bar in the first picture: all are at one scale."""
+        session = self.session
+        row, place = next((tile for tile in tiles if tile[1].top() >= 0), tiles[0])  # one that is seen whole
+        if session.project is not None:
+            um_per_px = session.project.field(session.place(row)[0]).um_per_px
+            draw_scale_bar(painter, place, picture_side(session), um_per_px)
 
     def _draw_title(self, painter: QPainter, section: Section, shift: int) -> None:
         """A line's name; before it a full circle where all its cells are selected, a half one where some are."""
@@ -438,8 +462,9 @@ class Grid(QAbstractScrollArea):
         if some:
             circle = QRect(where.left() + 1, where.center().y() - 4, 10, 10)
             painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-            painter.setBrush(QColor(*SELECTED))
-            painter.setPen(QPen(QColor(*SELECTED), 1.2))
+            orange = selection_beside(self.palette().text().color())
+            painter.setBrush(orange)
+            painter.setPen(QPen(orange, 1.2))
             if selected[section.every].all():
                 painter.drawEllipse(circle)
             else:
@@ -501,6 +526,8 @@ class Grid(QAbstractScrollArea):
                 )
         for row, place in tiles:
             painter.drawImage(place, self.pictures.get(row, looks))
+        if self.view.bar.isChecked():
+            self._draw_bar(painter, tiles)
 
     # ---- gestures ----------------------------------------------------------------------------------
 
@@ -528,9 +555,9 @@ class Grid(QAbstractScrollArea):
             words = ""
             if row >= 0:
                 column = self.session.colour_by
-                words = self.session.cell_id(row) + (
-                    f"\n{column}: {self.session.value(row, column)}" if column else ""
-                )
+                words = self.session.cell_id(row)
+                if column:
+                    words += f"\n{column_words(column)}: {number_words(self.session.value(row, column))}"
             section = self.section_at(at)
             if section is not None:
                 words = f"Click to select its {len(section.every):,} cells"
@@ -546,7 +573,7 @@ class Grid(QAbstractScrollArea):
         mode = selection_mode(event.modifiers())
         if self._band is not None:
             hit = [row for row, place in self.in_sight() if place.intersects(self._band)]
-            self.session.select(hit, mode)
+            self.session.select(hit, mode, "rubber band in the gallery")
         elif (section := self.section_at(event.position().toPoint())) is not None:
             self.title_clicked.emit(section.every, mode)
         elif (row := self.row_at(event.position().toPoint())) >= 0:
@@ -560,15 +587,57 @@ class Grid(QAbstractScrollArea):
             self.framed.emit(row)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
-        """Space frames the cell that was clicked last."""
-        if event.key() == Qt.Key.Key_Space and self.session.focus >= 0:
-            self.framed.emit(self.session.focus)
+        """Arrows go from cell to cell; Return selects the one they are at, Space frames it in its field."""
+        key, focus = event.key(), self.session.focus
+        if key in ARROWS:
+            self._go(ARROWS.index(key))
+        elif key in (Qt.Key.Key_Return, Qt.Key.Key_Enter) and focus >= 0:
+            self.clicked.emit(focus, selection_mode(event.modifiers()))
+        elif key == Qt.Key.Key_Space and focus >= 0:
+            self.framed.emit(focus)
         else:
             super().keyPressEvent(event)
+
+    def _go(self, arrow: int) -> None:
+        """Go to the cell beside the one that was clicked last (left, right, above, below); the first in sight, if none was."""
+        focus, lines = self.session.focus, [s for s in self.sections if len(s.rows)]
+        at = next(((s, int(i)) for s in lines for i in np.flatnonzero(s.rows == focus)[:1]), None)
+        if at is None:
+            row = next((row for row, _ in self.in_sight()), -1)
+        else:
+            row = _beside(lines, *at, arrow, self.columns)
+        if row < 0:
+            return
+        self.session.set_focus(row)
+        section, i = next((s, int(j)) for s in lines for j in np.flatnonzero(s.rows == row)[:1])
+        top = section.top + (TITLE_PX if section.title else 0) + i // self.columns * self.step
+        bar, high = self.verticalScrollBar(), self.viewport().height()
+        if not bar.value() <= top <= bar.value() + high - self.step:
+            bar.setValue(top - GAP_PX if top < bar.value() else top + self.step - high)
 
     def leaveEvent(self, event: QEvent) -> None:
         """The pointer is over no cell any more."""
         self.session.set_hover(-1)
+
+
+def _beside(sections: list[Section], section: Section, i: int, arrow: int, columns: int) -> int:
+    """Row of the cell to which an arrow leads (left, right, up, down) from the i-th of a section; the same at the end."""
+    at, n = sections.index(section), len(section.rows)
+    if arrow < 2:
+        i += 2 * arrow - 1
+        if not 0 <= i < n and 0 <= at + 2 * arrow - 1 < len(sections):
+            section = sections[at + 2 * arrow - 1]
+            i = 0 if arrow else len(section.rows) - 1
+    else:
+        line, column = divmod(i, columns)
+        line += 2 * arrow - 5
+        if not 0 <= line * columns < n and 0 <= at + 2 * arrow - 5 < len(sections):
+            section = sections[at + 2 * arrow - 5]
+            line = 0 if arrow == 3 else (len(section.rows) - 1) // columns
+        elif not 0 <= line * columns < n:
+            line -= 2 * arrow - 5
+        i = min(line * columns + column, len(section.rows) - 1)
+    return int(section.rows[min(max(i, 0), len(section.rows) - 1)])
 
 
 def _in_turn(rows: np.ndarray, groups: np.ndarray) -> np.ndarray:

@@ -327,7 +327,7 @@ class LearnView(CellView):
             return
         obs, key, names = session.cells.obs, session.embedding, self.matrix.names
         square = (obs[f"taught_{key}"] == names[i]) & (obs[f"predicted_{key}"] == names[j])
-        session.select(square.to_numpy(bool), mode)
+        session.select(square.to_numpy(bool), mode, "square of the matrix of what was learned")
 
     def _on_show(self) -> None:
         self.session.colour_by = f"predicted_{self.session.embedding}"

@@ -25,7 +25,9 @@ from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QWidget
 from napari_cellrep.gui.views._contours import Clouds, DensityLines, clouds_of, clouds_words, lines_in_view
 from napari_cellrep.gui.views._groups import RADIUS_PX, GroupPoints
 from napari_cellrep.gui.views._legend import Legend
-from napari_cellrep.gui.views._raster import SELECTED, Colours, Raster, View, colours_of, inside_polygon
+from napari_cellrep.gui.views._raster import Colours, Raster, View, colours_of, inside_polygon
+from napari_cellrep.gui.views._tiles import sharp_pixmap
+from napari_cellrep.gui.views._tones import selection_beside
 from napari_cellrep.gui.views._words import column_words, number_words
 from napari_cellrep.session import MapPlace, Session
 
@@ -33,6 +35,14 @@ TOOLS = ("lasso", "polygon", "rectangle", "pan")
 REACH_PX = 10  # hover and click find a point within this distance
 CLICK_PX = 4  # a press and release nearer than this is a click
 PULSE_MS = 700
+STEP_PX = 60  # an arrow key moves the map by so much
+_ARROWS = {
+    Qt.Key.Key_Left: (1, 0),
+    Qt.Key.Key_Right: (-1, 0),
+    Qt.Key.Key_Up: (0, 1),
+    Qt.Key.Key_Down: (0, -1),
+}  # the picture goes the other way
+_ZOOMS = {Qt.Key.Key_Plus: 1.25, Qt.Key.Key_Equal: 1.25, Qt.Key.Key_Minus: 0.8}
 BOTTOM_LEFT = int(Qt.AlignmentFlag.AlignBottom | Qt.AlignmentFlag.AlignLeft) | int(Qt.TextFlag.TextWordWrap)
 
 
@@ -74,12 +84,7 @@ class HoverCard(QFrame):
         rgb = np.ascontiguousarray(rgb)
         h, w = rgb.shape[:2]
         image = QImage(rgb.data, w, h, 3 * w, QImage.Format.Format_RGB888)
-        side = self.PICTURE_PX
-        self.picture.setPixmap(
-            QPixmap.fromImage(image.copy()).scaled(
-                side, side, Qt.AspectRatioMode.KeepAspectRatio, Qt.TransformationMode.SmoothTransformation
-            )
-        )
+        self.picture.setPixmap(sharp_pixmap(image.copy(), self.PICTURE_PX, self.devicePixelRatioF()))
 
 
 class MapView(QWidget):
@@ -286,12 +291,17 @@ class MapView(QWidget):
     def _on_focus_changed(self, row: int) -> None:
         at = self._screen(row)
         if at is not None and not self.rect().adjusted(20, 20, -20, -20).contains(at.toPoint()):
-            x, y = self.raster.points[row]
-            self.view = View((float(x), float(y)), self.view.scale, self.view.size)
-            self._redo("place")
+            self.centre_on(row)
         self._pulse_left = PULSE_MS
         self._pulse.start()
         self.update()
+
+    def centre_on(self, row: int) -> None:
+        """Bring a cell's point to the middle, at the same zoom."""
+        if self._screen(row) is not None:
+            x, y = self.raster.points[row]
+            self.view = View((float(x), float(y)), self.view.scale, self.view.size)
+            self._redo("place")
 
     def _on_hover_changed(self, row: int) -> None:
         self.update()
@@ -440,7 +450,7 @@ class MapView(QWidget):
             self._ring(painter, hover, 6, self._text)
         if focus is not None:
             grow = 26 * self._pulse_left / PULSE_MS
-            self._ring(painter, focus, 9 + grow, QColor(*SELECTED) if grow else self._text)
+            self._ring(painter, focus, 9 + grow, selection_beside(self._text) if grow else self._text)
 
     def _draw_gesture(self, painter: QPainter) -> None:
         if self._corners:
@@ -459,11 +469,12 @@ class MapView(QWidget):
         self._draw_shape(painter, shape)
 
     def _draw_shape(self, painter: QPainter, shape: QPainterPath) -> None:
-        fill = QColor(*SELECTED)
+        orange = selection_beside(self._text)
+        fill = QColor(orange)
         fill.setAlpha(40)
         painter.fillPath(shape, fill)
         painter.setBrush(Qt.BrushStyle.NoBrush)
-        painter.setPen(QPen(QColor(*SELECTED), 1.5))
+        painter.setPen(QPen(orange, 1.5))
         painter.drawPath(shape)
 
     def _draw_polygon(self, painter: QPainter) -> None:
@@ -473,7 +484,7 @@ class MapView(QWidget):
         if len(corners) > 1:
             shape.closeSubpath()
         self._draw_shape(painter, shape)
-        painter.setBrush(QColor(*SELECTED))
+        painter.setBrush(selection_beside(self._text))
         for i, corner in enumerate(corners):
             half = 4.0 if i == 0 else 2.5  # the first is the one that closes
             painter.drawRect(QRectF(corner.x() - half, corner.y() - half, 2 * half, 2 * half))
@@ -552,7 +563,8 @@ class MapView(QWidget):
         if groups is None:
             return
         if button == Qt.MouseButton.LeftButton and group >= 0:
-            self.session.select(groups.rows.cells(group, self.session.visible), mode)
+            name = groups.rows.names[group]
+            self.session.select(groups.rows.cells(group, self.session.visible), mode, f"{self.by} {name}")
         elif button == Qt.MouseButton.RightButton and group >= 0:
             self.group_menu_requested.emit(self.by, groups.rows.names[group], at)
         elif button == Qt.MouseButton.RightButton:
@@ -595,9 +607,16 @@ class MapView(QWidget):
     def _select_polygon(self, polygon: np.ndarray, mode: str) -> None:
         visible = self.session.visible
         if self.groups is not None:
-            self.session.select(self.groups.cells_inside(polygon, visible), mode)
+            self.session.select(self.groups.cells_inside(polygon, visible), mode, self._how())
         else:
-            self.session.select(inside_polygon(self.raster.points, polygon) & visible, mode)
+            self.session.select(inside_polygon(self.raster.points, polygon) & visible, mode, self._how())
+
+    def _how(self) -> str:
+        """What was drawn, and on which map, for the record of sets."""
+        place = self.place
+        if place is None:
+            return f"{self.tool} on the map of {column_words(self.session.embedding)}"
+        return f"{self.tool} on the map of {column_words(place.embedding)} ({place.name})"
 
     def mouseDoubleClickEvent(self, event: QMouseEvent) -> None:  # noqa: D102
         if event.button() != Qt.MouseButton.LeftButton:
@@ -644,6 +663,15 @@ class MapView(QWidget):
             self.framed.emit(self.session.focus)
         elif key == Qt.Key.Key_Home:
             self.fit()
+        elif key in _ARROWS and self.has_map:
+            ratio = self.devicePixelRatioF()
+            self.view = self.view.moved(*(STEP_PX * ratio * by for by in _ARROWS[key]))
+            self._hide_card()
+            self._redo("place")
+        elif key in _ZOOMS and self.has_map:
+            self.view = self.view.zoomed(_ZOOMS[key], (self.view.size[0] / 2, self.view.size[1] / 2))
+            self._hide_card()
+            self._redo("place")
         else:
             super().keyPressEvent(event)  # Escape without a drag is for whoever holds the map
 

@@ -9,11 +9,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from qtpy.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
-from qtpy.QtGui import QBrush, QColor, QLinearGradient, QMouseEvent, QPainter, QPaintEvent, QPen
+from qtpy.QtGui import (
+    QBrush,
+    QColor,
+    QFocusEvent,
+    QKeyEvent,
+    QLinearGradient,
+    QMouseEvent,
+    QPainter,
+    QPaintEvent,
+    QPen,
+)
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QToolTip, QVBoxLayout, QWidget
 
 from napari_cellrep.gui.views._parts import CellView, offer
-from napari_cellrep.gui.views._raster import SELECTED, Colours, colours_of
+from napari_cellrep.gui.views._raster import Colours, colours_of
+from napari_cellrep.gui.views._tones import faint_mark, selection_beside
 from napari_cellrep.gui.views.map import selection_mode
 from napari_cellrep.session import Session
 
@@ -21,6 +32,12 @@ COUNT, FLAGGED, CHOSEN = "number of cells", "share of flagged cells", "share of 
 _FORMATS = ((8, 12), (16, 24), (32, 48))  # rows and columns of 96, 384 and 1536 wells
 _LEGEND_PX = 44
 _NAMES_PX = 22
+_ARROWS = {
+    Qt.Key.Key_Left: (0, -1),
+    Qt.Key.Key_Right: (0, 1),
+    Qt.Key.Key_Up: (-1, 0),
+    Qt.Key.Key_Down: (1, 0),
+}  # rows down, columns to the right
 
 
 @dataclass(frozen=True)
@@ -196,7 +213,7 @@ class PlateView(CellView):
         self.wells.update()
 
     def _on_clicked(self, rows: Any, mode: str) -> None:
-        self.session.select(rows, mode)
+        self.session.select(rows, mode, f"well {self.session.value(int(rows[0]), 'well')}")
 
     def _on_menu(self, rows: Any, at: Any) -> None:
         """Ask what can be done with a well: as a group where it is one, else as the wells of its name."""
@@ -249,7 +266,9 @@ class Wells(QWidget):
         self.shown: Plate | None = None
         self.values: pd.Series | None = None
         self.colours: Colours | None = None
+        self.at: tuple[int, int] | None = None  # the well that the arrow keys are at
         self.setMouseTracking(True)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setMinimumHeight(120)
         self.setAccessibleName("Wells of the plate")
 
@@ -260,6 +279,7 @@ class Wells(QWidget):
     def show_plate(self, plate: Plate | None, values: pd.Series | None) -> None:
         """Show a plate by these values, one for each of its wells."""
         self.shown, self.values = plate, values
+        self.at = self.at if plate is not None and self.at in plate.wells else None
         self.colours = (
             colours_of(values, len(values)) if values is not None and len(values.dropna()) else None
         )
@@ -313,9 +333,12 @@ class Wells(QWidget):
                     painter.setBrush(Qt.BrushStyle.NoBrush)
                     painter.drawEllipse(self.rect_of((r, c)))
         codes = self.colours.codes if self.colours is not None else np.zeros(len(self.shown.wells), np.uint8)
+        rim, orange = QPen(faint_mark(text), 1), selection_beside(text)
         for (place, own), code in zip(self.shown.wells.items(), codes, strict=True):
             box = self.rect_of(place)
-            painter.setPen(Qt.PenStyle.NoPen)
+            painter.setPen(
+                rim if step > 8 else Qt.PenStyle.NoPen
+            )  # the darkest would be lost on a dark ground
             if code and self.colours is not None:
                 painter.setBrush(QColor(*(int(v) for v in self.colours.palette[code])))
             else:  # a well without a value is hatched: grey could be a value
@@ -323,12 +346,16 @@ class Wells(QWidget):
             painter.drawEllipse(box)
             if self.session.selected[own].any():
                 painter.setBrush(Qt.BrushStyle.NoBrush)
-                painter.setPen(QPen(QColor(*SELECTED), max(1.5, step / 10)))
+                painter.setPen(QPen(orange, max(1.5, step / 10)))
                 painter.drawEllipse(box)
             if self.session.focus >= 0 and self.session.focus in own:
                 painter.setBrush(Qt.BrushStyle.NoBrush)
                 painter.setPen(QPen(text, 1.5))
                 painter.drawRect(box)
+        if self.at is not None and self.hasFocus():
+            painter.setBrush(Qt.BrushStyle.NoBrush)
+            painter.setPen(QPen(text, 1.5, Qt.PenStyle.DotLine))
+            painter.drawRect(self.rect_of(self.at).adjusted(-1, -1, 1, 1))
         self._draw_legend(painter, text)
         painter.end()
 
@@ -361,20 +388,53 @@ class Wells(QWidget):
 
     def mouseMoveEvent(self, event: QMouseEvent) -> None:
         """Say which well this is, and its value."""
-        place = self.place_at(event.position())
-        words = ""
-        if place is not None and self.shown is not None and self.values is not None:
-            value = self.values.iloc[list(self.shown.wells).index(place)]
-            number = f"{value:,.4g}" if isinstance(value, float) else str(value)
-            words = f"{row_name(place[0])}{place[1] + 1:02d}\n{self.values.name}: {number}".replace("_", " ")
-            words += f"\n{len(self.shown.wells[place]):,} cells"
-        QToolTip.showText(event.globalPosition().toPoint(), words, self)
+        QToolTip.showText(
+            event.globalPosition().toPoint(), self._words_of(self.place_at(event.position())), self
+        )
+
+    def _words_of(self, place: tuple[int, int] | None) -> str:
+        """What is known of a well; "" for none."""
+        if place is None or self.shown is None or self.values is None:
+            return ""
+        value = self.values.iloc[list(self.shown.wells).index(place)]
+        number = f"{value:,.4g}" if isinstance(value, float) else str(value)
+        words = f"{row_name(place[0])}{place[1] + 1:02d}\n{self.values.name}: {number}".replace("_", " ")
+        return words + f"\n{len(self.shown.wells[place]):,} cells"
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Arrows go from well to well, over empty places; Return selects the well, Space opens its field."""
+        key = event.key()
+        if self.shown is None or not self.shown.wells:
+            super().keyPressEvent(event)
+        elif key in _ARROWS:
+            self.at = _next_well(list(self.shown.wells), self.at, *_ARROWS[key])
+            self.update()
+            where = self.rect_of(self.at)
+            at = self.mapToGlobal(where.bottomRight().toPoint())
+            QToolTip.showText(at, self._words_of(self.at), self)  # as when the pointer rests there
+        elif key in (Qt.Key.Key_Return, Qt.Key.Key_Enter) and self.at is not None:
+            self.clicked.emit(self.shown.wells[self.at], selection_mode(event.modifiers()))
+        elif key == Qt.Key.Key_Space and self.at is not None:
+            self.framed.emit(self.shown.wells[self.at])
+        else:
+            super().keyPressEvent(event)
+
+    def focusInEvent(self, event: QFocusEvent) -> None:
+        """Show where the keys are."""
+        super().focusInEvent(event)
+        self.update()
+
+    def focusOutEvent(self, event: QFocusEvent) -> None:
+        """The keys are elsewhere."""
+        super().focusOutEvent(event)
+        self.update()
 
     def mouseReleaseEvent(self, event: QMouseEvent) -> None:
         """Select the cells of the clicked well; the right button opens its menu."""
         place = self.place_at(event.position())
         if place is None or self.shown is None:
             return
+        self.at = place
         if event.button() == Qt.MouseButton.LeftButton:
             self.clicked.emit(self.shown.wells[place], selection_mode(event.modifiers()))
         elif event.button() == Qt.MouseButton.RightButton:
@@ -389,6 +449,19 @@ class Wells(QWidget):
     def leaveEvent(self, event: QEvent) -> None:
         """No well is pointed at any more."""
         QToolTip.hideText()
+
+
+def _next_well(
+    wells: list[tuple[int, int]], at: tuple[int, int] | None, down: int, right: int
+) -> tuple[int, int]:
+    """The well to which an arrow leads: the nearest on that side, of the same row or column if there is one."""
+    if at is None:
+        return min(wells)
+    away = [((w[0] - at[0]) * down + (w[1] - at[1]) * right, w) for w in wells]
+    beside = [
+        (abs((w[0] - at[0]) * right) + abs((w[1] - at[1]) * down), far, w) for far, w in away if far > 0
+    ]
+    return min(beside)[2] if beside else at
 
 
 def row_name(row: int) -> str:

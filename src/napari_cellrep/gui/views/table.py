@@ -172,6 +172,7 @@ class TableView(CellView):
         header.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
         header.customContextMenuRequested.connect(self._on_header_menu)
         header.sectionClicked.connect(self._on_header)
+        self.table.installEventFilter(self)
         self.table.viewport().installEventFilter(self)
         self.table.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
         self.table.customContextMenuRequested.connect(self._on_menu)
@@ -327,26 +328,49 @@ class TableView(CellView):
         return np.array([row]) if self.of_cells else self._groups[row]
 
     def eventFilter(self, watched: Any, event: QEvent) -> bool:
-        """Clicks on rows mean what they mean in every view."""
+        """Clicks on rows mean what they mean in every view; Return and Space do so for the line the cursor is on."""
         kind = event.type()
-        if kind in (QEvent.Type.MouseButtonRelease, QEvent.Type.MouseButtonDblClick):
+        if watched is self.table and kind == QEvent.Type.KeyPress:
+            return self._on_key(event)
+        if watched is self.table.viewport() and kind in (
+            QEvent.Type.MouseButtonRelease,
+            QEvent.Type.MouseButtonDblClick,
+        ):
             if event.button() != Qt.MouseButton.LeftButton:
                 return False
             line = self.table.rowAt(event.position().toPoint().y())
             if line < 0:
                 return False
-            rows = self.rows_at(line)
             if kind == QEvent.Type.MouseButtonDblClick:
-                self.canvas.go_to(int(rows[0]), frame=True)
-            elif self.of_cells:
-                self._clicking = True
-                try:
-                    self.canvas.click(int(rows[0]), selection_mode(event.modifiers()))
-                finally:
-                    self._clicking = False
+                self.canvas.go_to(int(self.rows_at(line)[0]), frame=True)
             else:
-                self.session.select(rows, selection_mode(event.modifiers()))
+                self._select_line(line, event.modifiers())
         return False
+
+    def _on_key(self, event: Any) -> bool:
+        line = self.table.currentIndex().row()
+        if not 0 <= line < len(self.model.order):
+            return False
+        if event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
+            self._select_line(line, event.modifiers())
+        elif event.key() == Qt.Key.Key_Space:
+            self.canvas.go_to(int(self.rows_at(line)[0]), frame=True)
+        else:
+            return False
+        return True
+
+    def _select_line(self, line: int, modifiers: Any) -> None:
+        """Do what a click on a line means."""
+        rows, mode = self.rows_at(line), selection_mode(modifiers)
+        if not self.of_cells:
+            name = self.model.frame[self.by].iloc[self.model.order[line]]
+            self.session.select(rows, mode, f"{self.by} {name}")
+            return
+        self._clicking = True
+        try:
+            self.canvas.click(int(rows[0]), mode)
+        finally:
+            self._clicking = False
 
     def _on_menu(self, at: QPoint) -> None:
         line = self.table.rowAt(at.y())
@@ -403,7 +427,9 @@ class TableView(CellView):
 
     def _on_choose(self) -> None:
         rows = [self.rows_at(line) for line in range(len(self.model.order))] if not self.of_cells else []
-        self.session.select(self.model.order if self.of_cells else np.concatenate(rows))
+        rules = [f"“{box.text().strip()}”" for box in (self.search, self.filter) if box.text().strip()]
+        how = "rows of the table" + f" where {' and '.join(rules)}" * bool(rules)
+        self.session.select(self.model.order if self.of_cells else np.concatenate(rows), how=how)
 
     def _on_save(self) -> None:
         path, _ = QFileDialog.getSaveFileName(self, "Save the table", "cells.csv", "CSV (*.csv)")

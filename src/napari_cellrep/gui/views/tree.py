@@ -114,7 +114,7 @@ class TreeView(CellView):
         self.keep.clicked.connect(lambda _=False: self._on_keep())
         self.save.clicked.connect(lambda _=False: self._on_save())
         self.save_branches.clicked.connect(lambda _=False: self._on_save_branches())
-        self.plot.clicked.connect(session.select)
+        self.plot.clicked.connect(lambda rows, mode: session.select(rows, mode, "branch of the tree"))
         self.plot.cell_clicked.connect(canvas.click)
         self.plot.framed.connect(lambda row: canvas.go_to(row, frame=True))
         self.plot.field_asked.connect(lambda row: canvas.show(session.place(row)[0]))

@@ -39,9 +39,10 @@ from napari_cellrep.gui._runner import runner_of
 from napari_cellrep.gui.views._note import Note
 from napari_cellrep.gui.views._pairs import Pairs
 from napari_cellrep.gui.views._parts import CellView, choice_box, offer
-from napari_cellrep.gui.views._raster import OKABE_ITO, SELECTED
 from napari_cellrep.gui.views._spread import MIN_CELLS, Asked, Found, Seen, as_frame, look_at, measure
-from napari_cellrep.gui.views._tiles import Tiles
+from napari_cellrep.gui.views._tiles import Tiles, frame_picture
+from napari_cellrep.gui.views._tones import blue_beside, faint_mark, faint_text, selection_beside
+from napari_cellrep.gui.views._words import column_words
 from napari_cellrep.gui.views.map import selection_mode
 from napari_cellrep.gui.views.table import TableModel
 from napari_cellrep.session import Session
@@ -116,10 +117,14 @@ class VariabilityView(CellView):
         self.check = QPushButton("Believe it?")
         self.check.setFocusPolicy(Qt.FocusPolicy.TabFocus)
         self.check.clicked.connect(lambda _=False: self.show_evidence())
+        self.its_field = QPushButton("Its field")
+        self.its_field.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        self.its_field.clicked.connect(lambda _=False: self.show_field())
+        bar.addWidget(self.its_field)
         bar.addWidget(self.check)
         self.scatter = Scatter(self)
-        self.model = GroupModel()
         self.list = QTableView()
+        self.model = GroupModel(lambda: self.list.palette().text().color())
         self.list.setModel(self.model)
         self.list.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)
         self.list.setWordWrap(False)
@@ -164,8 +169,11 @@ class VariabilityView(CellView):
             box.currentIndexChanged.connect(lambda _: self._later())
         self.spatial.activated.connect(self._on_spatial_chosen)
         self.scatter.clicked.connect(self.choose)
-        self.pairs.clicked.connect(session.select)
+        self.pairs.clicked.connect(
+            lambda rows, mode: session.select(rows, mode, f"square of the cell by cell map of {self.chosen}")
+        )
         self.scatter.framed.connect(self._on_framed)
+        self.scatter.menu_requested.connect(self._on_menu)
         self.listen(
             (session.project_changed, self._on_table_changed),
             (session.cells_changed, self._on_table_changed),
@@ -330,7 +338,7 @@ class VariabilityView(CellView):
         if self.found is None or not 0 <= group < len(self.found.names):
             return
         self.chosen = self.found.names[group]
-        self.session.select(self.found.rows[group], mode)
+        self.session.select(self.found.rows[group], mode, f"{self.by.currentText()} {self.chosen}")
         self._look(group)
         self._mark()
 
@@ -403,6 +411,51 @@ class VariabilityView(CellView):
             else "Click a group first: what a reviewer would doubt of it is tried one by one"
         )
 
+    # ---- the group's fields ----------------------------------------------------------------------------
+
+    def _fields(self) -> list[str]:
+        """Fields of the chosen group, in their order."""
+        group, cells = self._group(), self.session.cells
+        if group < 0 or self.found is None or cells is None:
+            return []
+        return list(dict.fromkeys(cells.obs["field"].astype(str).to_numpy()[self.found.rows[group]]))
+
+    def show_field(self) -> None:
+        """Show a field of the chosen group, its cells coloured by the score, else by the intensity; again: the next field."""
+        fields, column = self._fields(), self._tells()
+        if not fields:
+            return
+        if column:
+            self.session.colour_by = column
+            self.canvas.coloured = True
+        at = fields.index(self.canvas.field) + 1 if self.canvas.field in fields else 0
+        self.canvas.show(fields[at % len(fields)])
+
+    def _tells(self) -> str:
+        """The column by which the cells of a field are coloured."""
+        intensity = self.intensity.currentText()
+        return self.score or ("" if intensity == NO_INTENSITY else intensity)
+
+    def _tell_field(self) -> None:
+        n = len(self._fields()) if self._measured is self.session.cells else 0
+        column = self._tells()
+        self.its_field.setEnabled(n > 0)
+        self.its_field.setToolTip(
+            "Click a group first"
+            if not n
+            else (
+                "Shows the group's field"
+                if n == 1
+                else f"Shows the group's {n:,} fields, one after the other"
+            )
+            + (f", the cells coloured by “{column_words(column)}” as on the map" if column else "")
+        )
+
+    def _on_menu(self, group: int, at: Any) -> None:
+        """Ask what can be done with a group."""
+        if self.found is not None and 0 <= group < len(self.found.names):
+            self.canvas.open_group_menu(self.found.asked.by, self.found.names[group], at)
+
     def _on_framed(self, group: int) -> None:
         if self.found is not None and len(self.found.rows[group]):
             self.canvas.show(self.session.place(int(self.found.rows[group][0]))[0])
@@ -419,6 +472,7 @@ class VariabilityView(CellView):
         if found is not None and self._measured is self.session.cells and selected.any():
             marked[np.unique(self._group_of[selected[self._rows]])] = True
         self._tell_check()
+        self._tell_field()
         self.model.mark(marked, self._group())
         self.scatter.mark(marked, self._group())
         self.strip.update()
@@ -472,7 +526,10 @@ class VariabilityView(CellView):
             QEvent.Type.MouseButtonRelease, QEvent.Type.MouseButtonDblClick,
         ):  # fmt: skip
             line = self.list.rowAt(event.position().toPoint().y())
-            if event.button() == Qt.MouseButton.LeftButton and line >= 0:
+            if event.button() == Qt.MouseButton.RightButton and line >= 0:
+                if kind == QEvent.Type.MouseButtonRelease:
+                    self._on_menu(int(self.model.order[line]), event.globalPosition().toPoint())
+            elif event.button() == Qt.MouseButton.LeftButton and line >= 0:
                 group = int(self.model.order[line])
                 if kind == QEvent.Type.MouseButtonDblClick:
                     self._on_framed(group)
@@ -482,10 +539,17 @@ class VariabilityView(CellView):
 
 
 class GroupModel(TableModel):
-    """The list of groups: those that are not ranked are grey."""
+    """The list of groups: those that are not ranked are grey.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    text : callable
+        Gives the colour of the list's text, which is the theme's.
+    """
+
+    def __init__(self, text: Callable[[], QColor]) -> None:
         super().__init__()
+        self.text = text
         self.ranked = np.zeros(0, bool)
 
     def frame_of(self, found: Found | None) -> None:
@@ -517,7 +581,7 @@ class GroupModel(TableModel):
         if role == Qt.ItemDataRole.DisplayRole and column == "rank" and not self.ranked[row]:
             return "–"
         if role == Qt.ItemDataRole.ForegroundRole and not self.ranked[row]:
-            return QBrush(QColor(128, 128, 128))
+            return QBrush(faint_text(self.text()))
         if role == Qt.ItemDataRole.ToolTipRole and not self.ranked[row]:
             return (
                 f"Not ranked: {self.frame['cells'].iloc[row]:,} cells that count, and {MIN_CELLS} are needed."
@@ -530,6 +594,7 @@ class Scatter(QWidget):
 
     clicked = Signal(int, str)  # group, selection mode
     framed = Signal(int)
+    menu_requested = Signal(int, object)  # group, global position
     LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 40
 
     def __init__(self, view: VariabilityView) -> None:
@@ -649,15 +714,12 @@ class Scatter(QWidget):
             low, high = self._chance(self.found.intensity)  # type: ignore[union-attr]
             left, right = self._px(low, 1).x(), self._px(high, 1).x()
             painter.fillRect(QRectF(left, area.top(), right - left, area.height()), shade)
-        faint = QColor(text)
-        faint.setAlpha(110)
-        painter.setPen(QPen(faint, 1, Qt.PenStyle.DashLine))
+        painter.setPen(QPen(faint_mark(text), 1, Qt.PenStyle.DashLine))
         one = self._px(1, 1)
         painter.drawLine(QPointF(area.left(), one.y()), QPointF(area.right(), one.y()))
         if self.found.asked.intensity:  # type: ignore[union-attr]
             painter.drawLine(QPointF(one.x(), area.top()), QPointF(one.x(), area.bottom()))
-        faint.setAlpha(190)
-        painter.setPen(faint)
+        painter.setPen(faint_text(text))
         words = "by chance"
         width = painter.fontMetrics().horizontalAdvance(words)
         painter.drawText(QPointF(area.right() - width - 4, bottom - 4), words)
@@ -665,9 +727,7 @@ class Scatter(QWidget):
 
     def _draw_axes(self, painter: QPainter, text: QColor) -> None:
         area = self._area()
-        faint = QColor(text)
-        faint.setAlpha(120)
-        painter.setPen(QPen(faint, 1))
+        painter.setPen(QPen(faint_mark(text), 1))
         painter.setBrush(Qt.BrushStyle.NoBrush)
         painter.drawLine(area.bottomLeft(), area.bottomRight())
         painter.drawLine(area.bottomLeft(), area.topLeft())
@@ -721,7 +781,7 @@ class Scatter(QWidget):
                 if is_beyond == filled:
                     draw(box)
         painter.setBrush(Qt.BrushStyle.NoBrush)
-        painter.setPen(QPen(QColor(*SELECTED), 2))
+        painter.setPen(QPen(selection_beside(text), 2))
         if len(self.marked) == len(found.names):
             for i in np.flatnonzero(self.marked[self.shown]).tolist():
                 draw(boxes[i].adjusted(-2, -2, 2, 2))
@@ -777,10 +837,12 @@ class Scatter(QWidget):
         QToolTip.showText(event.globalPosition().toPoint(), words, self)
 
     def mouseReleaseEvent(self, event: QMouseEvent) -> None:
-        """Choose the clicked group."""
+        """Choose the clicked group; the right button opens its menu."""
         group = self.group_at(event.position())
         if event.button() == Qt.MouseButton.LeftButton and group >= 0:
             self.clicked.emit(group, selection_mode(event.modifiers()))
+        elif event.button() == Qt.MouseButton.RightButton and group >= 0:
+            self.menu_requested.emit(group, event.globalPosition().toPoint())
 
     def mouseDoubleClickEvent(self, event: QMouseEvent) -> None:
         """Open a field of the group."""
@@ -896,14 +958,11 @@ class Strip(QWidget):
                     painter.drawText(place, Qt.AlignmentFlag.AlignCenter, "no image")
             else:
                 painter.drawImage(place, picture)
-            painter.setBrush(Qt.BrushStyle.NoBrush)
             if row in (session.focus, session.hover):
-                painter.setPen(QPen(QColor("white"), 1 if row == session.hover else 2))
-                painter.drawRect(place.adjusted(1, 1, -2, -2))
+                frame_picture(painter, QRectF(place), QColor("white"), 1 if row == session.hover else 2)
 
     def _draw_arrow(self, painter: QPainter, text: QColor, left: float, right: float, y: float) -> None:
-        faint = QColor(text)
-        faint.setAlpha(150)
+        faint = faint_mark(text)
         painter.setPen(QPen(faint, 1))
         painter.drawLine(QPointF(left, y), QPointF(right, y))
         painter.setBrush(faint)
@@ -923,13 +982,10 @@ class Strip(QWidget):
             return left + (value - low) / (high - low) * (right - left)
 
         bottom = top + len(seen.violins) * px
-        faint = QColor(text)
-        faint.setAlpha(90)
         if low < 0 < high:
-            painter.setPen(QPen(faint, 1, Qt.PenStyle.DashLine))
+            painter.setPen(QPen(faint_mark(text), 1, Qt.PenStyle.DashLine))
             painter.drawLine(QPointF(x_of(0), top), QPointF(x_of(0), bottom))
-        reference, own = QColor(text), blue_beside(text)
-        reference.setAlpha(90)
+        reference, own = faint_mark(text), blue_beside(text)
         for i, (title, outline, (q1, q2, q3)) in enumerate(seen.violins):
             y = top + (i + 0.5) * px
             half = 0.46 * px
@@ -983,11 +1039,6 @@ class Strip(QWidget):
     def leaveEvent(self, event: QEvent) -> None:
         """The pointer is over no cell any more."""
         self.session.set_hover(-1)
-
-
-def blue_beside(text: QColor) -> QColor:
-    """The blue of groups, light on dark themes and dark on light ones: three to one at least against what is behind it."""
-    return QColor(*(int(v) for v in OKABE_ITO[4 if text.lightness() > 127 else 0]))
 
 
 def _sentence(found: Found) -> str:

@@ -1,0 +1,71 @@
+"""Tones that can be told apart on dark and on light themes.
+
+Text and marks that stand back, the selection, and writing on a colour. The contrasts are those of the Web Content
+Accessibility Guidelines 2.2, level AA.
+"""
+
+from __future__ import annotations
+
+from qtpy.QtGui import QColor
+
+from napari_cellrep.gui.views._raster import OKABE_ITO, SELECTED
+
+LEAST_TEXT, LEAST_MARK = 4.5, 3.0  # contrast of text, and of lines and shapes, to what is behind
+_FAINT_TEXT, _FAINT_MARK = 175, 140  # opacity of 255
+_DARK_ORANGE = (200, 86, 0)  # the selection's orange where the ground is light
+
+
+def luminance(colour: QColor) -> float:
+    """How bright a colour is seen, from 0 (black) to 1 (white)."""
+    parts = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in colour.getRgbF()[:3]]  # type: ignore[operator]
+    return float(0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2])
+
+
+def contrast(one: QColor, other: QColor) -> float:
+    """Contrast of two opaque colours: 1 for the same, 21 for black and white."""
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def laid_over(colour: QColor, ground: QColor) -> QColor:
+    """What is seen of a colour that lets the ground through."""
+    share = colour.alphaF()
+    both = zip(colour.getRgb()[:3], ground.getRgb()[:3], strict=True)
+    return QColor(*(round(share * (a or 0) + (1 - share) * (b or 0)) for a, b in both))
+
+
+def faint_text(text: QColor) -> QColor:
+    """Text that stands back behind the theme's `text`, and can be read still."""
+    return _with_alpha(text, _FAINT_TEXT)
+
+
+def faint_mark(text: QColor) -> QColor:
+    """Lines and shapes that stand back behind the theme's `text`, and are seen still."""
+    return _with_alpha(text, _FAINT_MARK)
+
+
+def selection_beside(text: QColor) -> QColor:
+    """The orange of the selection, for marks on the window's own ground: darker where the theme is light."""
+    return QColor(*(SELECTED if text.lightness() > 127 else _DARK_ORANGE))
+
+
+def blue_beside(text: QColor) -> QColor:
+    """The blue of groups and curves: light on dark themes and dark on light ones."""
+    return QColor(*(int(v) for v in OKABE_ITO[4 if text.lightness() > 127 else 0]))
+
+
+def orange_beside(text: QColor) -> QColor:
+    """The second colour of curves: orange, darker on light themes."""
+    return QColor(*(int(v) for v in OKABE_ITO[1])) if text.lightness() > 127 else QColor(*_DARK_ORANGE)
+
+
+def on_shade(colour: QColor) -> QColor:
+    """Black or white, whichever is read more easily on a colour."""
+    black, white = QColor("black"), QColor("white")
+    return black if contrast(black, colour) > contrast(white, colour) else white
+
+
+def _with_alpha(colour: QColor, alpha: int) -> QColor:
+    faint = QColor(colour)
+    faint.setAlpha(alpha)
+    return faint

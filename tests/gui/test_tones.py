@@ -1,0 +1,113 @@
+"""What our own styles and painters draw can be read in napari's themes: contrasts of WCAG 2.2, level AA."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from napari.utils.theme import get_theme
+from qtpy.QtGui import QColor, QPalette
+from qtpy.QtWidgets import QWidget
+
+import napari_cellrep.gui
+from napari_cellrep.gui.cards._weights import LINKS
+from napari_cellrep.gui.views import _tones
+from napari_cellrep.gui.views._evidence import BAR_SHARE, shaded
+from napari_cellrep.gui.views._raster import SELECTED, Colours, Raster, View, viridis
+from napari_cellrep.gui.views._tones import LEAST_MARK, LEAST_TEXT, contrast, laid_over
+
+GUI = Path(napari_cellrep.gui.__file__).parent
+
+
+@pytest.fixture(params=["dark", "light"])
+def theme(request):
+    """(text, grounds a widget may have) of a theme."""
+    found = get_theme(request.param)
+    text, *grounds = (
+        QColor(*getattr(found, n).as_rgb_tuple()[:3]) for n in ("text", "background", "foreground")
+    )
+    return text, grounds
+
+
+def test_contrast_is_that_of_the_guidelines():
+    assert contrast(QColor("black"), QColor("white")) == pytest.approx(21)
+    assert contrast(QColor("#777777"), QColor("white")) == pytest.approx(4.48, abs=0.01)
+    assert contrast(QColor("red"), QColor("red")) == 1
+    assert laid_over(QColor(200, 100, 0, 51), QColor(0, 0, 0)).getRgb()[:3] == (40, 20, 0)
+
+
+def test_text_that_stands_back_is_read(theme):
+    text, grounds = theme
+    for ground in grounds:
+        assert contrast(laid_over(_tones.faint_text(text), ground), ground) >= LEAST_TEXT
+        assert contrast(laid_over(_tones.faint_text(text), ground), ground) < contrast(text, ground) - 1
+
+
+@pytest.mark.parametrize(
+    "mark", [_tones.faint_mark, _tones.selection_beside, _tones.blue_beside, _tones.orange_beside]
+)
+def test_marks_are_seen(theme, mark):
+    text, grounds = theme
+    for ground in grounds:
+        assert contrast(laid_over(mark(text), ground), ground) >= LEAST_MARK
+
+
+def test_links_are_read(theme):
+    text, grounds = theme
+    for ground in grounds:
+        assert contrast(QColor(LINKS[text.lightness() > 127]), ground) >= LEAST_TEXT
+
+
+def test_a_selected_line_of_a_table_is_read(theme):
+    text, grounds = theme
+    for ground in grounds:
+        assert contrast(text, laid_over(QColor(*SELECTED, 90), ground)) >= LEAST_TEXT
+
+
+def test_words_below_the_map_are_read_over_any_points(theme):
+    text, (ground, _) = theme
+    under = QColor(ground)
+    under.setAlpha(190)  # as MapView draws it
+    for rgb in viridis(9):
+        assert contrast(text, laid_over(under, QColor(*map(int, rgb)))) >= LEAST_TEXT
+
+
+def test_writing_on_a_colour_is_read(theme, qtbot):
+    """Squares of matrices and bars of classes, however full they are."""
+    text, grounds = theme
+    widget = QWidget()
+    qtbot.addWidget(widget)
+    for ground in grounds:
+        palette = widget.palette()
+        palette.setColor(QPalette.ColorRole.Window, ground)
+        widget.setPalette(palette)
+        for share in np.linspace(0, 1, 21):
+            shade = shaded(widget, share)
+            assert contrast(_tones.on_shade(shade), shade) >= LEAST_TEXT
+        for share in (0.0, BAR_SHARE):  # a class's bar and its ground, written on in the theme's text
+            assert contrast(text, shaded(widget, share)) >= LEAST_TEXT
+
+
+@pytest.mark.parametrize("name", ["dark", "light"])
+def test_selected_points_have_a_dark_rim_on_either_theme(name):
+    back = get_theme(name).background.as_rgb_tuple()[:3]
+    raster = Raster(np.array([[0.0, 0.0]]))
+    view = View((0.0, 0.0), 1.0, (41, 41))
+    raster.place(view, np.ones(1, bool), np.ones(1, bool))
+    colours = Colours(np.ones(1, np.uint8), np.full((256, 3), 128, np.uint8))
+    line = raster.paint(colours, back, True, sum(back) > 384)[20, :21, 2::-1]
+    shades = [
+        QColor(*map(int, rgb)) for rgb in dict.fromkeys(map(tuple, line))
+    ]  # from the ground to the point
+    assert shades[0].getRgb()[:3] == back
+    assert shades[-1].getRgb()[:3] == SELECTED
+    assert any(contrast(shades[-1], rim) >= LEAST_MARK for rim in shades[1:-1])
+
+
+def test_no_painter_sets_a_colour_of_its_own_for_text():
+    """Greys and faint tones come from `_tones`, where the tests above look at them."""
+    own = re.compile(r"setPen\(QColor\(\d|Brush\(QColor\(128|color: ?#[0-9a-fA-F]{6}")
+    found = [
+        f"{p.name}: {m[0]}" for p in sorted(GUI.rglob("*.py")) for m in own.finditer(p.read_text("utf-8"))
+    ]
+    assert not found
