@@ -36,7 +36,9 @@ def test_sphering_is_that_of_pycytominer(method, theirs):
     ours = Sphering(method, 0 if method == "zca" else 1e-9).fit(controls)
     other = Spherize(epsilon=1e-12, center=True, method=theirs).fit(pd.DataFrame(controls))
     scale = np.sqrt((len(controls) - 1) / len(controls)) if method == "zca" else 1.0
-    np.testing.assert_allclose(ours.transform(x) * scale, other.transform(pd.DataFrame(x)), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        ours.transform(x) * scale, other.transform(pd.DataFrame(x)), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_controls_come_out_uncorrelated():

@@ -19,7 +19,12 @@ def test_information_is_that_of_scikit_learn_on_bins_of_equal_width():
     rng = np.random.default_rng(0)
     stage = rng.integers(4, size=500)
     well = rng.integers(3, size=500)
-    x = np.c_[stage + rng.normal(size=500) * 0.3, well + rng.normal(size=500) * 0.3, rng.normal(size=500), np.ones(500)]
+    x = np.c_[
+        stage + rng.normal(size=500) * 0.3,
+        well + rng.normal(size=500) * 0.3,
+        rng.normal(size=500),
+        np.ones(500),
+    ]
     table = mutual_information(x, {"stage": stage, "well": well}, bins=6)
     for j in range(3):
         edges = np.linspace(x[:, j].min(), x[:, j].max(), 7)
@@ -66,7 +71,9 @@ def test_pseudotime_follows_a_bent_path_and_is_scanpys():
     assert spearmanr(found.time, t).statistic > 0.98
     assert found.time[0] == 0
     assert found.time.max() == 1
-    assert found.eigenvalues[0] > 0.9994  # where scanpy leaves the eigenvalue's weight away, and loses the path
+    assert (
+        found.eigenvalues[0] > 0.9994
+    )  # where scanpy leaves the eigenvalue's weight away, and loses the path
     x, _ = spiral(200, 0.25)
     found = diffusion_pseudotime(x, 0, n_neighbors=15)
     adata = ad.AnnData(x.astype(np.float32))

@@ -36,7 +36,9 @@ def test_average_precision_is_that_of_copairs():
     theirs = average_precision(meta, x, ["label"], [], [], ["is_control"], progress_bar=False)
     theirs = theirs[theirs["is_control"] == 0]
     np.testing.assert_allclose(ours.precision[~control], theirs["average_precision"], atol=1e-6)
-    whole = mean_average_precision(theirs, ["label"], null_size=5000, threshold=0.05, seed=0, progress_bar=False)
+    whole = mean_average_precision(
+        theirs, ["label"], null_size=5000, threshold=0.05, seed=0, progress_bar=False
+    )
     whole = whole.set_index("label").loc[list(ours.labels)]
     np.testing.assert_allclose(ours.mean, whole["mean_average_precision"], atol=1e-6)
     np.testing.assert_allclose(ours.p, whole["p_value"], atol=0.03)
@@ -105,7 +107,13 @@ def test_most_similar_pairs_share_a_mechanism():
 def proteins() -> tuple[np.ndarray, list[str], dict[str, list[str]]]:
     rng = np.random.default_rng(4)
     names = [f"P{i}" for i in range(30)]
-    sets = {"golgi": names[:8], "er": names[8:16], "nucleus": [*names[16:22], names[0]], "alone": ["P29"], "other": ["Q1"]}
+    sets = {
+        "golgi": names[:8],
+        "er": names[8:16],
+        "nucleus": [*names[16:22], names[0]],
+        "alone": ["P29"],
+        "other": ["Q1"],
+    }
     middle = {name: rng.normal(size=15) for name in sets}
     x = rng.normal(size=(30, 15)) * 0.7
     for name in ("golgi", "er", "nucleus"):
@@ -120,7 +128,7 @@ def test_functional_standard_is_what_its_parts_say():
     x, names, sets = proteins()
     found = functional_standard(x, names, sets)
     assert found.n_items == 22
-    own = [set(k for k, v in sets.items() if n in v) for n in names[:22]]
+    own = [{k for k, v in sets.items() if n in v} for n in names[:22]]
     pairs = [(i, j) for i in range(22) for j in range(i + 1, 22)]
     truth = [bool(own[i] & own[j]) for i, j in pairs]
     value = [np.corrcoef(x[i], x[j])[0, 1] for i, j in pairs]
@@ -147,7 +155,9 @@ def test_enrichment_is_hypergeometric_with_fdr_over_all_sets():
     assert table.index[0] == "golgi"
     assert table.loc["golgi", "p"] == pytest.approx(hypergeom.sf(5, 30, 8, 6))
     assert table.loc["golgi", "fold"] == pytest.approx(6 / (8 * 6 / 30))
-    assert table.loc["golgi", "p_fdr"] == pytest.approx(4 * table.loc["golgi", "p"])  # four sets are in the background
+    assert table.loc["golgi", "p_fdr"] == pytest.approx(
+        4 * table.loc["golgi", "p"]
+    )  # four sets are in the background
     assert table.loc["nucleus", "members"] == "P0"
     assert "er" not in table.index
     for chosen, words in (([], "Nothing is chosen"), (["Z9"], "not in the background")):

@@ -299,5 +299,8 @@ def _labels_kept(x: np.ndarray, of: np.ndarray, label: np.ndarray, k: int) -> tu
     use = np.isfinite(right)
     if not use.any():
         return float("nan"), float("nan")
-    each = [(right[use & (label == name)].mean(), chance[use & (label == name)].mean()) for name in np.unique(label[use])]
+    each = [
+        (right[use & (label == name)].mean(), chance[use & (label == name)].mean())
+        for name in np.unique(label[use])
+    ]
     return tuple(float(v) for v in np.mean(each, axis=0))  # type: ignore[return-value]

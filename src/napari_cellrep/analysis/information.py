@@ -154,7 +154,9 @@ def diffusion_pseudotime(
     island = connected_components(weights, directed=False)[1]
     own = np.flatnonzero(island == island[root])
     if len(own) < 5:
-        raise InputError(f"The root has only {len(own) - 1} cells that a path of neighbours joins to it; choose another.")
+        raise InputError(
+            f"The root has only {len(own) - 1} cells that a path of neighbours joins to it; choose another."
+        )
     weights = weights[own][:, own]
     density = 1 / np.asarray(weights.sum(axis=1)).ravel()
     weights = sparse.diags(density) @ weights @ sparse.diags(density)  # where cells lie closer counts no more

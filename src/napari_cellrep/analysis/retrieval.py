@@ -232,7 +232,9 @@ def match_nearest(
         allowed &= other[:, None] != other[None]
     asked = np.flatnonzero(allowed.any(axis=1) & (label != ""))
     if not len(asked):
-        raise InputError("No profile has a neighbour that differs in compound (and batch); nothing can be matched.")
+        raise InputError(
+            "No profile has a neighbour that differs in compound (and batch); nothing can be matched."
+        )
     s = np.where(allowed, s, -np.inf)
     predicted = np.full(len(x), "", dtype=object)
     predicted[asked] = label[s[asked].argmax(axis=1)]
@@ -410,7 +412,9 @@ def membership(
     return np.stack(columns, axis=1) if columns else np.zeros((len(names), 0), bool), kept
 
 
-def enrichment(chosen: Sequence[str], background: Sequence[str], sets: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+def enrichment(
+    chosen: Sequence[str], background: Sequence[str], sets: Mapping[str, Sequence[str]]
+) -> pd.DataFrame:
     """Which sets are over-represented among chosen items (a branch, a cluster, neighbours), against a stated background.
 
     Hypergeometric test, one-sided; false discovery rate over all sets that have a member in the background.
