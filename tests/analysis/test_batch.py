@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from napari_cellrep.analysis.batch import Sphering, batch_mixing, harmony, z_by_controls
+from napari_cellrep.analysis.batch import Sphering, batch_mixing, z_by_controls
 from napari_cellrep.specs import InputError
 
 
@@ -111,14 +111,3 @@ def test_mixing_by_chance_is_one_also_for_batches_of_different_sizes():
 def test_mixing_says_what_it_needs(batch, words):
     with pytest.raises(InputError, match=words):
         batch_mixing(np.random.default_rng(0).normal(size=(6, 2)), np.array(batch))
-
-
-def test_harmony_says_what_is_missing(monkeypatch):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "harmonypy", None)
-    x, plate, *_ = plates(1)
-    with pytest.raises(InputError, match=r"napari-cellrep\[harmony\]"):
-        harmony(x, plate)
-    with pytest.raises(InputError, match="two batches or more"):
-        harmony(x, np.repeat("P1", len(x)))

@@ -65,6 +65,24 @@ def test_balanced_accuracy_is_the_mean_recall():
     assert votes.accuracy == pytest.approx(np.mean(votes.predicted == y))
 
 
+def test_neighbours_of_the_same_field_do_not_vote():
+    rng = np.random.default_rng(0)
+    field = np.repeat(np.arange(6), 20)
+    y = np.tile([0, 1], 60)
+    own = rng.normal(size=(6, 5)) * 9  # each field has its own place, and in it both classes
+    x = own[field] + rng.normal(size=(120, 5)) + y[:, None] * np.array([4, 0, 0, 0, 0])
+    found = knn_classify(x, y, 5, part=field)
+    for i in (0, 37, 119):
+        rest = np.flatnonzero(field != field[i])
+        near = rest[np.argsort(cdist(x[i : i + 1], x[rest])[0], kind="stable")[:5]]
+        assert found.predicted[i] == np.bincount(y[near], minlength=2).argmax()
+    # A class that is in one field only cannot be known elsewhere.
+    assert knn_classify(x, (field == 0).astype(int), 5).recall["1"] > 0.9
+    assert knn_classify(x, (field == 0).astype(int), 5, part=field).recall["1"] == 0
+    with pytest.raises(InputError, match="outside 0 there are 100"):
+        knn_classify(x, y, 101, part=field)
+
+
 def test_one_class_is_refused():
     with pytest.raises(InputError, match="at least two classes"):
         knn_classify(np.zeros((30, 2), np.float32), np.zeros(30))

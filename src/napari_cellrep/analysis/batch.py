@@ -177,45 +177,6 @@ def z_by_controls(
     return Corrected(out, tuple(left_out))
 
 
-def harmony(x: np.ndarray, batch: np.ndarray, *, iterations: int = 10, seed: int = 42) -> np.ndarray:
-    """Harmony: clusters shared by all batches, in which the batches' means are drawn together.
-
-    Needs the package harmonypy (GPL), which is not installed by itself. The DINO paper used another implementation
-    (harmony-pytorch), so numbers differ a little.
-
-    Parameters
-    ----------
-    x : ndarray of shape (n, d), float
-        Best principal components.
-    batch : ndarray of shape (n,)
-
-    Returns
-    -------
-    ndarray of shape (n, d), float32
-
-    References
-    ----------
-    .. [1] Korsunsky et al., Nat. Methods 16:1289 (2019); ``models.md`` §3.7.
-    """
-    names = np.unique(batch)
-    if len(names) < 2:
-        raise InputError(f"Harmony joins two batches or more; there is {len(names)}.")
-    try:
-        import harmonypy
-    except ModuleNotFoundError:
-        raise InputError(
-            'Harmony needs the package harmonypy (GPL licence): pip install "napari-cellrep[harmony]".'
-        ) from None
-    import pandas as pd
-
-    found = harmonypy.run_harmony(
-        np.asarray(x, np.float64), pd.DataFrame({"batch": np.asarray(batch).astype(str)}), ["batch"],
-        max_iter_harmony=iterations, random_state=seed, verbose=False,
-    )  # fmt: skip
-    moved = np.asarray(found.Z_corr, np.float32)
-    return moved if moved.shape == x.shape else np.ascontiguousarray(moved.T)
-
-
 @dataclass(frozen=True)
 class Mixing:
     """How well batches are mixed, and whether labels are kept; compare before and after a correction.

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from scipy import sparse
 
 from napari_cellrep.analysis.neighbours import nearest
@@ -15,7 +14,7 @@ from napari_cellrep.specs import InputError
 
 def mutual_information(
     x: np.ndarray, factors: Mapping[str, np.ndarray], bins: int = 6, corrected: bool = False
-) -> pd.DataFrame:
+) -> dict[str, np.ndarray]:
     """Mutual information of every feature with every metadata column, in nats, from histograms.
 
     Parameters
@@ -32,8 +31,8 @@ def mutual_information(
 
     Returns
     -------
-    DataFrame of shape (d, n_factors)
-        Rows are features.
+    dict of str to ndarray of shape (d,), float64
+        Factor → its information with every feature.
 
     Raises
     ------
@@ -64,7 +63,7 @@ def mutual_information(
             counts = np.bincount(at[:, j] * len(kinds) + code, minlength=bins * len(kinds)).reshape(bins, -1)
             found[j] = _information(counts, corrected)
         out[name] = found
-    return pd.DataFrame(out)
+    return out
 
 
 def _information(counts: np.ndarray, corrected: bool) -> float:
@@ -79,19 +78,19 @@ def _information(counts: np.ndarray, corrected: bool) -> float:
     return max(value, 0.0)
 
 
-def dominant_factors(information: pd.DataFrame) -> pd.Series:
+def dominant_factors(information: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Share of features whose information is largest for each factor; "none" where two share the largest.
 
     Parameters
     ----------
-    information : DataFrame
+    information : mapping of str to ndarray of shape (d,)
         From `mutual_information`.
     """
-    values = information.to_numpy()
+    values = np.stack(list(information.values()), axis=1)
     best = values.argmax(axis=1)
     alone = (values == values.max(axis=1, keepdims=True)).sum(axis=1) == 1
     share = np.bincount(best[alone], minlength=values.shape[1]) / len(values)
-    return pd.Series([*share, 1 - share.sum()], index=[*information.columns, "none"])
+    return {**dict(zip(information, share.tolist(), strict=True)), "none": float(1 - share.sum())}
 
 
 # ---- an order of cells ---------------------------------------------------------------------------------

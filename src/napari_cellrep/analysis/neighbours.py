@@ -96,7 +96,9 @@ class Votes:
     recall: dict[str, float]
 
 
-def knn_classify(x: np.ndarray, labels: np.ndarray, k: int = 11, *, ties: str = "nearest") -> Votes:
+def knn_classify(
+    x: np.ndarray, labels: np.ndarray, k: int = 11, *, ties: str = "nearest", part: np.ndarray | None = None
+) -> Votes:
     """Classify every cell by the vote of its k nearest others (leave-one-out, Euclidean).
 
     Parameters
@@ -110,6 +112,14 @@ def knn_classify(x: np.ndarray, labels: np.ndarray, k: int = 11, *, ties: str = 
         Classes with equally many votes: "nearest" takes the one whose member is nearest (our rule, the paper
         states none); "smallest" takes the smallest label, but the nearest neighbour's when all k differ
         (Microsnoop's rule, ``models.md`` §4.6).
+    part : ndarray of shape (n,), optional
+        Field, well or plate of every cell: neighbours of the same part do not vote (leave-one-group-out), so that what cells
+        of one image share does not count as knowledge of the class.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two classes, or a part has fewer than k cells outside it.
 
     References
     ----------
@@ -120,7 +130,7 @@ def knn_classify(x: np.ndarray, labels: np.ndarray, k: int = 11, *, ties: str = 
     classes, y = np.unique(np.asarray(labels), return_inverse=True)
     if len(classes) < 2:
         raise InputError(f"A classification needs at least two classes; the labels have {len(classes)}.")
-    votes = y[nearest(x, k)[0]]  # (n, k)
+    votes = y[nearest(x, k)[0] if part is None else _nearest_elsewhere(x, k, np.asarray(part))]  # (n, k)
     count = np.zeros((len(x), len(classes)), np.int32)
     np.add.at(count, (np.arange(len(x))[:, None], votes), 1)
     best = count == count.max(axis=1, keepdims=True)
@@ -131,6 +141,17 @@ def knn_classify(x: np.ndarray, labels: np.ndarray, k: int = 11, *, ties: str = 
         guess = best.argmax(axis=1)
         guess = np.where(count.max(axis=1) == 1, votes[:, 0], guess)
     return Votes(classes[guess], *scores(y, guess, [str(c) for c in classes]))
+
+
+def _nearest_elsewhere(x: np.ndarray, k: int, part: np.ndarray) -> np.ndarray:
+    """The k nearest cells of other parts, int64 (n, k)."""
+    index = np.empty((len(x), k), np.int64)
+    for name in np.unique(part):
+        own, rest = np.flatnonzero(part == name), np.flatnonzero(part != name)
+        if len(rest) < k:
+            raise InputError(f"{k} neighbours cannot vote: outside {name} there are {len(rest):,} cells.")
+        index[own] = rest[nearest(x[own], k, to=x[rest])[0]]
+    return index
 
 
 def scores(y: np.ndarray, guess: np.ndarray, names: list[str]) -> tuple[float, float, dict[str, float]]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from napari_cellrep.analysis.variability import corrected
 from napari_cellrep.specs import InputError
@@ -69,14 +68,6 @@ class Retrieval:
     p: np.ndarray
     p_fdr: np.ndarray
     n_rows: np.ndarray
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """One row per label, the best found first."""
-        made = {"mean_average_precision": self.mean, "p": self.p, "p_fdr": self.p_fdr, "n_rows": self.n_rows}
-        return pd.DataFrame(made, index=pd.Index(self.labels, dtype=object)).sort_values(
-            "mean_average_precision", ascending=False, kind="stable"
-        )
 
 
 def retrieve(
@@ -414,7 +405,7 @@ def membership(
 
 def enrichment(
     chosen: Sequence[str], background: Sequence[str], sets: Mapping[str, Sequence[str]]
-) -> pd.DataFrame:
+) -> dict[str, np.ndarray]:
     """Which sets are over-represented among chosen items (a branch, a cluster, neighbours), against a stated background.
 
     Hypergeometric test, one-sided; false discovery rate over all sets that have a member in the background.
@@ -429,9 +420,9 @@ def enrichment(
 
     Returns
     -------
-    DataFrame
-        One row per set with a chosen member, smallest p first: n_chosen (in the set), n_set (in the background), expected, fold,
-        p, p_fdr, members ("a; b").
+    dict of str to ndarray
+        Columns of a table, one row per set with a chosen member, smallest p first: set,
+        n_chosen (in the set), n_set (in the background), expected, fold, p, p_fdr, members ("a; b").
 
     Raises
     ------
@@ -461,14 +452,13 @@ def enrichment(
     size = np.array([n for *_, n in rows])
     p = hypergeom.sf(hit - 1, len(folded), size, len(picked))
     expected = size * len(picked) / len(folded)
-    table = pd.DataFrame(
-        {
-            "n_chosen": hit, "n_set": size, "expected": expected, "fold": hit / expected, "p": p, "p_fdr": corrected(p),
-            "members": ["; ".join(sorted(folded[m] for m in both)) for _, both, _ in rows],
-        },
-        index=pd.Index([name for name, *_ in rows], name="set", dtype=object),
-    )  # fmt: skip
-    return table[table["n_chosen"] > 0].sort_values(["p", "fold"], ascending=[True, False], kind="stable")
+    order = np.lexsort((-hit / expected, p))
+    order = order[hit[order] > 0]
+    return {
+        "set": np.array([rows[i][0] for i in order], object), "n_chosen": hit[order], "n_set": size[order],
+        "expected": expected[order], "fold": (hit / expected)[order], "p": p[order], "p_fdr": corrected(p)[order],
+        "members": np.array(["; ".join(sorted(folded[m] for m in rows[i][1])) for i in order], object),
+    }  # fmt: skip
 
 
 # ---- distances within and between terms --------------------------------------------------------------
