@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -29,10 +28,20 @@ from napari_cellrep.analysis import (
 from napari_cellrep.data import Project
 from napari_cellrep.data.cells import embedding_names, map_key, provenance
 from napari_cellrep.data.classes import MOST_CLASSES
-from napari_cellrep.data.references import reference_of
 from napari_cellrep.data.sets import cells_digest, read_sets
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import InputError, digest, join_words
+from napari_cellrep.steps.work import (
+    Found,
+    Work,
+    as_ranks,
+    as_text,
+    check_within,
+    members_of,
+    parts_of,
+    plain,
+    users_columns,
+)
 
 
 @dataclass(frozen=True)
@@ -64,61 +73,7 @@ class AnalyzeResult:
     table: pd.DataFrame | None = None
 
 
-@dataclass
-class Found:
-    """What a recipe computed for the cells it was given, before it is put into the tables."""
-
-    summary: str
-    obs: dict[str, np.ndarray] = field(default_factory=dict)
-    obsm: dict[str, np.ndarray] = field(default_factory=dict)
-    obsp: dict[str, sparse.csr_matrix] = field(default_factory=dict)
-    uns: dict[str, Any] = field(default_factory=dict)
-    numbers: dict[str, Any] = field(default_factory=dict)
-    table: pd.DataFrame | None = None  # rows are groups
-    vectors: np.ndarray | None = None  # of the same groups
-    components: np.ndarray | None = None  # of the same groups: their place on a map of their own
-
-
 MIN_MAPPED = 10  # cells
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a recipe works on: the cells that count, in the table's order.
-
-    Parameters
-    ----------
-    embedding : str
-    x : ndarray of shape (n, d), float32
-        Their vectors, finite.
-    obs : DataFrame
-        Their rows of the cell table.
-    all_obs : DataFrame
-        Every cell's row, those left out included.
-    sets : mapping of str to list of str
-        The project's named sets: ids of their cells, those left out and those that are gone included.
-    scored : mapping
-        Between what the cells of this embedding were scored: "a", "b", "per"; {} where they were not.
-    project : Project, optional
-        For recipes that ask the network again.
-    """
-
-    embedding: str
-    x: np.ndarray
-    obs: pd.DataFrame
-    all_obs: pd.DataFrame
-    sets: Mapping[str, list[str]] = field(default_factory=dict)
-    scored: Mapping[str, str] = field(default_factory=dict)
-    project: Project | None = None
-
-    def column(self, name: str) -> pd.Series:
-        """A column of the cells that count; a sentence when it is not there."""
-        if name not in self.obs:
-            known = [c for c in self.obs.columns if not c.startswith(("q_", "box_", "has_"))]
-            raise InputError(
-                f"There is no column {name!r} among the cells; columns are {join_words(known, 12)}."
-            )
-        return self.obs[name]
 
 
 # ---- recipes: the first line of each is what the command line's help says ------------------------
@@ -135,9 +90,9 @@ def map_cells(
     of: str = "",
 ) -> Job[Found]:
     """Lay the cells out on a map (PCA, then UMAP) so that similar cells lie near each other."""
-    _within("n_neighbors", n_neighbors, 2, 1000)
-    _within("min_dist", min_dist, 0, 1)
-    _within("pca_components", pca_components, 2, 1000)
+    check_within("n_neighbors", n_neighbors, 2, 1000)
+    check_within("min_dist", min_dist, 0, 1)
+    check_within("pca_components", pca_components, 2, 1000)
     inside = np.ones(len(work.x), bool)
     if of:
         if of not in work.sets:
@@ -175,8 +130,8 @@ def neighbour_graph(
 ) -> Job[Found]:
     """Find every cell's nearest neighbours (for scanpy), and how well they predict a known label."""
     n = len(work.x)
-    _within("n_neighbors", n_neighbors, 2, 1000)
-    _within("k", k, 1, 1000)
+    check_within("n_neighbors", n_neighbors, 2, 1000)
+    check_within("k", k, 1, 1000)
     yield Progress(0, 2, f"Nearest neighbours of {n:,} cells")
     x = projection.z_score(work.x) if scale else work.x
     if n < 3:
@@ -200,7 +155,7 @@ def neighbour_graph(
     )  # fmt: skip
     if label:
         yield Progress(1, 2, f"Predicting {label} from the neighbours")
-        known = _text(work.column(label))
+        known = as_text(work.column(label))
         has = known != ""
         if has.sum() <= k:
             raise InputError(
@@ -221,7 +176,7 @@ def neighbour_graph(
 def score(work: Work, *, a: str = "control=-1", b: str = "control=1", per: str = "auto") -> Job[Found]:
     """Say of every cell how much closer it is to group A or to B: a score, negative towards A, positive towards B."""
     yield Progress(0, 1, f"Scoring {len(work.x):,} cells")
-    is_a, is_b = _members(work, a), _members(work, b)
+    is_a, is_b = members_of(work, a), members_of(work, b)
     if (is_a & is_b).any():
         raise InputError(
             f"{int((is_a & is_b).sum()):,} cells belong to both references ({a} and {b}); they must differ."
@@ -232,7 +187,7 @@ def score(work: Work, *, a: str = "control=-1", b: str = "control=1", per: str =
                 f"{int(members.sum())} usable cells have {name}; a reference needs at least 2. "
                 "Name other references with a=COLUMN=VALUE and b=COLUMN=VALUE."
             )
-    part, by = _parts(work, per, is_a, is_b)
+    part, by = parts_of(work, per, is_a, is_b)
     z = projection.z_score(work.x)
     values, left_out = np.full(len(z), np.nan), []
     for name in dict.fromkeys(part[part != ""]):
@@ -262,17 +217,13 @@ def rank_groups(
     work: Work, *, by: str = "group", min_cells: int = 10, n_draws: int = 500, seed: int = 0
 ) -> Job[Found]:
     """Rank groups (wells, proteins) by how much their cells differ from one another."""
-    _within("min_cells", min_cells, 2, 1_000_000)
-    _within("n_draws", n_draws, 0, 100_000)
+    check_within("min_cells", min_cells, 2, 1_000_000)
+    check_within("n_draws", n_draws, 0, 100_000)
     yield Progress(0, 3, f"Heterogeneity of every {by}")
-    everyone = _text(work.all_obs[by]) if by in work.all_obs else _text(work.column(by))
-    names = np.array(sorted({str(v) for v in everyone if v != ""}), dtype=object)
-    if not len(names):
-        raise InputError(f"No cell has a value in {by!r}, so there are no groups to rank.")
-    of = pd.Index(names).get_indexer(_text(work.column(by)))
+    names, of = work.groups(by)
     z = projection.z_score(work.x)
     features = variability.feature_spread(z, of, len(names), min_cells=min_cells)
-    reference, with_what = reference_of(work.obs, of, str(work.scored.get("a", "")), min_cells)
+    reference, with_what = work.reference(of, min_cells)
     match = None
     if work.scored.get("per") in work.obs and not reference.all():
         match = pd.factorize(work.obs[work.scored["per"]])[0]
@@ -286,6 +237,7 @@ def rank_groups(
 
     table = pd.DataFrame(index=pd.Index(names, name=by, dtype=object))
     table["n_cells"] = features.n_cells
+    everyone = as_text(work.all_obs[by]) if by in work.all_obs else as_text(work.column(by))
     every = np.bincount(pd.Index(names).get_indexer(everyone[everyone != ""]), minlength=len(names))
     table["n_left_out"] = every - features.n_cells
     of_what = "" if by == "group" else f" ({by})"
@@ -302,11 +254,11 @@ def rank_groups(
             table["score_sd_low"], table["score_sd_high"] = interval.T
         for name, numbers in by_chance(value).items():
             table[f"score_sd_{name}"] = numbers
-        table["rank_score_sd"] = _ranks(spread.rank)
+        table["rank_score_sd"] = as_ranks(spread.rank)
         summary += " and by the SD of the score"
         sure = "score_sd_p_fdr"
     yield Progress(2, 3, f"What is expected of every {by} by chance")
-    table["heterogeneity"], table["rank_heterogeneity"] = features.sd, _ranks(features.rank)
+    table["heterogeneity"], table["rank_heterogeneity"] = features.sd, as_ranks(features.rank)
     for name, numbers in by_chance(z).items():
         table[f"heterogeneity_{name}"] = numbers
     few = int((features.rank == 0).sum())
@@ -322,13 +274,11 @@ def rank_groups(
 
 def profile_groups(work: Work, *, by: str = "group", average: str = "mean", min_cells: int = 1) -> Job[Found]:
     """Describe every group (well, protein, treatment) by the average of its cells."""
-    _within("min_cells", min_cells, 1, 1_000_000)
+    check_within("min_cells", min_cells, 1, 1_000_000)
     if average not in ("mean", "median"):
         raise InputError(f"A profile is the mean or the median of its cells; got average={average!r}.")
     yield Progress(0, 1, f"Profile of every {by}")
-    everyone = _text(work.all_obs[by]) if by in work.all_obs else _text(work.column(by))
-    names = np.array(sorted({str(v) for v in everyone if v != ""}), dtype=object)
-    of = pd.Index(names).get_indexer(_text(work.column(by)))
+    names, of = work.groups(by)
     middle = np.mean if average == "mean" else np.median
     vectors = np.full((len(names), work.x.shape[1]), np.nan, np.float32)
     rows = [np.flatnonzero(of == i) for i in range(len(names))]
@@ -364,11 +314,9 @@ def rank_similar(
             "No group is chosen: name the one that the others are compared with, for example "
             "cellrep analyze PROJECT similar --group A07."
         )
-    everyone = _text(work.all_obs[by]) if by in work.all_obs else _text(work.column(by))
-    names = sorted({str(v) for v in everyone if v != ""})
-    of = pd.Index(names).get_indexer(pd.Index(_text(work.column(by))))
+    names, of = work.groups(by)
     members = [np.flatnonzero(of == i) for i in range(len(names))]
-    found = profiles.similar_groups(work.x, members, names, _plain(group), by, metric)
+    found = profiles.similar_groups(work.x, members, list(names), plain(group), by, metric)
     numbers = {
         "by": by, "group": found.name, "metric": metric, "names": list(found.names),
         "distance": [round(float(v), 6) for v in found.distance], "n_cells": found.n_cells.tolist(),
@@ -389,12 +337,12 @@ def similar_table(numbers: Mapping[str, Any]) -> pd.DataFrame:
 
 def find_outliers(work: Work, *, k: int = 10, within: str = "group", scale: bool = True) -> Job[Found]:
     """Measure how unusual each cell is: its mean distance to the nearest cells of its own group."""
-    _within("k", k, 1, 1000)
+    check_within("k", k, 1, 1000)
     yield Progress(0, 1, f"Distances to the nearest of {len(work.x):,} cells")
     x = projection.z_score(work.x) if scale else work.x
     group = None
     if within not in ("", "all"):
-        of = _text(work.column(within))
+        of = as_text(work.column(within))
         group = np.where(of == "", -1, np.unique(of, return_inverse=True)[1])
     value = outliers.neighbour_distance(x, k, group)
     n = int(np.isfinite(value).sum())
@@ -411,7 +359,7 @@ def find_outliers(work: Work, *, k: int = 10, within: str = "group", scale: bool
 
 def compare_with_control(work: Work, *, control: str = "", k: int = 10, scale: bool = True) -> Job[Found]:
     """Measure how unlike the control each cell is: its mean distance to the nearest control cells."""
-    _within("k", k, 1, 1000)
+    check_within("k", k, 1, 1000)
     yield Progress(0, 1, f"Comparing {len(work.x):,} cells with {control or 'the control'}")
     if not control:
         raise InputError(
@@ -419,7 +367,7 @@ def compare_with_control(work: Work, *, control: str = "", k: int = 10, scale: b
             "(cellrep compare PROJECT --control compound=DMSO)."
         )
     x = projection.z_score(work.x) if scale else work.x
-    is_control = _members(work, control)
+    is_control = members_of(work, control)
     value = outliers.control_distance(x, is_control, k)
     if not np.isfinite(value).any():
         raise InputError(
@@ -449,7 +397,7 @@ def learn_from_sets(
     seed: int = 0,
 ) -> Job[Found]:
     """Learn to tell named sets of cells apart, predict the set of every cell, and test it on fields held out."""
-    _within("penalty", penalty, 1e-6, 1e6)
+    check_within("penalty", penalty, 1e-6, 1e6)
     names = chosen_sets(work.sets, sets)
     n, k = len(work.x), len(names)
     yield Progress(0, 1, f"Learning {k} sets")
@@ -462,7 +410,7 @@ def learn_from_sets(
             f"The set {join_words(few, 4)} has fewer than 2 cells to learn from; cells in two of the chosen sets, flagged "
             "ones and those without a vector do not count."
         )
-    part = _text(work.column(held_out))
+    part = as_text(work.column(held_out))
     known = np.flatnonzero(label >= 0)
     split = labels.split_by_part(
         np.array(names, object)[label[known]].astype(str), part[known], what=held_out
@@ -593,7 +541,7 @@ def predict_from_others(work: Work, *, sources: int = 4, seed: int = 0) -> Job[F
     from napari_cellrep.steps.inpaint import inpainting_errors
     from napari_cellrep.steps.networks import UNTRAINED, network_of
 
-    _within("sources", sources, 1, 100)
+    check_within("sources", sources, 1, 100)
     project, key, n = work.project, work.embedding, len(work.x)
     assert project is not None  # `analyze` gives it
     yield Progress(0, n, "Loading the network")
@@ -952,10 +900,10 @@ def _fingerprint(work: Work, recipe: str, options: Mapping[str, Any]) -> str:
             f"score_{work.embedding}",
             "field",
             "control",
-            *_users_columns(work.all_obs),
+            *users_columns(work.all_obs),
         ],
-        "profile": [options.get("by"), "field", *_users_columns(work.all_obs)],
-        "similar": [options.get("by"), "field", *_users_columns(work.all_obs)],
+        "profile": [options.get("by"), "field", *users_columns(work.all_obs)],
+        "similar": [options.get("by"), "field", *users_columns(work.all_obs)],
         "outliers": [options.get("within")],
         "unlike": [str(options.get("control")).partition("=")[0].strip()],
         "learn": [options.get("held_out")],
@@ -1094,29 +1042,11 @@ def _typed(column: str, values: list[Any]) -> Any:
     return pd.Categorical([None if e else str(v) for v, e in zip(values, empty, strict=True)])
 
 
-def _users_columns(obs: pd.DataFrame) -> list[str]:
-    """Columns of the cell table that the user brought (compound, dose, …), not measured or computed here."""
-    own = {"label", "y_px", "x_px", "area_px", "mask_hash", "flags", "good", "field", "group"}
-    skip = (
-        "q_",
-        "box_",
-        "has_",
-        "score_",
-        "outlier_",
-        "unlike_",
-        "taught_",
-        "predicted_",
-        "sure_",
-        "inpainting_",
-    )
-    return [c for c in obs.columns if c not in own and not c.startswith(skip)]
-
-
 def _shared_metadata(obs: pd.DataFrame, by: str, names: pd.Index) -> pd.DataFrame:
     """Columns of the user's with one value in every group, such as a well's compound and its dose."""
     out = pd.DataFrame(index=names)
-    groups = obs.groupby(_text(obs[by]), observed=True)
-    for column in _users_columns(obs):
+    groups = obs.groupby(as_text(obs[by]), observed=True)
+    for column in users_columns(obs):
         if column != by and (groups[column].nunique() <= 1).all() and obs[column].notna().any():
             out[column] = groups[column].first().reindex(names)
     out["n_fields"] = groups["field"].nunique().reindex(names)
@@ -1140,76 +1070,3 @@ def library_versions() -> dict[str, str]:
 
     libraries = ("numpy", "scipy", "scikit-learn", "umap-learn")
     return {"napari-cellrep": __version__, **{p: version(p) for p in libraries}}
-
-
-# ---- reading what users write --------------------------------------------------------------------
-
-
-def _members(work: Work, text: str) -> np.ndarray:
-    """Which cells "column=value" means; numbers are compared as numbers ("1" is 1.0)."""
-    name, equals, value = text.partition("=")
-    name, value = name.strip(), value.strip()
-    if not equals or not name:
-        raise InputError(f"A reference is written COLUMN=VALUE, for example control=-1; got {text!r}.")
-    column = work.column(name)
-    known = np.array([v.casefold() for v in _text(column)], dtype=object)
-    found = known == _plain(value).casefold()
-    with contextlib.suppress(ValueError):
-        found |= known == _plain(float(value))
-    if not found.any():
-        have = sorted({v for v in _text(column) if v != ""})
-        raise InputError(
-            f"No usable cell has {text}; the values of {name} are {join_words(have, 12) or 'empty'}."
-        )
-    return np.asarray(found)
-
-
-def _parts(work: Work, per: str, is_a: np.ndarray, is_b: np.ndarray) -> tuple[np.ndarray, str]:
-    """Which part every cell is scored in ("" = none), and the column that decides ("" = one part)."""
-    whole = np.full(len(work.obs), "all cells", dtype=object)
-    if per in ("", "none"):
-        return whole, ""
-    if per != "auto":
-        return _text(work.column(per)), per
-    if "compound" not in work.obs:
-        return whole, ""
-    part = _text(work.obs["compound"])
-    # Plates often have one common control; then no compound has both references of its own.
-    own = set(part[is_a]) & set(part[is_b]) - {""}
-    return (part, "compound") if own else (whole, "")
-
-
-def _text(column: pd.Series) -> np.ndarray:
-    """Values as text that compares well: 1, 1.0 and "1" are the same; missing is ""."""
-    missing = column.isna().to_numpy()
-    return np.array(
-        ["" if m else _plain(v) for v, m in zip(column.tolist(), missing, strict=True)], dtype=object
-    )
-
-
-def _plain(value: Any) -> str:
-    if (isinstance(value, str) and not _is_plain_number(value)) or isinstance(value, bool):
-        return str(value)
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return str(value)
-    return str(int(number)) if number.is_integer() else repr(number)
-
-
-def _is_plain_number(text: str) -> bool:
-    """Whether text is a number people write in a table ("1", "-1.0"), not a name that happens to parse ("1e5", "007")."""
-    body = text.strip().lstrip("+-").replace(".", "", 1)
-    return body.isdigit() and not (
-        len(body) > 1 and text.strip().lstrip("+-").startswith("0") and "." not in text
-    )
-
-
-def _ranks(rank: np.ndarray) -> pd.arrays.IntegerArray:
-    """Ranks as whole numbers, empty for groups that are not ranked."""
-    return pd.arrays.IntegerArray(rank.astype(np.int64), rank == 0)
-
-
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise InputError(f"{name} is {value}; it has to lie between {low} and {high:,}.")

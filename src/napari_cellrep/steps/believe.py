@@ -597,13 +597,13 @@ def _readout(it: Subject, ratio: np.ndarray | None) -> Check:
 
 def _reference(it: Subject) -> tuple[np.ndarray, str]:
     """Cells to expect chance from: the control, else reference A, else the negative control, else all other groups."""
-    from napari_cellrep.steps.analyze import Work, _members
+    from napari_cellrep.steps.work import Work, members_of
 
     chosen = it.project.comparison
     tried = [chosen["control"], chosen["a"], "control=-1" if "control" in it.obs else ""]
     for text in filter(None, tried):
         try:
-            found = _members(Work(it.embedding, np.zeros((0, 0)), it.obs, it.obs), text)
+            found = members_of(Work(it.embedding, np.zeros((0, 0)), it.obs, it.obs), text)
         except InputError:
             continue
         found[it.own] = False

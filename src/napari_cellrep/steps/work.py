@@ -1,0 +1,175 @@
+"""What a recipe works on and gives, and how it reads what users write: columns, groups, references."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from napari_cellrep.data import Project
+from napari_cellrep.data.references import reference_of
+from napari_cellrep.specs import InputError, join_words
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a recipe works on: the cells that count, in the table's order.
+
+    Parameters
+    ----------
+    embedding : str
+    x : ndarray of shape (n, d), float32
+        Their vectors, finite.
+    obs : DataFrame
+        Their rows of the cell table.
+    all_obs : DataFrame
+        Every cell's row, those left out included.
+    sets : mapping of str to list of str
+        The project's named sets: ids of their cells, those left out and those that are gone included.
+    scored : mapping
+        Between what the cells of this embedding were scored: "a", "b", "per"; {} where they were not.
+    project : Project, optional
+        For recipes that ask the network again.
+    """
+
+    embedding: str
+    x: np.ndarray
+    obs: pd.DataFrame
+    all_obs: pd.DataFrame
+    sets: Mapping[str, list[str]] = field(default_factory=dict)
+    scored: Mapping[str, str] = field(default_factory=dict)
+    project: Project | None = None
+
+    def column(self, name: str) -> pd.Series:
+        """A column of the cells that count; a sentence when it is not there."""
+        if name not in self.obs:
+            known = [c for c in self.obs.columns if not c.startswith(("q_", "box_", "has_"))]
+            raise InputError(
+                f"There is no column {name!r} among the cells; columns are {join_words(known, 12)}."
+            )
+        return self.obs[name]
+
+    def groups(self, by: str) -> tuple[np.ndarray, np.ndarray]:
+        """Names of the groups of a column, those whose cells all stay out included, and each cell's group (−1: none)."""
+        everyone = as_text(self.all_obs[by]) if by in self.all_obs else as_text(self.column(by))
+        names = np.array(sorted({str(v) for v in everyone if v != ""}), dtype=object)
+        if not len(names):
+            raise InputError(f"No cell has a value in {by!r}, so there are no groups.")
+        return names, pd.Index(names).get_indexer(as_text(self.column(by)))
+
+    def reference(self, of: np.ndarray, min_cells: int) -> tuple[np.ndarray, str]:
+        """Cells to expect chance from (reference A of the score, else the negative control, else all), and in words."""
+        return reference_of(self.obs, of, str(self.scored.get("a", "")), min_cells)
+
+
+@dataclass
+class Found:
+    """What a recipe computed for the cells it was given, before it is put into the tables."""
+
+    summary: str
+    obs: dict[str, np.ndarray] = field(default_factory=dict)
+    obsm: dict[str, np.ndarray] = field(default_factory=dict)
+    obsp: dict[str, sparse.csr_matrix] = field(default_factory=dict)
+    uns: dict[str, Any] = field(default_factory=dict)
+    numbers: dict[str, Any] = field(default_factory=dict)
+    table: pd.DataFrame | None = None  # rows are groups
+    vectors: np.ndarray | None = None  # of the same groups
+    components: np.ndarray | None = None  # of the same groups: their place on a map of their own
+
+
+# ---- reading what users write --------------------------------------------------------------------
+
+
+def members_of(work: Work, text: str) -> np.ndarray:
+    """Which cells "column=value" means; numbers are compared as numbers ("1" is 1.0)."""
+    name, equals, value = text.partition("=")
+    name, value = name.strip(), value.strip()
+    if not equals or not name:
+        raise InputError(f"A reference is written COLUMN=VALUE, for example control=-1; got {text!r}.")
+    column = work.column(name)
+    known = np.array([v.casefold() for v in as_text(column)], dtype=object)
+    found = known == plain(value).casefold()
+    with contextlib.suppress(ValueError):
+        found |= known == plain(float(value))
+    if not found.any():
+        have = sorted({v for v in as_text(column) if v != ""})
+        raise InputError(
+            f"No usable cell has {text}; the values of {name} are {join_words(have, 12) or 'empty'}."
+        )
+    return np.asarray(found)
+
+
+def parts_of(work: Work, per: str, is_a: np.ndarray, is_b: np.ndarray) -> tuple[np.ndarray, str]:
+    """Which part every cell is scored in ("" = none), and the column that decides ("" = one part)."""
+    whole = np.full(len(work.obs), "all cells", dtype=object)
+    if per in ("", "none"):
+        return whole, ""
+    if per != "auto":
+        return as_text(work.column(per)), per
+    if "compound" not in work.obs:
+        return whole, ""
+    part = as_text(work.obs["compound"])
+    # Plates often have one common control; then no compound has both references of its own.
+    own = set(part[is_a]) & set(part[is_b]) - {""}
+    return (part, "compound") if own else (whole, "")
+
+
+def as_text(column: pd.Series) -> np.ndarray:
+    """Values as text that compares well: 1, 1.0 and "1" are the same; missing is ""."""
+    missing = column.isna().to_numpy()
+    return np.array(
+        ["" if m else plain(v) for v, m in zip(column.tolist(), missing, strict=True)], dtype=object
+    )
+
+
+def plain(value: Any) -> str:
+    """One value as text that compares well."""
+    if (isinstance(value, str) and not _is_plain_number(value)) or isinstance(value, bool):
+        return str(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return str(int(number)) if number.is_integer() else repr(number)
+
+
+def _is_plain_number(text: str) -> bool:
+    """Whether text is a number people write in a table ("1", "-1.0"), not a name that happens to parse ("1e5", "007")."""
+    body = text.strip().lstrip("+-").replace(".", "", 1)
+    return body.isdigit() and not (
+        len(body) > 1 and text.strip().lstrip("+-").startswith("0") and "." not in text
+    )
+
+
+def users_columns(obs: pd.DataFrame) -> list[str]:
+    """Columns of the cell table that the user brought (compound, dose, …), not measured or computed here."""
+    own = {"label", "y_px", "x_px", "area_px", "mask_hash", "flags", "good", "field", "group"}
+    skip = (
+        "q_",
+        "box_",
+        "has_",
+        "score_",
+        "outlier_",
+        "unlike_",
+        "taught_",
+        "predicted_",
+        "sure_",
+        "inpainting_",
+    )
+    return [c for c in obs.columns if c not in own and not c.startswith(skip)]
+
+
+def as_ranks(rank: np.ndarray) -> pd.arrays.IntegerArray:
+    """Ranks as whole numbers, empty for groups that are not ranked."""
+    return pd.arrays.IntegerArray(rank.astype(np.int64), rank == 0)
+
+
+def check_within(name: str, value: float, low: float, high: float) -> None:
+    """A sentence for a number out of its range."""
+    if not low <= value <= high:
+        raise InputError(f"{name} is {value}; it has to lie between {low} and {high:,}.")
