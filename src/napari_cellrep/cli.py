@@ -942,13 +942,13 @@ def _embed_fields(args: argparse.Namespace, project: Any, model: str) -> None:
 
 def _analyze(args: argparse.Namespace) -> None:
     from napari_cellrep.data.files import write_text
-    from napari_cellrep.steps.analyze import analyze
+    from napari_cellrep.steps.analyze import TABLES, analyze
 
     settings = {name.replace("-", "_"): value for name, value in _settings(args.set).items()}
     if args.group:
         settings["group"] = args.group
-    if args.csv is not None and args.recipe not in ("variability", "similar"):
-        raise InputError(f"The recipe {args.recipe!r} ranks no groups; --csv is of variability and similar.")
+    if args.csv is not None and args.recipe not in TABLES:
+        raise InputError(f"The recipe {args.recipe!r} ranks no groups; --csv is of {join_words(TABLES, 12)}.")
     project = _open(args.project)
     result = run(
         analyze(
@@ -962,7 +962,11 @@ def _analyze(args: argparse.Namespace) -> None:
     print(result.summary)
     if args.csv is not None and result.table is not None:
         write_text(args.csv, result.table.to_csv(lineterminator="\n"))
-        print(f"{len(result.table):,} groups written to {args.csv}.")
+        print(
+            f"{len(result.table):,} {'rows' if 'rows' in result.numbers else 'groups'} written to {args.csv}."
+        )
+    elif result.table is not None and "rows" in result.numbers:
+        print(result.table.head(20).to_string(index=False))
 
 
 def _believe(args: argparse.Namespace) -> None:

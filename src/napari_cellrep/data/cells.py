@@ -283,7 +283,11 @@ def reconcile_labels(old: np.ndarray, new: np.ndarray) -> np.ndarray:
 
 def embedding_names(cells: ad.AnnData) -> list[str]:
     """Keys of the embeddings in the table: ``X_<key>`` without the prefix, maps (``X_umap_…``) left out."""
-    return [k[2:] for k in cells.obsm if k.startswith("X_") and not k.startswith(("X_umap_", "X_pca_"))]
+    return [
+        k[2:]
+        for k in cells.obsm
+        if k.startswith("X_") and not k.startswith(("X_umap_", "X_pca_", "X_diffmap_"))
+    ]
 
 
 def map_key(embedding: str, of: str = "") -> str:

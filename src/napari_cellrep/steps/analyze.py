@@ -9,6 +9,7 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import anndata as ad
@@ -17,6 +18,7 @@ import pandas as pd
 from scipy import sparse
 
 from napari_cellrep.analysis import (
+    comparison,
     labels,
     localisation,
     neighbours,
@@ -31,6 +33,7 @@ from napari_cellrep.data.classes import MOST_CLASSES
 from napari_cellrep.data.sets import cells_digest, read_sets
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import InputError, digest, join_words
+from napari_cellrep.steps import recipes
 from napari_cellrep.steps.work import (
     Found,
     Work,
@@ -580,6 +583,16 @@ RECIPES: dict[str, Callable[..., Job[Found]]] = {
     "learn": learn_from_sets,
     "classes": classify_cells,
     "inpainting": predict_from_others,
+    "mixture": recipes.mix_of_two,
+    "kinds": recipes.part_groups,
+    "order": recipes.order_cells,
+    "rare": recipes.find_rare,
+    "fields": recipes.compare_fields,
+    "moved": recipes.find_moved,
+    "treatments": recipes.profile_treatments,
+    "knows": recipes.compare_embeddings,
+    "information": recipes.ask_information,
+    "standard": recipes.score_standard,
 }
 # What each answers, in the window's words, and what its button says.
 QUESTIONS = {
@@ -597,8 +610,19 @@ QUESTIONS = {
         "Which cells are not as others of their group let expect?",
         "Predict every cell from others",
     ),
+    "mixture": ("How much of A and of B is in each cell?", "Place every cell on the line from A to B"),
+    "kinds": ("Which kinds of cells are in each group?", "Part every group into kinds"),
+    "order": ("In which order do the cells go through a process?", "Order the cells"),
+    "rare": ("Which groups have rare, odd cells?", "Count odd cells in every group"),
+    "fields": ("In which groups is one field very mixed?", "Compare the cells within fields"),
+    "moved": ("Which groups moved between two conditions?", "Rank the groups by how far they moved"),
+    "treatments": ("Which treatments differ from the control?", "Profile the treatments"),
+    "knows": ("Which embedding knows most of a label?", "Compare the embeddings"),
+    "information": ("What do the numbers of an embedding know?", "Measure their information"),
+    "standard": ("Do similar groups share gene sets?", "Score the groups against sets"),
 }
-CHOSEN_ONCE = {"score": ("a", "b"), "unlike": ("control",)}  # options that the project's `comparison` fills
+# Options that the project's `comparison` fills.
+CHOSEN_ONCE = {"score": ("a", "b"), "mixture": ("a", "b"), "unlike": ("control",)}
 # What a form needs to know of an option besides its type and default. "column": a column of the cells, or one of `also`.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "seed": {"label": "Seed", "min": 0, "help": "Another number gives another layout of the same cells."},
@@ -617,7 +641,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "per": {"label": "Each on its own", "column": True, "also": ["auto", "none"],
             "help": "Cells of each value of this column are placed between their own A and B; auto: each compound, if it has "
             "both."},
-    "by": {"label": "Groups", "column": True, "also": ["group"], "help": "Cells with the same value are one group."},
+    "by": {"label": "Groups", "column": True, "also": ["group", "compound"], "help": "Cells with the same value are one group."},
     "min_cells": {"label": "Least cells", "min": 1, "max": 1_000_000, "help": "Smaller groups are not judged."},
     "n_draws": {"label": "Draws for the interval", "min": 0, "max": 100_000,
                 "help": "How often cells are drawn again (bootstrap) for the interval of the SD; 0: no interval."},
@@ -636,13 +660,58 @@ _OPTIONS: dict[str, dict[str, Any]] = {
                 "help": "Of the logistic regression: the larger, the less a single number of the embedding can say."},
     "sources": {"label": "Sources", "min": 1, "max": 100,
                 "help": "From how many other cells of its group each cell is predicted; the errors are averaged."},
+    "root": {"label": "Begins with", "help": "COLUMN=VALUE of the cells at the beginning, for example phase=G1."},
+    "most": {"label": "Kinds at most", "min": 1, "max": 20, "help": "In one group; as many as the cells speak for (BIC)."},
+    "number": {"label": "Number", "column": True, "also": [""],
+               "help": "What is large in odd cells; empty: how odd each is in its own group (measure that first)."},
+    "tail": {"label": "Beyond", "min": 0.0001, "max": 0.5, "step": 0.01,
+             "help": "A cell is rare beyond what this share of the reference cells reach."},
+    "measure": {"label": "Measured by", "choices": ["sd", "distance"],
+                "help": "The SD of every number, or the mean cosine distance over all pairs of cells."},
+    "condition": {"label": "Condition", "column": True, "also": [""], "help": "The column that holds the two conditions."},
+    "a": {"label": "From", "help": "One value of the condition; empty where there are just two."},
+    "b": {"label": "To", "help": "The other value."},
+    "control": {"label": "Control", "help": "COLUMN=VALUE of the control wells; empty: there are none."},
+    "correct": {"label": "Batches", "choices": list(recipes.CORRECTIONS),
+                "help": "How batch effects are taken out of wells: not at all; by mean and SD of each batch's controls (z); by "
+                "sphering on the controls (zca, or zca_corr with each number scaled first); by Harmony (an extra, GPL)."},
+    "batch": {"label": "Batch", "column": True, "also": ["plate"], "help": "What is one batch: plate, run, day."},
+    "compound": {"label": "Compound", "column": True, "also": [""],
+                 "help": "Nearest treatments have to be of another one; empty: as the treatments."},
+    "n_null": {"label": "Random orders", "min": 10, "max": 1_000_000, "help": "For the p-values of the average precision."},
+    "probe": {"label": "Asked by", "choices": list(comparison.PROBES),
+              "help": "The vote of the nearest cells, logistic regression, or a forest of decision trees."},
+    "columns": {"label": "Columns", "help": "Names with commas between them; empty: group, well, plate, compound, field."},
+    "bins": {"label": "Bins", "min": 2, "max": 1000, "help": "Into how many of equal width every number is cut."},
+    "corrected": {"label": "Less by chance", "help": "Takes off what a column of as many values has by chance."},
+    "sets_file": {"label": "File of sets", "help": "GMT, GAF, or a table of two columns: item, sets parted by ;."},
+    "aspect": {"label": "Aspect", "choices": ["", "P", "F", "C"],
+               "help": "Of a GAF file: biological process, molecular function, cellular component; empty: all."},
+    "clusters": {"label": "Clusters", "min": 2, "max": 1000, "help": "Of similar groups, each tested for enriched sets."},
     "within": {"label": "Compare with", "column": True, "also": ["group", "all"],
                "help": "The cells with the same value of this column, or all cells."},
 }  # fmt: skip
 _VERSIONS = {"profile": 2, "variability": 2}  # of what is written: an older result is made again
 OF_SETS = ("map", "learn")  # they look at named sets
-OF_GROUPS = ("variability", "profile", "similar")  # their results go to the group table
-OF_PIXELS = ("classes", "inpainting")  # they ask the network again
+OF_GROUPS = (
+    "variability",
+    "profile",
+    "similar",
+    "rare",
+    "fields",
+    "moved",
+    "treatments",
+)  # their results go to the group table
+# By which column groups are put in order.
+_FIRST = {
+    "rare": "rare_share",
+    "fields": "field_highest",
+    "moved": "moved_ratio",
+    "treatments": "average_precision",
+}
+TABLES = (*_FIRST, "variability", "similar", "knows", "standard")  # their result is a table worth a file
+OF_PROJECT = ("classes", "inpainting", "knows")  # they ask the network again, or look at other embeddings
+OF_SCORES = ("variability", "rare", "fields")  # they compare with reference A of the score
 
 
 # ---- the step ------------------------------------------------------------------------------------
@@ -684,12 +753,12 @@ def analyze(
     cells = project.cells
     key = choose_embedding(cells, embedding)
     work = _gather(cells, key, include_flagged)
-    if recipe == "variability":
+    if recipe in OF_SCORES:
         work = dataclasses.replace(work, scored=provenance(cells).get(f"score_{key}", {}).get("numbers", {}))
     if recipe in OF_SETS:
         sets = {name: [str(i) for i in made["cells"]] for name, made in read_sets(project.root).items()}
         work = dataclasses.replace(work, sets=sets)
-    if recipe in OF_PIXELS:
+    if recipe in OF_PROJECT:
         work = dataclasses.replace(work, project=project)
     stamp = digest(
         {"recipe": recipe, "options": options, "inputs": _fingerprint(work, recipe, options),
@@ -719,10 +788,10 @@ def analyze(
     }  # fmt: skip
     if found.table is not None:
         written = _put_groups(project, found, key, str(options["by"]), work.all_obs, name, made)
-        ordered = _in_order(project, recipe, key, options, found.numbers)
-        table = found.table if ordered is None else ordered
     else:
-        written, table = _put_cells(project, found, work.obs.index, name, made), None
+        written = _put_cells(project, found, work.obs.index, name, made)
+    ordered = _in_order(project, recipe, key, options, found.numbers)
+    table = found.table if ordered is None else ordered
     project.log(
         "analyze", recipe=recipe, embedding=key, options=options, cells=len(work.x), summary=found.summary
     )
@@ -810,10 +879,25 @@ def check_options(recipe: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def _in_order(
     project: Project, recipe: str, key: str, options: Mapping[str, Any], numbers: Mapping[str, Any]
 ) -> pd.DataFrame | None:
-    """The groups in the order that a recipe found; None where it has none."""
+    """The groups in the order that a recipe found, or its other table; None where it has none."""
     if recipe == "variability":
         return ranking(project, embedding=key, by=str(options["by"]))
-    return similar_table(numbers) if recipe == "similar" else None
+    if recipe == "similar":
+        return similar_table(numbers)
+    if "rows" in numbers:
+        return pd.DataFrame(numbers["rows"])
+    if recipe not in _FIRST or project.groups is None:
+        return None
+    by, obs = str(options["by"]), project.groups.obs
+    obs = obs[obs["by"].astype(str) == by]
+    columns = [c for c in obs.columns if c.endswith(f"_{key}") and c.removesuffix(f"_{key}") in _RANKED]
+    table = obs[columns].rename(columns=lambda c: c.removesuffix(f"_{key}"))
+    table.index = pd.Index(obs["name"].astype(str), name=by)
+    return (
+        table.sort_values(_FIRST[recipe], ascending=False, kind="stable")
+        if _FIRST[recipe] in table
+        else table
+    )
 
 
 def ranking(project: Project, *, embedding: str = "", by: str = "") -> pd.DataFrame:
@@ -864,7 +948,10 @@ def ranking(project: Project, *, embedding: str = "", by: str = "") -> pd.DataFr
 _RANKED = (
     "n_cells", "n_left_out", "score_mean", "score_sd", "score_sd_low", "score_sd_high", "rank_score_sd",
     "score_sd_expected", "score_sd_p", "score_sd_p_fdr", "heterogeneity", "rank_heterogeneity", "heterogeneity_expected",
-    "heterogeneity_p", "heterogeneity_p_fdr", "distance", "n_compared",
+    "heterogeneity_p", "heterogeneity_p_fdr", "distance", "n_compared", "rare_share", "rare_p", "rare_p_fdr", "rare_upper",
+    "rank_rare", "field_highest", "field_expected", "field_p", "field_p_fdr", "n_counted_fields", "moved_shift",
+    "moved_expected", "moved_ratio", "moved_p", "moved_p_fdr", "n_wells", "average_precision", "average_precision_p",
+    "average_precision_p_fdr", "agreement",
 )  # fmt: skip
 
 
@@ -909,11 +996,35 @@ def _fingerprint(work: Work, recipe: str, options: Mapping[str, Any]) -> str:
         "learn": [options.get("held_out")],
         "classes": ["mask_hash"],  # weights and pixels are in the vectors
         "inpainting": ["mask_hash", "group"],
+        "mixture": [
+            *(str(options.get(n)).partition("=")[0].strip() for n in "ab"),
+            options.get("per"),
+            "compound",
+        ],
+        "kinds": [options.get("by")],
+        "order": [str(options.get("root")).partition("=")[0].strip()],
+        "rare": [
+            options.get("by"),
+            options.get("number") or f"outlier_{work.embedding}",
+            "control",
+            *users_columns(work.all_obs),
+        ],
+        "fields": [options.get("by"), "field", "control", *users_columns(work.all_obs)],
+        "moved": [options.get("by"), options.get("condition"), "field", *users_columns(work.all_obs)],
+        "treatments": ["field", *users_columns(work.all_obs)],
+        "knows": [options.get("label"), options.get("held_out")],
+        "information": ["field", "group", *users_columns(work.all_obs)],
+        "standard": [options.get("by")],
     }
     seen = reads[recipe]
     h = hashlib.sha256(work.x.tobytes())
     if options.get("of"):
         h.update(cells_digest(work.sets.get(str(options["of"]), [])).encode())
+    if recipe == "knows" and work.project is not None:
+        for name in embedding_names(work.project.cells):
+            h.update(name.encode() + np.ascontiguousarray(work.project.cells.obsm[f"X_{name}"]).tobytes())
+    if Path(str(options.get("sets_file", ""))).is_file():
+        h.update(Path(str(options["sets_file"])).read_bytes())
     if recipe == "learn":
         names = chosen_sets(work.sets, str(options.get("sets")))
         h.update(json.dumps([[name, cells_digest(work.sets[name])] for name in names]).encode())
@@ -1031,7 +1142,9 @@ def _moved(x: np.ndarray, rows: pd.Index, to: pd.Index) -> np.ndarray:
 def _typed(column: str, values: list[Any]) -> Any:
     """A column of the group table: whole numbers, numbers or categories; every kind may have gaps."""
     empty = [v is None or pd.isna(v) for v in values]
-    if column.startswith(("n_cells_", "n_left_out_", "n_profiled_", "n_compared_", "rank_")):
+    if column.startswith(
+        ("n_cells_", "n_left_out_", "n_profiled_", "n_compared_", "n_counted_fields_", "n_wells_", "rank_")
+    ):
         return pd.array([None if e else int(v) for v, e in zip(values, empty, strict=True)], dtype="Int64")
     kept = [v for v, e in zip(values, empty, strict=True) if not e]
     if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in kept):

@@ -160,6 +160,9 @@ def users_columns(obs: pd.DataFrame) -> list[str]:
         "predicted_",
         "sure_",
         "inpainting_",
+        "mixing_",
+        "time_",
+        "kind_",
     )
     return [c for c in obs.columns if c not in own and not c.startswith(skip)]
 

@@ -1,0 +1,600 @@
+"""The papers' analyses as recipes of `analyze`: mixtures, order, rare cells, moved groups, treatments, standards."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from napari_cellrep.analysis import comparison, information, mixtures, projection, retrieval
+from napari_cellrep.data.annotations import read_item_sets
+from napari_cellrep.data.cells import embedding_names
+from napari_cellrep.jobs import Job, Progress
+from napari_cellrep.specs import InputError, join_words, p_words
+from napari_cellrep.steps.work import Found, Work, as_ranks, as_text, check_within, members_of, parts_of
+
+CORRECTIONS = ("none", "z", "zca", "zca_corr", "harmony")
+
+
+# ---- cells ---------------------------------------------------------------------------------------------
+
+
+def mix_of_two(work: Work, *, a: str = "control=-1", b: str = "control=1", per: str = "auto") -> Job[Found]:
+    """Estimate how much of A and of B is in every cell: 0 is as A, 1 as B, a half is both alike."""
+    yield Progress(0, 1, f"Placing {len(work.x):,} cells on the line from A to B")
+    is_a, is_b = members_of(work, a), members_of(work, b)
+    if (is_a & is_b).any():
+        raise InputError(
+            f"{int((is_a & is_b).sum()):,} cells belong to both references ({a} and {b}); they must differ."
+        )
+    part, by = parts_of(work, per, is_a, is_b)
+    z = projection.z_score(work.x)
+    values, left_out = np.full(len(z), np.nan), []
+    for name in dict.fromkeys(part[part != ""]):
+        rows = part == name
+        try:
+            values[rows] = mixtures.mixing_fraction(z[rows], is_a[rows], is_b[rows])
+        except InputError as error:
+            left_out.append(f"{name} ({error})")
+    n = int(np.isfinite(values).sum())
+    if not n:
+        raise InputError(
+            f"No cell could be placed: {left_out[0] if left_out else 'none has a value in ' + by}"
+        )
+    between = float((~is_a & ~is_b & (values > 0.25) & (values < 0.75)).sum())
+    others = int((~is_a & ~is_b & np.isfinite(values)).sum())
+    summary = f"Placed {n:,} cells on the line from {a} to {b}" + (f", each {by} on its own." if by else ".")
+    if others:
+        summary += f" Of the {others:,} that are neither {between / others:.0%} lie in its middle half."
+    if left_out:
+        summary += f" Left out: {join_words(left_out, 3)}"
+    return Found(
+        summary=summary, obs={f"mixing_{work.embedding}": values}, numbers={"a": a, "b": b, "per": by}
+    )
+
+
+def order_cells(work: Work, *, root: str = "", n_neighbors: int = 15, seed: int = 0) -> Job[Found]:
+    """Order the cells along a process (pseudotime): from a root group to the farthest cell, over nearest neighbours."""
+    check_within("n_neighbors", n_neighbors, 2, 1000)
+    if not root:
+        raise InputError("No root is chosen: say which cells the process begins with, for example phase=G1.")
+    begins = np.flatnonzero(members_of(work, root))
+    yield Progress(0, 2, f"Principal components of {len(work.x):,} cells")
+    scores, _ = projection.pca(projection.z_score(work.x), 50, seed)
+    yield Progress(1, 2, "Diffusion over the nearest neighbours")
+    first = information.central_cell(scores, begins)
+    found = information.diffusion_pseudotime(scores, first, n_neighbors=n_neighbors, seed=seed)
+    apart = int(np.isnan(found.time).sum())
+    summary = f"Ordered {len(work.x) - apart:,} cells from {work.obs.index[first]}, the middle one of {root}."
+    if apart:
+        summary += f" {apart:,} are joined to it by no path of neighbours and have no place."
+    return Found(
+        summary=summary, obs={f"time_{work.embedding}": found.time},
+        obsm={f"X_diffmap_{work.embedding}": found.components.astype(np.float32)},
+        numbers={"root": str(work.obs.index[first]), "eigenvalues": [round(float(v), 6) for v in found.eigenvalues]},
+    )  # fmt: skip
+
+
+def part_groups(
+    work: Work, *, by: str = "group", most: int = 5, min_cells: int = 20, seed: int = 0
+) -> Job[Found]:
+    """Find kinds of cells within each group, and how many of its cells are of each."""
+    check_within("most", most, 1, 20)
+    check_within("min_cells", min_cells, 10, 1_000_000)
+    names, of = work.groups(by)
+    z = projection.z_score(work.x)
+    kind, shares = np.full(len(z), None, dtype=object), {}
+    for i, name in enumerate(names):
+        yield Progress(i, len(names), f"Kinds of cells in {name}")
+        rows = np.flatnonzero(of == i)
+        if len(rows) < min_cells:
+            continue
+        found = mixtures.phenotypes(z[rows], most=most, least_cells=min_cells, seed=seed)
+        kind[rows] = [str(k + 1) for k in found.kind]
+        shares[str(name)] = [round(float(s), 4) for s in found.share]
+    if not shares:
+        raise InputError(f"Not enough data: no {by} has {min_cells} cells that count.")
+    several = [name for name, share in shares.items() if len(share) > 1]
+    summary = f"Of {len(shares):,} groups ({by}) {len(several):,} have several kinds of cells; 1 is each group's most frequent."
+    if few := len(names) - len(shares):
+        summary += f" {few:,} with fewer than {min_cells} cells were left out."
+    return Found(summary=summary, obs={f"kind_{work.embedding}": kind}, numbers={"by": by, "shares": shares})
+
+
+# ---- groups --------------------------------------------------------------------------------------------
+
+
+def find_rare(
+    work: Work, *, by: str = "group", number: str = "", tail: float = 0.02, min_cells: int = 10, seed: int = 0
+) -> Job[Found]:
+    """Rank groups by how many rare, odd cells they have: those beyond nearly all reference cells."""
+    check_within("tail", tail, 0.0001, 0.5)
+    check_within("min_cells", min_cells, 2, 1_000_000)
+    names, of = work.groups(by)
+    column = number or f"outlier_{work.embedding}"
+    if column not in work.obs:
+        raise InputError(
+            f"There is no column {column!r}: measure how odd each cell is first (cellrep analyze PROJECT outliers), or name "
+            "another number."
+        )
+    yield Progress(0, 1, f"Cells beyond the usual {column}")
+    value = pd.to_numeric(work.obs[column].astype(object), errors="coerce").to_numpy(float)
+    reference, words = work.reference(of, min_cells)
+    found = mixtures.rare_cells(value, of, len(names), reference, tail=tail, min_cells=min_cells, seed=seed)
+    table = pd.DataFrame(
+        {"rare_share": found.share, "rare_p": found.p, "rare_p_fdr": found.p_fdr, "rare_upper": found.upper,
+         "rank_rare": as_ranks(found.rank)},
+        index=pd.Index(names, name=by, dtype=object),
+    )  # fmt: skip
+    n = int((found.p_fdr <= 0.05).sum())
+    summary = (
+        f"{n:,} of {int((found.rank > 0).sum()):,} groups ({by}) have more odd cells than {words}: above {column} "
+        f"{found.threshold:.3g}, which {found.expected:.1%} of those reach, p ≤ 0.05 (FDR)."
+    )
+    return Found(
+        summary=summary,
+        table=table,
+        numbers={"by": by, "threshold": found.threshold, "expected": found.expected},
+    )
+
+
+def compare_fields(
+    work: Work,
+    *,
+    by: str = "group",
+    measure: str = "sd",
+    min_cells: int = 10,
+    n_draws: int = 200,
+    seed: int = 0,
+) -> Job[Found]:
+    """Measure how cells differ within each field, and rank groups by their most mixed field."""
+    check_within("min_cells", min_cells, 2, 1_000_000)
+    check_within("n_draws", n_draws, 0, 100_000)
+    names, of = work.groups(by)
+    yield Progress(0, 1, "Cells of every field against one another")
+    fields = pd.factorize(work.obs["field"].astype(str))[0]
+    reference, words = work.reference(of, min_cells)
+    z = projection.z_score(work.x)
+    found = mixtures.field_spread(
+        z, fields, of, len(names), reference, measure=measure, min_cells=min_cells, n_draws=n_draws, seed=seed
+    )
+    table = pd.DataFrame(
+        {"field_highest": found.highest, "field_expected": found.expected, "field_p": found.p, "field_p_fdr": found.p_fdr,
+         "n_counted_fields": found.n_fields},
+        index=pd.Index(names, name=by, dtype=object),
+    )  # fmt: skip
+    n = int((found.p_fdr <= 0.05).sum())
+    ranked = int(np.isfinite(found.highest).sum())
+    if not ranked:
+        raise InputError(f"Not enough data: no field has {min_cells} cells of one {by} that count.")
+    summary = f"Compared the most mixed field of {ranked:,} groups ({by})"
+    if n_draws:
+        summary += (
+            f": {n:,} {'is' if n == 1 else 'are'} more mixed than as many fields of {words}, p ≤ 0.05 (FDR)"
+        )
+    return Found(summary=f"{summary}.", table=table, numbers={"by": by, "measure": measure})
+
+
+def find_moved(
+    work: Work, *, by: str = "group", condition: str = "", a: str = "", b: str = "", min_cells: int = 10, n_draws: int = 500,
+    seed: int = 0,
+) -> Job[Found]:  # fmt: skip
+    """Rank groups (proteins) by how far their cells moved between two conditions."""
+    check_within("min_cells", min_cells, 2, 1_000_000)
+    check_within("n_draws", n_draws, 10, 100_000)
+    names, _ = work.groups(by)
+    if not condition:
+        raise InputError("No condition is chosen: name the column that holds it, and two of its values.")
+    values = as_text(work.column(condition))
+    have = sorted({v for v in values if v != ""})
+    chosen = [a or (have[0] if len(have) == 2 else ""), b or (have[1] if len(have) == 2 else "")]
+    if not all(c in have for c in chosen) or chosen[0] == chosen[1]:
+        raise InputError(
+            f"Two different values of {condition} are compared; it has {join_words(have, 12) or 'none'}."
+        )
+    yield Progress(0, 1, f"{condition} {chosen[0]} against {chosen[1]}")
+    z = projection.z_score(work.x)
+    found = comparison.shifted_groups(
+        z,
+        as_text(work.column(by)),
+        values,
+        chosen[0],
+        chosen[1],
+        min_cells=min_cells,
+        n_draws=n_draws,
+        seed=seed,
+    )
+    columns = {f"moved_{k}": found[k] for k in ("shift", "expected", "ratio", "p", "p_fdr")}
+    table = pd.DataFrame(columns, index=pd.Index(found["group"], dtype=object)).reindex(
+        pd.Index(names, name=by, dtype=object)
+    )
+    n = int((found["p_fdr"] <= 0.05).sum())
+    summary = (
+        f"{n:,} of {len(found['group']):,} groups ({by}) moved between {condition} {chosen[0]} and {chosen[1]} more than by "
+        f"chance, p ≤ 0.05 (FDR); farthest {found['group'][0]} ({found['ratio'][0]:.1f} times what is expected)."
+    )
+    return Found(
+        summary=summary,
+        table=table,
+        numbers={"by": by, "condition": condition, "a": chosen[0], "b": chosen[1]},
+    )
+
+
+# ---- treatments ----------------------------------------------------------------------------------------
+
+
+def profile_treatments(
+    work: Work, *, by: str = "compound", control: str = "control=-1", correct: str = "none", batch: str = "plate",
+    average: str = "median", label: str = "", compound: str = "", n_null: int = 1000, seed: int = 0,
+) -> Job[Found]:  # fmt: skip
+    """Profile treatments: cells → fields → wells → batches corrected → treatments, and how well each is told from the control."""
+    check_within("n_null", n_null, 10, 1_000_000)
+    if average not in ("mean", "median"):
+        raise InputError(f"Cells are averaged by mean or median; got average={average!r}.")
+    if correct not in CORRECTIONS:
+        raise InputError(f"A correction is one of {join_words(CORRECTIONS, 9)}; got {correct!r}.")
+    yield Progress(0, 3, "Averages of fields and wells")
+    x, wells = _wells(work, batch, average)
+    treatment = as_text(wells[by]) if by in wells else np.full(len(wells), "", object)
+    if not (treatment != "").any():
+        raise InputError(
+            f"No well has one value of {by!r}, so there are no treatments; choose another column."
+        )
+    is_control = (
+        members_of(Work(work.embedding, x, wells, wells), control) if control else np.zeros(len(x), bool)
+    )
+    batches = as_text(wells[batch]) if batch in wells else np.full(len(wells), "all", object)
+    yield Progress(1, 3, f"Correcting {len(x):,} wells ({correct})")
+    before = _mixing(x, batches, treatment)
+    x, left_out = corrected_wells(x, correct, batches, is_control, seed)
+    has = np.isfinite(x).all(axis=1)
+    after = _mixing(x[has], batches[has], treatment[has])
+    yield Progress(2, 3, "Treatments against the control")
+    names = np.array(sorted({str(t) for t in treatment[has & ~is_control] if t != ""}), dtype=object)
+    if not len(names):
+        raise InputError(
+            f"All wells with a value of {by!r} are controls ({control}), so there is no treatment."
+        )
+    rows = {name: np.flatnonzero((treatment == name) & has & ~is_control) for name in names}
+    vectors = np.stack([x[r].mean(axis=0) for r in rows.values()]).astype(np.float32)
+    table = pd.DataFrame(
+        {"n_wells": [len(r) for r in rows.values()]}, index=pd.Index(names, name=by, dtype=object)
+    )
+    summary = f"Profiled {len(names):,} treatments ({by}) from {int(has.sum()):,} wells"
+    numbers: dict[str, Any] = {
+        "by": by,
+        "correct": correct,
+        "left_out": left_out,
+        "mixing_before": before,
+        "mixing_after": after,
+    }
+    try:
+        seen = retrieval.retrieve(
+            x[has], np.where(is_control, "control", treatment)[has].astype(str),
+            is_control=is_control[has] if is_control.any() else None, n_null=n_null, seed=seed,
+        )  # fmt: skip
+    except InputError:
+        summary += "; none has two wells, so none can be told from the control."
+    else:
+        columns = {
+            "average_precision": seen.mean,
+            "average_precision_p": seen.p,
+            "average_precision_p_fdr": seen.p_fdr,
+        }
+        table = table.join(pd.DataFrame(columns, index=pd.Index(seen.labels, dtype=object)))
+        n = int((seen.p_fdr <= 0.05).sum())
+        told = "the control" if is_control.any() else "the others"
+        summary += (
+            f"; {n:,} of the {len(seen.labels):,} with several wells are told from {told}, p ≤ 0.05 (FDR)."
+        )
+        agree = comparison.replicate_agreement(projection.z_score(x[has]), np.where(is_control, "", treatment)[has], seed=seed) \
+            if len(names) > 1 else None  # fmt: skip
+        if agree is not None:
+            table["agreement"] = pd.Series(agree.correlation, index=pd.Index(agree.items, dtype=object))
+            numbers["agreement"] = {"share": agree.share, "threshold": agree.threshold}
+    if before and after and correct != "none":
+        summary += f" Before: {before['words']} After: {after['words']}"
+    if left_out:
+        summary += f" Not corrected, so left out: {join_words(left_out, 3)}."
+    if label:
+        numbers["matched"] = _matched(wells, rows, vectors, label, compound or by, batch)
+        summary += "".join(f" {words}" for words in numbers["matched"]["words"])
+    return Found(summary=summary, table=table, vectors=vectors, numbers=numbers)
+
+
+def _wells(work: Work, batch: str, average: str) -> tuple[np.ndarray, pd.DataFrame]:
+    """Profiles of wells (mean of their fields' averages), and what is the same for all cells of each."""
+    if "well" not in work.obs:
+        raise InputError("The cells have no column well; treatments are profiled from wells.")
+    place = as_text(work.obs["well"])
+    if batch in work.obs:
+        place = np.array(
+            [f"{b}/{w}" if w != "" else "" for b, w in zip(as_text(work.obs[batch]), place, strict=True)],
+            object,
+        )
+    middle = np.median if average == "median" else np.mean
+    fields = work.obs["field"].astype(str).to_numpy()
+    names, found, kept = [], [], {}
+    for well, own in pd.Series(np.arange(len(place))).groupby(place, sort=True):
+        if str(well) == "":
+            continue
+        rows = own.to_numpy()
+        each = [
+            middle(work.x[rows[fields[rows] == f]].astype(np.float64), axis=0)
+            for f in pd.unique(fields[rows])
+        ]
+        names.append(str(well))
+        found.append(np.mean(each, axis=0))
+        kept[str(well)] = rows
+    if len(names) < 2:
+        raise InputError(f"{len(names)} well has cells that count; at least two are compared.")
+    columns = {}
+    for column in work.obs.columns:
+        values = as_text(work.obs[column])
+        one = {well: set(values[rows]) for well, rows in kept.items()}
+        if all(len(v) == 1 for v in one.values()):
+            columns[str(column)] = [next(iter(v)) for v in one.values()]
+    return np.stack(found), pd.DataFrame(columns, index=pd.Index(names, name="well"), dtype=object)
+
+
+def corrected_wells(
+    x: np.ndarray, correct: str, batch: np.ndarray, is_control: np.ndarray, seed: int = 0
+) -> tuple[np.ndarray, list[str]]:
+    """Take batch effects out of profiles of wells.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n_wells, d), float
+    correct : {"none", "z", "zca", "zca_corr", "harmony"}
+        Nothing; mean and SD of each batch's controls; sphering by all controls (`batch.Sphering`); Harmony.
+    batch : ndarray of shape (n_wells,)
+    is_control : ndarray of shape (n_wells,), bool
+
+    Returns
+    -------
+    x : ndarray of shape (n_wells, d), float
+        NaN in batches that could not be corrected.
+    left_out : list of str
+    """
+    from napari_cellrep.analysis import batch as batches
+
+    if correct == "none":
+        return x, []
+    if correct == "z":
+        found = batches.z_by_controls(x, batch, is_control)
+        return found.x, list(found.left_out)
+    if correct == "harmony":
+        return harmony(projection.pca(projection.z_score(x), 50, seed)[0], batch, seed), []
+    if is_control.sum() < 3:
+        raise InputError(
+            f"Sphering learns from control wells; {int(is_control.sum())} count, and three are needed."
+        )
+    return batches.Sphering(correct).fit(x[is_control]).transform(x), []
+
+
+def harmony(x: np.ndarray, batch: np.ndarray, seed: int = 42) -> np.ndarray:
+    """Harmony: clusters shared by all batches, in which the batches' means are drawn together.
+
+    Needs the package harmonypy (GPL), which is not installed by itself. The DINO paper used another implementation
+    (harmony-pytorch), so numbers differ a little.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, d), float
+        Best principal components.
+    batch : ndarray of shape (n,)
+
+    Returns
+    -------
+    ndarray of shape (n, d), float32
+
+    References
+    ----------
+    .. [1] Korsunsky et al., Nat. Methods 16:1289 (2019); ``models.md`` §3.7.
+    """
+    names = np.unique(batch.astype(str))
+    if len(names) < 2:
+        raise InputError(f"Harmony joins two batches or more; there is {len(names)}.")
+    try:
+        import harmonypy
+    except ModuleNotFoundError:
+        raise InputError(
+            'Harmony needs the package harmonypy (GPL licence): pip install "napari-cellrep[harmony]".'
+        ) from None
+    made = harmonypy.run_harmony(
+        np.asarray(x, np.float64),
+        pd.DataFrame({"batch": batch.astype(str)}),
+        ["batch"],
+        random_state=seed,
+        verbose=False,
+    )
+    moved = np.asarray(made.Z_corr, np.float32)
+    return moved if moved.shape == x.shape else np.ascontiguousarray(moved.T)
+
+
+def _mixing(x: np.ndarray, batch: np.ndarray, label: np.ndarray) -> dict[str, Any]:
+    """How mixed batches are; {} where there is one batch only."""
+    from napari_cellrep.analysis.batch import batch_mixing
+
+    try:
+        found = batch_mixing(projection.z_score(x), batch, label, k=5)
+    except InputError:
+        return {}
+    return {"batch_mixing": found.batch_mixing, "label_keeping": found.label_keeping, "words": found.words}
+
+
+def _matched(
+    wells: pd.DataFrame,
+    rows: dict[str, np.ndarray],
+    vectors: np.ndarray,
+    label: str,
+    compound: str,
+    batch: str,
+) -> dict[str, Any]:
+    """Whether the nearest treatments of another compound, and of another batch too, share the label (mechanism)."""
+    for column in (label, compound):
+        if column not in wells:
+            raise InputError(
+                f"{column!r} has several values in some wells, or is no column; it cannot describe treatments."
+            )
+
+    def of(column: str) -> np.ndarray:
+        values = as_text(wells[column]) if column in wells else np.full(len(wells), "", object)
+        return np.array(["; ".join(sorted(set(values[r]))) for r in rows.values()], object).astype(str)
+
+    out: dict[str, Any] = {"label": label, "words": []}
+    for name, columns in (
+        ("not same compound", [compound]),
+        ("not same compound or batch", [compound, batch]),
+    ):
+        try:
+            found = retrieval.match_nearest(vectors, of(label), [of(c) for c in columns])
+        except InputError:
+            continue
+        out[name] = {"accuracy": found.accuracy, "chance": found.chance, "n": found.n}
+        out["words"].append(
+            f"The nearest treatment ({name}) has the same {label} for {found.accuracy:.0%} of {found.n:,} ({found.chance:.0%} by "
+            "chance)."
+        )
+    values = of(label)
+    other = of(compound)[:, None] != of(compound)[None]
+    try:
+        pairs = retrieval.enriched_pairs(
+            retrieval.similarity(vectors), values[:, None] == values[None], 0.05, other
+        )
+    except InputError:
+        return out
+    out["enrichment"] = {
+        "odds_ratio": pairs.odds_ratio,
+        "p": pairs.p,
+        "n_top": pairs.n_top,
+        "n_pairs": pairs.n_pairs,
+    }
+    out["words"].append(
+        f"Of the {pairs.n_top:,} most similar pairs {pairs.n_top_shared:,} share it (odds ratio {pairs.odds_ratio:.1f}, "
+        f"{p_words(pairs.p)})."
+    )
+    return out
+
+
+# ---- what the vectors know -----------------------------------------------------------------------------
+
+
+def compare_embeddings(
+    work: Work,
+    *,
+    label: str = "",
+    held_out: str = "field",
+    probe: str = "knn",
+    k: int = 11,
+    n_draws: int = 1000,
+    seed: int = 0,
+) -> Job[Found]:
+    """Compare all embeddings (models, layers) by how well they know a label, on cells of fields held out."""
+    check_within("k", k, 1, 1000)
+    check_within("n_draws", n_draws, 10, 100_000)
+    if not label:
+        raise InputError("No label is chosen: name the column that the embeddings shall know.")
+    assert work.project is not None  # `analyze` gives it
+    cells = work.project.cells
+    at = cells.obs.index.get_indexer(work.obs.index)
+    known = as_text(work.column(label))
+    vectors = {name: np.asarray(cells.obsm[f"X_{name}"])[at] for name in embedding_names(cells)}
+    use = known != ""
+    for x in vectors.values():
+        use &= np.isfinite(x).all(axis=1)
+    if use.sum() < 10:
+        raise InputError(
+            f"Not enough data: {int(use.sum())} cells have {label} and a vector in every embedding."
+        )
+    found = None
+    n = len(vectors)
+    yield Progress(0, 1, f"Asking {n:,} embedding{'s' if n > 1 else ''} for {label}")
+    found = comparison.compare(
+        {name: x[use] for name, x in vectors.items()}, known[use].astype(str), as_text(work.column(held_out))[use].astype(str),
+        kind=probe, k=k, n_draws=n_draws, seed=seed,
+    )  # fmt: skip
+    best = found.rows[0]
+    summary = (
+        f"{best['embedding']} knows {label} best: balanced accuracy {best['balanced_accuracy']:.1%} (95 % "
+        f"{best['low']:.1%} to {best['high']:.1%}) on {held_out}s held out, {found.n_cells:,} cells in {found.n_parts:,}."
+    )
+    if len(found.rows) > 1:
+        pair = found.pairs[0]
+        summary += f" The next is {pair['worse']}, {100 * pair['difference']:.1f} points less ({p_words(pair['p'])})."
+    return Found(summary=summary, numbers={"label": label, "rows": found.rows, "pairs": found.pairs})
+
+
+def ask_information(work: Work, *, columns: str = "", bins: int = 6, corrected: bool = True) -> Job[Found]:
+    """Measure what every feature knows of metadata (mutual information), and which column most features follow."""
+    check_within("bins", bins, 2, 1000)
+    names = [c.strip() for c in columns.split(",") if c.strip()] or [
+        c
+        for c in ("group", "well", "plate", "compound", "field")
+        if c in work.obs and 1 < work.obs[c].nunique() < len(work.obs)
+    ]
+    if not names:
+        raise InputError(
+            "No column with two values or more is there to be known; name some with columns=A,B."
+        )
+    yield Progress(0, 1, f"Information of {work.x.shape[1]:,} features about {join_words(names, 6)}")
+    found = information.mutual_information(
+        work.x, {c: as_text(work.column(c)) for c in names}, bins, corrected
+    )
+    share = information.dominant_factors(found)
+    said = join_words([f"{name} {part:.0%}" for name, part in sorted(share.items(), key=lambda p: -p[1])], 8)
+    return Found(
+        summary=f"Share of the {work.x.shape[1]:,} features that know most of: {said}.",
+        numbers={"dominant": share, "information": {c: [round(float(v), 5) for v in found[c]] for c in names},
+                 "mean": {c: float(found[c].mean()) for c in names}},
+    )  # fmt: skip
+
+
+def score_standard(
+    work: Work, *, by: str = "group", sets_file: str = "", aspect: str = "", clusters: int = 10
+) -> Job[Found]:
+    """Score groups (proteins) against gene sets from a file, and test clusters of them for enriched sets."""
+    check_within("clusters", clusters, 2, 1000)
+    if not sets_file:
+        raise InputError("No file of sets is chosen (.gmt, .gaf, or a table of two columns: item, sets).")
+    sets = read_item_sets(sets_file, aspect)
+    names, of = work.groups(by)
+    yield Progress(0, 2, f"Profile of every {by}")
+    have = np.flatnonzero(np.bincount(of[of >= 0], minlength=len(names)))
+    mean = np.stack([work.x[of == i].mean(axis=0, dtype=np.float64) for i in have])
+    z = projection.z_score(mean)
+    known = [str(names[i]) for i in have]
+    found = retrieval.functional_standard(z, known, sets)
+    yield Progress(1, 2, "Sets enriched in clusters")
+    from scipy.cluster import hierarchy
+
+    s = retrieval.similarity(z, "correlation")
+    tree = hierarchy.linkage(np.maximum(1 - s, 0)[np.triu_indices(len(s), 1)], "average")
+    cluster = hierarchy.fcluster(tree, min(clusters, len(known)), "maxclust")
+    rows: list[dict[str, Any]] = []
+    for c in np.unique(cluster):
+        chosen = [n for n, own in zip(known, cluster, strict=True) if own == c]
+        table = (
+            pd.DataFrame(retrieval.enrichment(chosen, known, sets)).head(3)
+            if len(chosen) > 1
+            else pd.DataFrame()
+        )
+        rows += [
+            {"cluster": int(c), "n": len(chosen), **row}
+            for row in json.loads(table.to_json(orient="records"))
+        ]
+    n_sure = len({r["cluster"] for r in rows if r["p_fdr"] <= 0.05})
+    n_clusters = len(np.unique(cluster))
+    summary = (
+        f"Of {found.n_pairs:,} pairs of {found.n_items:,} annotated groups ({by}) {found.chance:.1%} share a set: average "
+        f"precision {found.average_precision:.3f} over all pairs, {found.item_precision:.3f} per item, best F0.5 "
+        f"{found.f_half:.3f}, adjusted mutual information {found.mutual_information:.3f}. {n_sure:,} of {n_clusters:,} clusters "
+        f"have an enriched set (p ≤ 0.05, FDR; background: the {len(known):,} groups here)."
+    )
+    numbers = {
+        "average_precision": found.average_precision, "item_precision": found.item_precision, "chance": found.chance,
+        "f_half": found.f_half, "mutual_information": found.mutual_information, "n_items": found.n_items, "rows": rows,
+    }  # fmt: skip
+    return Found(summary=summary, numbers=numbers)

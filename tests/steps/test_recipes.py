@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import spearmanr
+
+from napari_cellrep.data import Project, open_project
+from napari_cellrep.data.cells import embedding_names, provenance
+from napari_cellrep.jobs import drain
+from napari_cellrep.specs import InputError
+from napari_cellrep.steps.analyze import TABLES, AnalyzeResult, analyze
+from napari_cellrep.steps.recipes import corrected_wells
+
+
+def run(project: Project, recipe: str, **options) -> AnalyzeResult:
+    return drain(analyze(project, recipe=recipe, embedding="simple", **options))
+
+
+def good(project: Project) -> pd.DataFrame:
+    obs = open_project(project.root).cells.obs
+    return obs[obs["good"]]
+
+
+def test_cells_between_the_controls_lie_between_them(simple_project: Project):
+    result = run(simple_project, "mixture")
+    obs = good(simple_project)
+    mean = obs.groupby(["compound", "control"], observed=True)["mixing_simple"].mean().unstack()
+    np.testing.assert_allclose(mean[-1], 0, atol=1e-6)
+    np.testing.assert_allclose(mean[1], 1, atol=1e-6)
+    assert ((mean[0] > 0) & (mean[0] < 1)).all()
+    assert "compound on its own" in result.summary
+    assert run(simple_project, "mixture").skipped
+    with pytest.raises(InputError, match="they must differ"):
+        run(simple_project, "mixture", a="control=1")
+
+
+def test_cells_are_ordered_from_the_untreated_ones(simple_project: Project):
+    result = run(simple_project, "order", root="control=-1")
+    obs = good(simple_project)
+    time = obs.groupby("control", observed=True)["time_simple"].mean()
+    assert time[-1] < time[0] < time[1]
+    assert result.numbers["root"] in obs.index
+    assert obs.loc[result.numbers["root"], "time_simple"] == 0
+    cells = open_project(simple_project.root).cells
+    assert embedding_names(cells) == ["simple"]  # diffusion components are no embedding
+    assert np.isfinite(cells.obsm["X_diffmap_simple"][cells.obs["good"]]).any()
+    with pytest.raises(InputError, match="No root is chosen"):
+        run(simple_project, "order")
+
+
+def test_kinds_within_groups_and_rare_groups(simple_project: Project):
+    result = run(simple_project, "kinds", by="compound")
+    obs = good(simple_project)
+    assert set(obs["kind_simple"].dropna()) <= {"1", "2", "3", "4", "5"}
+    for name, share in result.numbers["shares"].items():
+        own = obs.loc[obs["compound"] == name, "kind_simple"].value_counts(normalize=True)
+        assert share[0] == pytest.approx(own["1"], abs=1e-3)
+        assert len(share) > 1  # every compound has cells of no and of full dose
+    with pytest.raises(InputError, match="measure how odd each cell is first"):
+        run(simple_project, "rare")
+    run(simple_project, "outliers")
+    rare = run(simple_project, "rare", tail=0.05)
+    assert len(rare.table) == 8
+    assert rare.table["rare_share"].is_monotonic_decreasing
+    assert ((rare.table["rare_p"] > 0) & (rare.table["rare_p"] <= 1)).all()
+    again = run(simple_project, "rare", tail=0.05)
+    assert again.skipped
+    assert list(again.table.index) == list(rare.table.index)
+
+
+def test_fields_of_a_group_are_compared_one_by_one(simple_project: Project):
+    found = run(simple_project, "fields", by="compound", n_draws=50).table
+    assert found["n_counted_fields"].tolist() == [int((good(simple_project)["compound"] == c).groupby(
+        good(simple_project)["field"], observed=True).any().sum()) for c in found.index]  # fmt: skip
+    assert (found["field_highest"] > 0).all()
+    assert (
+        run(simple_project, "fields", by="compound", measure="distance", n_draws=0)
+        .table["field_p"]
+        .isna()
+        .all()
+    )
+    with pytest.raises(InputError, match='"sd" or a "distance"'):
+        run(simple_project, "fields", measure="range")
+    with pytest.raises(InputError, match="Not enough data"):
+        run(simple_project, "fields", min_cells=100_000, n_draws=0)
+
+
+def test_both_drugs_moved_their_protein(simple_project: Project):
+    found = run(simple_project, "moved", by="compound", condition="control", a="-1", b="1", n_draws=200)
+    assert (found.table["moved_p_fdr"] < 0.05).all()
+    assert (found.table["moved_ratio"] > 2).all()
+    assert "moved between control -1 and 1" in found.summary
+    for options, words in (
+        ({}, "No condition"),
+        ({"condition": "control"}, "Two different values"),
+        ({"condition": "x"}, "no column"),
+    ):
+        with pytest.raises(InputError, match=words):
+            run(simple_project, "moved", by="compound", **options)
+
+
+@pytest.mark.parametrize("correct", ["none", "zca", "zca_corr"])
+def test_treatments_are_told_from_the_control(simple_project: Project, correct):
+    if correct != "none":  # two control wells are here, and sphering wants three
+        with pytest.raises(InputError, match="three are needed"):
+            run(simple_project, "treatments", by="dose_rank", correct=correct)
+        control = "compound=Wortmannin"
+    else:
+        control = "control=-1"
+    found = run(simple_project, "treatments", by="dose_rank", control=control, correct=correct, n_null=100)
+    obs = good(simple_project)
+    wells = obs.groupby("well", observed=True)[["control", "compound"]].first()
+    is_control = wells["control"] == -1 if correct == "none" else wells["compound"] == "Wortmannin"
+    assert found.table["n_wells"].sum() == int((~is_control).sum())
+    groups = open_project(simple_project.root).groups
+    assert np.isfinite(groups.obsm["X_simple"]).all()
+    with pytest.raises(
+        InputError, match="No batch has 3 controls"
+    ):  # one control well of each drug has no SD
+        run(simple_project, "treatments", by="dose_rank", correct="z", batch="compound")
+
+
+def test_mechanisms_of_treatments_are_matched(simple_project: Project):
+    cells = simple_project.cells
+    dose = cells.obs["dose_rank"].astype(float)
+    cells.obs["effect"] = np.where(dose > 4, "moved", "still")
+    cells.obs["treated"] = cells.obs["compound"].astype(str) + " " + cells.obs["dose_rank"].astype(str)
+    simple_project.write_cells(cells)
+    found = run(
+        simple_project, "treatments", by="treated", control="", label="effect", compound="treated", n_null=50
+    )
+    matched = found.numbers["matched"]
+    assert matched["not same compound"]["n"] == found.table["n_wells"].size
+    assert matched["not same compound"]["accuracy"] > matched["not same compound"]["chance"]
+    assert "has the same effect for" in found.summary
+    with pytest.raises(InputError, match="cannot describe treatments"):
+        run(simple_project, "treatments", by="treated", control="", label="area_px", n_null=50)
+
+
+def test_wells_of_batches_are_corrected_or_named():
+    rng = np.random.default_rng(0)
+    batch = np.repeat(["P1", "P2"], 12).astype(object)
+    control = np.tile([True] * 6 + [False] * 6, 2)
+    x = rng.normal(size=(24, 3)) + (batch == "P2")[:, None] * 10
+    for correct in ("z", "zca", "zca_corr"):
+        moved, left_out = corrected_wells(x, correct, batch, control)
+        assert np.isfinite(moved).all()
+        assert left_out == []
+    assert abs(corrected_wells(x, "z", batch, control)[0][batch == "P2"].mean()) < 2
+    moved, left_out = corrected_wells(x, "z", batch, control & (batch == "P1"))
+    assert np.isnan(moved[batch == "P2"]).all()
+    assert left_out[0].startswith("P2")
+    with pytest.raises(InputError, match="three are needed"):
+        corrected_wells(x, "zca", batch, np.zeros(24, bool))
+
+
+def test_harmony_says_what_is_missing(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "harmonypy", None)
+    x = np.random.default_rng(0).normal(size=(12, 4))
+    with pytest.raises(InputError, match=r"napari-cellrep\[harmony\]"):
+        corrected_wells(x, "harmony", np.repeat(["a", "b"], 6), np.zeros(12, bool))
+    with pytest.raises(InputError, match="two batches or more"):
+        corrected_wells(x, "harmony", np.repeat("a", 12), np.zeros(12, bool))
+
+
+def test_embeddings_are_compared_on_fields_held_out(simple_project: Project):
+    cells = simple_project.cells
+    cells.obsm["X_noise"] = np.random.default_rng(0).normal(size=(cells.n_obs, 6)).astype(np.float32)
+    cells.obs["effect"] = np.where(cells.obs["dose_rank"].astype(float) > 4, "moved", "still")
+    simple_project.write_cells(cells)
+    simple_project.reload()
+    found = run(simple_project, "knows", label="effect", n_draws=100)
+    assert found.table["embedding"].tolist() == ["simple", "noise"]
+    assert found.table["balanced_accuracy"][0] > 0.8
+    assert found.numbers["pairs"][0]["better"] == "simple"
+    assert "The next is noise" in found.summary
+    assert run(simple_project, "knows", label="effect", n_draws=100).skipped
+    cells = simple_project.cells
+    cells.obsm["X_noise"] = cells.obsm["X_noise"] * 2 + 1
+    simple_project.write_cells(cells)
+    assert not run(simple_project, "knows", label="effect", n_draws=100).skipped  # another embedding changed
+    with pytest.raises(InputError, match="No label is chosen"):
+        run(simple_project, "knows")
+
+
+def test_information_of_every_number(simple_project: Project):
+    found = run(simple_project, "information", columns="control,well")
+    assert sum(found.numbers["dominant"].values()) == pytest.approx(1)
+    assert len(found.numbers["information"]["control"]) == 6
+    assert found.numbers["information"]["control"][0] == max(
+        found.numbers["information"]["control"]
+    )  # the ratio
+    assert set(run(simple_project, "information").numbers["mean"]) >= {"group", "compound"}
+
+
+def test_groups_against_sets_from_a_file(simple_project: Project, tmp_path):
+    obs = good(simple_project)
+    dose = obs.groupby("well", observed=True)["dose_rank"].first()
+    path = tmp_path / "sets.csv"
+    rows = [f"{well},{'low' if d < 4 else 'high'}" for well, d in dose.items()]
+    path.write_text("well,kind\n" + "\n".join(rows))
+    found = run(simple_project, "standard", sets_file=str(path), clusters=2)
+    assert found.numbers["n_items"] == 8
+    assert found.numbers["average_precision"] > found.numbers["chance"]
+    assert found.table["set"].isin(["low", "high"]).all()
+    assert run(simple_project, "standard", sets_file=str(path), clusters=2).skipped
+    path.write_text("well,kind\n" + "\n".join(rows[::-1]))
+    assert not run(simple_project, "standard", sets_file=str(path), clusters=2).skipped  # the file changed
+    with pytest.raises(InputError, match="No file of sets"):
+        run(simple_project, "standard")
+
+
+def test_results_of_one_recipe_stay_when_another_is_run(simple_project: Project):
+    run(simple_project, "outliers")
+    run(simple_project, "rare", by="well")
+    run(simple_project, "fields", by="well", n_draws=10)
+    groups = open_project(simple_project.root).groups
+    assert {"rare_share_simple", "field_highest_simple"} <= set(groups.obs.columns)
+    assert {"rare_simple_by_well", "fields_simple_by_well"} <= set(provenance(groups))
+    table = run(simple_project, "rare", by="well").table
+    assert not any(column.endswith("_simple") for column in table.columns)
+    assert set(TABLES) >= {"rare", "fields", "moved", "treatments", "knows", "standard"}
+
+
+def test_the_fraction_follows_the_dose(simple_project: Project):
+    run(simple_project, "mixture")
+    obs = good(simple_project)
+    wells = obs.groupby("well", observed=True).agg(
+        dose=("dose_rank", "first"), mean=("mixing_simple", "mean")
+    )
+    assert spearmanr(wells["dose"], wells["mean"]).statistic > 0.7
