@@ -95,6 +95,15 @@ def row(
     }
 
 
+def epochs_that_fit(net: Any, cells: Any, training: Any, seconds: float, precision: str = "fp32") -> int:
+    """How many epochs of a training fit into a time here; schedules are those of the epochs, so it is decided before."""
+    from napari_cellrep.models._train import make_sampler, time_step
+
+    steps = make_sampler(net, cells, training, training.batch_size).n_batches
+    step_s = time_step(net, cells, training, precision=precision, seconds=1)
+    return max(1, int(seconds / (steps * step_s)))
+
+
 def report(rows: list[dict[str, Any]], env: dict[str, Any], path: Path | None) -> None:
     """Show the rows, and write them with the environment to `path`."""
     for r in rows:

@@ -1183,11 +1183,14 @@ def _models(args: argparse.Namespace) -> None:
                 print(f"  {label}: {text}")
         for weights in spec.weights:
             sampling = f"{weights.um_per_px:g} µm/px" if weights.um_per_px else "sampling unknown"
-            print(f"  weights: {weights.name}{' (fetched)' if find_fetched(weights.name) else ''}\n"
+            here = " (fetched)" if find_fetched(weights.name) else ""
+            if weights.bundled:
+                here = " (comes with this package)"
+            print(f"  weights: {weights.name}{here}\n"
                   f"    {weights.note}\n"
                   f"    wants: {', '.join(weights.roles or spec.roles)}; "
                   f"{weights.size_px or spec.crop.size_px} px crops, {sampling}\n"
-                  f"    licence: {weights.licence}\n    from: {weights.url}")  # fmt: skip
+                  f"    licence: {weights.licence}" + (weights.url and f"\n    from: {weights.url}"))  # fmt: skip
     print(f"\nWeights are fetched with: cellrep models fetch NAME. They are kept in {weights_folder()}.")
 
 
@@ -1202,7 +1205,8 @@ def _fetch(args: argparse.Namespace) -> None:
         if not args.yes:
             _ask(weights.name)
     path = run(fetch(args.name, accept_licence=True, source=args.source))
-    print(f"{weights.name} is in {path.parent}. Now: cellrep embed PROJECT --weights {weights.name}")
+    folder = path if path.is_dir() else path.parent
+    print(f"{weights.name} is in {folder}. Now: cellrep embed PROJECT --weights {weights.name}")
 
 
 def _ask(name: str) -> None:

@@ -239,6 +239,8 @@ class Weights:
         Sampling it was trained at, µm per pixel of the crop as the network gets it, its source in the note; 0: unknown.
     may_lack : tuple of str
         Roles of which one may be missing, because it was trained with one of them dropped now and then.
+    bundled : bool
+        Whether it comes with this package, in ``weights/<name>/`` as `save_model` writes it; `url` is then "".
     """
 
     name: str
@@ -254,6 +256,7 @@ class Weights:
     size_px: int = 0
     um_per_px: float = 0.0
     may_lack: tuple[str, ...] = ()
+    bundled: bool = False
 
 
 @dataclass(frozen=True)

@@ -798,3 +798,19 @@ def test_what_is_here_is_listed_whole_and_begun(host, publish, folder):
     assert list_here()[NAME]["whole"]
     assert list_here()[NAME]["bytes"] == len(BODY)
     assert list_here()[NAME]["from"] == f"{host.url}/w.pth"
+
+
+def test_starter_weights_are_here_without_fetching(folder, small, capsys):
+    assert not folder.exists()
+    assert list_here()["pci-starter"]["whole"]
+    assert list_here()["pci-starter"]["bytes"] > 1e5
+    assert drain(fetch("pci-starter")) == find_fetched("pci-starter")  # no licence to accept, no network to ask
+    assert main(["models"]) == OK
+    told = capsys.readouterr().out
+    assert "weights: pci-starter (comes with this package)" in told
+    assert "weights: dino-starter (comes with this package)" in told
+    assert main(["embed", str(small.root), "--weights", "pci-starter"]) == OK
+    project = open_project(small.root)
+    assert project.embedding_info("pci-starter")["published"] == "pci-starter"
+    assert network_of(project, "pci-starter").net.roles == ("protein", "nucleus")
+    assert not folder.exists()

@@ -88,8 +88,12 @@ def test_a_real_project(small, capsys):
     [
         ({}, ["paired_cell_inpainting", "measurements"]),
         ({"trained": ("mine",)}, ["mine", "measurements"]),
-        ({"n_cells": 60}, ["", "microsnoop-published", "measurements"]),
-        ({"n_groups": 1}, ["", "microsnoop-published", "measurements"]),
+        ({"n_cells": 60}, ["", "pci-starter", "measurements"]),
+        ({"n_groups": 1}, ["", "pci-starter", "measurements"]),
+        (
+            {"n_groups": 1, "fetched": ("microsnoop-published", "pci-starter")},
+            ["", "microsnoop-published", "measurements"],
+        ),
         ({"channels": (Channel("a"), Channel("b"))}, ["", "microsnoop-published", "measurements"]),
         ({"channels": (PROTEIN,)}, ["microsnoop-published", "measurements"]),
         (

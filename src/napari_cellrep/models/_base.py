@@ -437,7 +437,11 @@ def _load_by_name(name: str, model: str | None) -> EmbeddingModel:
     spec, weights, path = _published.find_published(name)
     if model not in (None, spec.name):
         raise InputError(f"The weights {name} are of the model {spec.name}, not of {model}.")
-    loaded = _check_finite(registry.load("models", spec.name).read_checkpoint(path), path)
+    if path.is_dir():  # comes with this package
+        loaded = _load_folder(path)
+    else:
+        loaded = registry.load("models", spec.name).read_checkpoint(path)
+    _check_finite(loaded, path)
     set_channels: Any = getattr(loaded, "set_channels", None)  # weights that serve any channels
     if set_channels and weights.roles and len(weights.roles) != len(loaded.roles):
         set_channels(weights.roles)

@@ -7,6 +7,8 @@ What is in the folder (`weights_folder`)::
     <name>/fetched.json     what came from where, sizes and sha256: written last, so what it names is whole
     <name>/<files>          the checkpoint as the authors have it
     hashes.json             sha256 of files whose authors publish no checksum, as first fetched
+
+Starter weights come with this package (`BUNDLED`) and need no fetching.
 """
 
 from __future__ import annotations
@@ -23,6 +25,32 @@ from napari_cellrep.specs import InputError, ModelSpec, Weights
 
 FOLDER_VARIABLE = "CELLREP_WEIGHTS"
 RECORD = "fetched.json"
+BUNDLED = Path(__file__).parents[1] / "weights"  # <name>/weights.safetensors and model.json
+
+
+def starter(name: str, config: dict[str, Any], more: str = "") -> Weights:
+    """Describe weights that come with this package, made by ``benchmarks/starter.py``, which knows what they score.
+
+    Parameters
+    ----------
+    name : str
+    config : dict
+        As in `Weights`.
+    more : str
+        What else its note says.
+    """
+    return Weights(
+        name,
+        "",
+        "Comes with this package, under its BSD-3-Clause licence. Made from images of BBBC013 (CC BY 3.0: credit Ilya "
+        "Ravkin, who provided them), JUMP Cell Painting and BBBC022 (both CC0).",
+        config=config,
+        note="A starting point, not a result: a small network that learned for half an hour from some 4,000 human U2OS "
+        f"cells, a protein or another stain beside DNA, 64 px crops.{more} Sampling not known.",
+        roles=("protein", "nucleus"),
+        size_px=64,
+        bundled=True,
+    )
 
 
 def weights_folder() -> Path:
@@ -53,7 +81,12 @@ def read_record(name: str) -> dict[str, Any]:
 
 
 def find_fetched(name: str) -> Path | None:
-    """Path of a fetched checkpoint, to be read by its model; None if it has not been fetched."""
+    """Path of a fetched checkpoint, to be read by its model; None if it has not been fetched.
+
+    Of one that comes with this package, the folder.
+    """
+    if (BUNDLED / name / "model.json").is_file():
+        return BUNDLED / name
     record = read_record(name)
     return weights_folder() / name / record["entry"] if record else None
 

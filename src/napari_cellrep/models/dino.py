@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from napari_cellrep.models._base import EmbeddingModel, HeldOut, Keep, MaxSeconds, MaxSteps, Patience, Seed
 from napari_cellrep.models._dino_training import RECIPES, DinoLearner
+from napari_cellrep.models._published import starter
 from napari_cellrep.specs import CropSpec, InputError, ModelSpec, Preset, Weights, make_config
 
 SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}  # dim, depth, heads
@@ -121,6 +122,11 @@ SPEC = ModelSpec(
                 ("small", 16, "dino_deitsmall16_pretrain"), ("small", 8, "dino_deitsmall8_pretrain"),
                 ("base", 16, "dino_vitbase16_pretrain"), ("base", 8, "dino_vitbase8_pretrain"),
             )
+        ),
+        starter(
+            "dino-starter",
+            {"channels": ("protein", "nucleus"), "image_px": 64, "patch_px": 8, "dim": 96, "depth": 4, "heads": 3},
+            " Gives attention maps of 8 × 8 patches.",
         ),
     ),
 )  # fmt: skip

@@ -30,6 +30,7 @@ from napari_cellrep.models._base import (
     Seed,
     Width,
 )
+from napari_cellrep.models._published import starter
 from napari_cellrep.specs import CropSpec, InputError, ModelSpec, Preset, Weights
 
 # Published widths (models.md §1.1), and whether the layer is followed by a 2×2 max pool.
@@ -108,6 +109,7 @@ SPEC = ModelSpec(
             "As pci-human, trained without variable proteins; better features according to the authors.",
             roles=("protein", "nucleus", "microtubules"),
         ),
+        starter("pci-starter", {"width": 0.125}),
     ),
 )  # fmt: skip
 

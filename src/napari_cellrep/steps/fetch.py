@@ -83,6 +83,11 @@ def fetch(name: str, *, accept_licence: bool = False, source: Path | None = None
     from napari_cellrep.models._published import RECORD, find_fetched, weights_folder
 
     spec, weights = describe_published(name)
+    if weights.bundled:
+        here = find_fetched(name)
+        if here is None:
+            raise InputError(f"The weights {name} should have come with napari-cellrep; install it again.")
+        return here
     if not accept_licence:
         raise InputError(
             f"The weights {name} come under a licence that has to be accepted first: {weights.licence}"
@@ -110,11 +115,14 @@ def list_here() -> dict[str, dict[str, Any]]:
         Name → {"whole": bool, "bytes": of it that are here, "folder": where, "from": address or folder it came from}.
         One that is not whole was broken off; fetching it goes on from there.
     """
-    from napari_cellrep.models._published import list_published, read_record, weights_folder
+    from napari_cellrep.models._published import BUNDLED, list_published, read_record, weights_folder
 
     found: dict[str, dict[str, Any]] = {}
-    for name in list_published():
+    for name, (_, weights) in list_published().items():
         folder, record = weights_folder() / name, read_record(name)
+        if weights.bundled:
+            folder = BUNDLED / name
+            record = {"files": {path.name: {"bytes": path.stat().st_size} for path in folder.glob("*")}}
         sizes = [
             path.stat().st_size for path in folder.glob("*") if path.is_file() and path.suffix != ".json"
         ]

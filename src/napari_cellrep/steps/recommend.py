@@ -214,6 +214,10 @@ def _advise_published(facts: Facts, specs: dict[str, ModelSpec]) -> list[Advice]
     any_channel = [(s, w) for s, w in published if s.name == "microsnoop" or w.config.get("as_rgb")]
     if not any_channel or not facts.channels:
         return []
+    starters = [w for spec, w in published if w.bundled and not _missing(w.roles, facts.channels)]
+    if starters and not any(w.name in facts.fetched for _, w in any_channel):
+        w = max(starters, key=lambda w: w.name == "pci-starter")
+        return [Advice(f"{w.name} came with napari-cellrep: a first look at once, not a result.", w.name)]
     spec, w = min(
         any_channel, key=lambda item: (item[1].name not in facts.fetched, item[0].name != "microsnoop")
     )

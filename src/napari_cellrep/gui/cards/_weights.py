@@ -244,10 +244,14 @@ class WeightsDialog(QDialog):
         host = urlsplit(weights["url"]).hostname or ""
         um = weights.get("um_per_px") or 0
         link = LINKS[self.palette().windowText().color().lightness() > 127]
+        origin = (
+            f"<a href='{weights['url']}' style='color: {link}'>{host}</a>"
+            if host
+            else "comes with napari-cellrep"
+        )
         rows = [
             ("Model", weights["title"]), ("Trained on", weights["note"]), ("Wants", wants),
-            ("Sampling", f"{um:g} µm per pixel" if um else "unknown"),
-            ("From", f"<a href='{weights['url']}' style='color: {link}'>{host}</a>"), ("Paper", weights["paper"]),
+            ("Sampling", f"{um:g} µm per pixel" if um else "unknown"), ("From", origin), ("Paper", weights["paper"]),
         ]  # fmt: skip
         table = "".join(f"<tr><td style='padding-right:10px'>{a}</td><td>{b}</td></tr>" for a, b in rows if b)
         self.about.setText(f"<b>{weights['name']}</b><table>{table}</table>")

@@ -226,7 +226,8 @@ class ModelCard(Card):
                 if name in own:
                     continue
                 if self._is_here(name):
-                    choices.append((HERE, name, (name, weights["network"])))
+                    words = f"{name} (a starting point)" if weights.get("bundled") else name
+                    choices.append((HERE, words, (name, weights["network"])))
                 elif name == keep or fits(weights, channels):
                     choices.append((AWAY, f"{name} (get…)", (name, weights["network"])))
         return sorted(choices, key=lambda item: item[0])
