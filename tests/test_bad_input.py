@@ -251,6 +251,28 @@ def test_a_disk_that_fills(lab, said, refused, step):
         assert not list(disk.rglob("*.part"))
 
 
+def test_a_disk_that_fills_in_training(lab, said, refused):
+    """The last checkpoint stays whole, and training goes on from it once there is room."""
+    with _mounted(lab / "disk", "-t", "tmpfs", "-o", "size=8m", "tmpfs") as disk:
+        root = disk / "p.cellrep"
+        shutil.copytree(lab / "p.cellrep", root)
+        shutil.copytree(lab / "images", disk / "images")
+        command = (
+            f"train {root} --model autoencoder --width 0.04 --held-out 0 --batch-size 8 --device cpu --precision fp32"
+        ).split()
+        said(*command, "--max-steps", "1")
+        checkpoint = root / "models" / "autoencoder" / "checkpoint.pt"
+        before = checkpoint.read_bytes()
+        (disk / "ballast").write_bytes(b"x" * (shutil.disk_usage(disk).free - 4096))
+        assert "disk is full" in refused(*command, "--max-steps", "2")
+        assert checkpoint.read_bytes() == before
+        (disk / "ballast").unlink()
+        said(*command, "--max-steps", "2")
+        card = json.loads((checkpoint.parent / "model.json").read_text())
+        assert card["trained"]["step"] == 2
+        assert not list(disk.rglob("*.part"))
+
+
 def test_a_disk_that_fills_half_way(lab, said, refused, monkeypatch):
     """The system's own error at the second field: the first stays done, and the next run does only the rest."""
     root, real, calls = lab / "p.cellrep", tifffile.imwrite, []

@@ -21,8 +21,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -388,12 +390,26 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
         write(tmp)
         tmp.replace(path)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap the system's error
+        if _disk_is_full(error, path.parent):
+            raise InputError(
+                f"The disk is full: {path.name} could not be written. What was finished before is kept; free some space "
+                "and run the same step again."
+            ) from error
         raise InputError(
             f"{path} could not be written ({error}); what was finished before is kept."
         ) from error
     finally:
         with contextlib.suppress(OSError):
             tmp.unlink(missing_ok=True)
+
+
+def _disk_is_full(error: Exception, folder: Path) -> bool:
+    """Whether an error is a full disk's; torch only says that writing failed, while the disk is still full."""
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        return True
+    with contextlib.suppress(OSError):
+        return shutil.disk_usage(folder).free < 2**16
+    return False
 
 
 def load_model(path_or_name: str | Path, model: str | None = None) -> EmbeddingModel:
