@@ -8,7 +8,7 @@ import pytest
 from _clicks import LONG, card, choose, click, idle, opened, run
 from napari_cellrep.data import open_project
 from napari_cellrep.gui.cards._export import KINDS, ExportDialog
-from napari_cellrep.gui.cards.explore import group_columns, reference_choices, top_groups
+from napari_cellrep.gui.cards.explore import first_rows, group_columns, reference_choices, top_groups
 from napari_cellrep.gui.views._raster import colours_of
 from napari_cellrep.gui.views._words import column_words
 
@@ -97,6 +97,26 @@ def test_ranking_of_groups_with_other_settings(qtbot, dock, explore, project):
     # Another embedding: the answer was not about that one.
     choose(explore.embedding, "bare")
     qtbot.waitUntil(lambda: not explore.result.isVisible(), timeout=LONG)
+
+
+def test_results_of_groups_are_shown_as_a_table(qtbot, dock, explore, project):
+    choose(explore.question, "moved between two conditions")
+    click(explore.answer)
+    idle(qtbot, dock)
+    assert "No condition is chosen" in dock.strip.message.text()
+    click(explore.more.button)
+    explore.form.set_value({"by": "compound", "condition": "control", "a": "-1", "b": "1", "n_draws": 50})
+    run(qtbot, dock, explore.answer)
+    shown = explore.result.text()
+    assert "moved between control -1 and 1" in shown
+    assert "<th" in shown
+    assert "moved p (FDR)" in shown
+    assert "<td>Wortmannin</td>" in shown
+    table = pd.DataFrame({"x<y": [1.0, np.nan], "n": [1234, 5]}, index=["a&b", "c"])
+    assert first_rows(table).count("<tr>") == 3
+    for words in ("a&amp;b", "x&lt;y", "1,234", "–"):
+        assert words in first_rows(table)
+    assert "2 more rows" in first_rows(pd.DataFrame({"x": range(10)}, index=list("abcdefghij")))
 
 
 def test_groups_like_one_of_them(qtbot, dock, explore, project):

@@ -804,7 +804,9 @@ def test_starter_weights_are_here_without_fetching(folder, small, capsys):
     assert not folder.exists()
     assert list_here()["pci-starter"]["whole"]
     assert list_here()["pci-starter"]["bytes"] > 1e5
-    assert drain(fetch("pci-starter")) == find_fetched("pci-starter")  # no licence to accept, no network to ask
+    assert drain(fetch("pci-starter")) == find_fetched(
+        "pci-starter"
+    )  # no licence to accept, no network to ask
     assert main(["models"]) == OK
     told = capsys.readouterr().out
     assert "weights: pci-starter (comes with this package)" in told

@@ -662,8 +662,9 @@ _OPTIONS: dict[str, dict[str, Any]] = {
                 "help": "From how many other cells of its group each cell is predicted; the errors are averaged."},
     "root": {"label": "Begins with", "help": "COLUMN=VALUE of the cells at the beginning, for example phase=G1."},
     "most": {"label": "Kinds at most", "min": 1, "max": 20, "help": "In one group; as many as the cells speak for (BIC)."},
-    "number": {"label": "Number", "column": True, "also": [""],
-               "help": "What is large in odd cells; empty: how odd each is in its own group (measure that first)."},
+    "number": {"label": "Number",
+               "help": "Name of the column that is large in odd cells; empty: how odd each is in its own group (measure that "
+               "first)."},
     "tail": {"label": "Beyond", "min": 0.0001, "max": 0.5, "step": 0.01,
              "help": "A cell is rare beyond what this share of the reference cells reach."},
     "measure": {"label": "Measured by", "choices": ["sd", "distance"],

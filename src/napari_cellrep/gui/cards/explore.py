@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ GROUPS = {
     "control": ("Control", "Cells that are normal, such as DMSO wells. Kept for all analyses."),
 }  # fmt: skip
 SHOWN_GROUPS = 5
+SHOWN_ROWS = 8
 
 
 class ExploreCard(Card):
@@ -232,6 +234,8 @@ class ExploreCard(Card):
         ]  # here it is the answer that counts
         if isinstance(result.get("table"), pd.DataFrame) and recipe == "variability":
             lines.append(top_groups(result["table"]))
+        elif isinstance(result.get("table"), pd.DataFrame) and recipe != "similar":  # its summary lists them
+            lines.append(first_rows(result["table"]))
         self.result.setText("".join(f"<p>{line}</p>" for line in lines))
         self.result.show()
         written = [key.removeprefix("obs/") for key in result["written"] if key.startswith("obs/")]
@@ -306,6 +310,37 @@ def _with_columns(rule: Mapping[str, Any], columns: list[str]) -> dict[str, Any]
         return dict(rule)
     choices = [*rule.get("also", []), *columns]
     return {**rule, "choices": list(dict.fromkeys([rule["default"], *choices]))}
+
+
+def first_rows(table: pd.DataFrame) -> str:
+    """The first rows of a table of results, as HTML."""
+    shown = table.head(SHOWN_ROWS)
+    if isinstance(shown.index, pd.RangeIndex):
+        shown = shown.set_index(shown.columns[0])
+    head = "".join(f"<th align='right'>&nbsp;{column_title(c)}</th>" for c in shown.columns)
+    rows = ""
+    for name, values in zip(shown.index, shown.to_numpy(object), strict=True):
+        cells = "".join(f"<td align='right'>&nbsp;{_in_words(v)}</td>" for v in values)
+        rows += f"<tr><td>{html.escape(str(name))}</td>{cells}</tr>"
+    more = (
+        f"<p>… {len(table) - len(shown):,} more rows in the table of groups.</p>"
+        if len(table) > len(shown)
+        else ""
+    )
+    return f"<table><tr><th></th>{head}</tr>{rows}</table>{more}"
+
+
+def column_title(column: Any) -> str:
+    """A column's name as people read it."""
+    return html.escape(str(column).replace("_", " ").replace("p fdr", "p (FDR)"))
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, str):
+        return html.escape(value if len(value) <= 24 else f"{value[:23]}…")
+    if value is None or pd.isna(value):
+        return "–"
+    return f"{int(value):,}" if float(value).is_integer() and abs(value) >= 1 else f"{float(value):.3g}"
 
 
 def top_groups(table: pd.DataFrame) -> str:
