@@ -56,6 +56,17 @@ def click(widget: QWidget, at: QPoint | None = None) -> None:
     QTest.mouseClick(widget, LEFT, PLAIN, at or QPoint(10, widget.height() // 2))
 
 
+def save(picture: Image.Image, path: Path) -> None:
+    """Write a picture in 256 colours, in fewer where it would be too large, chosen so that legends keep theirs."""
+    for n_colours in (256, 128, 80, 48):
+        picture.quantize(n_colours, Image.Quantize.MAXCOVERAGE, kmeans=2).save(path, optimize=True)
+        if path.stat().st_size <= LARGEST_BYTES:
+            break
+    print(
+        f"{path.name}: {picture.width} × {picture.height} px, {path.stat().st_size:,} bytes, {n_colours} colours"
+    )
+
+
 class Window:
     """A napari window and the pictures taken of it."""
 
@@ -94,7 +105,7 @@ class Window:
         QTest.qWait(400)
 
     def shot(self, name: str, card: QWidget | None = None) -> None:
-        """Save the window in 256 colours, chosen so that legends keep theirs; a floating card is painted over it."""
+        """Save the window; a floating card is painted over it."""
         QTest.qWait(400)
         picture = Image.fromarray(self.viewer.screenshot(canvas_only=False, flash=False)[..., :3])
         if card is not None:
@@ -104,18 +115,13 @@ class Window:
             data = np.frombuffer(shown.constBits().asstring(shown.sizeInBytes()), np.uint8)
             data = data.reshape(shown.height(), shown.bytesPerLine())[:, : 3 * shown.width()]
             picture.paste(Image.fromarray(data.reshape(shown.height(), -1, 3)), (inside.x(), inside.y()))
-        path = self.out / f"{name}.png"
-        picture.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2).save(path, optimize=True)
-        size = path.stat().st_size
-        print(
-            f"{path.name}: {picture.width} × {picture.height} px, {size:,} bytes"
-            + " TOO LARGE" * (size > LARGEST_BYTES)
-        )
+        save(picture, self.out / f"{name}.png")
 
     def part(self, name: str, widget: QWidget) -> None:
         """Save one panel or dialog of the window."""
         QTest.qWait(400)
-        widget.grab().save(str(self.out / f"{name}.png"))
+        widget.grab().save(str(FRESH / "part.png"))
+        save(Image.open(FRESH / "part.png").convert("RGB"), self.out / f"{name}.png")
 
     def close(self) -> None:
         """End the worker and the window."""
@@ -276,13 +282,15 @@ def explore(root: Path, out: Path) -> None:
     until(lambda: said and "saved" in said[-1])
     saved = Image.open(FRESH / "tree.png")
     saved.thumbnail((860, 860))
-    saved.save(out / "explore-tree.png", optimize=True)
+    save(saved.convert("RGB"), out / "explore-tree.png")
+    session.clear()  # else only the branches with selected cells
     tree.print_branches(str(out / "explore-branches.png"))
     until(lambda: "saved as" in tree.words.text())
     page = Image.open(out / "explore-branches.png").convert("RGB")
     page = page.resize((800, 800 * page.height // page.width), Image.Resampling.LANCZOS).quantize(96)
     page.save(out / "explore-branches.png", optimize=True)
 
+    panel.setMinimumHeight(430)
     gallery = panel.view("Gallery")
     dose = session.visible & (obs["field"] == "A12").to_numpy()
     session.select(np.flatnonzero(dose)[:5])
@@ -291,10 +299,11 @@ def explore(root: Path, out: Path) -> None:
     QTest.qWait(1500)
     until(lambda: all(gallery.grid.pictures.get(r, canvas.looks()) for r, _ in gallery.grid.in_sight()))
     window.part("explore-gallery", panel)
+    session.clear()
     plate = panel.view("Plate")
     spread = [plate.what.itemText(i) for i in range(plate.what.count())]
     plate.what.setCurrentText(
-        next(w for w in spread if w.startswith("score_paired") and w.endswith("spread"))
+        next(w for w in spread if w.startswith("closer to A or to B (paired") and w.endswith("spread"))
     )
     window.part("explore-plate", panel)
 
@@ -308,12 +317,18 @@ def explore(root: Path, out: Path) -> None:
     window.part("explore-two-maps", panel.maps)
     panel.clouds.setChecked(False)
     panel.two.setChecked(False)
-    panel.setMinimumHeight(300)
     session.show_all_values()
 
     session.clear()
+    gallery = panel.view("Gallery")
+    gallery.by.setCurrentText("no lines")
+    panel.setMinimumHeight(300)
+    QTest.qWait(500)
+    viewer.window.resize(1280, 900)
     scores = [c for c in session.colour_choices if c.startswith("score_paired")]
     session.colour_by = scores[0] if scores else "group"
+    view.fit()  # beside its new legend
+    until(lambda: all(gallery.grid.pictures.get(r, canvas.looks()) for r, _ in gallery.grid.in_sight()))
     viewer.theme = "light"
     window.shot("explore-light")
     viewer.theme = "dark"
@@ -343,10 +358,12 @@ def explore(root: Path, out: Path) -> None:
             layer.visible = name == part
         QTest.qWait(300)
         shown = viewer.screenshot(canvas_only=True, flash=False)[..., :3]
-        side = shown.shape[0]
-        left = (shown.shape[1] - side) // 2
-        parts += [shown[:, left : left + side], np.full((side, 8, 3), 255, np.uint8)]
-    Image.fromarray(np.hstack(parts[:-1])).save(window.out / "explore-inpainting.png", optimize=True)
+        side = min(shown.shape[:2])
+        upper, left = ((length - side) // 2 for length in shown.shape[:2])
+        parts += [shown[upper : upper + side, left : left + side], np.full((side, 8, 3), 255, np.uint8)]
+    row = Image.fromarray(np.hstack(parts[:-1]))
+    row.thumbnail((1200, 1200), Image.Resampling.LANCZOS)
+    save(row, window.out / "explore-inpainting.png")
     window.close()
 
 
@@ -372,8 +389,6 @@ def groups(root: Path, out: Path) -> None:
     QTest.mouseMove(view, QPoint(3, view.height() - 60))
     window.part("explore-groups", panel)
     window.close()
-    page = Image.open(out / "explore-groups.png").convert("RGB")
-    page.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2).save(out / "explore-groups.png", optimize=True)
 
 
 def variability(root: Path, out: Path) -> None:
@@ -394,10 +409,6 @@ def variability(root: Path, out: Path) -> None:
     until(lambda: all(view.strip.pictures.get(row, canvas.looks()) for row, _ in view.strip.tiles()))
     window.part("explore-variability", panel)
     window.close()
-    page = Image.open(out / "explore-variability.png").convert("RGB")
-    page.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2).save(
-        out / "explore-variability.png", optimize=True
-    )
 
 
 def learn(root: Path, out: Path) -> None:

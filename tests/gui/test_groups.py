@@ -157,7 +157,7 @@ def test_the_pointer_says_its_name_and_what_the_colour_says(explore, qtbot) -> N
     view, session = explore.map, explore.session
     hover(qtbot, view, at(explore, "E12"), view.card.isVisible)
     n = int((session.visible & (session.cells.obs["group"] == "E12")).sum())
-    assert view.card.words.text() == f"<b>E12</b><br>{n:,} cells<br>control: 1"
+    assert view.card.words.text() == f"<b>E12</b><br>{n:,} cells<br>control: -1"
     assert session.hover == -1
     session.colour_by = "brightness"
     hover(qtbot, view, QPoint(3, 3), lambda: not view.card.isVisible())

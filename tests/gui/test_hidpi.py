@@ -21,7 +21,7 @@ GESTURES = (
     "test_map.py::test_hover_shows_a_card",
     "test_map.py::test_a_click_in_the_legend_hides_and_shows",
     "test_image.py::test_clicks_on_cells_select_them",
-    "test_image_lasso.py",
+    "test_image_lasso.py::test_ctrl_draws_a_lasso_shift_adds_and_the_image_stays",
     "test_plate.py::test_clicking_a_well_selects_its_cells",
     "test_gallery.py::test_click_modifiers_rubber_band_and_double_click",
     "test_tree.py::test_a_click_on_a_branch_selects_its_cells",

@@ -425,7 +425,7 @@ def test_hover_shows_a_card(session, qtbot) -> None:
     assert asked == [shown]
     assert session.cell_id(shown) in view.card.words.text()
     assert "A12" in view.card.words.text()
-    assert view.card.picture.pixmap().width() == view.card.PICTURE_PX
+    assert view.card.picture.pixmap().deviceIndependentSize().width() == view.card.PICTURE_PX
     hover(qtbot, view, QPoint(596, 396), lambda: not view.card.isVisible())
     assert session.hover == -1
     view.disconnect_session()
@@ -467,6 +467,13 @@ def test_the_whole_map_stands_beside_its_legend(view, session, qtbot) -> None:
     assert view.legend.isVisible()
     assert px[:, 0].min() > view.legend.geometry().right()
     assert px[:, 0].max() < view.width()
+    session.colour_by = "brightness"  # a wide bar: the map stands below it
+    view.resize(500, 400)
+    view.fit()
+    px = view.view.to_px(session.map_coordinates()[session.visible]) / view.devicePixelRatioF()
+    assert view.legend.geometry().right() > 0.3 * view.width()
+    assert px[:, 1].min() > view.legend.geometry().bottom()
+    assert px[:, 1].max() < view.height()
 
 
 def test_the_focused_cell_comes_into_view(view, session, qtbot) -> None:

@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from qtpy.QtCore import QPoint, Qt
+from qtpy.QtWidgets import QToolTip
 
+from _clicks import hover
 from napari_cellrep.gui._image import canvas_of
 from napari_cellrep.gui._state import session_of
 from napari_cellrep.gui.views.plate import (
@@ -175,3 +177,20 @@ def test_keys_go_from_well_to_well(view, qtbot):
     assert session.how == "well E12, and well A12"
     qtbot.keyClick(wells, Qt.Key.Key_Space)
     qtbot.waitUntil(lambda: view.canvas.field == "A12", timeout=20_000)
+
+
+def test_a_spread_has_one_side_and_columns_are_named_in_words(view, qtbot):
+    """A score lies on both sides of zero; how much it spreads does not."""
+    session, wells = view.session, view.wells
+    session.cells.obs["score_measured"] = session.cells.obs["brightness"].to_numpy(float)
+    session.cells_changed.emit()
+    words = "closer to A or to B (measured)"
+    view.what.setCurrentText(words)
+    assert view.what.currentText() == words
+    assert wells.values.name == "score_measured"
+    assert wells.values.min() < 0 < wells.values.max()
+    view.what.setCurrentText(f"{words}, spread")
+    assert wells.values.min() > 0
+    assert not wells.colours.signed
+    assert wells.colours.limits[0] > 0
+    hover(qtbot, wells, wells.rect_of((0, 11)).center().toPoint(), lambda: words in QToolTip.text())

@@ -324,7 +324,7 @@ def test_leaves_have_the_colour_of_their_cells_on_the_map(view, qtbot):
     view.session.colour_by = "control"
     qtbot.waitUntil(lambda: view.plot._column == "control", timeout=20_000)
     colour = {name: tuple(view.plot._colours[leaf(view, name)]) for name in ("A01", "A12", "E12")}
-    assert colour["A12"] == colour["E12"] != colour["A01"]
+    assert colour["A01"] == colour["E12"] != colour["A12"]
     assert [name for name, _ in view.plot._legend.legend] == ["-1", "1"]
     view.session.colour_by = "brightness"  # a scale instead of names: the mean of the leaf's cells
     qtbot.waitUntil(lambda: view.plot._column == "brightness", timeout=20_000)

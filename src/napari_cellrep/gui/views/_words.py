@@ -25,8 +25,8 @@ def column_words(column: str) -> str:
 
 
 def is_signed(column: str) -> bool:
-    """Whether zero is the middle of a column: one side is A, the other B."""
-    return column.startswith("score_")
+    """Whether zero is the middle of a column: one side is A, the other B. Not of its spread, which has one side."""
+    return column.startswith("score_") and not column.endswith(", spread")
 
 
 def number_words(value: Any) -> str:

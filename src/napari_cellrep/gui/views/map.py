@@ -344,11 +344,15 @@ class MapView(QWidget):
             shown = self.groups.places
         elif len(shown) == len(self.session.visible) and self.session.visible.any():
             shown = shown[self.session.visible]
-        (w, h), left = self._size(), 0
-        if not self.legend.isHidden() and self.legend.geometry().right() < 0.45 * self.width():
-            left = round(self.legend.geometry().right() * self.devicePixelRatioF())  # beside it, not below
-        view = View.fit(shown, (w - left, h))
-        self.view = self._fitted = View(view.centre, view.scale, (w, h)).moved(left / 2, 0)
+        (w, h), left, top = self._size(), 0, 0
+        legend, ratio = self.legend.geometry(), self.devicePixelRatioF()
+        if not self.legend.isHidden():  # beside it, or under a bar of colours; not behind it
+            if legend.right() > 0.3 * self.width() and legend.bottom() < 0.35 * self.height():
+                top = round(legend.bottom() * ratio)
+            elif legend.right() < 0.45 * self.width():
+                left = round(legend.right() * ratio)
+        view = View.fit(shown, (w - left, h - top))
+        self.view = self._fitted = View(view.centre, view.scale, (w, h)).moved(left / 2, top / 2)
         self._redo("place")
 
     def _size(self) -> tuple[int, int]:

@@ -25,10 +25,12 @@ from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QToolTip, QVBoxLayout
 from napari_cellrep.gui.views._parts import CellView, offer
 from napari_cellrep.gui.views._raster import Colours, colours_of
 from napari_cellrep.gui.views._tones import faint_mark, selection_beside
+from napari_cellrep.gui.views._words import column_words
 from napari_cellrep.gui.views.map import selection_mode
 from napari_cellrep.session import Session
 
 COUNT, FLAGGED, CHOSEN = "number of cells", "share of flagged cells", "share of selected cells"
+SPREAD = ", spread"  # ends the name of what is the spread of a column
 _FORMATS = ((8, 12), (16, 24), (32, 48))  # rows and columns of 96, 384 and 1536 wells
 _LEGEND_PX = 44
 _NAMES_PX = 22
@@ -100,7 +102,7 @@ def well_values(
         (standard deviation). Hidden cells do not count, but for the share of flagged cells.
     """
     values: list[Any] = []
-    column, spread = what.removesuffix(", spread"), what.endswith(", spread")
+    column, spread = what.removesuffix(SPREAD), what.endswith(SPREAD)
     for rows in plate.wells.values():
         shown = rows[visible[rows]]
         if what == COUNT:
@@ -137,6 +139,7 @@ class PlateView(CellView):
     def __init__(self, session: Session, canvas: Any) -> None:
         super().__init__(session, canvas)
         self.plates: list[Plate] = []
+        self._columns: dict[str, str] = {}  # in words → in the table
         self.what = QComboBox()
         self.what.setToolTip(
             "What the colour of a well says: means and spreads are of its cells that are shown"
@@ -180,8 +183,11 @@ class PlateView(CellView):
             columns.append(column)
             values = cells.obs[column]  # type: ignore[union-attr]
             if pd.api.types.is_float_dtype(values) and values.nunique() > 12:
-                columns.append(f"{column}, spread")
-        offer(self.what, [COUNT, FLAGGED, CHOSEN, *columns])
+                columns.append(f"{column}{SPREAD}")
+        self._columns = {
+            f"{column_words(c.removesuffix(SPREAD))}{SPREAD * c.endswith(SPREAD)}": c for c in columns
+        }
+        offer(self.what, [COUNT, FLAGGED, CHOSEN, *self._columns])
         offer(self.plate, [plate.name or "plate" for plate in self.plates])
         self.plate.setVisible(len(self.plates) > 1)
         self.refresh()
@@ -198,9 +204,9 @@ class PlateView(CellView):
             )
             return
         plate = self.plates[max(0, self.plate.currentIndex())]
-        values = well_values(
-            plate, session.cells.obs, self.what.currentText() or COUNT, session.visible, session.selected
-        )
+        chosen = self.what.currentText() or COUNT
+        what = self._columns.get(chosen, chosen)
+        values = well_values(plate, session.cells.obs, what, session.visible, session.selected)
         self.wells.show_plate(plate, values)
         self.words.setText(edge_words(plate, values))
 
@@ -382,7 +388,8 @@ class Wells(QWidget):
                 share, QColor(*(int(v) for v in self.colours.palette[1 + round(share * 254)]))
             )
         painter.fillRect(bar, gradient)
-        low, high = (f"{v:,.4g}" for v in self.colours.limits)
+        whole = self.values is not None and self.values.name == COUNT
+        low, high = (f"{v:,.0f}" if whole else f"{v:,.3g}" for v in self.colours.limits)
         painter.drawText(QPointF(bar.left(), y + 24), low)
         painter.drawText(QPointF(bar.right() - painter.fontMetrics().horizontalAdvance(high), y + 24), high)
 
@@ -398,7 +405,9 @@ class Wells(QWidget):
             return ""
         value = self.values.iloc[list(self.shown.wells).index(place)]
         number = f"{value:,.4g}" if isinstance(value, float) else str(value)
-        words = f"{row_name(place[0])}{place[1] + 1:02d}\n{self.values.name}: {number}".replace("_", " ")
+        name = str(self.values.name)
+        what = column_words(name.removesuffix(SPREAD)) + SPREAD * name.endswith(SPREAD)
+        words = f"{row_name(place[0])}{place[1] + 1:02d}\n{what}: {number}"
         return words + f"\n{len(self.shown.wells[place]):,} cells"
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
