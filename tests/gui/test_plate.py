@@ -134,7 +134,7 @@ def test_the_picture_has_the_wells_colours(view, qtbot):
     picture = view.wells.grab().toImage()
     values, colours = view.wells.values, view.wells.colours
     for place, code in zip(values.index, colours.codes, strict=True):
-        pixel = picture.pixelColor(at(view, place))
+        pixel = picture.pixelColor(at(view, place) * picture.devicePixelRatio())
         assert (pixel.red(), pixel.green(), pixel.blue()) == tuple(int(v) for v in colours.palette[code])
     view.what.setCurrentText(COUNT)
     assert view.wells.values.tolist() == [
