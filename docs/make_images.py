@@ -1,6 +1,6 @@
 """Take the pictures in docs/images by real clicks: from the sample to a map, then a finished project.
 
-python docs/make_images.py PROJECT.cellrep [docs/images] [walk|job|explore|learn|groups|variability|look|inside]
+python docs/make_images.py PROJECT.cellrep [docs/images] [walk|job|explore|learn|groups|variability|look|inside|masking]
 
 PROJECT is a project of the sample with a trained network, as `cellrep demo` makes it. The first half of the pictures
 ("walk") is taken of a person who begins with nothing, so it segments and measures the sample again (minutes). Needs
@@ -438,12 +438,29 @@ def learn(root: Path, out: Path) -> None:
 def look(root: Path, out: Path) -> None:
     """What networks make of two cells: what they need, where they look, what is alike to them, what class they see."""
     from napari_cellrep.data.cells import embedding_names
-    from napari_cellrep.steps import heads
+    from napari_cellrep.steps import heads, inpaint
     from napari_cellrep.steps import look as steps
     from napari_cellrep.steps.look_figure import save_looks
 
-    project = open_project(root)
+    project, pci = open_project(root), "paired_cell_inpainting"
+    obs = project.cells.obs
+    good = obs[obs["good"].to_numpy(bool)]
+    controls = {
+        name: [str(c) for c in good.index[good["control"] == v]]
+        for name, v in (("untreated", -1), ("full dose", 1))
+    }
+    apart = {"a": "full dose", "b": "untreated", "sets": controls}
+    untreated, treated = (cells[: 3 * 40 : 40] for cells in controls.values())
     wanted: tuple[tuple[str, str, list[str], int, dict[str, Any]], ...] = (
+        (
+            "grid",
+            pci,
+            [],
+            800,
+            {"sources": untreated + treated, "targets": ["A01:52", "A01:5", "A12:44", "A12:9"]},
+        ),
+        ("patterns", pci, treated, 900, {"target": "A01:52"}),
+        ("apart", "dino", ["A01:52", "A12:44"], 700, apart),
         ("occlusion", "paired_cell_inpainting", ["A07:66", "A07:100"], 800, {}),
         ("attention", "dino", ["A07:66", "A07:100"], 1100, {}),
         ("tokens", "dino", ["A01:52", "A12:44"], 700, {"stride": 4}),
@@ -456,6 +473,10 @@ def look(root: Path, out: Path) -> None:
             continue
         if what == "heads":
             heads.save_heads(heads.heads(project, embedding=embedding), FRESH / "look.png")
+        elif what == "grid":
+            inpaint.inpaint_grid(project, out=str(FRESH / "look.png"), **how)
+        elif what == "patterns":
+            save_looks(project, inpaint.patterns(project, cells=cells, **how), FRESH / "look.png")
         else:
             looks = steps.look(project, what=what, cells=cells, embedding=embedding, **how)
             save_looks(project, looks, FRESH / "look.png")
@@ -506,6 +527,43 @@ def inside(root: Path, out: Path) -> None:
     window.close()
 
 
+def masking(root: Path, out: Path) -> None:
+    """A cell that a Microsnoop redraws, with the patches over its nucleus painted as hidden."""
+    window = Window(out, 1100, 760)
+    session, canvas, looking = window.session, window.canvas, window.canvas.looking
+    session.open(open_project(root))
+    if "microsnoop" not in session.embeddings:
+        print("inside-mask.png is left as it is: the project has no embedding microsnoop")
+        window.close()
+        return
+    session.embedding = "microsnoop"
+    view = window.dock("Explore").view("Look inside")
+    show_field(window.viewer, session, "A12")
+    until(lambda: canvas.field == "A12")
+    canvas.frame_cell("A12:44")
+    window.click_image("A12:44", RIGHT)
+    action = next(a for a in canvas._menu.actions() if a.text() == QUESTIONS["reconstruction"][0])
+    until(action.isEnabled, 120)
+    action.trigger()
+    canvas._menu.hide()
+    until(lambda: looking.answers, 120)
+    (answer,) = looking.answers
+    click(view.mask.paint)
+    h, w = answer.mask.data.shape
+    answer.mask.data = np.zeros((h, w), np.uint8)
+    for i in range(h):
+        for j in range(w):
+            if abs(i - (h - 1) / 2) < 1.5 and abs(j - (w - 1) / 2) < 1.5:
+                answer.mask.paint((i, j), 1)
+    looks = answer.looks
+    click(view.mask.again)
+    until(lambda: answer.looks is not looks, 60)
+    window.viewer.scene.camera.zoom *= 0.5
+    QTest.qWait(6000)  # notes fade
+    window.shot("inside-mask")
+    window.close()
+
+
 def fresh(root: Path) -> Path:
     """Copy a project, as nobody has left it: neither tabs nor colours come back from the part before."""
     copy = Path(shutil.copytree(root, Path(tempfile.mkdtemp(dir=FRESH)) / root.name))
@@ -529,6 +587,8 @@ def main() -> None:
         look(root, out)
     if part in ("", "inside"):
         inside(fresh(root), out)
+    if part in ("", "masking"):
+        masking(fresh(root), out)
     if part in ("", "walk"):
         walk(out)
     if part in ("", "job"):

@@ -429,6 +429,12 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         help="reconstruction by Microsnoop: the fraction of patches to hide",
     )
     looking.add_argument(
+        "--mask-seed",
+        type=int,
+        metavar="N",
+        help="reconstruction by Microsnoop: another number hides other patches (default: 0)",
+    )
+    looking.add_argument(
         "--of", metavar="CLASS", help="classes: whose evidence (default: the most probable one's)"
     )
     looking.add_argument(
@@ -990,13 +996,14 @@ def _look(args: argparse.Namespace) -> None:
     from napari_cellrep.steps.look_figure import check_out, save_looks
 
     own = {
-        "ratio": ("reconstruction",), "of": ("classes",), "sample": ("heads",), "first": ("tokens",),
+        "ratio": ("reconstruction",), "mask_seed": ("reconstruction",), "of": ("classes",), "sample": ("heads",),
+        "first": ("tokens",),
         "stride": ("tokens", "structure"), "at": ("structure",), "sources": ("inpainting",), "targets": ("inpainting",),
         "group": ("axis",), "by": ("axis",), "sets": ("apart",),
     }  # fmt: skip
     for option, whats in own.items():
         if getattr(args, option) is not None and args.what not in whats:
-            raise InputError(f"--{option} is of --what {' and '.join(whats)} only.")
+            raise InputError(f"--{option.replace('_', '-')} is of --what {' and '.join(whats)} only.")
     special = {"heads": _look_heads, "inpainting": _look_inpainting, "axis": _look_axis}
     if args.what in special:
         special[args.what](args)
@@ -1004,7 +1011,8 @@ def _look(args: argparse.Namespace) -> None:
     if not args.cell:
         raise InputError("Say which cells with --cell ID …; only --what heads can draw them.")
     project, out = _open(args.project), check_out(args.out)
-    how = {k: getattr(args, k) for k in ("ratio", "of", "first", "stride") if getattr(args, k) is not None}
+    given = {k: getattr(args, k) for k in ("ratio", "of", "first", "stride")} | {"seed": args.mask_seed}
+    how = {k: v for k, v in given.items() if v is not None}
     if args.what == "structure":
         if args.at is None:
             raise InputError("Say where the structure is with --at Y X, a pixel of the field.")

@@ -281,7 +281,7 @@ def result_of(session, target: int, scale: float, side: int = 8) -> dict:
     rng = np.random.default_rng(0)
     real, predicted = rng.random((2, side, side)).astype(np.float32)
     return {
-        "target": real, "prediction": predicted, "error": predicted - real, "structure": real[None],
+        "target": real, "prediction": predicted, "error": predicted - real, "structure": real[None], "structures": ["DNA"],
         "y0": float(int(y) - side * scale // 2), "x0": float(int(x) - side * scale // 2), "scale": scale,
         "field": field_id, "source_cell": "A01:1", "target_cell": session.cell_id(target), "mse": 0.1, "trained": True,
     }  # fmt: skip
@@ -297,7 +297,7 @@ def test_a_prediction_lies_on_its_cell(viewer, project, qtbot, scale, um) -> Non
     result = result_of(session, target, scale)
     add_inpainting_layers(viewer, session, result)
     canvas = canvas_of(viewer)
-    qtbot.waitUntil(lambda: len(canvas.layers("inpainting")) == 3)
+    qtbot.waitUntil(lambda: len(canvas.layers("inpainting")) == 4)
     assert canvas.field == "E12"
     dna = viewer.layers["DNA"]
     for layer in canvas.layers("inpainting"):
@@ -310,13 +310,16 @@ def test_a_prediction_lies_on_its_cell(viewer, project, qtbot, scale, um) -> Non
     error = next(la for la in canvas.layers("inpainting") if la.metadata["cellrep"]["part"] == "error")
     low, high = error.contrast_limits
     assert low == -high == -float(np.abs(result["error"]).max())
+    assert {la.name for la in canvas.layers("inpainting") if not la.visible} == {
+        error.name, f"DNA of {session.cell_id(target)}, as the network sees it",
+    }  # fmt: skip
     assert error.colormap.map(np.array([0.5]))[0, :3] == pytest.approx((1, 1, 1), abs=0.02)
 
 
 def test_predictions_show_with_their_field_only(viewer, session, canvas, qtbot) -> None:
     target = inner_cells(session, "E12", 1)[0]
     add_inpainting_layers(viewer, session, result_of(session, target, 1.0))
-    qtbot.waitUntil(lambda: len(canvas.layers("inpainting")) == 3)
+    qtbot.waitUntil(lambda: len(canvas.layers("inpainting")) == 4)
     shown = [la.visible for la in canvas.layers("inpainting")]
     assert any(shown)
     open_field(viewer, qtbot, "A01")
@@ -349,7 +352,7 @@ def test_predict_asks_for_source_and_the_next_cell_clicked(
     click(viewer, qtbot, at_cell(viewer, session, target))
     assert asked == [("inpaint.inpaint", session.cell_id(source), session.cell_id(target))]
     assert chosen(session) == []  # that click chose a target, not a selection
-    assert len(canvas.layers("inpainting")) == 3
+    assert len(canvas.layers("inpainting")) == 4
 
 
 def test_edits_of_labels_are_kept_and_the_cells_follow(viewer, session, canvas, qtbot, monkeypatch) -> None:

@@ -95,14 +95,19 @@ def inside(viewer, qtbot, monkeypatch, tmp_path, told):
     view.disconnect_session()
 
 
-@pytest.mark.parametrize("um", [0.0, 0.5])
-def test_attention_lies_on_what_is_bright(viewer, qtbot, monkeypatch, tmp_path, told, um):
+@pytest.mark.parametrize(("um", "scale"), [(0.0, None), (0.5, None), (0.5, (0.5, 0.2))])
+def test_attention_lies_on_what_is_bright(viewer, qtbot, monkeypatch, tmp_path, told, um, scale):
     # The cell at the corner of the image, its crop enlarged in the network's own resizing: 32 px seen for 64.
     spot = (6 - 32 + 32, 4 - 32 + 48, 16)
     project = made_up(tmp_path, [(6, 4), (60, 60)], [spot], um)
     net = brightness_dino()
     net.crop = type(net.crop)(size_px=32, window_px=64, channels=net.roles)
     canvas, session = opened(viewer, qtbot, monkeypatch, project, "one", net)
+    if (
+        scale is not None
+    ):  # the user has said that rows lie farther apart than columns, and where the image is
+        for la in canvas.layers():
+            la.scale, la.translate = scale, (7.0, -3.0)
     entries(canvas, session.row_of_id("one:1"))[LOOK_AT].trigger()
     (mean,) = canvas.layers("look")  # the heads are to be chosen
     assert mean.metadata[OURS]["part"] == "mean"

@@ -183,6 +183,70 @@ def test_microsnoop_fills_in_what_was_hidden(small):
     assert ((few.data == 0) & (shown.planes[1].data != 0)).mean() < hidden.mean()
 
 
+def test_a_painted_mask_hides_what_is_painted(small, tmp_path, capsys):
+    embedded(small, create_model("microsnoop", width=0.1, channels=("FKHR-GFP", "DNA")))
+    obs = small.cells.obs
+    edge = obs["y_px"].to_numpy().argmin()  # the crop reaches out of the image
+    for cell in (
+        obs.index[edge],
+        obs.index[(obs["y_px"].between(60, 190) & obs["x_px"].between(60, 190))][0],
+    ):
+        (first,) = reconstruction(small, cells=[cell], ratio=0.4, seed=2)
+        mask, redrawn, plane = first.mask, first.planes[0], first.planes[1]
+        assert (mask.part, mask.scale, mask.data.shape[0]) == ("mask", 16 * plane.scale, 2)
+        # On the image's pixels: a grid that covers what is shown, its hidden patches dark in "masked".
+        h, w = plane.data.shape
+        i, j = (((np.arange(n) + (a - b) + 0.5) / 16).astype(int) for n, a, b in
+                ((h, plane.y0, mask.y0), (w, plane.x0, mask.x0)))  # fmt: skip
+        assert (i.min(), j.min()) == (0, 0)
+        assert (i.max() + 1, j.max() + 1) == mask.data.shape[1:]
+        for c in range(2):
+            hidden = mask.data[c][i[:, None], j] > 0
+            np.testing.assert_array_equal(
+                first.planes[4 * c + 2].data, np.where(hidden, 0, first.planes[4 * c + 1].data)
+            )
+        assert f"{int(mask.data[0].sum())} of {mask.data[0].size} patches hidden" in first.words[0]
+        assert first.numbers["channels"]["DNA"]["n_hidden"] == mask.data[1].sum()
+        same = reconstruction(small, cells=[cell], ratio=0.4, seed=2, hidden=mask.data)[0]
+        np.testing.assert_array_equal(same.planes[0].data, redrawn.data)
+        painted = mask.data > 0
+        painted[0, 0, 0] = ~painted[0, 0, 0]
+        other = reconstruction(small, cells=[cell], ratio=0.4, seed=2, hidden=painted)[0]
+        assert np.abs(other.planes[0].data - redrawn.data).max() > 0
+        np.testing.assert_array_equal(
+            other.planes[4].data, first.planes[4].data
+        )  # a channel is seen by itself
+        np.testing.assert_array_equal(other.mask.data > 0, painted)
+    with pytest.raises(InputError, match="painted mask has shape"):
+        reconstruction(small, cells=[cell], hidden=painted[:, 1:])
+    with pytest.raises(InputError, match="for one cell; 2 are"):
+        reconstruction(small, cells=list(obs.index[:2]), hidden=painted)
+    said = []
+    for seed in ("0", "1"):
+        out = tmp_path / f"{seed}.npz"
+        words = [
+            "look",
+            str(small.root),
+            "--what",
+            "reconstruction",
+            "--cell",
+            cell,
+            "--ratio",
+            "0.5",
+            "--mask-seed",
+            seed,
+        ]
+        assert main([*words, "--out", str(out)]) == 0
+        with np.load(out) as arrays:
+            said.append(arrays[f"{cell}/DNA with patches hidden"])
+    assert (said[0] != said[1]).any()
+    assert (
+        main(["look", str(small.root), "--what", "occlusion", "--cell", cell, *words[-2:], "--out", str(out)])
+        == 2
+    )
+    assert "--mask-seed is of --what reconstruction only" in capsys.readouterr().err
+
+
 def test_what_a_network_cannot_is_said(small):
     drain(embed(small, model="paired_cell_inpainting", config={"width": 0.05}))
     drain(embed(small, model="measurements", channels=["DNA"]))

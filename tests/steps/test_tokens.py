@@ -63,6 +63,10 @@ def test_components_are_those_of_the_patches_of_all_cells(small):
     x = np.concatenate(vectors)
     variance = np.linalg.eigvalsh(np.cov(x.T))[::-1]
     np.testing.assert_allclose(looks[0].numbers["explained"], (variance / variance.sum())[1:4], atol=1e-3)
+    both = tokens(small, cells=cells, first=(1, 2))
+    assert [plane.name[-6:] for plane in both[0].planes] == ["1 to 3", "2 to 4"]
+    np.testing.assert_array_equal(both[3].planes[1].data, looks[3].planes[0].data)
+    assert len(both[0].numbers["explained"]) == 4
     shown = np.concatenate([look.planes[0].data.reshape(-1, 3) for look in looks])
     assert (shown.min(axis=0) == 0).all()
     assert (shown.max(axis=0) == 1).all()

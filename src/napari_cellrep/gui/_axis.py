@@ -19,6 +19,12 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
 )
 
+DIFFER = (
+    "What do its cells differ in?",
+    "Real cells along the main direction in which this group's cells differ (the first principal component of their "
+    "numbers), and what changes from one end to the other",
+)
+
 
 def show_axis(canvas: Any, by: str, name: str) -> None:
     """Ask for the main axis of a group's cells; a window with the figure opens when it is there."""

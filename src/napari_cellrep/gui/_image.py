@@ -23,7 +23,7 @@ from qtpy.QtWidgets import QApplication, QInputDialog, QMenu
 
 from napari_cellrep.analysis.profiles import similar_groups
 from napari_cellrep.data.cells import reconcile_labels
-from napari_cellrep.gui._axis import show_axis
+from napari_cellrep.gui._axis import DIFFER, show_axis
 from napari_cellrep.gui._leave import Leaving, look_of, return_look
 from napari_cellrep.gui._looking import ERROR_MAP, OURS, Looking, add_overlays, show_overlays_of
 from napari_cellrep.gui._pictures import ROLE_COLOURS, Background, Look, contrast_of
@@ -724,12 +724,9 @@ class Canvas:
             if session.embedding
             else "Needs an embedding: embed the cells in the CellRep panel"
         )
-        varies = menu.addAction("What do its cells differ in?", lambda: show_axis(self, by, name))
+        varies = menu.addAction(DIFFER[0], lambda: show_axis(self, by, name))
         varies.setEnabled(bool(session.embedding) and by in session.cells.obs)
-        varies.setToolTip(
-            "Real cells along the main direction in which this group's cells differ (the first principal component of their "
-            "numbers), and what changes from one end to the other"
-        )
+        varies.setToolTip(DIFFER[1])
         menu.addAction(f"Select its {len(own):,} cells", lambda: session.select(own, how=f"{by} {name}"))
         show = menu.addAction("Show in image", lambda: self.show(session.place(int(own[0]))[0]))
         show.setEnabled(len(own) > 0)
@@ -824,9 +821,12 @@ class Canvas:
         untrained = "" if result.get("trained", True) else " (untrained model)"
         sheet: dict[str, Any] = {"blending": "translucent_no_depth"}
         at = {k: result[k] for k in ("y0", "x0", "scale")}
+        structures = zip(result["structures"], np.asarray(result["structure"]), strict=True)
         shown = [
             ({"part": part, "name": name, "data": data, "limits": limits, **at}, {**sheet, "colormap": colormap, "visible": on})
             for part, name, data, colormap, limits, on in (
+                *(("structure", f"{name} of {target}, as the network sees it", plane, "gray",
+                   (0.0, float(max(plane.max(), 1e-6))), False) for name, plane in structures),
                 ("real", f"real {target}", real, "gray", both, True),
                 ("error", f"error {target} from {source}", error, ERROR_MAP, (-top, top), False),
                 ("prediction", f"predicted {target} from {source}{untrained}", predicted, "gray", both, True),

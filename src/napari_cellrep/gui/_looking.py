@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from napari.layers import Image, Layer
-from napari.utils.colormaps import Colormap, ensure_colormap
+from napari.layers import Image, Labels, Layer
+from napari.utils.colormaps import Colormap, DirectLabelColormap, ensure_colormap
 from napari.utils.notifications import show_info, show_warning
 from psygnal import Signal
 from qtpy.QtWidgets import QApplication, QFileDialog, QMessageBox
@@ -41,6 +41,8 @@ LOOKS: dict[str, dict[str, Any]] = {
     "tokens": {**_SHEET, "opacity": 0.6},
     "error": {**_SHEET, "colormap": ERROR_MAP},
 }
+
+MASK_COLOURS = {None: "#56b4e9", 0: "transparent"}  # whatever is painted hides a patch
 
 HIDEABLE = ("mean", "head", "occlusion", "similar")  # of which the lowest values can be hidden
 
@@ -117,7 +119,7 @@ def add_overlays(
     viewer, layers = canvas.viewer, []
     active = viewer.layers.selection.active
     for plane, looks in shown:
-        place = _place_of(plane, field.um_per_px)
+        place = _place_of(plane, canvas, field)
         own = {
             **note, "part": plane["part"], "field": field.id, "root": str(canvas.session.project.root),
             "visible": looks.get("visible", True), "here": True,
@@ -228,16 +230,43 @@ class Answer:
         Which picture of the looks is in which layer: one, until the user wants each in a layer of its own.
     apart : bool
         Whether the user does.
+    hidden : ndarray of shape (C, h, w), bool, or None
+        Of one cell's reconstruction: the patches that were hidden, as the user last painted them.
+    mask : Labels or None
+        The layer in which the user paints those of the channel that is shown.
     """
 
     def __init__(self, looks: Sequence[Mapping[str, Any]], sampled: str = "") -> None:
-        self.looks, self.sampled = list(looks), sampled
+        self.sampled = sampled
+        self.take(looks)
         first = looks[0]
         self.what, self.embedding, self.title = first["what"], first["embedding"], first["title"]
         self.cells = [look["cell_id"] for look in looks]
         self.fields = list(dict.fromkeys(look["field"] for look in looks))
         self.layers: dict[int, Layer] = {}
+        self.mask: Labels | None = None
         self.apart = False
+        self.asked = 0  # how often it was computed anew
+
+    def take(self, looks: Sequence[Mapping[str, Any]]) -> None:
+        """Hold looks of the same kind at the same cells, instead of those from before."""
+        self.looks = list(looks)
+        plane = looks[0].get("mask") if len(looks) == 1 else None
+        self.hidden = None if plane is None else np.asarray(plane["data"]) > 0
+
+    @property
+    def every_layer(self) -> list[Layer]:
+        """Its layers on the canvas, the mask's too."""
+        return [*self.layers.values(), *([] if self.mask is None else [self.mask])]
+
+    def channel_of(self, i: int) -> int:
+        """Which channel a picture of a reconstruction shows."""
+        return i // (len(self.looks[0]["planes"]) // len(self.hidden))
+
+    def read_mask(self) -> None:
+        """Take over what the user has painted."""
+        if self.mask is not None:
+            self.hidden[self.mask.metadata[OURS]["channel"]] = np.asarray(self.mask.data) > 0
 
     @property
     def names(self) -> list[str]:
@@ -421,11 +450,17 @@ class Looking:
     def forget_layer(self, layer: Layer) -> None:
         """Let go of a layer that was removed, and with the last one of all that was computed for it."""
         self._hidden = [la for la in self._hidden if la is not layer]
+        changed = False
         for answer in self.answers:
             answer.layers = {i: la for i, la in answer.layers.items() if la is not layer}
-        kept = [a for a in self.answers if a.layers]
-        if len(kept) != len(self.answers):
-            self.answers = kept
+            if layer is answer.mask:
+                answer.read_mask()
+                answer.mask, changed = None, True
+        gone = [a for a in self.answers if not a.layers]
+        self.answers = [a for a in self.answers if a.layers]
+        for answer in gone:
+            self._remove(answer.every_layer)
+        if gone or changed:
             self.changed.emit()
 
     # ---- asking and showing ----------------------------------------------------------------------
@@ -528,6 +563,8 @@ class Looking:
                 self.add(looks, sampled, then)
 
         step = f"{_ROOMS.get(what, 'look')}.{what}"
+        if what == "tokens":
+            how.setdefault("first", (1, 2))  # a picture each
         if what != "patterns":  # whose network is the project's Paired Cell Inpainting
             how["embedding"] = session.embedding
         runner_of(viewer).ask(step, root, answered, show_warning, cells=cells, **how)
@@ -555,8 +592,8 @@ class Looking:
         for old in list(self.answers):
             if set(old.cells) & set(answer.cells):
                 if (old.what, old.embedding, old.cells) == (answer.what, answer.embedding, answer.cells):
-                    self._remove(list(old.layers.values()))
-                for la in old.layers.values():
+                    self._remove(old.every_layer)
+                for la in old.every_layer:
                     la.visible = False  # one answer at a time on a cell; the others are in the list
         self._put(answer, 0)  # alone: napari takes long for each layer
         self.answers.append(answer)
@@ -579,6 +616,9 @@ class Looking:
             [(plane, LOOKS.get(plane["part"], _SHEET))], kind="look", what=answer.what, cell=answer.whose,
             embedding=answer.embedding,
         )  # fmt: skip
+        if answer.mask is not None:  # stays above the pictures
+            layers = self.canvas.viewer.layers
+            layers.move(layers.index(answer.mask), len(layers))
 
     def show_picture(self, answer: Answer, i: int) -> None:
         """Show one picture of an answer and none of its others: in its layer, or in the picture's own."""
@@ -592,6 +632,77 @@ class Looking:
                 self._fill(answer, i, old.metadata[OURS]["field"])
         for k, la in answer.layers.items():
             la.visible = k == i
+        if answer.mask is not None:
+            answer.read_mask()
+            self._fill_mask(answer, answer.channel_of(i))
+
+    def paint_mask(self, answer: Answer, i: int) -> None:
+        """Let the user paint which patches are hidden, of the channel that picture `i` shows."""
+        place = _place_of(answer.looks[0]["mask"], self.canvas, self._field(answer.fields[0]))
+        note = {
+            "kind": "look", "what": answer.what, "cell": answer.whose, "embedding": answer.embedding, "part": "mask",
+            "field": answer.fields[0], "root": str(self.canvas.session.project.root), "visible": True, "here": True,
+        }  # fmt: skip
+        mask = Labels(
+            answer.hidden[0].astype(np.uint8), opacity=0.5, colormap=DirectLabelColormap(color_dict=MASK_COLOURS),
+            metadata={OURS: note}, **place,
+        )  # fmt: skip
+        mask.events.visible.connect(_remember_visible)
+        answer.mask = mask
+        self._fill_mask(answer, answer.channel_of(i))
+        self.canvas.viewer.add_layer(mask)
+        self.canvas.viewer.layers.selection.active = mask
+        mask.brush_size, mask.selected_label, mask.mode = 1, 1, "paint"
+        self.changed.emit()
+
+    def unpaint_mask(self, answer: Answer) -> None:
+        """Take the layer of the mask away; what was painted is kept."""
+        if answer.mask is not None:
+            self._remove([answer.mask])
+
+    def _fill_mask(self, answer: Answer, c: int) -> None:
+        """Put the mask of a channel into the layer."""
+        mask = answer.mask
+        mask.metadata[OURS]["channel"] = c
+        mask.data = answer.hidden[c].astype(np.uint8)
+        name = list(answer.looks[0]["numbers"]["channels"])[c]
+        mask.name = f"{name}, hidden patches, {answer.whose}"
+
+    def redraw(self, answer: Answer, **how: Any) -> None:
+        """Ask for a reconstruction once more, with another mask, and put it into the layers that are there.
+
+        Parameters
+        ----------
+        **how
+            ``ratio`` and ``seed`` of `steps.look.reconstruction`; without them, what is painted is hidden.
+        """
+        from napari_cellrep.gui._runner import runner_of
+
+        if not how:
+            answer.read_mask()
+            how = {"hidden": answer.hidden}
+        answer.asked += 1
+        asked = answer.asked
+
+        def redrawn(looks: Sequence[Mapping[str, Any]]) -> None:
+            if asked != answer.asked or answer not in self.answers:
+                return
+            answer.take(looks)
+            for i, layer in answer.layers.items():
+                self._fill(answer, i, layer.metadata[OURS]["field"])
+            if answer.mask is not None:
+                self._fill_mask(answer, answer.mask.metadata[OURS]["channel"])
+            self.canvas.viewer.status = f"{answer.whose}: {answer.words().partition('. ')[0]}"
+            self.changed.emit()
+
+        self.canvas.viewer.status = f"Redrawing {answer.whose} with another mask…"
+        runner_of(self.canvas.viewer).ask(
+            "look.reconstruction", str(self.canvas.session.project.root), redrawn, show_warning, cells=answer.cells,
+            embedding=answer.embedding, **how,
+        )  # fmt: skip
+
+    def _field(self, field_id: str) -> Any:
+        return self.canvas.session.project.field(field_id)
 
     def take_apart(self, answer: Answer) -> None:
         """Give each picture of an answer a layer of its own; only the one that is shown now is seen."""
@@ -618,7 +729,7 @@ class Looking:
         layer, plane = answer.layers[i], answer.plane(i, field_id)
         layer.data = plane["data"]
         layer.name = plane["name"]
-        for name, value in _place_of(plane, self.canvas.session.project.field(field_id).um_per_px).items():
+        for name, value in _place_of(plane, self.canvas, self._field(field_id)).items():
             setattr(layer, name, value)
         layer.metadata[OURS].update(field=field_id, part=plane["part"])
         if layer.rgb:
@@ -629,12 +740,14 @@ class Looking:
             hide_lowest(layer, layer.metadata[OURS]["lowest"])
 
 
-def _place_of(plane: Mapping[str, Any], um_per_px: float) -> dict[str, Any]:
-    """Scale, place and units of the layer that shows a plane."""
-    s, um = float(plane["scale"]), um_per_px or 1.0
+def _place_of(plane: Mapping[str, Any], canvas: Any, field: Any) -> dict[str, Any]:
+    """Scale, place and units of the layer that shows a plane: those of the field's own layers, however they lie."""
+    s, um = float(plane["scale"]), field.um_per_px
     # A pixel of it covers s field pixels; layers are placed by the middle of their first pixel.
-    place: dict[str, Any] = {
-        "scale": (s * um, s * um),
-        "translate": tuple((float(plane[k]) + (s - 1) / 2) * um for k in ("y0", "x0")),
-    }
-    return {**place, "units": ("um", "um")} if um_per_px > 0 else place
+    middle = [float(plane[k]) + (s - 1) / 2 for k in ("y0", "x0")]
+    image = canvas.layer("channel") or canvas.layer("cells")
+    if image is not None:
+        place = {"scale": tuple(s * np.asarray(image.scale)), "translate": tuple(image.data_to_world(middle))}
+        return {**place, "units": image.units}
+    place = {"scale": (s * (um or 1.0),) * 2, "translate": tuple(v * (um or 1.0) for v in middle)}
+    return {**place, "units": ("um", "um")} if um > 0 else place

@@ -13,7 +13,7 @@ import pandas as pd
 
 from napari_cellrep.data import Project
 from napari_cellrep.jobs import Job, Progress
-from napari_cellrep.specs import InputError, match_channels
+from napari_cellrep.specs import EMPTY, InputError, match_channels
 from napari_cellrep.steps.embed import cut_by_field, find_model
 from napari_cellrep.steps.look import Look, Plane, check_cells
 from napari_cellrep.steps.networks import UNTRAINED, Found
@@ -51,9 +51,9 @@ def inpaint(
     -------
     dict
         ``target``, ``prediction``, ``error`` (prediction − target): float32 (H, W) crops of the first protein
-        channel as the network scales it; ``structure`` (C, H, W); ``y0``, ``x0``: field pixel of the crop's
-        first pixel; ``scale``: field pixels per crop pixel; ``field``, ``source_cell``, ``target_cell``;
-        ``mse``: mean squared error; ``trained``: whether the weights are.
+        channel as the network scales it; ``structure`` (C, H, W) and its channels' names, ``structures``; ``y0``,
+        ``x0``: field pixel of the crop's first pixel; ``scale``: field pixels per crop pixel; ``field``,
+        ``source_cell``, ``target_cell``; ``mse``: mean squared error; ``trained``: whether the weights are.
 
     Raises
     ------
@@ -80,6 +80,10 @@ def inpaint(
         "prediction": predicted,
         "error": predicted - real,
         "structure": y[0, asked.n_protein :].float().numpy(),
+        "structures": [
+            "no channel" if i == EMPTY else project.channels[i].name
+            for i in asked.found.planes[asked.n_protein :]
+        ],
         **place,
         "field": str(obs.loc[target, "field"]),
         "source_cell": source,

@@ -79,6 +79,8 @@ class Look:
         What is to be said, a sentence each.
     numbers : dict
         The same for programs, plain JSON types.
+    mask : Plane or None
+        Of a reconstruction with hidden patches: "mask", (C, h, w), 1 where a patch that shows some of the image is hidden.
     """
 
     what: str
@@ -90,6 +92,7 @@ class Look:
     planes: tuple[Plane, ...]
     words: tuple[str, ...]
     numbers: dict[str, Any] = dataclasses.field(default_factory=dict)
+    mask: Plane | None = None
 
 
 @dataclass(frozen=True)
@@ -341,8 +344,8 @@ def class_names(net: Any) -> tuple[str, ...]:
 
 
 def reconstruction(
-    project: Project, *, cells: Sequence[str], embedding: str = "", ratio: float | None = None, seed: int = 0,
-    device: str = "auto",
+    project: Project, *, cells: Sequence[str], embedding: str = "", ratio: float | None = None,
+    seed: int | None = None, hidden: np.ndarray | None = None, device: str = "auto",
 ) -> tuple[Look, ...]:  # fmt: skip
     """How a network redraws a cell: what it gets, with patches hidden where it was taught so, and what it makes of it.
 
@@ -352,31 +355,44 @@ def reconstruction(
         As in `attention`.
     ratio : float, optional
         Fraction of patches to hide, for Microsnoop; by default that of its training.
-    seed : int
-        Of the mask.
+    seed : int, optional
+        Of the mask; 0 by default.
+    hidden : ndarray of shape (C, h, w), bool, optional
+        For one cell: which patches to hide instead, on the grid of ``mask`` of a look at this cell.
 
     Returns
     -------
     tuple of Look
         For each channel "redrawn", "input", "masked" (Microsnoop) and "error" (redrawn − input), on the scale of the
-        network, cut to what shows the image; ``numbers["channels"]`` has mean squared errors.
+        network, cut to what shows the image; ``numbers["channels"]`` has mean squared errors and how many of the
+        patches are hidden, ``mask`` which.
+
+    Raises
+    ------
+    InputError
+        If a cell is unknown, the weights are gone, the network cannot redraw a cell or not with this mask.
     """
     import torch
 
     found, dev = ready(project, embedding, "reconstruction", device)
     net: Any = found.net
-    mask_patches = getattr(registry.load("models", net.spec.name), "mask_patches", None)
-    if ratio is not None and mask_patches is None:
-        raise InputError(f"{net.spec.title} is shown the whole cell; leave out the fraction to hide.")
+    module = registry.load("models", net.spec.name)
+    mask_patches = getattr(module, "mask_patches", None)
+    if mask_patches is None and any(given is not None for given in (ratio, seed, hidden)):
+        raise InputError(f"{net.spec.title} is shown the whole cell; leave out what to hide.")
+    if hidden is not None and len(cells) != 1:
+        raise InputError(f"A painted mask is for one cell; {len(cells)} are asked about.")
     out = []
     for seen in see(project, found, cells, dev):
         shown: dict[str, torch.Tensor] = {"input": seen.x}
+        drawn: Plane | None = None
         with quiet():
             if mask_patches is None:
                 redrawn = net.reconstruct(seen.x)
             else:
                 how: dict[str, Any] = {} if ratio is None else {"ratio": ratio}
-                mask = mask_patches(seen.x, generator=torch.Generator().manual_seed(seed), **how)
+                mask = mask_patches(seen.x, generator=torch.Generator().manual_seed(seed or 0), **how)
+                drawn = _painted(seen, mask, module.PATCH_PX, hidden)
                 redrawn = net.reconstruct(seen.x, mask)
                 shown["masked"] = seen.x * mask
         (ya, yb), (xa, xb) = seen.span(0), seen.span(1)
@@ -398,24 +414,40 @@ def reconstruction(
             line = f"{name}: mean squared error {by_channel[name]['mse']:.3g}"
             if "masked" in shown:
                 visible = mask[0, c, ya:yb, xa:xb].cpu().numpy()
+                assert drawn is not None
+                n, of = int(drawn.data[c].sum()), drawn.data[c].size
+                by_channel[name].update(n_hidden=n, n_patches=of)
+                line += f", {n} of {of} patches hidden"
                 for key, where in (("hidden", ~visible), ("visible", visible)):
                     if where.any():
                         by_channel[name][f"mse_{key}"] = float(np.mean(error[where] ** 2))
                         line += f", {by_channel[name][f'mse_{key}']:.3g} where patches were {key}"
             words.append(f"{line}.")
-        out.append(
-            answer(
-                "reconstruction",
-                project,
-                found,
-                embedding,
-                seen,
-                planes,
-                tuple(words),
-                {"channels": by_channel},
-            )
-        )
+        numbers = {"channels": by_channel}
+        one = answer("reconstruction", project, found, embedding, seen, planes, tuple(words), numbers)
+        out.append(dataclasses.replace(one, mask=drawn))
     return tuple(out)
+
+
+def _painted(seen: Seen, mask: torch.Tensor, patch: int, hidden: np.ndarray | None) -> Plane:
+    """The patches that show some of the image, 1 where hidden; those of `hidden` are put into the mask (1, C, H, W)."""
+    import torch
+
+    ends = [seen.span(axis) for axis in (0, 1)]
+    first, last = zip(*((start // patch, math.ceil(end / patch)) for start, end in ends), strict=True)
+    rows, columns = (slice(a * patch, b * patch) for a, b in zip(first, last, strict=True))
+    part = mask[0, :, rows, columns]
+    if hidden is not None:
+        wanted = torch.from_numpy(np.ascontiguousarray(hidden, dtype=bool))
+        if wanted.shape != part[:, ::patch, ::patch].shape:
+            raise InputError(
+                f"The painted mask has shape {tuple(wanted.shape)}; this cell's patches are "
+                f"{tuple(part[:, ::patch, ::patch].shape)}."
+            )
+        part[:] = ~wanted.repeat_interleave(patch, 1).repeat_interleave(patch, 2).to(mask.device)
+    data = (~part[:, ::patch, ::patch]).cpu().numpy()
+    at = (float(first[0] * patch), float(first[1] * patch))
+    return seen.plane("mask", "hidden patches", data, (0.0, 1.0), at, patch)
 
 
 _LOOKS = {

@@ -19,7 +19,7 @@ _ENDS = (1.0, 99.0)  # percentiles of a component that are black and bright
 
 
 def tokens(
-    project: Project, *, cells: Sequence[str], embedding: str = "", first: int = 1, stride: int = 0,
+    project: Project, *, cells: Sequence[str], embedding: str = "", first: int | Sequence[int] = 1, stride: int = 0,
     device: str = "auto",
 ) -> tuple[Look, ...]:  # fmt: skip
     """Three principal components of the patches' vectors as red, green and blue, one basis for all the cells.
@@ -30,54 +30,61 @@ def tokens(
         Cell ids; the same colour means the same in all of them, and nothing in cells of another call.
     embedding : str
         Whose network; empty: the only one there is.
-    first : int
-        1: components 1 to 3; 2: components 2 to 4, because the first often says only what is cell and what is not.
+    first : int or sequence of int
+        1: components 1 to 3; 2: components 2 to 4, because the first often says only what is cell and what is not. Of
+        several each has a picture.
     stride : int
         Pixels of the network's crop from patch to patch; 0: the patch's side, so that they do not overlap.
 
     Returns
     -------
     tuple of Look
-        One plane "tokens" each, (h, w, 3) from 0 to 1. Only patches in the image count for the components.
+        A plane "tokens" for each of `first`, (h, w, 3) from 0 to 1. Only patches in the image count for the components.
 
     Raises
     ------
     InputError
         If a cell is unknown, the weights are gone, or the network has no patches.
     """
-    if first < 1:
-        raise InputError(f"Components are counted from 1; got {first}.")
+    firsts = (first,) if isinstance(first, int) else tuple(first)
+    if min(firsts) < 1:
+        raise InputError(f"Components are counted from 1; got {min(firsts)}.")
     found, dev = ready(project, embedding, "tokens", device)
     net: Any = found.net
     seen = list(see(project, found, cells, dev))
     vectors = [_vectors(net, one, stride) for one in seen]
     inside = np.concatenate([v[_inside(net, one, v, stride)] for one, v in zip(seen, vectors, strict=True)])
-    if len(inside) < first + 3:
+    if len(inside) < max(firsts) + 3:
         raise InputError(
-            f"{len(inside)} patches lie in the image; components {first} to {first + 2} need more."
+            f"{len(inside)} patches lie in the image; components {max(firsts)} to {max(firsts) + 2} need more."
         )
     some = np.random.default_rng(0).permutation(len(inside))[:MOST_FITTED]
     mean = inside[some].mean(axis=0)
     _, spread, axes = np.linalg.svd(inside[some] - mean, full_matrices=False)
     axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]  # so that colours stay
-    own = axes[first - 1 : first + 2]
-    low, high = np.percentile((inside - mean) @ own.T, _ENDS, axis=0)
-    share = (spread**2 / max(float((spread**2).sum()), 1e-30))[first - 1 : first + 2]
-    span = np.where(share > _NOTHING, np.maximum(high - low, 1e-30), np.inf)  # rounding errors have no colour
-    words = (
-        f"Components {first} to {first + 2} of the patches as red, green and blue: {share[0]:.0%}, {share[1]:.0%} and "
-        f"{share[2]:.0%} of the variance of {len(inside):,} patches in {_cells(seen)}.",
-    )
-    numbers = {"first": first, "explained": [round(float(v), 4) for v in share], "n_patches": len(inside)}
-    return tuple(
-        answer(
-            "tokens", project, found, embedding, one,
-            [_plane(net, one, "tokens", f"patches, components {first} to {first + 2}",
-                    np.clip(((v - mean) @ own.T - low) / span, 0, 1), (0.0, 1.0), stride)],
-            words, numbers,
+    shares = spread**2 / max(float((spread**2).sum()), 1e-30)
+    words: list[str] = []
+    planes: list[list[Any]] = [[] for _ in seen]
+    for k in firsts:
+        own, share, name = axes[k - 1 : k + 2], shares[k - 1 : k + 2], f"components {k} to {k + 2}"
+        low, high = np.percentile((inside - mean) @ own.T, _ENDS, axis=0)
+        span = np.where(
+            share > _NOTHING, np.maximum(high - low, 1e-30), np.inf
+        )  # rounding errors have no colour
+        words.append(
+            f"{name.capitalize()} of the patches as red, green and blue: {share[0]:.0%}, {share[1]:.0%} and {share[2]:.0%} of "
+            f"the variance of {len(inside):,} patches in {_cells(seen)}."
         )
-        for one, v in zip(seen, vectors, strict=True)
-    )  # fmt: skip
+        for one, v, shown in zip(seen, vectors, planes, strict=True):
+            data = np.clip(((v - mean) @ own.T - low) / span, 0, 1)
+            shown.append(_plane(net, one, "tokens", f"patches, {name}", data, (0.0, 1.0), stride))
+    first, last = min(firsts), max(firsts) + 2
+    explained = [round(float(v), 4) for v in shares[first - 1 : last]]
+    numbers = {"first": first, "explained": explained, "n_patches": len(inside)}
+    return tuple(
+        answer("tokens", project, found, embedding, one, shown, tuple(words), numbers)
+        for one, shown in zip(seen, planes, strict=True)
+    )
 
 
 def structure(

@@ -29,6 +29,7 @@ from napari_cellrep.gui._looking import (
     hide_lowest,
 )
 from napari_cellrep.gui.views._evidence import ClassBars, HeadMatrix
+from napari_cellrep.gui.views._masking import MaskRow
 from napari_cellrep.gui.views._parts import CellView, choice_box
 from napari_cellrep.session import Session
 
@@ -94,6 +95,8 @@ class InsideView(CellView):
         form.addRow("Show", which)
         form.addRow("Opacity", self.opacity)
         form.addRow("Hide the lowest", lowest)
+        self.mask = MaskRow(self.looking)
+        form.addRow("Hidden", self.mask)
         self._form = form
 
         self.bars = ClassBars()
@@ -106,7 +109,15 @@ class InsideView(CellView):
         inside.setContentsMargins(0, 6, 0, 0)
         question = QLabel("Which channel does each head look at?")
         question.setToolTip(MISLEAD)
-        inside.addWidget(question)
+        self.check = _button(
+            "What does it need?",
+            f"{MISLEAD}\nThis hides each channel and one square after the other, and says how far these cells move.",
+            self._check_need,
+        )
+        line = QHBoxLayout()
+        line.addWidget(question, 1)
+        line.addWidget(self.check)
+        inside.addLayout(line)
         buttons = QHBoxLayout()
         self.of_these = _button(
             "These cells", "Compare heads and channels in the cells of this answer", self._compare_these
@@ -156,6 +167,7 @@ class InsideView(CellView):
         answer = answers[-1] if answers and self.session.project is not None else None
         if answer is self.answer and answer is not None:
             self.apart.setEnabled(not answer.apart)
+            self._say()
             return
         if answer is None or self.answer is None or answer.embedding != self.answer.embedding:
             self._forget_matrix()
@@ -165,8 +177,6 @@ class InsideView(CellView):
         if answer is None:
             self.words.setText(EMPTY)
             return
-        question = {**QUESTIONS, "patterns": PATTERNS, "apart": APART}.get(answer.what, ("",))[0]
-        self.words.setText(f"<b>{answer.whose}</b>, {answer.title}. {question} {answer.words()}")
         self.settings.setVisible(True)
         box = self.boxes["picture"]
         box.clear()
@@ -183,10 +193,20 @@ class InsideView(CellView):
         can = all(la.metadata[OURS]["part"] in HIDEABLE for la in shown)
         self._form.setRowVisible(self.lowest_row, can)
         self.lowest_words.setText("nothing is hidden")
+        self._form.setRowVisible(self.mask, answer.what == "reconstruction")
+        self._say()
         if answer.what == "classes":
             self._show_bars(answer)
         self.heads.setVisible(answer.what == "attention")
         self._on_selection()
+
+    def _say(self) -> None:
+        """Put the answer into words; it may have been computed anew."""
+        answer = self.answer
+        question = {**QUESTIONS, "patterns": PATTERNS, "apart": APART}.get(answer.what, ("",))[0]
+        self.words.setText(f"<b>{answer.whose}</b>, {answer.title}. {question} {answer.words()}")
+        if answer.what == "reconstruction":
+            self.mask.show_answer(answer, self.boxes["picture"].currentIndex())
 
     def _on_selection(self) -> None:
         n = (
@@ -209,6 +229,7 @@ class InsideView(CellView):
         self.boxes["picture"].setCurrentIndex(i)
         self.looking.show_picture(self.answer, i)
         self._say_lowest()
+        self.mask.picture = i
 
     def _take_apart(self) -> None:
         if self.answer is not None and not self.answer.apart:
@@ -255,6 +276,10 @@ class InsideView(CellView):
             self.looking.ask("classes", self.answer.cells, self.answer.sampled, of=name)
 
     # ---- heads against channels --------------------------------------------------------------------
+
+    def _check_need(self) -> None:
+        if self.answer is not None:
+            self.looking.ask("occlusion", self.answer.cells, self.answer.sampled)
 
     def _compare_these(self) -> None:
         if self.answer is not None:

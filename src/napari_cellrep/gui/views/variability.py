@@ -34,6 +34,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_cellrep.data.cells import provenance
+from napari_cellrep.gui._axis import DIFFER, show_axis
 from napari_cellrep.gui._pictures import Background
 from napari_cellrep.gui._runner import runner_of
 from napari_cellrep.gui.views._note import Note
@@ -120,8 +121,13 @@ class VariabilityView(CellView):
         self.its_field = QPushButton("Its field")
         self.its_field.setFocusPolicy(Qt.FocusPolicy.TabFocus)
         self.its_field.clicked.connect(lambda _=False: self.show_field())
-        bar.addWidget(self.its_field)
-        bar.addWidget(self.check)
+        self.differ = QPushButton("What differs?")
+        self.differ.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        self.differ.clicked.connect(
+            lambda _=False: show_axis(self.canvas, self.by.currentText(), self.chosen)
+        )
+        for button in (self.its_field, self.differ, self.check):
+            bar.addWidget(button)
         self.scatter = Scatter(self)
         self.list = QTableView()
         self.model = GroupModel(lambda: self.list.palette().text().color())
@@ -410,6 +416,15 @@ class VariabilityView(CellView):
             if self._group() >= 0
             else "Click a group first: what a reviewer would doubt of it is tried one by one"
         )
+        why = (
+            "Needs an embedding: embed the cells in the CellRep panel"
+            if not self.session.embedding
+            else "Click a group first"
+            if self._group() < 0
+            else ""
+        )
+        self.differ.setEnabled(not why)
+        self.differ.setToolTip(why or f"{DIFFER[0]} {DIFFER[1]}")
 
     # ---- the group's fields ----------------------------------------------------------------------------
 
