@@ -52,7 +52,13 @@ LEARNED_ROWS, SCORED_ROWS = "CG", "AE"
 K, SEED = 11, 0
 OUT = -9  # of a cell that a task is not about
 # Which are made, and what their training has beside the preset "small".
-STARTERS = {"pci-starter": {"patience": 0}, "dino-starter": {"patience": 0, "keep": "last"}}
+STARTERS = {
+    "pci-starter": {"patience": 0},
+    "dino-starter": {
+        "patience": 0, "keep": "last", "learning_rate": 4e-3, "n_local": 2, "out_dim": 1024, "hidden_dim": 256,
+        "bottleneck_dim": 64, "warmup_epochs": 1,
+    },
+}  # fmt: skip
 
 
 # ---- the cells -------------------------------------------------------------------------------------
@@ -198,7 +204,7 @@ def score(model: EmbeddingModel, learned: list[Field], asked: list[Field]) -> di
 
 
 def make(
-    name: str, learned: list[Field], out: Path, work: Path, minutes: float
+    name: str, learned: list[Field], out: Path, work: Path, minutes: float, epochs: int = 0
 ) -> tuple[EmbeddingModel, EmbeddingModel, dict[str, Any]]:
     """Train one network for about so long and write it; what it was before, what it is, and what was said of it."""
     spec, weights = list_published()[name]
@@ -211,7 +217,7 @@ def make(
     values = {**preset_values(spec, "small"), **STARTERS[name], "seed": SEED}
     training = make_config(module.Training, values)
     cells = FieldCells(learned, net.training_crop(training))
-    epochs = epochs_that_fit(net, cells, training, 60 * minutes / 1.1)
+    epochs = epochs or max(3, epochs_that_fit(net, cells, training, 60 * minutes / 1.1))
     training = dataclasses.replace(training, epochs=epochs, max_seconds=60 * minutes * 1.25)
     data = digest([[f.name, len(f.cells), int(f.image.astype(np.int64).sum())] for f in learned])
     print(f"{name}: {len(cells):,} cells, {epochs} epochs", flush=True)
@@ -247,6 +253,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the folder that gets a folder for each")
     parser.add_argument("--only", default=",".join(STARTERS), help="which, with commas between")
     parser.add_argument("--minutes", type=float, default=30, help="of training, for each (default 30)")
+    parser.add_argument("--epochs", type=int, default=0, help="instead of as many as fit into the time")
     parser.add_argument(
         "--work", type=Path, default=Path(tempfile.gettempdir()) / "cellrep-starter", help="what is kept"
     )
@@ -255,11 +262,16 @@ def main() -> None:
     wells = plate(args.shared, LEARNED_ROWS, args.quick, args.work)
     size_px = diameter(find_cells(wells[0].labels))
     learned = [*wells, *others(args.shared, size_px)]
-    made = {name: make(name, learned, args.out, args.work, minutes) for name in args.only.split(",")}
+    made = {
+        name: make(name, learned, args.out, args.work, minutes, args.epochs) for name in args.only.split(",")
+    }
     asked = plate(args.shared, SCORED_ROWS, args.quick, args.work)
     rows = []
     measured = create_model("measurements", channels=("protein", "nucleus"))
-    baseline = score(measured, wells, asked)
+    kept = args.work / f"measured{'-quick' * args.quick}.json"
+    if not kept.is_file():
+        kept.write_text(json.dumps(score(measured, wells, asked)))
+    baseline = json.loads(kept.read_text())
     for name, (before, trained, result) in made.items():
         found, untrained = (score(net, wells, asked) for net in (trained, before))
         card = args.out / name / "model.json"

@@ -45,8 +45,8 @@ def starter(name: str, config: dict[str, Any], more: str = "") -> Weights:
         "Comes with this package, under its BSD-3-Clause licence. Made from images of BBBC013 (CC BY 3.0: credit Ilya "
         "Ravkin, who provided them), JUMP Cell Painting and BBBC022 (both CC0).",
         config=config,
-        note="A starting point, not a result: a small network that learned for half an hour from some 4,000 human U2OS "
-        f"cells, a protein or another stain beside DNA, 64 px crops.{more} Sampling not known.",
+        note="A starting point, not a result: a small network that learned for minutes on a CPU from some 5,000 human "
+        f"U2OS cells, a protein or another stain beside DNA, 64 px crops.{more} Sampling not known.",
         roles=("protein", "nucleus"),
         size_px=64,
         bundled=True,

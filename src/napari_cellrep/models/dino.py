@@ -125,8 +125,8 @@ SPEC = ModelSpec(
         ),
         starter(
             "dino-starter",
-            {"channels": ("protein", "nucleus"), "image_px": 64, "patch_px": 8, "dim": 96, "depth": 4, "heads": 3},
-            " Gives attention maps of 8 × 8 patches.",
+            {"channels": ("protein", "nucleus"), "image_px": 64, "patch_px": 8, "dim": 72, "depth": 3, "heads": 3},
+            " Gives attention maps of 8 × 8 patches, soft still.",
         ),
     ),
 )  # fmt: skip

@@ -217,7 +217,7 @@ def _advise_published(facts: Facts, specs: dict[str, ModelSpec]) -> list[Advice]
     starters = [w for spec, w in published if w.bundled and not _missing(w.roles, facts.channels)]
     if starters and not any(w.name in facts.fetched for _, w in any_channel):
         w = max(starters, key=lambda w: w.name == "pci-starter")
-        return [Advice(f"{w.name} came with napari-cellrep: a first look at once, not a result.", w.name)]
+        return [Advice(f"{w.name} came with this program: a first look at once, not a result.", w.name)]
     spec, w = min(
         any_channel, key=lambda item: (item[1].name not in facts.fetched, item[0].name != "microsnoop")
     )
