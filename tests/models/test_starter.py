@@ -67,4 +67,6 @@ def test_dino_looks_somewhere():
         maps = net.attention(net.preprocess(torch.from_numpy(crops())))
     assert maps.shape == (16, 3, 8, 8)
     assert torch.isfinite(maps).all()
-    assert float(maps.amax(dim=(2, 3)).mean()) > 1.25 / 64  # more here than there: even attention would be 1 / 64
+    assert (
+        float(maps.amax(dim=(2, 3)).mean()) > 1.25 / 64
+    )  # more here than there: even attention would be 1 / 64
