@@ -177,6 +177,18 @@ def test_the_seed_decides_everything(few, tmp_path):
     assert not torch.equal(state(tmp_path / "a")["conv1_1.weight"], state(tmp_path / "c")["conv1_1.weight"])
 
 
+def test_the_seed_decides_what_drops_out(spread, tmp_path):
+    cells = ArrayCells(spread.array, spread.groups, spread.fields)
+    cells.labels = cells.groups
+    settings = registry.load("models", "deeploc").Training(dropout=0.5, batch_size=16, max_steps=2)
+    for name in ("a", "b"):
+        torch.manual_seed(0)
+        net = create_model("deeploc", channels=2, n_classes=4, width=0.05)
+        torch.manual_seed(ord(name))  # what went on before in this process
+        drain(train(net, cells, settings, tmp_path / name, **FP32))
+    assert_same(state(tmp_path / "a"), state(tmp_path / "b"))
+
+
 @pytest.mark.parametrize("stop_after", [1, 3, 4])
 def test_a_stopped_run_goes_on_to_exactly_the_same_weights(few, tmp_path, stop_after):
     """Stopped at the first step, at the end of an epoch, and in the middle of the second."""

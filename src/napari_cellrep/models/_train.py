@@ -964,7 +964,7 @@ def train(
     run = _Run(trainer, sampler, folder, made_of, notes)
     if state is not None:
         run.restore(state)
-    if not processes.first:  # dropout shall not be the same everywhere
+    if state is None or not processes.first:  # dropout follows the seed, and is not the same everywhere
         torch.manual_seed(trainer.learner.draws(0, 5, run.step, processes.rank).initial_seed())
 
     total = training.epochs * sampler.n_batches
