@@ -450,14 +450,14 @@ def look(root: Path, out: Path) -> None:
         for name, v in (("untreated", -1), ("full dose", 1))
     }
     apart = {"a": "full dose", "b": "untreated", "sets": controls}
-    untreated, treated = (cells[: 3 * 40 : 40] for cells in controls.values())
+    untreated, treated = (cells[40:121:80] for cells in controls.values())
     wanted: tuple[tuple[str, str, list[str], int, dict[str, Any]], ...] = (
         (
             "grid",
             pci,
             [],
-            800,
-            {"sources": untreated + treated, "targets": ["A01:52", "A01:5", "A12:44", "A12:9"]},
+            520,
+            {"sources": untreated + treated, "targets": ["A01:52", "A12:44", "A07:66"]},
         ),
         ("patterns", pci, treated, 900, {"target": "A01:52"}),
         ("apart", "dino", ["A01:52", "A12:44"], 700, apart),
