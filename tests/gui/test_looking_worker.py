@@ -8,13 +8,12 @@ from qtpy.QtCore import QPoint, Qt
 
 from _clicks import click
 from _made_up import brightness_dino, made_up
-from napari_cellrep.gui import _axis, _looking
+from napari_cellrep.gui import _looking
 from napari_cellrep.gui._image import canvas_of, show_field
 from napari_cellrep.gui._looking import APART, GRID, PATTERNS, QUESTIONS, STRUCTURE
 from napari_cellrep.gui._runner import runner_of
 from napari_cellrep.gui._state import session_of
 from napari_cellrep.gui.views.inside import InsideView
-from napari_cellrep.gui.views.variability import VariabilityView
 from napari_cellrep.jobs import drain
 from napari_cellrep.models import create_model, save_model
 from napari_cellrep.steps.embed import embed
@@ -26,9 +25,8 @@ PLACES = [(40 * i + 28, 40 * j + 28) for i in range(5) for j in range(4)]
 @pytest.fixture
 def told(monkeypatch):
     said: list[str] = []
-    for module in (_looking, _axis):
-        monkeypatch.setattr(module, "show_info", said.append)
-        monkeypatch.setattr(module, "show_warning", lambda words: pytest.fail(words))
+    monkeypatch.setattr(_looking, "show_info", said.append)
+    monkeypatch.setattr(_looking, "show_warning", lambda words: pytest.fail(words))
     return said
 
 
@@ -98,7 +96,7 @@ def test_a_vision_transformer_is_asked(inside, viewer, qtbot, told):
     assert "AUC of 1.00" in told[-1]
 
 
-def test_predictions_and_a_groups_axis_are_asked(inside, viewer, qtbot, told, monkeypatch, tmp_path):
+def test_predictions_are_asked(inside, viewer, qtbot, told, monkeypatch, tmp_path):
     session, canvas = inside.session, inside.canvas
     session.embedding = "paired_cell_inpainting"
     session.select([0, 1, 2])
@@ -109,24 +107,6 @@ def test_predictions_and_a_groups_axis_are_asked(inside, viewer, qtbot, told, mo
     monkeypatch.setattr(_looking.QFileDialog, "getSaveFileName", lambda *_: (str(out), ""))
     choose(inside, qtbot, GRID[0], done=out.exists)
     qtbot.waitUntil(lambda: str(out) in told[-1], timeout=LONG)
-
-    view, shown, show = VariabilityView(session, canvas), [], _axis.AxisDialog.show
-    monkeypatch.setattr(_axis.AxisDialog, "show", lambda dialog: (shown.append(dialog), show(dialog)))
-    qtbot.addWidget(view)
-    view.resize(900, 400)
-    view.show()
-    qtbot.waitUntil(lambda: view.found is not None, timeout=LONG)
-    view.choose(0)
-    click(view.differ)
-    qtbot.waitUntil(lambda: bool(shown), timeout=LONG)
-    (dialog,) = shown
-    qtbot.addWidget(dialog)
-    assert "main axis of one" in dialog.words.text()
-    assert dialog.picture.pixmap().width() > 300
-    monkeypatch.setattr(_axis.QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "axis.svg"), ""))
-    click(dialog.save)
-    qtbot.waitUntil(lambda: "axis.svg" in told[-1], timeout=LONG)
-    view.disconnect_session()
 
 
 def test_the_mask_is_painted_and_the_cell_redrawn(inside, viewer, qtbot, told):

@@ -189,6 +189,7 @@ class VariabilityView(CellView):
             (session.focus_changed, self._on_pointed),
             (session.hover_changed, self._on_pointed),
         )
+        self._tell_check()
         self._on_table_changed()
 
     def disconnect_session(self) -> None:
