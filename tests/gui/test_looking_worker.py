@@ -97,7 +97,7 @@ def test_a_vision_transformer_is_asked(inside, viewer, qtbot, told):
 
 
 def test_predictions_are_asked(inside, viewer, qtbot, told, monkeypatch, tmp_path):
-    session, canvas = inside.session, inside.canvas
+    session = inside.session
     session.embedding = "paired_cell_inpainting"
     session.select([0, 1, 2])
     patterns = choose(inside, qtbot, PATTERNS[0])
