@@ -153,9 +153,10 @@ def test_advice_follows_the_roles(qtbot, model, dock):
     assert not model.advice[0].isVisible()  # the hint says it already
 
 
-def test_the_list_has_headings_and_begins_with_what_can_be_trained(model):
+def test_the_list_has_headings_and_says_what_is_a_starting_point(model):
     found = listed(model)
-    assert list(found) == [SECTIONS[i] for i in (2, 3, 4, 5)]
+    assert list(found) == [SECTIONS[i] for i in (1, 2, 3, 4, 5)]
+    assert found[SECTIONS[1]] == ["dino-starter (a starting point)", "pci-starter (a starting point)"]
     assert found[SECTIONS[2]][0] == "Paired Cell Inpainting"
     assert found[SECTIONS[3]] == ["Measurements"]
     assert "microsnoop-published (get…)" in found[SECTIONS[4]]
@@ -567,6 +568,7 @@ def test_the_list_of_weights_says_what_fits(model):
         assert dialog.licence.toPlainText()
         assert not dialog.accept_.isChecked()
     assert rows["pci-yeast"] == "✓ protein, structure"
+    assert rows["pci-starter"] == "✓ protein, nucleus"
     assert rows["microsnoop-published"] == "✓ any channels"
     assert rows["dino-cell-painting-base"] == "nucleus, rna, er, agp, mito"
     assert list(rows.values()) == sorted(rows.values(), key=lambda words: not words.startswith("✓"))
