@@ -42,7 +42,8 @@ import napari_cellrep
 from napari_cellrep import registry
 from napari_cellrep.data.crops import cut_crops, find_cells
 from napari_cellrep.jobs import drain
-from napari_cellrep.models import EmbeddingModel, create_model
+from napari_cellrep.models import EmbeddingModel, create_model, load_model
+from napari_cellrep.models._base import start_from
 from napari_cellrep.models._deeploc_training import TEST, TRAINED, split_cells
 from napari_cellrep.models._engine import Embedder
 from napari_cellrep.models._train import NEIGHBOURS, train
@@ -174,16 +175,17 @@ def splits(name: str, cells: Cells) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 def networks(name: str, full: bool, quick: bool) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     """Network → its config, and what its training has beside the preset "small"."""
     roles = ROLES[name]
-    width = 1.0 if full else 0.06 if quick else 0.25
+    width = 1.0 if full else 0.06 if quick else 0.125
     plain = {"held_out": 0.0, "keep": "last", "patience": 0}
     pairs = {"width": width, "n_structure": len(roles) - 1}
     vit = {"channels": roles, "image_px": 64, "patch_px": 8}
-    vit |= {"size": "tiny"} if full else {"dim": 128, "depth": 4, "heads": 4}
+    vit |= {"size": "tiny"} if full else {"dim": 72, "depth": 3, "heads": 3}
+    head = {} if full else {"n_local": 2, "out_dim": 1024, "hidden_dim": 256, "bottleneck_dim": 64}
     view = {"view": "cell", "epochs": 200, **plain}
     found = {
         "paired_cell_inpainting": (pairs, plain),
         "autoencoder": (pairs, plain),
-        "dino": (vit, plain),
+        "dino": (vit, {**plain, **head}),
         "microsnoop": ({"channels": roles, "width": width / 2}, view),
     }
     if name == "jurkat":
@@ -217,39 +219,50 @@ def judged(said: np.ndarray, cells: Cells, rows: np.ndarray) -> dict[str, float]
     return {"accuracy": float(right.mean()), "balanced accuracy": float(np.mean(each))}
 
 
-def compare(name: str, cells: Cells, nets: dict[str, Any], seconds: float) -> list[dict[str, Any]]:
+def compare(
+    name: str, cells: Cells, nets: dict[str, Any], seconds: float, epochs: int, start: str = ""
+) -> list[dict[str, Any]]:
     """Rows of every network, before and after it learned, and of the measurements."""
     said: dict[str, list[np.ndarray]] = {}
     how: dict[str, dict[str, Any]] = {}
     held_rows = []
+    numbers = None
+    if cells.masks is not None:
+        numbers = describe(create_model("measurements", channels=ROLES[name]), cells)
     for learned, held in splits(name, cells):
         held_rows.append(held)
 
-        def judge(what: str, net: EmbeddingModel, learned: Any = learned, held: Any = held) -> None:
-            x = describe(net, cells)
+        def judge(what: str, x: np.ndarray, learned: Any = learned, held: Any = held) -> None:
             said.setdefault(what, []).append(tell(x[learned], cells.labels[learned], x[held]))
 
-        if cells.masks is not None:
-            judge("measurements", create_model("measurements", channels=ROLES[name]))
+        if numbers is not None:
+            judge("measurements", numbers)
         for model, (config, values) in nets.items():
             module = registry.load("models", model)
             torch.manual_seed(SEED)
             net = create_model(model, **config)
-            judge(f"{model}, untrained", net)
+            judge(f"{model}, untrained", describe(net, cells))
+            trained = f"{model}, trained" + (start and f" from {start}")
+            if start:
+                start_from(net, load_model(start))
+                judge(f"{model}, {start} as it is", describe(net, cells))
             settings = {**preset_values(module.SPEC, "small" if module.SPEC.presets else ""), **values}
             training = make_config(module.Training, {**settings, "seed": SEED})
             part = cells.some(learned)
-            if seconds:
-                epochs = epochs_that_fit(net, part, training, seconds)
-                training = dataclasses.replace(training, epochs=epochs, max_seconds=1.5 * seconds)
+            if epochs:
+                training = dataclasses.replace(training, epochs=epochs)
+            elif seconds:
+                fit = epochs_that_fit(net, part, training, seconds)
+                training = dataclasses.replace(training, epochs=fit, max_seconds=1.5 * seconds)
             with tempfile.TemporaryDirectory() as folder:
                 result = drain(train(net, part, training, Path(folder), precision="fp32"))
-            judge(f"{model}, trained", net)
-            how[f"{model}, trained"] = {
+            judge(trained, describe(net, cells))
+            how[trained] = {
                 "config": config, "training": dataclasses.asdict(training), "epochs": result["epoch"],
+                "start": start or "random weights",
                 "steps": result["step"], "seconds": result["seconds"], "learned_from": len(learned),
             }  # fmt: skip
-            print(f"{name}, {model}: {result['epoch']:.1f} epochs", *judged(said[f"{model}, trained"][-1], cells, held).items(),
+            print(f"{name}, {model}: {result['epoch']:.1f} epochs", *judged(said[trained][-1], cells, held).items(),
                   flush=True)  # fmt: skip
     rows_all = np.concatenate(held_rows)
     found = {what: judged(np.concatenate(parts), cells, rows_all) for what, parts in said.items()}
@@ -257,7 +270,7 @@ def compare(name: str, cells: Cells, nets: dict[str, Any], seconds: float) -> li
     out = []
     for what, values in found.items():
         peer = ("measurements", best) if best is not None and what != "measurements" else None
-        goal = 0.8 if name == "yeast" and what == "paired_cell_inpainting, trained" else None
+        goal = 0.8 if name == "yeast" and what.startswith("paired_cell_inpainting, trained") else None
         out.append(
             row(
                 f"{name}: {what}", values["accuracy"], "accuracy", goal=goal, peer=peer, n_held_out=len(rows_all),
@@ -305,6 +318,10 @@ def main() -> None:
     parser.add_argument("--sets", default=",".join(SETS), help="which, with commas between")
     parser.add_argument("--nets", default="", help="which networks, with commas between (default: all)")
     parser.add_argument("--seconds", type=float, default=120, help="for each training (default 120)")
+    parser.add_argument("--epochs", type=int, default=0, help="of every training, instead of as many as fit")
+    parser.add_argument(
+        "--start", default="", help="weights to start from instead of random ones (pci-starter)"
+    )
     args = parser.parse_args()
     seconds = 0.0 if args.full else 5.0 if args.quick else args.seconds
     asked = [net for net in args.nets.split(",") if net]
@@ -312,7 +329,14 @@ def main() -> None:
     for name in args.sets.split(","):
         cells = SETS[name](args.shared)
         nets = networks(name, args.full, args.quick)
-        rows += compare(name, cells, {k: v for k, v in nets.items() if not asked or k in asked}, seconds)
+        rows += compare(
+            name,
+            cells,
+            {k: v for k, v in nets.items() if not asked or k in asked},
+            seconds,
+            args.epochs,
+            args.start,
+        )
         if name == "yeast" or (asked and "deeploc" not in asked):
             continue
         config = {} if args.full else {"width": 0.125, "d1": 64, "d2": 64}
