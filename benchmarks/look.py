@@ -129,10 +129,12 @@ def placed(project: Project, n: int, model: str, seed: int = 0) -> dict[str, np.
     found: dict[str, list[float]] = {"high": [], "low": [], "real high": [], "real low": []}
 
     def ratio(result: dict[str, Any], picture: str) -> float:
-        side = len(result[picture])
+        side = round(len(result[picture]) * float(result["scale"]))  # of the window, in pixels of the field
+        at = ((np.arange(side) + 0.5) / float(result["scale"])).astype(int)
         y0, x0 = (int(result[k]) + side for k in ("y0", "x0"))
         labels = np.pad(project.read_labels(result["field"]), side)[y0 : y0 + side, x0 : x0 + side]
-        return nucleus_ring_ratio(result[picture], labels)[int(obs.loc[result["target_cell"], "label"])]
+        shown = result[picture][np.ix_(at, at)]
+        return nucleus_ring_ratio(shown, labels)[int(obs.loc[result["target_cell"], "label"])]
 
     for name, control in (("high", 1), ("low", -1)):
         sources = rng.choice(good.index[good["control"] == control], n)
