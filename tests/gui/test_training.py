@@ -119,8 +119,8 @@ def test_pause_resume_and_use(qtbot, dock, panel, project):
 
 
 def test_stop_within_two_seconds_and_the_button_works(qtbot, dock, panel):
-    assert dock.runner.kill_after_s == 2
     begin(qtbot, panel)
+    assert panel.handle.kill_after_s == 2
     click(dock.strip.stop)
     qtbot.waitUntil(lambda: dock.runner.current is None, timeout=LONG)
     qtbot.wait(50)
