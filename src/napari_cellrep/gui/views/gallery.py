@@ -121,7 +121,7 @@ class GalleryView(CellView):
         self.order.currentIndexChanged.connect(lambda _: self.arrange())
         self.by.currentIndexChanged.connect(lambda _: self.arrange())
         self.side.valueChanged.connect(self.grid.set_side)
-        self.bar.toggled.connect(lambda _: self.grid.viewport().update())
+        self.bar.toggled.connect(self.grid.show_scale_bar)
         self.similar.clicked.connect(lambda _=False: self.find_similar())
         self.save.clicked.connect(lambda _=False: self._on_save())
         self.grid.clicked.connect(canvas.click)
@@ -302,7 +302,7 @@ class Grid(QAbstractScrollArea):
     def __init__(self, view: GalleryView) -> None:
         super().__init__()
         self.session, self.canvas, self.view = view.session, view.canvas, view
-        self.side = 84
+        self.side, self.scale_bar = 84, False
         self.sections: list[Section] = []
         self._raw: list[tuple[str, np.ndarray]] = []
         self._ranked: dict[str, float] = {}  # line → how far its group is from the one asked about
@@ -327,6 +327,11 @@ class Grid(QAbstractScrollArea):
     def columns(self) -> int:
         """Tiles side by side."""
         return max(1, (self.viewport().width() - GAP_PX) // self.step)
+
+    def show_scale_bar(self, shown: bool) -> None:
+        """Draw a scale bar in the first picture, or none."""
+        self.scale_bar = shown
+        self.viewport().update()
 
     def set_side(self, side: int) -> None:
         """Make the tiles larger or smaller."""
@@ -443,7 +448,7 @@ class Grid(QAbstractScrollArea):
             if row in (session.focus, session.hover):
                 frame_picture(painter, inner, QColor("white"), 1 if row == session.hover else 2)
             painter.setPen(self.palette().text().color())
-        if tiles and self.view.bar.isChecked():
+        if tiles and self.scale_bar:
             self._draw_bar(painter, tiles)
 
     def _draw_bar(self, painter: QPainter, tiles: list[tuple[int, QRect]]) -> None:
@@ -526,7 +531,7 @@ class Grid(QAbstractScrollArea):
                 )
         for row, place in tiles:
             painter.drawImage(place, self.pictures.get(row, looks))
-        if self.view.bar.isChecked():
+        if self.scale_bar:
             self._draw_bar(painter, tiles)
 
     # ---- gestures ----------------------------------------------------------------------------------
