@@ -301,7 +301,7 @@ class Grid(QAbstractScrollArea):
 
     def __init__(self, view: GalleryView) -> None:
         super().__init__()
-        self.session, self.canvas, self.view = view.session, view.canvas, view
+        self.session, self.canvas = view.session, view.canvas
         self.side, self.scale_bar = 84, False
         self.sections: list[Section] = []
         self._raw: list[tuple[str, np.ndarray]] = []
