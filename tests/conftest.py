@@ -8,12 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from napari_cellrep.data import Project, open_project
 from napari_cellrep.data.cells import QualityRules, measure_field, set_flags
 from napari_cellrep.jobs import drain
 from napari_cellrep.steps.import_fields import import_fields
+
+# As scanpy sets it on import, and pandas 3 for everybody: arrays of a table's columns may not be written to.
+pd.options.mode.copy_on_write = True
 
 SAMPLE = Path(__file__).parents[1] / "src" / "napari_cellrep" / "sample"
 

@@ -84,7 +84,7 @@ def classes_of(
             f"{column} has {only} with at least {min_cells} cells among the {np.count_nonzero(used):,} to train on, and "
             f"{title} learns to tell at least two apart; choose another column, or more cells."
         )
-    codes = words.map({name: i for i, name in enumerate(names)}).fillna(-1).to_numpy(np.int64)
+    codes = words.map({name: i for i, name in enumerate(names)}).fillna(-1).to_numpy(np.int64, copy=True)
     codes[~used] = -1
     said = []
     if without := int(np.count_nonzero(used & (words == "").to_numpy())):

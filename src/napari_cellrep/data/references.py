@@ -15,7 +15,7 @@ def members(obs: pd.DataFrame, reference: str) -> np.ndarray:
     found = (values.astype(str).str.casefold() == value.strip().casefold()).to_numpy(bool)
     number = pd.to_numeric(pd.Series([value.strip()]), errors="coerce").iloc[0]
     if pd.notna(number):
-        found |= (pd.to_numeric(values.astype(object), errors="coerce") == number).to_numpy(bool)
+        found = found | (pd.to_numeric(values.astype(object), errors="coerce") == number).to_numpy(bool)
     return found
 
 
