@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -351,10 +351,7 @@ def own_group_deviation(z: np.ndarray, group: np.ndarray) -> np.ndarray:
         About 1 for usual cells; NaN in groups of fewer than five.
     """
     out = np.full(len(z), np.nan)
-    for i in np.unique(group[group >= 0]):
-        rows = np.flatnonzero((group == i) & np.isfinite(z).all(axis=1))
-        if len(rows) < 5:
-            continue
+    for rows in _groups_of_five(z, group):
         x = np.asarray(z[rows], np.float64)
         away = x - np.median(x, axis=0)
         spread = 1.4826 * np.median(np.abs(away), axis=0)
@@ -389,13 +386,19 @@ def local_outlier_factor(z: np.ndarray, group: np.ndarray, k: int = 20) -> np.nd
     if k < 1:
         raise InputError(f"The local outlier factor needs a neighbour; k is {k}.")
     out = np.full(len(z), np.nan)
-    for i in np.unique(group[group >= 0]):
-        rows = np.flatnonzero((group == i) & np.isfinite(z).all(axis=1))
-        if len(rows) >= 5:
-            out[rows] = (
-                -LocalOutlierFactor(n_neighbors=min(k, len(rows) - 1)).fit(z[rows]).negative_outlier_factor_
-            )
+    for rows in _groups_of_five(z, group):
+        made = LocalOutlierFactor(n_neighbors=min(k, len(rows) - 1)).fit(z[rows])
+        out[rows] = -made.negative_outlier_factor_
     return out
+
+
+def _groups_of_five(z: np.ndarray, group: np.ndarray) -> Iterator[np.ndarray]:
+    """Finite rows of every group that has five of them or more."""
+    finite = np.isfinite(z).all(axis=1)
+    for i in np.unique(group[group >= 0]):
+        rows = np.flatnonzero((group == i) & finite)
+        if len(rows) >= 5:
+            yield rows
 
 
 @dataclass(frozen=True)

@@ -39,10 +39,11 @@ from napari_cellrep.steps.work import (
     Work,
     as_ranks,
     as_text,
+    between,
     check_within,
     members_of,
-    parts_of,
     plain,
+    two_references,
     users_columns,
 )
 
@@ -179,31 +180,15 @@ def neighbour_graph(
 def score(work: Work, *, a: str = "control=-1", b: str = "control=1", per: str = "auto") -> Job[Found]:
     """Say of every cell how much closer it is to group A or to B: a score, negative towards A, positive towards B."""
     yield Progress(0, 1, f"Scoring {len(work.x):,} cells")
-    is_a, is_b = members_of(work, a), members_of(work, b)
-    if (is_a & is_b).any():
-        raise InputError(
-            f"{int((is_a & is_b).sum()):,} cells belong to both references ({a} and {b}); they must differ."
-        )
+    is_a, is_b = two_references(work, a, b)
     for name, members in ((a, is_a), (b, is_b)):
         if members.sum() < 2:
             raise InputError(
                 f"{int(members.sum())} usable cells have {name}; a reference needs at least 2. "
                 "Name other references with a=COLUMN=VALUE and b=COLUMN=VALUE."
             )
-    part, by = parts_of(work, per, is_a, is_b)
-    z = projection.z_score(work.x)
-    values, left_out = np.full(len(z), np.nan), []
-    for name in dict.fromkeys(part[part != ""]):
-        rows = part == name
-        try:
-            values[rows] = localisation.log_ratio_score(z[rows], is_a[rows], is_b[rows])
-        except InputError as error:
-            left_out.append(f"{name} ({error})")
+    values, by, left_out = between(work, per, is_a, is_b, localisation.log_ratio_score, "scored")
     scored = int(np.isfinite(values).sum())
-    if not scored:
-        raise InputError(
-            f"No cell could be scored: {left_out[0] if left_out else 'none has a value in ' + by}"
-        )
     summary = f"Scored {scored:,} cells between {a} and {b}" + (
         f", each {by} with its own references." if by else "."
     )

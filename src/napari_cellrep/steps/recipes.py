@@ -8,12 +8,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from napari_cellrep.analysis import comparison, information, mixtures, projection, retrieval
+from napari_cellrep.analysis import comparison, information, mixtures, profiles, projection, retrieval
 from napari_cellrep.data.annotations import read_item_sets
 from napari_cellrep.data.cells import embedding_names
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import InputError, join_words, p_words
-from napari_cellrep.steps.work import Found, Work, as_ranks, as_text, check_within, members_of, parts_of
+from napari_cellrep.steps.work import (
+    Found,
+    Work,
+    as_ranks,
+    as_text,
+    between,
+    check_within,
+    members_of,
+    two_references,
+)
 
 CORRECTIONS = ("none", "z", "zca", "zca_corr", "harmony")
 
@@ -24,30 +33,14 @@ CORRECTIONS = ("none", "z", "zca", "zca_corr", "harmony")
 def mix_of_two(work: Work, *, a: str = "control=-1", b: str = "control=1", per: str = "auto") -> Job[Found]:
     """Estimate how much of A and of B is in every cell: 0 is as A, 1 as B, a half is both alike."""
     yield Progress(0, 1, f"Placing {len(work.x):,} cells on the line from A to B")
-    is_a, is_b = members_of(work, a), members_of(work, b)
-    if (is_a & is_b).any():
-        raise InputError(
-            f"{int((is_a & is_b).sum()):,} cells belong to both references ({a} and {b}); they must differ."
-        )
-    part, by = parts_of(work, per, is_a, is_b)
-    z = projection.z_score(work.x)
-    values, left_out = np.full(len(z), np.nan), []
-    for name in dict.fromkeys(part[part != ""]):
-        rows = part == name
-        try:
-            values[rows] = mixtures.mixing_fraction(z[rows], is_a[rows], is_b[rows])
-        except InputError as error:
-            left_out.append(f"{name} ({error})")
+    is_a, is_b = two_references(work, a, b)
+    values, by, left_out = between(work, per, is_a, is_b, mixtures.mixing_fraction, "placed")
     n = int(np.isfinite(values).sum())
-    if not n:
-        raise InputError(
-            f"No cell could be placed: {left_out[0] if left_out else 'none has a value in ' + by}"
-        )
-    between = float((~is_a & ~is_b & (values > 0.25) & (values < 0.75)).sum())
+    halfway = float((~is_a & ~is_b & (values > 0.25) & (values < 0.75)).sum())
     others = int((~is_a & ~is_b & np.isfinite(values)).sum())
     summary = f"Placed {n:,} cells on the line from {a} to {b}" + (f", each {by} on its own." if by else ".")
     if others:
-        summary += f" Of the {others:,} that are neither {between / others:.0%} lie in its middle half."
+        summary += f" Of the {others:,} that are neither {halfway / others:.0%} lie in its middle half."
     if left_out:
         summary += f" Left out: {join_words(left_out, 3)}"
     return Found(
@@ -509,7 +502,6 @@ def compare_embeddings(
         raise InputError(
             f"Not enough data: {int(use.sum())} cells have {label} and a vector in every embedding."
         )
-    found = None
     n = len(vectors)
     yield Progress(0, 1, f"Asking {n:,} embedding{'s' if n > 1 else ''} for {label}")
     found = comparison.compare(
@@ -563,7 +555,7 @@ def score_standard(
     names, of = work.groups(by)
     yield Progress(0, 2, f"Profile of every {by}")
     have = np.flatnonzero(np.bincount(of[of >= 0], minlength=len(names)))
-    mean = np.stack([work.x[of == i].mean(axis=0, dtype=np.float64) for i in have])
+    mean = profiles.mean_profiles(work.x, [np.flatnonzero(of == i) for i in have])
     z = projection.z_score(mean)
     known = [str(names[i]) for i in have]
     found = retrieval.functional_standard(z, known, sets)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from napari_cellrep.analysis import projection
 from napari_cellrep.data import Project
 from napari_cellrep.data.references import reference_of
 from napari_cellrep.specs import InputError, join_words
@@ -176,3 +177,43 @@ def check_within(name: str, value: float, low: float, high: float) -> None:
     """A sentence for a number out of its range."""
     if not low <= value <= high:
         raise InputError(f"{name} is {value}; it has to lie between {low} and {high:,}.")
+
+
+def two_references(work: Work, a: str, b: str) -> tuple[np.ndarray, np.ndarray]:
+    """Which cells belong to A and which to B; a sentence where some belong to both."""
+    is_a, is_b = members_of(work, a), members_of(work, b)
+    if (is_a & is_b).any():
+        raise InputError(
+            f"{int((is_a & is_b).sum()):,} cells belong to both references ({a} and {b}); they must differ."
+        )
+    return is_a, is_b
+
+
+def between(
+    work: Work, per: str, is_a: np.ndarray, is_b: np.ndarray, place: Callable[..., np.ndarray], done: str
+) -> tuple[np.ndarray, str, list[str]]:
+    """Place cells between A and B by ``place(z, is_a, is_b)``, those of each part on their own.
+
+    Returns
+    -------
+    values : ndarray of shape (n,), float64
+        NaN in parts that could not be placed.
+    by : str
+        The column that makes the parts; "" for one part.
+    left_out : list of str
+        Parts that could not be placed, each with the reason.
+    """
+    part, by = parts_of(work, per, is_a, is_b)
+    z = projection.z_score(work.x)
+    values, left_out = np.full(len(z), np.nan), []
+    for name in dict.fromkeys(part[part != ""]):
+        rows = part == name
+        try:
+            values[rows] = place(z[rows], is_a[rows], is_b[rows])
+        except InputError as error:
+            left_out.append(f"{name} ({error})")
+    if not np.isfinite(values).any():
+        raise InputError(
+            f"No cell could be {done}: {left_out[0] if left_out else 'none has a value in ' + by}"
+        )
+    return values, by, left_out
