@@ -146,7 +146,9 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
     new = add("new", _new, "Make a project of your images.")
     new.add_argument("project", type=Path, help="the folder to make, NAME.cellrep")
-    new.add_argument("images", nargs="+", help="images, or folders of images (TIFF, OME-TIFF, PNG, JPEG)")
+    new.add_argument(
+        "images", nargs="+", help="images, or folders of images (TIFF, OME-TIFF, OME-Zarr, PNG, JPEG)"
+    )
     new.add_argument(
         "--channels",
         default="",

@@ -208,7 +208,7 @@ def test_no_image_at_all(tmp_path):
     (tmp_path / "folder.tif").mkdir()
     for name, words in (
         ("zero.tif", "0 bytes"), ("text.png", "cannot be read"), ("text.tif", "cannot be read as TIFF"),
-        ("movie.avi", "not an image we read"), ("folder.tif", "is not there"), ("none.tif", "is not there"),
+        ("movie.avi", "not an image we read"), ("folder.tif", "not an image we read"), ("none.tif", "is not there"),
     ):  # fmt: skip
         for look in (inspect_image, read):
             with pytest.raises(InputError, match=words):

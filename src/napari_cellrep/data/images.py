@@ -15,13 +15,18 @@ import imageio.v3 as iio
 import numpy as np
 import tifffile
 
+from napari_cellrep.data import ome_zarr
 from napari_cellrep.specs import InputError
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 IMAGE_SUFFIXES = (*TIFF_SUFFIXES, ".png", ".jpg", ".jpeg")
+READ = "TIFF, OME-TIFF, OME-Zarr, PNG or JPEG"
 Z_METHODS = ("max", "mean", "sharpest")
 
-_UM_PER_UNIT = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3}
+_UM_PER_UNIT = {
+    "m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3,
+    "meter": 1e6, "centimeter": 1e4, "millimeter": 1e3, "micrometer": 1.0, "nanometer": 1e-3,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ def inspect_image(path: Path, *, stack: str = "channel") -> ImageInfo:
     Parameters
     ----------
     path : Path
-        TIFF, OME-TIFF, PNG or JPEG.
+        TIFF, OME-TIFF, PNG, JPEG, or the folder of one image of an OME-Zarr.
     stack : {"channel", "z"}
         What an axis is that the file does not name.
 
@@ -175,6 +180,12 @@ def flatten_z(stack: np.ndarray, method: str, name: str = "The image") -> np.nda
 def _open(path: Path, stack: str) -> ImageInfo:
     """What the file's image is, without its pixels where the format allows it."""
     _check_exists(path)
+    if path.is_dir():
+        with _reading(path, "OME-Zarr"):
+            held, _ = ome_zarr.inspect(path)
+        axes = _name_axes(held.axes, held.shape, stack, path)
+        um = _to_um(held.x_scale, held.x_unit)
+        return _info(axes, held.shape, held.dtype, False, um, held.channel_names, (path.name,), path)
     if path.suffix.lower() in TIFF_SUFFIXES:
         with _reading(path, "TIFF"), tifffile.TiffFile(path) as tif:
             series = _pick_series(tif, path)
@@ -203,7 +214,12 @@ def _info(
 def _read_czyx(path: Path, stack: str) -> np.ndarray:
     """The file's image as (C, Z, H, W); the samples of a colour image are channels."""
     _check_exists(path)
-    if path.suffix.lower() in TIFF_SUFFIXES:
+    if path.is_dir():
+        with _reading(path, "OME-Zarr"):
+            held, array = ome_zarr.inspect(path)
+            image = np.asarray(array[...])
+        axes = _name_axes(held.axes, held.shape, stack, path)
+    elif path.suffix.lower() in TIFF_SUFFIXES:
         with _reading(path, "TIFF"), tifffile.TiffFile(path) as tif:
             series = _pick_series(tif, path)
             axes = _name_axes(series.axes, series.shape, stack, path)
@@ -340,9 +356,17 @@ def _read_plain(path: Path) -> np.ndarray:
     return image[..., 0] if image.ndim == 3 and image.shape[-1] <= 2 else image
 
 
+def stamps_of(path: Path) -> list[list[int]]:
+    """Size and time of change of what an image is made of: its file, or the metadata of an OME-Zarr."""
+    paths = ome_zarr.metadata_files(path) if path.is_dir() else [path]
+    return [[s.st_size, s.st_mtime_ns] for s in (p.stat() for p in paths)]
+
+
 def _check_exists(path: Path) -> None:
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
-        raise InputError(f"{path.name} is not an image we read; use TIFF, OME-TIFF, PNG or JPEG.")
+    if ome_zarr.is_zarr(path):
+        return
+    if (path.is_file() and path.suffix.lower() not in IMAGE_SUFFIXES) or path.is_dir():
+        raise InputError(f"{path.name} is not an image we read; use {READ}.")
     if not path.is_file():
         raise InputError(f"{path} is not there; bring it back, or import again from where it is now.")
     if path.stat().st_size == 0:

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from napari_cellrep.data.cells import make_table, provenance
 from napari_cellrep.data.fields import Field, read_fields, write_fields
 from napari_cellrep.data.files import recover, replacing, sweep, write_text
+from napari_cellrep.data.images import stamps_of
 from napari_cellrep.data.verdicts import apply_verdicts, read_verdicts
 from napari_cellrep.specs import Channel, InputError, digest, find_channel
 
@@ -205,10 +206,10 @@ class Project:
     def image_stamp(self, field_id: str) -> str:
         """Short text that changes when a field's files do: their sizes and times. "" if one is gone."""
         try:
-            stats = [f.stat() for plane in self.field(field_id).planes for f in plane.files(self.root)]
+            planes = self.field(field_id).planes
+            return digest([stamp for p in planes for f in p.files(self.root) for stamp in stamps_of(f)])
         except OSError:
             return ""
-        return digest([[s.st_size, s.st_mtime_ns] for s in stats])
 
     def read_image(self, field_id: str) -> np.ndarray:
         """Pixels of a field, (C, H, W) in the project's channel order.

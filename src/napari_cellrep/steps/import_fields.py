@@ -19,10 +19,11 @@ import numpy as np
 import pandas as pd
 import tifffile
 
+from napari_cellrep.data import ome_zarr
 from napari_cellrep.data.cells import OBS_COLUMNS
 from napari_cellrep.data.fields import OWN_COLUMNS, Field, safe_id, well_name, with_groups
 from napari_cellrep.data.files import replacing
-from napari_cellrep.data.images import GREY, IMAGE_SUFFIXES, ImageInfo, Plane, inspect_image, is_grey
+from napari_cellrep.data.images import GREY, IMAGE_SUFFIXES, READ, ImageInfo, Plane, inspect_image, is_grey
 from napari_cellrep.data.project import Project, create_project, open_project, project_root
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import ROLES, Channel, InputError, find_channel
@@ -65,7 +66,8 @@ def import_fields(
     path : path
         The project's folder; ".cellrep" is added.
     images : sequence of paths
-        Files, folders (searched with all their folders) or globs; TIFF, OME-TIFF, PNG, JPEG.
+        Files, folders (searched with all their folders) or globs; TIFF, OME-TIFF, PNG, JPEG. Of an OME-Zarr every
+        image is a field: of a plate with its plate, well and site.
     channels : sequence of str
         ``name``, ``role`` or ``name:role`` in plane order. With one file per channel also ``w1=DNA:nucleus``:
         the files whose channel part is "w1". Default: the files' own channel names.
@@ -423,7 +425,7 @@ def _find_files(images: Sequence[Path | str], root: Path) -> tuple[list[Path], l
         if path.is_dir():
             here = _search(path)
             if not here:
-                problems.append(f"There are no images ({', '.join(IMAGE_SUFFIXES)}) in {path}.")
+                problems.append(f"There are no images ({READ}) in {path}.")
         elif not path.exists() and glob.has_magic(str(path)):
             here = []
             for match in glob.glob(str(path), recursive=True):  # noqa: PTH207  (Path.glob takes no absolute pattern)
@@ -433,7 +435,7 @@ def _find_files(images: Sequence[Path | str], root: Path) -> tuple[list[Path], l
                 problems.append(f"No image is called {given}.")
         elif path.exists() and path.suffix.lower() not in IMAGE_SUFFIXES:
             here = []
-            problems.append(f"{path.name} is not an image we read; use TIFF, OME-TIFF, PNG or JPEG.")
+            problems.append(f"{path.name} is not an image we read; use {READ}.")
         elif not path.exists() and not path.suffix:
             here = []
             problems.append(f"{path} is not there.")
@@ -446,7 +448,9 @@ def _find_files(images: Sequence[Path | str], root: Path) -> tuple[list[Path], l
 
 
 def _search(folder: Path) -> list[Path]:
-    """Image files below a folder; hidden ones and projects left out, links to folders followed once."""
+    """Images below a folder; hidden ones and projects left out, links to folders followed once."""
+    if ome_zarr.is_zarr(folder):
+        return ome_zarr.find_images(folder)
     seen: set[str] = set()
     files = []
     for here, folders, names in os.walk(folder, followlinks=True):
@@ -455,7 +459,10 @@ def _search(folder: Path) -> list[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = [n for n in folders if not n.startswith(".") and not n.endswith((".cellrep", ".zarr"))]
+        folders[:] = [n for n in folders if not n.startswith(".") and not n.endswith(".cellrep")]
+        zarrs = {n for n in folders if ome_zarr.is_zarr(Path(here, n))}
+        files += [image for n in sorted(zarrs) for image in ome_zarr.find_images(Path(here, n))]
+        folders[:] = [n for n in folders if n not in zarrs]
         files += [
             Path(here, n) for n in names if not n.startswith(".") and Path(n).suffix.lower() in IMAGE_SUFFIXES
         ]
@@ -509,9 +516,10 @@ def _draft_fields(files: Iterable[Path], regex: re.Pattern[str] | None) -> tuple
         drafts = []
         for p in files:
             name = _stem(p)
-            drafts.append(
-                _Draft(name, p.parent, {"": [p]}, {"well": well_name(name)} if _is_well(name) else {})
-            )
+            known = {"well": well_name(name)} if _is_well(name) else {}
+            if p.suffix.lower() not in IMAGE_SUFFIXES and (place := ome_zarr.place_of(p)):
+                name, known = "_".join(place.values()), {**place, "well": well_name(place["well"])}
+            drafts.append(_Draft(name, p.parent, {"": [p]}, known))
         return drafts, []
     whole_path = "/" in regex.pattern.replace("[^/]", "").replace("(?:^|/)", "", 1)
     made: dict[tuple[Any, ...], _Draft] = {}

@@ -12,6 +12,7 @@ import numpy as np
 from napari_cellrep import registry
 from napari_cellrep.data import Project
 from napari_cellrep.data.fields import Field
+from napari_cellrep.data.images import stamps_of
 from napari_cellrep.jobs import Job, Progress, Shard
 from napari_cellrep.specs import InputError, digest, make_config
 
@@ -218,19 +219,11 @@ def _no_cell(field: Field) -> str:
 
 def image_stamp(project: Project, field: Field) -> list[list[Any]]:
     """What tells that a field's files are the same as before: path, channel, z, size and time of change."""
-    stamp = []
+    stamp: list[list[Any]] = []
     for plane in field.planes:
         for path in plane.files(project.root):
-            stat = path.stat() if path.exists() else None
-            stamp.append(
-                [
-                    plane.path,
-                    plane.channel,
-                    plane.z,
-                    stat.st_size if stat else 0,
-                    stat.st_mtime_ns if stat else 0,
-                ]
-            )
+            here = stamps_of(path) if path.exists() else [[0, 0]]
+            stamp += [[plane.path, plane.channel, plane.z, *one] for one in here]
     return stamp
 
 
