@@ -155,6 +155,24 @@ def test_settings_that_leave_weights_as_they_are_say_so(model):
             assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
 
 
+def test_settings_that_make_another_network_are_refused_also_where_shapes_agree(model):
+    rules = field_rules(type(model.config))
+    free = [k for k, rule in rules.items() if rule.get("same_weights")]
+    for key, rule in rules.items():
+        now = getattr(model.config, key)
+        if rule.get("same_weights"):
+            continue
+        if isinstance(now, tuple):
+            other = tuple(reversed(now)) if len(set(now)) > 1 else (*now, "other")
+        elif isinstance(now, bool):
+            other = not now
+        else:
+            other = next(x for x in rule.get("choices") or (rule["min"], rule["max"]) if x != now)
+        with pytest.raises(InputError, match="would be another network") as error:
+            change_settings(model, {key: other})
+        assert all(k in str(error.value) for k in free or ["nothing"])
+
+
 def test_constant_channels_are_finite(model, crops):
     for value in (0, 7, 255):
         flat = crops.copy()

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from napari_cellrep import registry
 from napari_cellrep.models import _published
-from napari_cellrep.specs import CropSpec, InputError, ModelSpec, join_words, make_config
+from napari_cellrep.specs import CropSpec, InputError, ModelSpec, field_rules, join_words, make_config
 
 # Settings that models share, with their rules for forms and the command line.
 Width = Annotated[
@@ -246,28 +246,30 @@ def change_settings(model: EmbeddingModel, settings: Mapping[str, Any]) -> Embed
     Parameters
     ----------
     settings : mapping
-        Fields of the model's ``Config``, of those that leave the weights as they are.
+        Fields of the model's ``Config`` that are about how it is used and say "same_weights"; others as they are.
 
     Raises
     ------
     InputError
-        If a setting is unknown, out of bounds, or one that makes another network.
+        If a setting is unknown, out of bounds, or one that makes another network, be it of weights of the same shape
+        (a transformer's number of heads).
     """
     config = make_config(type(model.config), {**dataclasses.asdict(model.config), **settings})
     if config == model.config:
         return model
-    made: EmbeddingModel = type(model)(config)
-    old, new = ({k: v.shape for k, v in m.state_dict().items()} for m in (model, made))
-    if old != new:
+    free = [k for k, rule in field_rules(type(model.config)).items() if rule.get("same_weights")]
+    odd = [k for k in settings if k not in free and getattr(config, k) != getattr(model.config, k)]
+    if odd:
         raise InputError(
-            f"With {', '.join(f'{k}={v}' for k, v in settings.items())} {model.spec.title} would be another network, and its "
-            "weights do not fit; set only what leaves them as they are."
+            f"With {', '.join(f'{k}={getattr(config, k)}' for k in odd)} {model.spec.title} would be another network than "
+            f"its weights are of; what may be set for weights that are there is {join_words(free) or 'nothing'}."
         )
+    made: EmbeddingModel = type(model)(config)
     made.load_state_dict(model.state_dict())
     made.card, made.may_lack = model.card, model.may_lack
     if made.crop == type(model)(model.config).crop:  # the crop does not follow from what was changed
         made.crop = model.crop
-    made.roles = made.roles if "channels" in settings else model.roles
+    made.roles = model.roles
     made.crop = dataclasses.replace(made.crop, channels=made.roles, um_per_px=model.crop.um_per_px)
     return made.eval()
 
