@@ -1,6 +1,7 @@
 """What networks learn from real cells: how well their vectors tell cells of images that they have not seen.
 
 python benchmarks/learning.py --json FILE [--quick] [--full] [--sets yeast,jurkat,sample] [--nets NAMES] [--seconds 120]
+    [--training '{"gamma": 0}'] [--seed 0]
 
 - yeast: ``pci_yeast``, 842 cells of three proteins in three fields each. Every field number is held out in turn, and the
   other two are learned from and hold the neighbours; the numbers are those of all cells together.
@@ -23,6 +24,7 @@ import copy
 import csv
 import dataclasses
 import io
+import json
 import tempfile
 import time
 import zipfile
@@ -220,7 +222,13 @@ def judged(said: np.ndarray, cells: Cells, rows: np.ndarray) -> dict[str, float]
 
 
 def compare(
-    name: str, cells: Cells, nets: dict[str, Any], seconds: float, epochs: int, start: str = ""
+    name: str,
+    cells: Cells,
+    nets: dict[str, Any],
+    seconds: float,
+    epochs: int,
+    start: str = "",
+    seed: int = SEED,
 ) -> list[dict[str, Any]]:
     """Rows of every network, before and after it learned, and of the measurements."""
     said: dict[str, list[np.ndarray]] = {}
@@ -239,7 +247,7 @@ def compare(
             judge("measurements", numbers)
         for model, (config, values) in nets.items():
             module = registry.load("models", model)
-            torch.manual_seed(SEED)
+            torch.manual_seed(seed)
             net = create_model(model, **config)
             judge(f"{model}, untrained", describe(net, cells))
             trained = f"{model}, trained" + (start and f" from {start}")
@@ -247,7 +255,7 @@ def compare(
                 start_from(net, load_model(start))
                 judge(f"{model}, {start} as it is", describe(net, cells))
             settings = {**preset_values(module.SPEC, "small" if module.SPEC.presets else ""), **values}
-            training = make_config(module.Training, {**settings, "seed": SEED})
+            training = make_config(module.Training, {**settings, "seed": seed})
             part = cells.some(learned)
             if epochs:
                 training = dataclasses.replace(training, epochs=epochs)
@@ -322,6 +330,10 @@ def main() -> None:
     parser.add_argument(
         "--start", default="", help="weights to start from instead of random ones (pci-starter)"
     )
+    parser.add_argument(
+        "--training", type=json.loads, default={}, help="settings of the trainings of all --nets, as JSON"
+    )
+    parser.add_argument("--seed", type=int, default=SEED, help="of weights and trainings")
     args = parser.parse_args()
     seconds = 0.0 if args.full else 5.0 if args.quick else args.seconds
     asked = [net for net in args.nets.split(",") if net]
@@ -332,10 +344,11 @@ def main() -> None:
         rows += compare(
             name,
             cells,
-            {k: v for k, v in nets.items() if not asked or k in asked},
+            {k: (c, {**t, **args.training}) for k, (c, t) in nets.items() if not asked or k in asked},
             seconds,
             args.epochs,
             args.start,
+            args.seed,
         )
         if name == "yeast" or (asked and "deeploc" not in asked):
             continue

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from napari_cellrep import registry
 from napari_cellrep.models import create_model, load_model
 from napari_cellrep.models._augment import random_flips
 from napari_cellrep.models.paired_cell_inpainting import (
@@ -18,7 +20,7 @@ from napari_cellrep.models.paired_cell_inpainting import (
     read_checkpoint,
     recognise,
 )
-from napari_cellrep.specs import InputError, check_config
+from napari_cellrep.specs import InputError, check_config, make_config
 
 # The golden vectors' README allows 1e-4; an independent torch network was within 3e-6, other CPUs sum in other orders.
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -295,6 +297,43 @@ def test_flips_are_independent_mirrors_from_the_generator():
     both = model.augment(batch, Training(), torch.Generator().manual_seed(0))
     assert not torch.equal(both["source"], both["target"])
     assert torch.equal(model.augment(batch, Training(flips=False), torch.Generator())["source"], x)
+
+
+def test_the_preset_for_few_cells_shows_them_in_eight_ways_and_leaves_what_is_predicted():
+    spec = registry.load("models", "paired_cell_inpainting").SPEC
+    preset = next(p for p in spec.presets if p.name == "small").values
+    ours = make_config(Training, dict(preset))
+    paper = Training()
+    assert all((ours.transpose, ours.gamma, ours.noise))
+    assert not any((paper.transpose, paper.gamma, paper.noise))
+
+    model = Model(TINY)
+    x = torch.rand(64, 2, 8, 8, generator=torch.Generator().manual_seed(1))
+    x[0, 0] = 0
+
+    def made(training: Training) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        return model.augment({"source": x.clone(), "target": x.clone()}, training, generator)
+
+    turned = made(dataclasses.replace(paper, transpose=True))
+    for found in turned.values():
+        ways = [y.flip(dims) for y in (x, x.transpose(-2, -1)) for dims in ((), (-1,), (-2,), (-2, -1))]
+        counts = [sum(torch.equal(found[i], way[i]) for i in range(1, 64)) for way in ways]
+        assert sum(counts) == 63
+        assert min(counts) >= 1
+
+    varied = made(ours)
+    assert all(torch.isfinite(y).all() for y in varied.values())
+    assert torch.equal(varied["target"][:, :1], turned["target"][:, :1])  # what has to be predicted
+    seen = varied["target"][:, 1:], turned["target"][:, 1:]
+    power = (seen[0].log() / seen[1].log()).flatten(1)
+    torch.testing.assert_close(power, power[:, :1].expand_as(power), rtol=1e-3, atol=1e-3)
+    assert 1 / 1.5 - 1e-3 <= power.min() < power.max() <= 1.5 + 1e-3
+    assert power[:, 0].std() > 0.1
+    quiet = made(dataclasses.replace(ours, noise=0.0))["source"]
+    assert torch.equal(varied["source"][:, 1:], quiet[:, 1:])  # noise is on the protein alone
+    sd = (varied["source"] - quiet)[:, 0].flatten(1).std(dim=1)
+    assert 0 < sd.min() < 0.04 < 0.06 < sd.max() < 0.15
 
 
 def test_settings_out_of_bounds_are_refused():

@@ -77,6 +77,29 @@ def random_flips(x: Tensor, generator: torch.Generator, vertical: bool = True) -
     return torch.where(flip[1], x.flip(-2), x) if vertical else x
 
 
+def random_transpose(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Swap rows and columns of each square item of (B, C, H, H) with probability 1/2.
+
+    With `random_flips` before or after it, each of the eight ways to lay a square is as likely.
+    """
+    swap = draw(torch.rand, (len(x), 1, 1, 1), generator).to(x.device) < 0.5
+    return torch.where(swap, x.transpose(-2, -1), x)
+
+
+def random_gamma(x: Tensor, most: float, generator: torch.Generator) -> Tensor:
+    """Raise each channel of each item, 0 … 1, to a power from 1 / (1 + most) to 1 + most, evenly on a log scale."""
+    draws = draw(torch.rand, x.shape[:2], generator)
+    power = torch.exp((2 * draws - 1) * math.log1p(most)).to(x.device, x.dtype)
+    return x.clamp(min=0) ** power[:, :, None, None]
+
+
+def random_noise(x: Tensor, most: float, channels: int, generator: torch.Generator) -> Tensor:
+    """Add normal noise to the first `channels` of each item, its standard deviation evenly from 0 to `most` for each item."""
+    sd = most * draw(torch.rand, (len(x), 1, 1, 1), generator)
+    noise = (sd * draw(torch.randn, (len(x), channels, *x.shape[2:]), generator)).to(x.device, x.dtype)
+    return torch.cat([x[:, :channels] + noise, x[:, channels:]], dim=1)
+
+
 def _uniform(generator: torch.Generator, *shape: int, axis: int = 0) -> Tensor:
     return draw(torch.rand, shape, generator, axis, dtype=torch.float64)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from napari_cellrep.models import _keras
-from napari_cellrep.models._augment import random_flips
+from napari_cellrep.models._augment import random_flips, random_gamma, random_noise, random_transpose
 from napari_cellrep.models._base import (
     EmbeddingModel,
     HeldOut,
@@ -78,12 +78,15 @@ SPEC = ModelSpec(
         Preset(
             "small",
             "For hundreds to some ten thousand cells; ours, not the paper's: "
-            "a larger learning rate for fewer steps, batch norm settled, and the epoch kept whose held-out "
-            "cells lie best among their own group.",
+            "a larger learning rate for fewer steps, cells turned and their contrast and noise varied, batch norm settled, "
+            "and the epoch kept whose held-out cells lie best among their own group.",
             {
                 "epochs": 60,
                 "batch_size": 32,
                 "learning_rate": 1e-3,
+                "transpose": True,
+                "gamma": 0.5,
+                "noise": 0.1,
                 "settle_norm": True,
                 "keep": "val_knn",
                 "patience": 15,
@@ -183,6 +186,34 @@ class Training:
     flips: Annotated[
         bool, {"label": "Flip cells", "help": "Mirror source and target at random, each by itself."}
     ] = True
+    transpose: Annotated[
+        bool,
+        {
+            "label": "Quarter turns",
+            "help": "Ours, not the paper's: swap rows and columns at random, too, so that cells are shown in all eight ways.",
+        },
+    ] = False
+    gamma: Annotated[
+        float,
+        {
+            "min": 0.0,
+            "max": 4.0,
+            "step": 0.1,
+            "label": "Vary contrast",
+            "help": "Ours, not the paper's: what the network sees is raised to a power from 1 / (1 + this) to 1 + this, each "
+            "channel by itself; what it has to predict stays.",
+        },
+    ] = 0.0
+    noise: Annotated[
+        float,
+        {
+            "min": 0.0,
+            "max": 1.0,
+            "step": 0.01,
+            "label": "Noise",
+            "help": "Ours, not the paper's: normal noise on the protein it sees, up to this part of its range.",
+        },
+    ] = 0.0
     seed: Seed = 0
     min_cells: Annotated[
         int,
@@ -373,6 +404,24 @@ class Model(EncoderDecoder):
     spec = SPEC
     batch: ClassVar[tuple[str, ...]] = ("source", "target")
     branches = (_SOURCE, _MARKER, _DECODER)
+
+    def augment(
+        self, batch: Mapping[str, Tensor], training: Any, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Mirror sources and targets; turn them and vary what the network sees, if the settings say so.
+
+        The protein that is to be predicted keeps its values, because nothing that is seen tells how they were varied.
+        """
+        batch, n = super().augment(batch, training, generator), self.config.n_protein
+        if training.transpose:
+            batch = {k: random_transpose(x, generator) for k, x in batch.items()}
+        source, target = batch["source"], batch["target"]
+        if training.gamma:
+            source = random_gamma(source, training.gamma, generator)
+            target = torch.cat([target[:, :n], random_gamma(target[:, n:], training.gamma, generator)], dim=1)
+        if training.noise:
+            source = random_noise(source, training.noise, n, generator)
+        return {**batch, "source": source, "target": target}
 
     def inpaint(self, source: Tensor, target_structural: Tensor) -> Tensor:
         """Predict the protein of target cells.
