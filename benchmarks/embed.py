@@ -46,7 +46,7 @@ from napari_cellrep.jobs import drain
 from napari_cellrep.models import create_model, load_model
 from napari_cellrep.models._base import EmbeddingModel
 from napari_cellrep.models._engine import Embedder, computing
-from napari_cellrep.models._engine import _resize as resize_there
+from napari_cellrep.models._engine import resize as resize_there
 from napari_cellrep.specs import match_channels
 from napari_cellrep.steps.crop import crop
 from napari_cellrep.steps.embed import cut_cells, embed

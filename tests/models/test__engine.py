@@ -9,6 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from napari_cellrep.models import _engine, create_model
 from napari_cellrep.models._engine import (
+    PLAIN,
     Embedder,
     choose_device,
     shared_neighbours,
@@ -80,7 +81,7 @@ def test_a_faster_form_that_loses_neighbours_is_not_chosen(model, cells, monkeyp
         return {k: v + noise * v.std(dim=0) * torch.randn(v.shape, generator=rng) for k, v in found.items()}
 
     monkeypatch.setattr(model, "embed_layers", rough)
-    monkeypatch.setattr(_engine, "trial_form", lambda *_: ("bf16", {"fp32": 0.02, "bf16": 0.01}))
+    monkeypatch.setattr(_engine, "trial_form", lambda *_: ("bf16", {"fp32": 0.02, PLAIN: 0.03, "bf16": 0.01}))
     embedder = Embedder(model, ["conv1_1"], "cpu")
     embedder.run(cells.array)
     assert embedder.precision == chosen
@@ -125,6 +126,39 @@ def test_the_faster_form_wins_and_a_form_that_fails_is_left_out():
     form, seconds = trial_form(fails, cpu, 0.1)
     assert form == "fp32"
     assert list(seconds) == ["fp32"]
+
+
+def test_every_form_is_made_ready_and_timed_and_the_fastest_wins():
+    cpu, x = torch.device("cpu"), torch.ones(300, 300)
+    times, seen = {"fp32": 2, PLAIN: 1, "bf16": 2}, []
+
+    def work(form: str) -> None:
+        assert seen[-1] == form
+        for _ in range(20 * times[form]):
+            x @ x
+
+    def trial() -> tuple[str, dict[str, float]]:
+        return trial_form(work, cpu, 0.1, (PLAIN, "bf16"), seen.append)
+
+    chosen, seconds = trial()
+    assert chosen == PLAIN
+    assert list(seconds) == ["fp32", PLAIN, "bf16"]
+    times |= {"fp32": 4, PLAIN: 4, "bf16": 1}
+    assert trial()[0] == "bf16"
+    times |= {"fp32": 1, "bf16": 8}
+    assert trial()[0] == "fp32"
+
+
+def test_plain_fp32_lays_the_weights_out_as_torch_does_and_gives_the_same_vectors(model, cells, monkeypatch):
+    want = Embedder(model, device="cpu", precision="fp32").run(cells.array[:40])["conv4_1"]
+    assert model.conv4_1.weight.is_contiguous(memory_format=torch.channels_last)
+    monkeypatch.setattr(_engine, "trial_form", lambda *_: (PLAIN, {"fp32": 0.02, PLAIN: 0.01}))
+    embedder = Embedder(model, device="cpu", batch_size=16)
+    found = embedder.run(cells.array[:40])["conv4_1"]
+    assert model.conv4_1.weight.is_contiguous()
+    said = embedder.describe()
+    assert (said["precision"], said["memory_format"]) == ("fp32", "contiguous_format")
+    np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
 
 
 def test_nan_pixels_give_nan_rows_and_a_sentence(model, cells):

@@ -14,6 +14,7 @@ from napari_cellrep import registry
 from napari_cellrep.data.crops import Boxes, cut_crops, weights_to_size
 from napari_cellrep.models import (
     EmbeddingModel,
+    _engine,
     can,
     change_settings,
     create_model,
@@ -117,6 +118,20 @@ def test_a_cell_does_not_depend_on_its_batch_mates(model, crops):
             1.0, np.abs(whole[layer]).max()
         )  # deep networks of random weights give large numbers
         np.testing.assert_allclose(few[layer], whole[layer][order], rtol=1e-5, atol=atol)
+
+
+def test_what_is_chosen_was_measured_and_is_not_slower_than_torch_by_itself(model, crops, monkeypatch):
+    monkeypatch.setattr(_engine, "TRIAL_S", 0.0)
+    embedder = Embedder(model, device="cpu")
+    embedder.run(crops)
+    if not model.on_device:
+        return
+    said = embedder.describe()
+    rate = said["trial_cells_per_s"]
+    assert {"fp32", _engine.PLAIN} <= set(rate)
+    plain = said["memory_format"] == "contiguous_format"
+    chosen = _engine.PLAIN if plain else said["precision"]
+    assert rate[chosen] >= rate[_engine.PLAIN]
 
 
 @pytest.mark.parametrize(("window_px", "dtype"), [(100, "uint8"), (40, "uint16"), (192, "float64")])

@@ -24,8 +24,11 @@ from napari_cellrep.specs import InputError
 logger = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "fp32", "bf16")
-TRIAL_S = 1.0  # what finding out which of the two is faster may cost, about
-COMPARED = 96  # cells on which the two are compared; not by time: a decision must not depend on the hour
+PLAIN = "fp32, channel after channel"  # torch's own order of numbers; in "fp32" and "bf16" a pixel's channels lie together
+TRIAL_S = 1.0  # what finding out which form is fastest may cost, about
+COMPARED = (
+    96  # cells on which fp32 and bf16 are compared; not by time: a decision must not depend on the hour
+)
 SHARED = 0.98  # part of their `NEIGHBOURS` nearest ones that cells have to keep in bf16, among `AMONG` cells
 AMONG = 512
 NEIGHBOURS = 10
@@ -77,45 +80,60 @@ def computing(device: torch.device, precision: str) -> Iterator[None]:
 
 
 def trial_form(
-    run: Callable[[str], Any], device: torch.device, budget_s: float = TRIAL_S
+    run: Callable[[str], Any],
+    device: torch.device,
+    budget_s: float = TRIAL_S,
+    others: Sequence[str] = ("bf16",),
+    ready: Callable[[str], Any] = lambda form: None,
 ) -> tuple[str, dict[str, float]]:
-    """Which precision is faster here, by running each for a moment.
+    """Which form of computing is fastest here, by running each for a moment.
 
     Parameters
     ----------
     run : callable
-        Does one unit of work in the precision it is given.
+        Does one unit of work in the form it is given.
     device : torch.device
     budget_s : float
-        Seconds for the trial, about; two units of work in each form are always done.
+        Seconds for the trial, about; two units of work in each form are always done, one where it takes longer than that.
+    others : sequence of str
+        Forms to try beside "fp32".
+    ready : callable
+        Is called with a form before its time is taken.
 
     Returns
     -------
-    precision : str
-        "bf16" if it is at least a tenth faster, else "fp32".
+    form : str
+        The fastest; "bf16" only if it is at least a tenth faster than the others.
     seconds : dict
-        Precision → seconds per unit; "bf16" is left out where the device cannot do it.
+        Form → seconds per unit; one is left out where the device cannot do it.
     """
     seconds: dict[str, float] = {}
+    ready("fp32")
     run("fp32")  # the first time of anything is slow: imports, kernels made on the spot
     seconds["fp32"] = _time(run, "fp32", device)
-    try:
-        first = _time(run, "bf16", device)
-        if first > 4 * seconds["fp32"] + 0.5:
-            seconds["bf16"] = first  # emulated: not worth a second look
-            return "fp32", seconds
-        seconds["bf16"] = _time(run, "bf16", device)
-    except (RuntimeError, TypeError) as error:
-        if is_out_of_memory(error):
-            raise
-        logger.info("bf16 is left out on %s: %s", device, error)  # an operation without bf16 here
-        return "fp32", seconds
+    again = ["fp32"]
+    for form in others:
+        ready(form)
+        try:
+            seconds[form] = _time(run, form, device)
+            if seconds[form] > 4 * seconds["fp32"] + 0.5:
+                continue  # emulated: not worth a second look
+            if seconds[form] < budget_s:
+                seconds[form] = _time(run, form, device)
+            again.append(form)
+        except (RuntimeError, TypeError) as error:
+            if is_out_of_memory(error):
+                raise
+            logger.info("%s is left out on %s: %s", form, device, error)  # an operation without bf16 here
     stop = time.perf_counter() + budget_s - 2 * sum(seconds.values())
-    while time.perf_counter() < stop:  # in turn, so that what else the machine does meets both
-        for form in seconds:
+    while (
+        len(again) > 1 and time.perf_counter() < stop
+    ):  # in turn, so that what else the machine does meets all
+        for form in again:
+            ready(form)
             seconds[form] = min(seconds[form], _time(run, form, device))
-    faster = seconds["bf16"] * 1.1 < seconds["fp32"]
-    return ("bf16" if faster else "fp32"), seconds
+    best = min((form for form in seconds if form != "bf16"), key=lambda form: seconds[form])
+    return ("bf16" if seconds.get("bf16", float("inf")) * 1.1 < seconds[best] else best), seconds
 
 
 def _time(run: Callable[[str], Any], form: str, device: torch.device) -> float:
@@ -196,8 +214,9 @@ class Embedder:
     device : str
         See `choose_device`.
     precision : str
-        "fp32", "bf16", or "auto": bf16 where a trial on the first crops, of about a second, shows that it is faster and
-        the vectors of 96 cells agree (`vectors_agree`; `performance.md` §2.1).
+        "fp32", "bf16", or "auto": the fastest in a trial on the first crops, of about a second (`performance.md` §2.1).
+        Tried are fp32 and bf16 with a pixel's channels side by side in memory, and fp32 as torch computes it by itself,
+        so that nothing is slower than that. bf16 is taken where the vectors of 96 cells agree (`vectors_agree`).
     batch_size : int
         Crops per forward pass; 0: chosen from the device and the size of the crops. Halved when memory runs out.
 
@@ -224,8 +243,9 @@ class Embedder:
         self.precision = check_precision(precision)
         self.device = choose_device(device) if model.on_device else torch.device("cpu")
         self.model = model.eval().to(self.device)
+        self._layout = torch.contiguous_format
         if model.on_device:
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self._lay_out("fp32")
         else:
             self.precision = "fp32"
         self.batch_size = batch_size
@@ -286,6 +306,7 @@ class Embedder:
             "device": str(self.device),
             "device_name": torch.cuda.get_device_name(self.device) if on_cuda else self.device.type,
             "precision": self.precision,
+            "memory_format": str(self._layout).removeprefix("torch."),
             "batch_size": self.batch_size,
             "cells_per_s": round(self.cells_per_s, 1),
             "trial_cells_per_s": {form: round(1 / s, 1) for form, s in self._trial.items()},
@@ -298,26 +319,49 @@ class Embedder:
         return max(4, min(1024, 2 ** int(np.log2(max(1.0, at_64_px * 64**2 / size_px**2)))))
 
     def _decide(self, crops: np.ndarray, weights: Tensor | None, out: dict[str, np.ndarray]) -> int:
-        """Choose fp32 or bf16 by time and agreement on the first crops; gives how many rows of `out` that filled."""
+        """Choose a form by time and agreement on the first crops; gives how many rows of `out` that filled."""
         n = min(len(crops), self.batch_size, 16 if self.device.type == "cpu" else 1024)
         batch = to_tensor(crops[:n])
-        faster, seconds = trial_form(lambda form: self._forward(batch, weights, form), self.device)
+        chosen, seconds = trial_form(
+            lambda form: self._forward(batch, weights, form[:4]),
+            self.device,
+            TRIAL_S,
+            (PLAIN, "bf16"),
+            self._lay_out,
+        )
         self._trial = {form: s / n for form, s in seconds.items()}
-        chosen, n = "fp32", 0
-        if faster == "bf16":
+        n = 0
+        if chosen == "bf16":
+            exact = min((form for form in seconds if form != "bf16"), key=lambda form: seconds[form])
             n = min(len(crops), COMPARED)
-            found, seconds = {form: self._empty(n) for form in seconds}, {}
-            for form in found:
+            found, took = {"fp32": self._empty(n), "bf16": self._empty(n)}, {}
+            for form in (exact, "bf16"):
+                self._lay_out(form)
                 start = time.perf_counter()
-                self._run_batches(crops[:n], weights, form, found[form])
-                seconds[form] = time.perf_counter() - start
-            chosen = "bf16" if self._agree(found) else "fp32"
-            self._seconds += seconds[chosen]
-            for layer, vectors in found[chosen].items():
+                self._run_batches(crops[:n], weights, form[:4], found[form[:4]])
+                took[form[:4]] = time.perf_counter() - start
+            chosen = "bf16" if self._agree(found) else exact
+            self._seconds += took[chosen[:4]]
+            for layer, vectors in found[chosen[:4]].items():
                 out[layer][:n] = vectors
-        self.precision = chosen
-        logger.info("precision %s on %s: %s s per cell", self.precision, self.device, self._trial)
+        self._lay_out(chosen)
+        self.precision = chosen[:4]
+        logger.info("%s on %s: %s s per cell", chosen, self.device, self._trial)
         return n
+
+    def _lay_out(self, form: str) -> None:
+        """Lay the weights in memory as a form of computing wants them."""
+        layout = torch.contiguous_format if form == PLAIN else torch.channels_last
+        if layout is not self._layout:
+            self.model.to(memory_format=layout)  # type: ignore[call-overload]
+            self._layout = layout
+
+    def resized(self, crops: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Crops (n, C, S, S) resized on the device as `run` does it first: float32 (n, C, size, size)."""
+        with torch.inference_mode():
+            there = to_tensor(crops).to(self.device)
+            there = resize(there, torch.from_numpy(weights).to(self.device), self.model.crop.mask_plane)
+            return there.cpu().numpy()
 
     def _agree(self, found: dict[str, dict[str, np.ndarray]]) -> bool:
         """Whether bf16 told cells apart as fp32 did, at every layer."""
@@ -333,8 +377,8 @@ class Embedder:
         with torch.inference_mode():
             there = batch.to(self.device, non_blocking=True)
             if weights is not None:
-                there = _resize(there, weights, self.model.crop.mask_plane)
-            x = self.model.preprocess(there).contiguous(memory_format=torch.channels_last)
+                there = resize(there, weights, self.model.crop.mask_plane)
+            x = self.model.preprocess(there).contiguous(memory_format=self._layout)
             with computing(self.device, precision):
                 return self.model.embed_layers(x, self.layers)
 
@@ -404,7 +448,7 @@ class Embedder:
             )
 
 
-def _resize(crops: Tensor, weights: Tensor, has_mask: bool) -> Tensor:
+def resize(crops: Tensor, weights: Tensor, has_mask: bool) -> Tensor:
     """Crops (B, C, S, S) of any type as float32 (B, C, size, size); a last plane of 0 and 1 stays one."""
     crops = weights @ crops.float() @ weights.T
     if has_mask:
