@@ -11,6 +11,7 @@ from array_cells import ArrayCells
 
 import napari_cellrep
 from napari_cellrep import registry
+from napari_cellrep.data.crops import resize, weights_to_size
 from napari_cellrep.jobs import drain
 from napari_cellrep.models import create_model, load_model
 from napari_cellrep.models._train import (
@@ -23,7 +24,7 @@ from napari_cellrep.models._train import (
     train,
 )
 from napari_cellrep.models.paired_cell_inpainting import Training
-from napari_cellrep.specs import InputError
+from napari_cellrep.specs import CropSpec, InputError
 
 FP32 = {"device": "cpu", "precision": "fp32"}
 SHORT = Training(epochs=2, batch_size=16, learning_rate=1e-3, seed=5)
@@ -294,6 +295,27 @@ def test_timing_a_step_leaves_the_model_as_it_is(few):
     assert 0 < seconds < 60
     assert_same(before, model.state_dict())
     assert torch.equal(random, torch.get_rng_state())
+
+
+def test_windows_are_resized_on_the_device_as_before(few, tmp_path):
+    windows = np.pad(few.array, ((0, 0), (0, 0), (16, 16), (16, 16)))
+    spec = CropSpec()
+
+    def run(cells: ArrayCells, folder: str):
+        model = make()
+        drain(
+            train(model, cells, dataclasses.replace(SHORT, epochs=1, max_steps=2), tmp_path / folder, **FP32)
+        )
+        return model.state_dict()
+
+    before = run(ArrayCells(resize(windows, 64), few.groups), "before")
+    raw = ArrayCells(windows, few.groups)
+    raw.weights = weights_to_size(windows, spec)
+    after = run(raw, "after")
+    start = make().state_dict()
+    assert not torch.equal(after["conv4_1.weight"], start["conv4_1.weight"])
+    for key, value in after.items():
+        torch.testing.assert_close(value, before[key], rtol=1e-4, atol=1e-4)
 
 
 def test_bf16_trains_as_well(few, tmp_path):

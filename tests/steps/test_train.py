@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from napari_cellrep.data import open_project
+from napari_cellrep.data.crops import cut_crops
 from napari_cellrep.jobs import drain
 from napari_cellrep.models import load_model
 from napari_cellrep.specs import CropSpec, InputError
-from napari_cellrep.steps.embed import embed
+from napari_cellrep.steps.embed import boxes_of, embed
 from napari_cellrep.steps.train import ProjectCells, prepare, resume_training, train
 
 TINY = {"width": 0.125}
@@ -96,6 +97,24 @@ def test_crops_for_training_are_those_of_embedding(small):
     y, x = int(row["y_px"]), int(row["x_px"])
     np.testing.assert_array_equal(crops[2], image[:, y : y + 64, x : x + 64])
     assert len(set(cells.groups)) == 4
+
+
+def test_windows_of_one_size_are_left_to_the_device_and_others_have_their_size(small):
+    spec = CropSpec(window_px=96)
+    cells, rows = ProjectCells(small, spec, (0, 1)), np.array([3, 0])
+    crops = cells.crops(rows)
+    assert (crops.shape, crops.dtype) == ((2, 2, 96, 96), np.uint8)
+    row = cells._obs.iloc[3]
+    image = small.read_image(str(row["field"]))
+    want = cut_crops(image, None, boxes_of(cells._obs.iloc[[3]]), spec)[0]
+    np.testing.assert_allclose(cells.weights @ crops[0] @ cells.weights.T, want, rtol=1e-5, atol=1e-3)
+    sampled = dataclasses.replace(spec, um_per_px=0.5)
+    small.write_fields(
+        [dataclasses.replace(f, um_per_px=0.25 * (1 + i % 2)) for i, f in enumerate(small.fields)]
+    )
+    several = ProjectCells(small, sampled, (0, 1))
+    assert several.weights is None
+    assert several.crops(np.arange(len(several))[::9]).shape[1:] == (2, 64, 64)
 
 
 def test_a_small_memory_only_costs_reading_again(small):

@@ -28,6 +28,7 @@ from napari_cellrep.models._engine import (
     choose_device,
     computing,
     memory_peak,
+    resize,
     to_tensor,
     trial_form,
 )
@@ -59,6 +60,7 @@ class Cells(Protocol):
 
     groups: np.ndarray  # int (n,): cells of equal number count as alike and make pairs
     # May have ``fields``, int (n,): the image of each cell. Without, none is held out.
+    # May have ``weights``, float32 (size, S): crops are S px and are resized by these on the device (`_engine.resize`).
 
     def __len__(self) -> int: ...
 
@@ -525,6 +527,8 @@ class _Trainer:
         self._fits = (
             processes.world == 1
         )  # several processes try it out, because none can begin a step again alone
+        weights = getattr(cells, "weights", None)
+        self._weights = None if weights is None else torch.from_numpy(weights).to(device)
         self.learn()
 
     def learn(self) -> None:
@@ -704,7 +708,10 @@ class _Trainer:
         )
 
     def _load(self, rows: np.ndarray) -> Tensor:
-        return to_tensor(self.cells.crops(rows)).to(self.device)
+        crops = to_tensor(self.cells.crops(rows)).to(self.device)
+        if self._weights is None:
+            return crops
+        return resize(crops, self._weights, self.model.crop.mask_plane)
 
 
 def time_step(

@@ -15,13 +15,14 @@ import numpy as np
 import pandas as pd
 
 from napari_cellrep.data import Project
-from napari_cellrep.data.crops import Boxes, cut_crops
+from napari_cellrep.data.crops import Boxes, cut_crops, weights_to_size
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import EMPTY, CropSpec, InputError, digest, match_channels
 from napari_cellrep.steps.embed import base_name, find_model, pick_planes, take_channels, weights_digest
 
 if TYPE_CHECKING:
     from napari_cellrep.models import EmbeddingModel
+    from napari_cellrep.models._engine import Embedder
 
 MODES = ("auto", "tile", "rescale")
 _AT_ONCE = 8  # fields per forward pass: few enough for the memory, enough to fill a batch
@@ -187,8 +188,15 @@ def _vectors(
                 embed_field: Any = net.embed_field  # `embed_fields` has seen that it is there
                 vectors = [embed_field(x) for x in arrays]
             else:
-                vectors = list(engine.run(np.stack(arrays))[net.layers[0]]) if arrays else []
+                small = [_to_size(engine, x, net.crop) for x in arrays]
+                vectors = list(engine.run(np.stack(small))[net.layers[0]]) if small else []
             yield good, vectors, bad, engine.notes
+
+
+def _to_size(engine: Embedder, field: np.ndarray, spec: CropSpec) -> np.ndarray:
+    """(C, size, size): a square field resized on the device, by itself, because fields are large and differ in size."""
+    weights = weights_to_size(field, spec)
+    return field if weights is None else engine.resized(field[None], weights)[0]
 
 
 def _whole(image: np.ndarray, spec: CropSpec) -> np.ndarray:
@@ -198,7 +206,7 @@ def _whole(image: np.ndarray, spec: CropSpec) -> np.ndarray:
     spec = dataclasses.replace(
         spec, mode="window", window_px=max(h, w), masked=False, mask_plane=False, um_per_px=0.0
     )
-    return cut_crops(image, None, one, spec, 0.0)[0]
+    return cut_crops(image, None, one, spec, resized=False)[0]
 
 
 def _stored(project: Project, key: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -18,7 +18,7 @@ import pandas as pd
 from napari_cellrep import registry
 from napari_cellrep.data import Project
 from napari_cellrep.data.classes import Classes, classes_of
-from napari_cellrep.data.crops import cut_crops
+from napari_cellrep.data.crops import cut_crops, weights_to_size
 from napari_cellrep.data.files import replacing, write_text
 from napari_cellrep.data.filters import matching
 from napari_cellrep.data.sets import read_sets
@@ -521,6 +521,12 @@ class ProjectCells:
 
     Fields are decoded when first needed and kept while they fit in `memory_bytes`; crops are cut from them by
     coordinates, never from a folder of crops.
+
+    Attributes
+    ----------
+    weights : ndarray of float32, (size, S), or None
+        `crops` are windows of S px, and training resizes them on the device by these. None: they have their size; so
+        they do, too, where images of several pixel sizes make windows of several sizes.
     """
 
     def __init__(
@@ -550,7 +556,9 @@ class ProjectCells:
         self._field = self._obs["field"].astype(str).to_numpy()
         self.fields = pd.factorize(self._field)[0]
         sizes = {project.field(f).um_per_px for f in dict.fromkeys(self._field)}
-        self.um_per_px = sizes.pop() if len(sizes) == 1 else 0.0  # of all its images; 0: unknown, or several
+        self.um_per_px = max(sizes) if len(sizes) == 1 else 0.0  # of all its images; 0: unknown, or several
+        sides = {spec.side_px(um) for um in sizes} if spec.mode == "window" else set()
+        self.weights = weights_to_size(np.empty((0, *sides)), spec) if len(sides) == 1 else None
         self.note = ""
         if classes is not None:  # of the whole table
             codes = pd.Series(classes.codes, index=project.cells.obs.index)
@@ -562,14 +570,15 @@ class ProjectCells:
         return len(self._obs)
 
     def crops(self, rows: np.ndarray) -> np.ndarray:
-        """Raw crops (B, C, S, S) of some rows, in the fields' dtype."""
+        """Raw crops (B, C, S, S) of some rows, in the fields' dtype; see `weights`."""
         rows = np.asarray(rows)
         out: np.ndarray | None = None
         for field in dict.fromkeys(self._field[rows]):
             at = np.flatnonzero(self._field[rows] == field)
             image, labels = self._read(field)
             boxes = boxes_of(self._obs.iloc[rows[at]])
-            part = cut_crops(image, labels, boxes, self._spec, self._project.field(field).um_per_px)
+            um_per_px = self._project.field(field).um_per_px
+            part = cut_crops(image, labels, boxes, self._spec, um_per_px, resized=self.weights is None)
             if out is None:
                 out = np.empty((len(rows), *part.shape[1:]), part.dtype)
             elif part.dtype != out.dtype:
