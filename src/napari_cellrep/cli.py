@@ -224,6 +224,12 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     train.add_argument(
         "--restart", action="store_true", help="begin anew instead of going on from the last checkpoint"
     )
+    train.add_argument(
+        "--compile",
+        default="auto",
+        choices=("auto", "on", "off"),
+        help="compile the network (default: in long trainings on CUDA, if a trial shows that it pays)",
+    )
     train.add_argument("--include-flagged", action="store_true", help="train on flagged cells too")
     _fields_argument(train)
     train.add_argument(
@@ -842,10 +848,11 @@ def _train(args: argparse.Namespace) -> None:
         raise InputError("--finish makes a model of one training; leave --seeds and --learning-rates away.")
     with joined(args.device) as processes:
         quiet = not processes.first
+        more: dict[str, Any] = {"processes": processes, "compiled": args.compile}
         if several:
-            job = train_several(project, seeds=seeds, learning_rates=rates, processes=processes, **how)
+            job = train_several(project, seeds=seeds, learning_rates=rates, **how, **more)
         else:
-            job = train(project, **how, finish=args.finish, processes=processes)
+            job = train(project, **how, finish=args.finish, **more)
         folder = run(job, quiet)
     if quiet:
         return

@@ -3,6 +3,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import napari_cellrep
 from napari_cellrep import registry
 from napari_cellrep.data.crops import resize, weights_to_size
 from napari_cellrep.jobs import drain
-from napari_cellrep.models import create_model, load_model
+from napari_cellrep.models import EmbeddingModel, _train, autoencoder, create_model, load_model
 from napari_cellrep.models._train import (
     CHECKPOINT,
     Sampler,
@@ -28,6 +30,7 @@ from napari_cellrep.specs import CropSpec, InputError
 
 FP32 = {"device": "cpu", "precision": "fp32"}
 SHORT = Training(epochs=2, batch_size=16, learning_rate=1e-3, seed=5)
+AE_SHORT = autoencoder.Training(epochs=2, batch_size=16, learning_rate=1e-3, seed=5, held_out=0.0)
 
 
 def make(seed: int = 0, width: float = 0.04):
@@ -44,6 +47,10 @@ def few(cells) -> ArrayCells:
 
 def state(folder):
     return load_model(folder).state_dict()
+
+
+def state_of(folder):
+    return torch.load(folder / CHECKPOINT, weights_only=True)["model"]
 
 
 def history(folder):
@@ -316,6 +323,90 @@ def test_windows_are_resized_on_the_device_as_before(few, tmp_path):
     assert not torch.equal(after["conv4_1.weight"], start["conv4_1.weight"])
     for key, value in after.items():
         torch.testing.assert_close(value, before[key], rtol=1e-4, atol=1e-4)
+
+
+class OneConvolution(EmbeddingModel):
+    """The least that learns, because compilers take their time."""
+
+    spec = registry.load("models", "autoencoder").SPEC
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.layers = ("only",)
+        self.only = torch.nn.Conv2d(2, 2, 3, padding=1)
+
+    def dim(self, layer=None):
+        return 2
+
+    def preprocess(self, crops):
+        return crops.float() / 255
+
+    def embed_layers(self, x, layers):
+        return {"only": self.only(x).amax(dim=(2, 3))}
+
+    def losses(self, batch):
+        return {"loss": torch.nn.functional.mse_loss(torch.relu(self.only(batch["x"])), batch["x"].sqrt())}
+
+
+def small_net() -> OneConvolution:
+    torch.manual_seed(0)
+    return OneConvolution(registry.load("models", "autoencoder").TINY).eval()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile wants a C++ compiler on a CPU")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # of torch's own imports
+def test_compiled_it_learns_the_same_and_goes_on_exactly(few, tmp_path):
+    training = dataclasses.replace(AE_SHORT, held_out=0.25)
+    few = ArrayCells(few.array, few.groups, np.arange(len(few)) % 8)  # batches of two sizes
+    result = drain(train(small_net(), few, training, tmp_path / "whole", compiled="on", **FP32))
+    assert result["compiled"]
+    assert re.search(r"Compiled in \d+ s, a step takes .* ms instead of .* ms", " ".join(result["notes"]))
+    job = train(small_net(), few, training, tmp_path / "parts", compiled="on", **FP32)
+    for at in job:
+        if at.done == 2:
+            break
+    job.close()
+    assert drain(train(small_net(), few, training, tmp_path / "parts", **FP32))["compiled"]  # as it began
+    assert_same(state_of(tmp_path / "parts"), state_of(tmp_path / "whole"))
+    assert "compiled" not in drain(train(small_net(), few, training, tmp_path / "plain", **FP32))
+    plain, compiled = state_of(tmp_path / "plain"), state_of(tmp_path / "whole")
+    for key, value in plain.items():
+        torch.testing.assert_close(compiled[key], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # of torch's own imports
+def test_where_nothing_can_be_compiled_it_trains_as_it_is(few, tmp_path, monkeypatch, caplog):
+    def no_compiler(*_args, **_more):
+        raise RuntimeError("No working C++ compiler found")
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **more: real(f, backend=no_compiler, **more))
+    with caplog.at_level("INFO"):
+        result = drain(train(small_net(), few, AE_SHORT, tmp_path / "on", compiled="on", **FP32))
+    assert "compiled" not in result
+    assert "No working C++ compiler found" in caplog.text
+    assert any("failed here" in note for note in result["notes"])
+    drain(train(small_net(), few, AE_SHORT, tmp_path / "off", compiled="off", **FP32))
+    assert_same(state_of(tmp_path / "on"), state_of(tmp_path / "off"))
+    with pytest.raises(InputError, match="auto, on, off"):
+        next(train(small_net(), few, AE_SHORT, tmp_path, compiled="perhaps"))
+
+
+def test_long_trainings_on_a_graphics_card_try_compiling_and_no_others_do(few, tmp_path, monkeypatch):
+    tried = []
+    monkeypatch.setattr(_train, "try_compiled", lambda *how: (tried.append(how) or False, "It does not pay."))
+    monkeypatch.setattr(_train, "COMPILE_AFTER", 2)
+    monkeypatch.setattr(_train, "COMPILE_FROM_S", 0.0)
+    drain(train(small_net(), few, AE_SHORT, tmp_path / "cpu", **FP32))
+    assert not tried  # never by itself on a CPU
+    monkeypatch.setattr(_train, "COMPILES", ("cpu",))
+    drain(train(small_net(), few, AE_SHORT, tmp_path / "long", **FP32))
+    assert [how[2] for how in tried] == [4]  # once; steps left
+    monkeypatch.setattr(_train, "COMPILE_FROM_S", 900.0)
+    drain(train(small_net(), few, AE_SHORT, tmp_path / "short", **FP32))
+    assert len(tried) == 1
 
 
 def test_bf16_trains_as_well(few, tmp_path):

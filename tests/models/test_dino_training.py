@@ -114,7 +114,8 @@ def test_golden_head_outputs(authors, loss_file):
     views = [torch.from_numpy(loss_file[f"crops_{size}"]).flatten(0, 1) for size in ("global", "local")]
     authors.student.eval()
     with torch.inference_mode():
-        tokens = torch.cat([authors._student_tokens(x, torch.Generator()) for x in views])
+        kept = [authors._kept(len(x), torch.Generator()) for x in views]
+        tokens = torch.cat([authors._student_tokens(x, k) for x, k in zip(views, kept, strict=True)])
         student = authors.student["head"](tokens)
         teacher = authors.teacher["head"](authors.teacher["backbone"].embed(views[0]))
     close = {"rtol": 1e-4, "atol": 1e-5}
@@ -362,7 +363,7 @@ def test_dropped_branches_are_of_the_student_alone(few):
     x = one_batch(learner, few)["global"]
 
     def tokens(seed):
-        return learner._student_tokens(x, torch.Generator().manual_seed(seed))
+        return learner._student_tokens(x, learner._kept(len(x), torch.Generator().manual_seed(seed)))
 
     teacher = learner.teacher["backbone"].embed(x)
     assert torch.equal(tokens(0), tokens(0))

@@ -381,7 +381,16 @@ class DinoLearner(Learner):
 
     def _outputs(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Of the student for all views, and of the teacher for the global ones."""
-        tokens = [self._student_tokens(x, generator) for x in batch.values()]
+        kept = [self._kept(len(x), generator).to(x.device) for x in batch.values()]
+        found: tuple[Tensor, Tensor] = self.for_gradients(self._networks)(batch, kept)
+        return found
+
+    def compile(self) -> None:
+        """Student and teacher."""
+        self.compiled = torch.compile(self._networks, dynamic=False)
+
+    def _networks(self, batch: dict[str, Tensor], kept: list[Tensor]) -> tuple[Tensor, Tensor]:
+        tokens = [self._student_tokens(x, k) for x, k in zip(batch.values(), kept, strict=True)]
         student = self.student["head"](torch.cat(tokens))
         with torch.no_grad():
             teacher = self.teacher["head"](self.teacher["backbone"].embed(batch["global"], "cls"))
@@ -468,16 +477,20 @@ class DinoLearner(Learner):
         torch._foreach_mul_(teacher, momentum)
         torch._foreach_add_(teacher, student, alpha=1 - momentum)
 
-    def _student_tokens(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def _kept(self, n: int, generator: torch.Generator) -> Tensor:
+        """By what the student's branches are multiplied, 0 where they are left out: (depth, 2, n, 1, 1)."""
+        depth = len(self.student["backbone"].blocks)
+        kept = torch.ones(depth, 2, n)
+        if self.student.training:
+            keep = 1 - torch.linspace(0, self.training.drop_path, depth)[:, None, None]
+            kept = (_augment.draw(torch.rand, (depth, 2, n), generator, axis=2) + keep).floor() / keep
+        return kept[..., None, None]
+
+    def _student_tokens(self, x: Tensor, kept: Tensor) -> Tensor:
         """Class tokens (B, D) of the student, whose blocks' branches are left out at random."""
         net: Any = self.student["backbone"]
         y, _ = net._tokens_in(x)
         depth = len(net.blocks)
-        kept = torch.ones(depth, 2, len(x))
-        if self.student.training:
-            keep = 1 - torch.linspace(0, self.training.drop_path, depth)[:, None, None]
-            kept = (_augment.draw(torch.rand, (depth, 2, len(x)), generator, axis=2) + keep).floor() / keep
-        kept = kept.to(x.device)[..., None, None]  # (depth, 2, B, 1, 1)
         for i, block in enumerate(net.blocks):
             rows = (
                 slice(0, 1) if i + 1 == depth else slice(None)

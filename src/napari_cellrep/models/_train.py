@@ -8,6 +8,7 @@ import csv
 import hashlib
 import logging
 import platform
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from napari_cellrep.jobs import Job, Progress, is_out_of_memory
 from napari_cellrep.models._augment import Draws
 from napari_cellrep.models._base import EmbeddingModel, can, replace_file, save_model
 from napari_cellrep.models._engine import (
+    _time,
     check_precision,
     choose_device,
     computing,
@@ -52,6 +54,10 @@ PREVIEW_BATCH = 16  # cells whose statistics batch norm takes; the pictures are 
 PREVIEW_EVERY_S = 5.0  # at most; and it never costs more than a fiftieth of the time
 MOST_JUDGED = 2000  # held-out cells that are looked at after an epoch
 NEIGHBOURS, MOST_NEIGHBOURS = 11, 5000  # of a held-out cell, and cells they are looked for among
+COMPILE_FROM_S = 900.0  # of training left from which on it is tried out whether compiling pays: that takes a minute or more
+COMPILE_AFTER = 20  # steps, whose seconds say how long the training will take
+COMPILES = ("cuda",)  # devices on which it is tried out
+COMPILED = ("auto", "on", "off")
 HISTORY = ("epoch", "step", "loss", "cells_per_s", "learning_rate", "seconds")
 
 
@@ -349,6 +355,7 @@ class Learner:
         self.module: torch.nn.Module = model
         self.processes = ALONE
         self.rows: tuple[int, int, int] | None = None
+        self.compiled: Any = None  # what `compile` made
 
     @property
     def learning(self) -> nn.Module:
@@ -388,7 +395,15 @@ class Learner:
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``{"loss"}`` of a batch, or of a part of one; computed in the run's precision."""
-        return self.model(batch)  # type: ignore[no-any-return]
+        return self.for_gradients(self.model)(batch)  # type: ignore[no-any-return]
+
+    def compile(self) -> None:
+        """Have torch make kernels for what the gradients come from; once for every batch size that comes."""
+        self.compiled = torch.compile(self.model, dynamic=False)
+
+    def for_gradients(self, plain: Any) -> Any:
+        """What was compiled, where there are gradients; held-out cells come in other sizes and go the plain way."""
+        return self.compiled if self.compiled is not None and torch.is_grad_enabled() else plain
 
     def before_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         """Before the batch of step 0, 1, … is prepared: set what is scheduled."""
@@ -774,6 +789,58 @@ def _try_out(
     return precision, step_s
 
 
+def try_compiled(
+    trainer: _Trainer, sampler: Sampler, steps: int, seconds: float = float("inf")
+) -> tuple[bool, str]:
+    """Try out on a copy of the network whether the steps that are left gain more by compiling than it takes.
+
+    Parameters
+    ----------
+    trainer, sampler
+        Of the training; they stay as they are.
+    steps : int
+    seconds : float
+        How long training lasts at most.
+
+    Returns
+    -------
+    pays : bool
+    words : str
+        What was measured, or why it cannot be compiled here.
+    """
+    t, sizes = trainer, {len(next(iter(rows.values()))): rows for rows in sampler.epoch(0)}
+    with _torch_rng_kept():
+        copied = _Trainer(
+            copy.deepcopy(t.model), t.cells, t.training, t.device, t.precision, sampler.n_batches
+        )
+        copied.parts = t.parts
+
+        def run(_form: str = "") -> None:
+            copied.step(sizes[max(sizes)], (0, 0))
+
+        run()
+        before_s = min(_time(run, "", t.device) for _ in range(3))
+        start = time.perf_counter()
+        try:
+            copied.learner.compile()
+            for rows in sizes.values():
+                copied.step(rows, (0, 0))
+            took_s = time.perf_counter() - start
+            after_s = min(_time(run, "", t.device) for _ in range(3))
+        except (
+            RuntimeError,
+            OSError,
+            ImportError,
+            subprocess.SubprocessError,
+        ) as error:  # no compiler, or it fails
+            reason = " ".join(str(error).split("\n")[:2]).strip()
+            return False, f"It is not compiled, because that failed here: {type(error).__name__}: {reason}"
+    gain_s = (before_s - after_s) * min(steps, seconds / before_s)
+    return gain_s > took_s, (
+        f"Compiled in {took_s:.0f} s, a step takes {1e3 * after_s:.3g} ms instead of {1e3 * before_s:.3g} ms."
+    )
+
+
 @dataclass(frozen=True)
 class Trial:
     """What a training would cost here.
@@ -888,6 +955,7 @@ def train(
     card: dict[str, Any] | None = None,
     finish: bool = False,
     processes: Processes = ALONE,
+    compiled: str = "auto",
 ) -> Job[dict[str, Any]]:
     """Train `model` on `cells` and write it to `folder`.
 
@@ -920,6 +988,10 @@ def train(
     processes : Processes
         Those that train together (`_processes.joined`), each with its part of every batch; they take the steps of one
         process, but for rounding, and where batch norm stands still (without graphics cards). Only the first writes.
+    compiled : str
+        Whether torch compiles the network. "auto": on CUDA, in a training of one process that will last for another quarter
+        of an hour or more, where trying it out shows that the steps left gain more than it takes (`try_compiled`). "on",
+        "off". A run that goes on keeps to what was decided.
 
     Yields
     ------
@@ -942,6 +1014,8 @@ def train(
     """
     if not can(model, "train"):
         raise InputError(f"{model.spec.title} is not trained; it can only embed.")
+    if compiled not in COMPILED:
+        raise InputError(f"compiled is one of {', '.join(COMPILED)}; got {compiled!r}.")
     folder, card = Path(folder), dict(card or {})
     where = processes.device or choose_device(device)
     sampler = make_sampler(model, cells, training, training.batch_size)
@@ -955,6 +1029,8 @@ def train(
 
     if state is not None and check_precision(precision) == "auto" and state["device_type"] == where.type:
         precision = state["precision"]  # decided once per run: what goes on stays the same
+    if state is not None and compiled == "auto" and state["device_type"] == where.type:
+        compiled = {True: "on", False: "off"}.get(state.get("compiled"), "auto")  # type: ignore[arg-type]
     done = state["step"] if state is not None else 0
     if processes.share(done) != done:
         raise InputError(
@@ -981,6 +1057,12 @@ def train(
         total = run.step
     preview = _Preview(trainer, sampler, folder / PREVIEW)
     metrics: dict[str, float] = {}
+    alone = processes.world == 1
+    run.compiled = None if compiled == "auto" and where.type in COMPILES and alone else False
+    if compiled == "on" and alone and run.step < total:
+        yield Progress(run.step, total, "Compiling the network", metrics)
+        run.compile(total, always=True)
+    steps_s: list[float] = []
     began = time.perf_counter()
     limit_s = training.max_seconds or float("inf")
     yield Progress(run.step, total, " ".join(notes) or _message(run, training))
@@ -1000,6 +1082,13 @@ def train(
             }
             preview.make()
             yield Progress(run.step, total, _message(run, training), metrics)
+            steps_s.append(run.last_step_s)
+            if run.compiled is None and len(steps_s) == COMPILE_AFTER:
+                left_s = min(float(np.median(steps_s)) * (total - run.step), limit_s - seconds)
+                if left_s >= COMPILE_FROM_S:
+                    run.save()
+                    yield Progress(run.step, total, "Trying out whether compiling the network pays", metrics)
+                    run.compile(total, left_s)
             if training.max_seconds and processes.sum([processes.first and seconds >= limit_s])[0]:
                 notes.append(
                     f"Training ended after {run.step:,} steps because its {limit_s:g} seconds were over."
@@ -1045,6 +1134,7 @@ def train(
         "seconds": round(run.seconds, 2),
         "device": str(where),
         "precision": precision,
+        **({"compiled": True} if run.compiled else {}),
         **({"processes": processes.world} if processes.world > 1 else {}),
         "stopped_early": run.step < training.epochs * sampler.n_batches,
         **held_out,
@@ -1247,6 +1337,17 @@ class _Run:
         self.names = (*trainer.learner.scores, *trainer.learner.feature_scores) if self._judges else ()
         self.keep = _kept(trainer.training)
         self._warned = False
+        self.compiled: bool | None = None  # None: not decided
+
+    def compile(self, total: int, seconds: float = float("inf"), always: bool = False) -> None:
+        """Compile the steps that are left if that pays, or `always` if it can be done; says what was found."""
+        pays, words = try_compiled(self.trainer, self.sampler, total - self.step, seconds)
+        self.compiled = pays or (always and "failed" not in words)
+        logger.info(words)
+        if self.compiled or always:
+            self.notes.append(words)
+        if self.compiled:
+            self.trainer.learner.compile()
 
     def warning_after(self) -> str:
         """The warning as the end of a message."""
@@ -1373,6 +1474,7 @@ class _Run:
             "history": self.history,
             "precision": self.trainer.precision,
             "device_type": self.trainer.device.type,
+            "compiled": self.compiled,
             "model": self.trainer.learner.module.state_dict(),
             "optimizer": self.trainer.optimizer.state_dict(),
             "rng": _rng_state(),

@@ -63,6 +63,7 @@ def train(
     preset: str = "",
     finish: bool = False,
     processes: Processes | None = None,
+    compiled: str = "auto",
 ) -> Job[Path]:
     """Train a model on the project's own cells; flagged cells are left out.
 
@@ -102,6 +103,8 @@ def train(
         Do no further step: make the model of the checkpoint that is there. Training can go on from it later.
     processes : Processes, optional
         Those that train together (`models._processes.joined`). Only the first one writes.
+    compiled : str
+        Whether torch compiles the network: "auto" (long trainings on CUDA, if a trial shows that it pays), "on" or "off".
 
     Yields
     ------
@@ -130,7 +133,7 @@ def train(
         raise InputError(f"{made.folder.name} has no checkpoint yet; train it for a while first.")
     job = run(
         made.net, made.cells, made.settings, made.folder, device=device, precision=precision, resume=resume or finish,
-        card=made.card, finish=finish, processes=processes,
+        card=made.card, finish=finish, processes=processes, compiled=compiled,
     )  # fmt: skip
     noted = processes.first and not finish
     last, state = Progress(0, 0), "paused"
@@ -166,6 +169,7 @@ def train_several(
     precision: str = "auto",
     resume: bool = True,
     processes: Processes | None = None,
+    compiled: str = "auto",
     **how: Any,
 ) -> Job[Path]:
     """Train one network from several seeds and with several learning rates, and keep the best by validation loss.
@@ -180,7 +184,7 @@ def train_several(
         Empty: the one of the settings.
     learning_rates : sequence of float
         Empty: the one of the settings.
-    device, precision, resume, processes, **how
+    device, precision, resume, processes, compiled, **how
         As for `train`.
 
     Yields
@@ -222,7 +226,7 @@ def train_several(
             which = f"Run {i + 1} of {len(chosen)} (seed {seed}, learning rate {rate:g})"
             job = run(
                 made.net, made.cells, made.settings, run_folder(made), device=device, precision=precision, resume=resume,
-                card=made.card, processes=processes,
+                card=made.card, processes=processes, compiled=compiled,
             )  # fmt: skip
             result = yield from _driven(job, partial(over_all, i, which))
             scores = {f"val_{k}": v for k, v in result["validation"].items() if k != "n_cells"}
