@@ -39,6 +39,21 @@ def new(tmp_path, images, *more):
     )  # fmt: skip
 
 
+def test_info_of_published_weights_says_what_is_known_fetched_or_not(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CELLREP_WEIGHTS", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert main(["info", "dino-hpa-cell"]) == OK
+    said = capsys.readouterr().out
+    for words in ("DINO (dino), 86 million weights", "microtubules, protein, nucleus, er; 512 px", "licence: DINO4Cells",
+                  "from: https://zenodo.org/records/8061426", "cellrep models fetch dino-hpa-cell"):  # fmt: skip
+        assert words in said
+    assert main(["info", "pci-starter"]) == OK
+    said = capsys.readouterr().out
+    for words in ("comes with this package", "licence: Comes with this package", '"scores"'):
+        assert words in said
+    assert main(["info", "no-such-weights"]) == BAD_INPUT
+
+
 @pytest.mark.slow
 def test_from_images_to_a_table_for_other_programs(tmp_path, images, capsys):
     project = str(tmp_path / "p.cellrep")

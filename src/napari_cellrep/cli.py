@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from napari_cellrep import __version__, registry
 from napari_cellrep.jobs import Job, Progress, Shard, drain
-from napari_cellrep.specs import InputError, field_rules, join_words, read_numbers
+from napari_cellrep.specs import InputError, ModelSpec, Weights, field_rules, join_words, read_numbers
 
 R = TypeVar("R")
 
@@ -510,7 +510,9 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     export.add_argument("--keep-missing", action="store_true", help="keep cells without a vector (as NaN)")
 
     info = add("info", _info, "Tell what a project (or a trained model) holds and how it was made.")
-    info.add_argument("path", type=Path, help="a project folder, or a model folder")
+    info.add_argument(
+        "path", type=Path, help="a project folder, a model folder, or the name of published weights"
+    )
 
     models = add("models", _models, "List the models and published weights, what each wants and its licence.")
     actions = models.add_subparsers(title="more", metavar="ACTION")
@@ -1159,6 +1161,8 @@ def _info(args: argparse.Namespace) -> None:
     if (args.path / "model.json").is_file():
         print((args.path / "model.json").read_text(encoding="utf-8"))
         return
+    if not args.path.exists() and _info_published(str(args.path)):
+        return
     project = _open(args.path)
     fields, bad = project.fields, {f.id: f.problem for f in project.fields if f.problem}
     print(f"{project.name}: {len(fields):,} fields, {len({f.group for f in fields}):,} groups")
@@ -1188,8 +1192,31 @@ def _info(args: argparse.Namespace) -> None:
         )
 
 
+def _info_published(name: str) -> bool:
+    """Tell what is known of published weights, fetched or not; False if none are called so."""
+    import torch
+
+    from napari_cellrep.models import create_model
+    from napari_cellrep.models._published import find_fetched, list_published
+
+    if name not in list_published():
+        return False
+    spec, weights = list_published()[name]
+    with torch.device("meta"):  # to count them, they need not be made
+        n_weights = sum(p.numel() for p in create_model(spec.name, **weights.config).parameters())
+    path = find_fetched(name)
+    card = path / "model.json" if path else Path()
+    print(
+        f"{spec.title} ({spec.name}), {n_weights / 1e6:.3g} million weights\n{_about_weights(spec, weights)}"
+    )
+    print(f"  here: {path}" if path else f"  not on this machine yet: cellrep models fetch {name}")
+    if card.is_file():
+        print(card.read_text(encoding="utf-8"))
+    return True
+
+
 def _models(args: argparse.Namespace) -> None:
-    from napari_cellrep.models._published import find_fetched, weights_folder
+    from napari_cellrep.models._published import weights_folder
 
     for name in registry.names("models"):
         spec = registry.load("models", name).SPEC
@@ -1199,16 +1226,25 @@ def _models(args: argparse.Namespace) -> None:
             if text:
                 print(f"  {label}: {text}")
         for weights in spec.weights:
-            sampling = f"{weights.um_per_px:g} µm/px" if weights.um_per_px else "sampling unknown"
-            here = " (fetched)" if find_fetched(weights.name) else ""
-            if weights.bundled:
-                here = " (comes with this package)"
-            print(f"  weights: {weights.name}{here}\n"
-                  f"    {weights.note}\n"
-                  f"    wants: {', '.join(weights.roles or spec.roles)}; "
-                  f"{weights.size_px or spec.crop.size_px} px crops, {sampling}\n"
-                  f"    licence: {weights.licence}" + (weights.url and f"\n    from: {weights.url}"))  # fmt: skip
+            print("  " + _about_weights(spec, weights).replace("\n", "\n  "))
     print(f"\nWeights are fetched with: cellrep models fetch NAME. They are kept in {weights_folder()}.")
+
+
+def _about_weights(spec: ModelSpec, weights: Weights) -> str:
+    """Lines on a published checkpoint."""
+    from napari_cellrep.models._published import find_fetched
+
+    here = " (fetched)" if find_fetched(weights.name) else ""
+    if weights.bundled:
+        here = " (comes with this package)"
+    sampling = f"{weights.um_per_px:g} µm/px" if weights.um_per_px else "sampling unknown"
+    lines = [
+        f"weights: {weights.name}{here}",
+        f"  {weights.note}",
+        f"  wants: {', '.join(weights.roles or spec.roles)}; {weights.size_px or spec.crop.size_px} px crops, {sampling}",
+        f"  licence: {weights.licence}",
+    ]
+    return "\n".join(lines + ([f"  from: {weights.url}"] if weights.url else []))
 
 
 def _fetch(args: argparse.Namespace) -> None:
