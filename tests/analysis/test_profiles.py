@@ -5,7 +5,14 @@ import pytest
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import pdist, squareform
 
-from napari_cellrep.analysis.profiles import grow, likeness, mean_profiles, similar_groups, typical
+from napari_cellrep.analysis.profiles import (
+    grow,
+    likeness,
+    mean_profiles,
+    represent,
+    similar_groups,
+    typical,
+)
 from napari_cellrep.specs import InputError
 
 
@@ -193,3 +200,34 @@ def test_what_can_not_be_ranked_is_said(change, sentence):
     }  # fmt: skip
     with pytest.raises(InputError, match=sentence):
         similar_groups(**{**usual, **change})
+
+
+def test_distances_by_products_are_scipys_and_equal_rows_are_at_nought():
+    rng = np.random.default_rng(0)
+    x = 50 + rng.normal(size=(700, 5))  # more than a block, far from the origin
+    x[600] = x[3]
+    x[601] = x[4] + 1e-9
+    tree = grow(x, "euclidean", "average")  # not turned: more than ORDERED_MOST
+    plain = hierarchy.linkage(x, "average")
+    np.testing.assert_allclose(tree.linkage[:, 2], plain[:, 2], rtol=1e-9, atol=1e-12)
+    assert tree.linkage[0, 2] == 0
+    np.testing.assert_array_equal(tree.clusters(7), hierarchy.fcluster(tree.linkage, 7, "maxclust"))
+    ward = grow(x, "euclidean", "ward").linkage[:, 2]
+    np.testing.assert_allclose(ward, hierarchy.linkage(x, "ward")[:, 2], rtol=1e-9, atol=1e-12)
+
+
+def test_more_rows_than_a_tree_holds_go_through_representatives(monkeypatch):
+    rng = np.random.default_rng(0)
+    kind = rng.integers(4, size=900)
+    x = rng.normal(size=(4, 6))[kind] * 9 + rng.normal(size=(900, 6))
+    monkeypatch.setattr("napari_cellrep.analysis.profiles.JOINED_MOST", 100)
+    with pytest.raises(InputError, match="100 rows at most; there are 900"):
+        grow(x)
+    centres, of = represent(x, 20)
+    assert len(centres) == len(np.unique(of)) <= 20
+    np.testing.assert_allclose(centres[3], x[of == 3].mean(axis=0), rtol=1e-5)
+    found = grow(centres, "euclidean", "ward").clusters(4)[of]
+    assert {tuple(np.unique(kind[found == i])) for i in range(1, 5)} == {(0,), (1,), (2,), (3,)}
+    assert np.array_equal(of, represent(x, 20)[1])
+    with pytest.raises(InputError, match="2 to 100 representatives"):
+        represent(x, 101)

@@ -16,6 +16,8 @@ FEW_CELLS = 10  # the mean of fewer is mostly luck
 # Up to so many leaves they are turned so that neighbours are as alike as the tree allows (0.04 s for 600). The time
 # grows faster than the square, and SciPy does not let other threads, the window's among them, work meanwhile.
 ORDERED_MOST = 600
+# All pairs of so many rows are 1.6 GB, and time grows with the square: more rows go through `represent`.
+JOINED_MOST = 20_000
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,12 @@ class Tree:
         number = np.empty(len(at), np.int64)
         number[np.argsort(at)] = np.arange(len(at))
         return number[np.searchsorted(np.unique(found), found)]  # type: ignore[no-any-return]
+
+    def clusters(self, most: int) -> np.ndarray:
+        """Cut the tree into so many branches, fewer where several were joined at one height: int (n,), numbered from 1."""
+        from scipy.cluster.hierarchy import fcluster
+
+        return np.asarray(fcluster(self.linkage, min(most, self.n_leaves), "maxclust"))
 
 
 def mean_profiles(x: np.ndarray, members: Sequence[np.ndarray]) -> np.ndarray:
@@ -269,10 +277,13 @@ def grow(z: np.ndarray, metric: str = "correlation", linkage: str = "average") -
     Raises
     ------
     InputError
-        If there are fewer than two rows, or too few features to correlate.
+        If there are fewer than two rows or more than `JOINED_MOST`, or too few features to correlate.
 
     Notes
     -----
+    Ward's linkage holds no distances, so its memory is that of the rows (n × d); average linkage holds each pair's once
+    (8 bytes, SciPy's twice).
+
     The Paired Cell Inpainting paper joins proteins by maximum-likelihood agglomerative clustering, which SciPy does
     not have; average and Ward's linkage are what is offered here. Up to `ORDERED_MOST` leaves, branches are turned so
     that neighbouring leaves are as alike as can be.
@@ -283,8 +294,7 @@ def grow(z: np.ndarray, metric: str = "correlation", linkage: str = "average") -
     .. [2] Bar-Joseph, Gifford, Jaakkola, "Fast optimal leaf ordering for hierarchical clustering",
        Bioinformatics 17 (2001), doi:10.1093/bioinformatics/17.suppl_1.S22.
     """
-    from scipy.cluster import hierarchy
-    from scipy.spatial.distance import pdist, squareform
+    import fastcluster
 
     if metric not in METRICS or linkage not in LINKAGES:
         raise InputError(
@@ -292,20 +302,89 @@ def grow(z: np.ndarray, metric: str = "correlation", linkage: str = "average") -
         )
     if len(z) < 2:
         raise InputError(f"A tree joins at least two; there {'is one' if len(z) else 'are none'}.")
+    if len(z) > JOINED_MOST:
+        raise InputError(
+            f"A tree joins {JOINED_MOST:,} rows at most; there are {len(z):,}. Join groups instead of cells, or "
+            "representatives of them (profiles.represent)."
+        )
     _check_features(z, metric)
-    if metric == "euclidean":
-        distance = pdist(np.asarray(z, np.float64))
-    elif linkage == "ward":
-        distance = pdist(_unit(z))
+    rows = np.asarray(z, np.float64) if metric == "euclidean" else _unit(z)
+    turned = len(z) <= ORDERED_MOST
+    distance = _distances(rows, metric, linkage) if linkage == "average" or turned else None
+    if linkage == "ward":
+        joined = fastcluster.linkage_vector(rows, "ward")
     else:
-        unit = _unit(z)
-        square = np.maximum(1 - unit @ unit.T, 0)
-        np.fill_diagonal(square, 0)
-        distance = squareform(square, checks=False)
-    joined = hierarchy.linkage(distance, linkage)
-    if len(z) <= ORDERED_MOST:
+        joined = fastcluster.linkage(distance, "average", preserve_input=turned)
+    if turned:
+        from scipy.cluster import hierarchy
+
         joined = hierarchy.optimal_leaf_ordering(joined, distance)
     return _drawn(joined)
+
+
+def represent(z: np.ndarray, n: int = 2000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Stand-ins for more rows than a tree can join: centres of k-means, to be joined in their place.
+
+    Say so wherever the tree is shown: a branch then holds centres, and each centre the rows that are nearest to it.
+
+    Parameters
+    ----------
+    z : ndarray of shape (n_rows, d), float
+        Z-scored, finite.
+    n : int
+        How many centres; fewer come back where rows are equal or fewer.
+    seed : int
+
+    Returns
+    -------
+    centres : ndarray of shape (n', d), float64
+        Mean of each one's rows.
+    of : ndarray of shape (n_rows,), int64
+        Which centre stands for each row.
+    """
+    from sklearn.cluster import MiniBatchKMeans
+
+    if not 2 <= n <= JOINED_MOST:
+        raise InputError(f"A tree joins 2 to {JOINED_MOST:,} representatives; got {n}.")
+    z = np.asarray(z, np.float32)
+    found = MiniBatchKMeans(min(n, len(z)), batch_size=4096, n_init=1, random_state=seed).fit_predict(z)
+    _, of = np.unique(found, return_inverse=True)
+    return mean_profiles(z, _members(of)), of.astype(np.int64)
+
+
+def _members(of: np.ndarray) -> list[np.ndarray]:
+    """Rows of each group from 0 on."""
+    return np.split(np.argsort(of, kind="stable"), np.cumsum(np.bincount(of))[:-1])
+
+
+def _distances(rows: np.ndarray, metric: str, linkage: str, block: int = 512) -> np.ndarray:
+    """Distance of each two rows as SciPy lists them, float64 (n (n − 1) / 2,), by matrix products in blocks.
+
+    Of rows of length 1, 1 − r for average linkage and √(2 (1 − r)) for Ward's.
+    """
+    n, end = len(rows), 0
+    out = np.empty(n * (n - 1) // 2)
+    square = np.einsum("ij,ij->i", rows, rows)
+    for first in range(0, n, block):
+        part = rows[first : first + block]
+        found = part @ rows[first:].T  # (b, n − first)
+        if metric == "correlation" and linkage == "average":
+            np.subtract(1, found, out=found)
+        else:
+            found *= -2
+            found += square[first:]
+            found += square[first : first + block, None]
+            # Near duplicates: what is left of the difference is rounding, so it is taken again from the rows.
+            i, j = np.nonzero(found <= 1e-6 * square[first : first + block, None])
+            found[i, j] = ((part[i] - rows[first + j]) ** 2).sum(axis=1)
+        np.maximum(found, 0, out=found)
+        if metric == "euclidean" or linkage == "ward":
+            np.sqrt(found, out=found)
+        for place, own in enumerate(found, 1):
+            most = n - first - place
+            out[end : end + most] = own[place:]
+            end += most
+    return out
 
 
 def _drawn(linkage: np.ndarray) -> Tree:

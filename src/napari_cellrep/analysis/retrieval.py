@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from napari_cellrep.analysis.profiles import grow
 from napari_cellrep.analysis.variability import corrected
 from napari_cellrep.specs import InputError
 
@@ -330,8 +331,8 @@ def functional_standard(
     """Score profiles against gene sets (GO terms, complexes, pathways): all unordered pairs of annotated items.
 
     Where the paper is silent: Pearson's correlation; items in no set of two or more of `names` are left out; F0.5 at its best
-    threshold; the clusters are as many as there are sets (average linkage of 1 − similarity), and an item of several sets
-    counts once for each.
+    threshold; the clusters are as many as there are sets (the tree of `profiles.grow`: average linkage), and an item of
+    several sets counts once for each.
 
     Parameters
     ----------
@@ -349,8 +350,6 @@ def functional_standard(
     ----------
     .. [1] Razdaibiedina & Brechalov 2022; ``models.md`` §2.3.
     """
-    from scipy.cluster import hierarchy
-    from scipy.spatial.distance import squareform
     from sklearn.metrics import adjusted_mutual_info_score, average_precision_score, precision_recall_curve
 
     member, kept = membership(names, sets)
@@ -375,9 +374,8 @@ def functional_standard(
         others = np.arange(len(rows)) != k
         if 0 < shared[k, others].sum() < len(rows) - 1:
             each.append(average_precision_score(shared[k, others], s[k, others]))
-    distance = squareform(np.maximum(s.max() - s, 0) * (1 - np.eye(len(s))), checks=False)
-    n_clusters = min(len(kept), len(rows) - 1)
-    cluster = hierarchy.fcluster(hierarchy.linkage(distance, "average"), n_clusters, "maxclust")
+    tree = grow(np.asarray(x)[rows], metric)
+    cluster = tree.clusters(min(len(kept), len(rows) - 1))
     item, term = np.nonzero(own)
     return Standard(
         float(average_precision_score(truth, value)), float(np.mean(each)) if each else float("nan"), float(truth.mean()),
