@@ -28,6 +28,23 @@ def test_a_duplicate_is_a_neighbour_and_the_cell_itself_never_is():
     assert np.allclose(distance, 0, atol=1e-5)
 
 
+def test_nearest_where_many_cells_are_equal_and_where_all_are_wanted():
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(900, 4)).astype(np.float32)
+    x[100:700] = x[100]  # more equal cells than are looked at
+    index, distance = nearest(x, 5)
+    full = cdist(x.astype(np.float64), x.astype(np.float64))
+    np.fill_diagonal(full, np.inf)
+    np.testing.assert_allclose(distance, np.sort(full, axis=1)[:, :5], atol=1e-6)
+    np.testing.assert_allclose(
+        np.take_along_axis(full, index, axis=1), np.sort(full, axis=1)[:, :5], atol=1e-6
+    )
+    every, _ = nearest(x[:50], 49, block=13)
+    assert all(sorted(own) == [j for j in range(50) if j != i] for i, own in enumerate(every))
+    far = nearest(x[:50], 60, to=x)[0]
+    assert np.array_equal(far[:, 0], np.arange(50))  # among others, an equal one is the nearest
+
+
 def test_nearest_among_other_cells_and_too_few_of_them():
     x = np.array([[0.0, 0], [10, 0]], np.float32)
     assert nearest(x, 1, to=np.array([[9.0, 0], [1, 0]], np.float32))[0].ravel().tolist() == [1, 0]

@@ -11,13 +11,17 @@ from scipy import sparse
 
 from napari_cellrep.specs import InputError
 
+_ROUNDING = 32 * float(np.finfo(np.float32).eps)  # of a matrix product, as a share of |a| |b|
+_PIECES = 256  # of a row's distances; the k-th smallest of their minima bounds the k-th neighbour
+
 
 def nearest(
-    x: np.ndarray, k: int, *, to: np.ndarray | None = None, block: int = 512
+    x: np.ndarray, k: int, *, to: np.ndarray | None = None, block: int = 256
 ) -> tuple[np.ndarray, np.ndarray]:
     """Exact Euclidean k nearest neighbours, by matrix products in blocks.
 
-    Candidates come from ``|a|² + |b|² − 2ab`` in float32; the best of them are ordered again by their exact
+    ``|b|² − 2ab`` in float32 orders the cells of a row. Nothing is sorted: the row is cut into pieces, and the k-th smallest of
+    their minima, and what rounding may add to it, bounds the k-th neighbour. The few cells within are ordered by their exact
     distance, which that formula loses for near duplicates.
 
     Parameters
@@ -46,31 +50,41 @@ def nearest(
     own = to is None
     x = np.ascontiguousarray(x, np.float32)
     pool = x if to is None else np.ascontiguousarray(to, np.float32)
-    most = len(pool) - own
+    m, most = len(pool), len(pool) - own
     if not 1 <= k <= most:
-        raise InputError(
-            f"{k} nearest neighbours cannot be had from {len(pool)} cells; k goes from 1 to {most}."
-        )
+        raise InputError(f"{k} nearest neighbours cannot be had from {m} cells; k goes from 1 to {most}.")
     centre = pool.mean(axis=0)  # smaller numbers, less cancellation
     a, b = x - centre, pool - centre
-    b2 = np.einsum("ij,ij->i", b, b)
-    keep = min(k + 8, most)
+    a2, b2 = np.einsum("ij,ij->i", a, a), np.einsum("ij,ij->i", b, b)
+    deep = max(m // max(_PIECES, 8 * k), 1)  # cells of a piece: every wide-th of the row
+    wide = m // deep
+    scores = np.empty((min(block, len(x)), m), np.float32)
     index, distance = np.empty((len(x), k), np.int64), np.empty((len(x), k), np.float32)
     for start in range(0, len(x), block):
         part = a[start : start + block]
-        score = b2 - 2 * (part @ b.T)  # (block, m): the squared distance less |a|², the same along a row
+        n = len(part)
+        score = scores[:n]
+        np.matmul(-2 * part, b.T, out=score)  # (n, m): the squared distance less |a|², the same along a row
+        score += b2
         if own:
-            score[np.arange(len(part)), start + np.arange(len(part))] = np.inf
-        found = (
-            np.argpartition(score, keep - 1, axis=1)[:, :keep]
-            if keep < len(pool)
-            else np.argsort(score)[:, :keep]
-        )
-        found.sort(axis=1)
-        exact = np.linalg.norm(part[:, None] - b[found], axis=2)  # (block, keep)
-        order = np.argsort(exact, axis=1, kind="stable")[:, :k]
-        index[start : start + block] = np.take_along_axis(found, order, axis=1)
-        distance[start : start + block] = np.take_along_axis(exact, order, axis=1)
+            score[np.arange(n), start + np.arange(n)] = np.inf
+        least = score[:, : deep * wide].reshape(n, deep, wide).min(axis=1)
+        bound = np.minimum(np.partition(least, k - 1, axis=1)[:, k - 1], np.finfo(np.float32).max)
+        size = np.sqrt(a2[start : start + n])
+        far = np.sqrt(np.maximum(a2[start : start + n] + bound, 0))  # |b| is at most |a| and this
+        near = score <= (bound + _ROUNDING * size * (size + far))[:, None]
+        few = min(k + 8, most)
+        for crowded in np.flatnonzero(np.count_nonzero(near, axis=1) > 4 * k + 64):  # many equal cells
+            near[crowded] = False
+            near[crowded, np.argpartition(score[crowded], few - 1)[:few]] = True
+        row, column = np.divmod(np.flatnonzero(near), m)
+        apart = b[column]
+        apart -= part[row]
+        exact = np.sqrt(np.einsum("ij,ij->i", apart, apart))
+        order = np.lexsort((exact, row))
+        count = np.bincount(row, minlength=n)
+        first = order[(np.cumsum(count) - count)[:, None] + np.arange(k)]
+        index[start : start + n], distance[start : start + n] = column[first], exact[first]
     return index, distance
 
 
