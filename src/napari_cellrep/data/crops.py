@@ -135,11 +135,12 @@ def cut_crops(
         side = spec.side_px(um_per_px)
         corners = cells.centroid.astype(np.int64) - side // 2  # centre int(centroid): models.md §1.5
         crops = _windows(image, corners, side, spec.padding)
-        masks = _masks(labels, cells.label, corners, side) if labels is not None else None
-        if spec.masked and masks is not None:
-            crops *= masks
-        if spec.mask_plane and masks is not None:
-            crops = np.concatenate([crops, masks.astype(crops.dtype)], axis=1)
+        if labels is not None and (spec.masked or spec.mask_plane):
+            masks = _masks(labels, cells.label, corners, side)
+            if spec.masked:
+                crops *= masks
+            if spec.mask_plane:
+                crops = np.concatenate([crops, masks.astype(crops.dtype)], axis=1)
         if side != spec.size_px and resized:
             crops = resize(crops, spec.size_px)
             if spec.mask_plane:
@@ -151,15 +152,35 @@ def cut_crops(
 def _windows(image: np.ndarray, corners: np.ndarray, side: int, padding: str) -> np.ndarray:
     """Windows of `side` px whose first pixel is at `corners` (n, 2), which may lie outside the image."""
     c, h, w = image.shape
-    before = np.maximum(-corners.min(axis=0, initial=0), 0)
-    after = np.maximum(corners.max(axis=0, initial=0) + side - np.array([h, w]), 0)
-    if before.any() or after.any():
-        mode = {"zero": "constant", "edge": "edge", "reflect": "symmetric"}[padding]
-        image = np.pad(image, ((0, 0), (before[0], after[0]), (before[1], after[1])), mode=mode)  # type: ignore[call-overload]
     out = np.empty((len(corners), c, side, side), image.dtype)
-    for crop, (y, x) in zip(out, corners + before, strict=True):
-        crop[:] = image[:, y : y + side, x : x + side]
+    inside = (corners >= 0).all(axis=1) & (corners + side <= (h, w)).all(axis=1)
+    for i, (y, x) in zip(np.flatnonzero(inside), corners[inside].tolist(), strict=True):
+        out[i] = image[:, y : y + side, x : x + side]
+    if inside.all():
+        return out
+    # Only windows at the border are padded: a padded copy of a whole slide would cost more than all of its crops.
+    for i in np.flatnonzero(~inside):
+        crop, (y, x) = out[i], corners[i]
+        if padding == "zero":
+            part = image[:, max(y, 0) : max(y + side, 0), max(x, 0) : max(x + side, 0)]
+            top, left = max(-y, 0), max(-x, 0)
+            crop[:] = 0
+            crop[:, top : top + part.shape[1], left : left + part.shape[2]] = part
+        else:
+            rows, columns = (
+                _within(np.arange(y, y + side), h, padding),
+                _within(np.arange(x, x + side), w, padding),
+            )
+            crop[:] = image[:, rows[:, None], columns]
     return out
+
+
+def _within(at: np.ndarray, n: int, padding: str) -> np.ndarray:
+    """Which of n pixels is shown at places of which some lie outside."""
+    if padding == "edge":
+        return np.clip(at, 0, n - 1)
+    at = at % (2 * n)  # "reflect": the border's own pixel twice, NumPy's "symmetric"
+    return np.minimum(at, 2 * n - 1 - at)
 
 
 def _masks(labels: np.ndarray, ids: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
