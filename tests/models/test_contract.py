@@ -9,6 +9,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from array_cells import ArrayCells
 
 from napari_cellrep import registry
 from napari_cellrep.data.crops import Boxes, cut_crops, weights_to_size
@@ -23,7 +24,7 @@ from napari_cellrep.models import (
     save_model,
 )
 from napari_cellrep.models._engine import Embedder
-from napari_cellrep.models._train import make_learner
+from napari_cellrep.models._train import _Trainer, make_learner, make_sampler
 from napari_cellrep.specs import CropSpec, InputError, field_rules, make_config
 
 
@@ -273,3 +274,42 @@ def test_losses_come_from_a_batch(model, crops):
     assert torch.isfinite(losses["loss"])
     losses["loss"].backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in learner.module.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # of torch's own imports
+def test_what_learns_is_one_graph_for_a_compiler_however_many_steps(name, masked_cells, monkeypatch):
+    module = registry.load("models", name)
+    if not hasattr(module, "Training"):
+        return
+    fits = {"epochs": 3, "batch_size": 4, "split_by": "cell", "view": "cell", "out_dim": 64, "hidden_dim": 16,
+            "bottleneck_dim": 8, "n_local": 2, "drop_path": 0.1, "held_out": 0.0}  # fmt: skip
+    known = {f.name for f in dataclasses.fields(module.Training)}
+    training = make_config(module.Training, {k: v for k, v in fits.items() if k in known})
+    roles = module.Model(module.TINY).n_planes
+    n = 14
+    cells = ArrayCells(masked_cells.array[:n, [i % 2 for i in range(roles)]], np.arange(n) % 3, np.arange(n))
+    cells.labels, cells.classes = cells.groups, ("a", "b", "c")
+    real, graphs = torch.compile, []
+
+    def counted(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda f, **more: real(f, backend=counted, **more))
+
+    def losses(compiled: bool) -> list[float]:
+        torch.manual_seed(0)
+        net = module.Model(module.TINY)
+        sampler = make_sampler(net, cells, training, 4)
+        trainer = _Trainer(net, cells, training, torch.device("cpu"), "fp32", sampler.n_batches)
+        if compiled:
+            trainer.learner.compile()
+        torch.manual_seed(1)  # of dropout
+        found = [trainer.step(rows, (0, i)) for i, rows in enumerate(sampler.epoch(0))]
+        sizes.update(len(next(iter(rows.values()))) for rows in sampler.epoch(0))
+        return found
+
+    sizes: set[int] = set()
+    assert losses(True) == losses(False)
+    assert len(graphs) == len(sizes)
