@@ -58,6 +58,20 @@ def test_a_whole_field_is_shrunk_to_the_input_and_the_rows_do_not_depend_on_comp
     np.testing.assert_allclose(x[1], want, rtol=1e-4, atol=1e-4)
 
 
+def test_microsnoop_sees_whole_fields_in_all_its_pixels(nets):
+    field = nets.fields[0].id
+    drain(
+        embed_fields(
+            nets, model="snoop", mode="rescale", settings={"scaling": "rescale"}, fields=(field,), precision="fp32"
+        )
+    )  # fmt: skip
+    net = load_model(nets.root / "models" / "snoop")
+    small = torch.from_numpy(resize(nets.read_image(field)[None], 224))
+    with torch.inference_mode():
+        want = net.embed(net.preprocess(small))[0].numpy()
+    np.testing.assert_allclose(nets.field_table.obsm["X_snoop"][0], want, rtol=1e-4, atol=1e-5)
+
+
 def test_fields_up_to_date_are_skipped_until_the_image_or_the_weights_change(nets):
     drain(embed_fields(nets, model="vit"))
     again = drain(embed_fields(nets, model="vit"))

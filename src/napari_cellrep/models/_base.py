@@ -134,6 +134,11 @@ class EmbeddingModel(nn.Module):
         """Planes of a crop: channels, and the mask where the crop carries one."""
         return len(self.roles) + self.crop.mask_plane
 
+    @property
+    def field_px(self) -> int:
+        """Side that a whole field is brought to where it is embedded as one crop."""
+        return self.crop.size_px
+
     def dim(self, layer: str | None = None) -> int:
         """Length of the vector at a tap point."""
         raise NotImplementedError

@@ -408,6 +408,11 @@ class Model(EmbeddingModel):
         self.encoder = _Encoder(self.widths)
         self.decoder = _Decoder(self.widths)
 
+    @property
+    def field_px(self) -> int:
+        """What it sees: a crop that is to be rescaled is smaller than that, and a field is not."""
+        return SIDE_PX if self.config.scaling == "rescale" else self.crop.size_px
+
     def set_channels(self, channels: Sequence[str]) -> None:
         """Take other channels, in any number: the weights stay as they are.
 

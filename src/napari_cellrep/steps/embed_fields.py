@@ -115,7 +115,7 @@ def embed_fields(
     base, published = base_name(project, net, model, key)
     how = {
         "model": net.spec.name, "weights": weights_digest(net), "trained": trained, "mode": mode,
-        "config": dataclasses.asdict(net.config), "size_px": net.crop.size_px,
+        "config": dataclasses.asdict(net.config), "size_px": net.field_px,
         "channels": ["" if i == EMPTY else project.channels[i].name for i in planes],
         **({"published": published} if published else {}),
     }  # fmt: skip
@@ -188,14 +188,14 @@ def _vectors(
                 embed_field: Any = net.embed_field  # `embed_fields` has seen that it is there
                 vectors = [embed_field(x) for x in arrays]
             else:
-                small = [_to_size(engine, x, net.crop) for x in arrays]
+                small = [_to_size(engine, x, net.field_px) for x in arrays]
                 vectors = list(engine.run(np.stack(small))[net.layers[0]]) if small else []
             yield good, vectors, bad, engine.notes
 
 
-def _to_size(engine: Embedder, field: np.ndarray, spec: CropSpec) -> np.ndarray:
+def _to_size(engine: Embedder, field: np.ndarray, size_px: int) -> np.ndarray:
     """(C, size, size): a square field resized on the device, by itself, because fields are large and differ in size."""
-    weights = weights_to_size(field, spec)
+    weights = weights_to_size(field, dataclasses.replace(engine.model.crop, size_px=size_px))
     return field if weights is None else engine.resized(field[None], weights)[0]
 
 
