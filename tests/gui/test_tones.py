@@ -13,8 +13,22 @@ import napari_cellrep.gui
 from napari_cellrep.gui.cards._weights import LINKS
 from napari_cellrep.gui.views import _tones
 from napari_cellrep.gui.views._evidence import BAR_SHARE, shaded
-from napari_cellrep.gui.views._raster import SELECTED, Colours, Raster, View, viridis
-from napari_cellrep.gui.views._tones import LEAST_MARK, LEAST_TEXT, contrast, laid_over
+from napari_cellrep.gui.views._raster import (
+    LEAST_MARK,
+    MISSING,
+    MIXED,
+    SELECTED,
+    Colours,
+    Raster,
+    View,
+    category_colours,
+    colours_of,
+    diverging,
+    luminances,
+    seen_on,
+    viridis,
+)
+from napari_cellrep.gui.views._tones import LEAST_TEXT, contrast, laid_over
 
 GUI = Path(napari_cellrep.gui.__file__).parent
 
@@ -102,6 +116,47 @@ def test_selected_points_have_a_dark_rim_on_either_theme(name):
     assert shades[0].getRgb()[:3] == back
     assert shades[-1].getRgb()[:3] == SELECTED
     assert any(contrast(shades[-1], rim) >= LEAST_MARK for rim in shades[1:-1])
+
+
+PALETTES = {
+    "categories": category_colours(24), "numbers": viridis(255), "signed numbers": diverging(255),
+    "no column": colours_of(None, 0).palette[1:2], "no value, several": np.array([MISSING, MIXED], np.uint8),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("palette", PALETTES.values(), ids=list(PALETTES))
+@pytest.mark.parametrize("name", ["dark", "light"])
+def test_points_end_in_a_tone_that_is_seen_on_the_map(name, palette):
+    """Colour-blind-safe colours stay as they are; where the ground would swallow one, its rim is of another tone."""
+    back = get_theme(name).background.as_rgb_tuple()[:3]
+    n = len(palette)
+    at = np.stack([np.arange(n) % 16, np.arange(n) // 16], axis=1) * 20.0
+    raster = Raster(at)
+    raster.place(View((150.0, 150.0), 1.0, (360, 360)), np.ones(n, bool), np.zeros(n, bool))
+    colours = Colours(np.arange(1, n + 1).astype(np.uint8), np.full((256, 3), 128, np.uint8))
+    colours.palette[1 : n + 1] = palette
+    image = raster.paint(colours, back, False, sum(back) > 384)[..., 2::-1]
+    bright = luminances(image.astype(float))
+    ground = float(luminances(np.array(back)))
+    contrasts = (np.maximum(bright, ground) + 0.05) / (np.minimum(bright, ground) + 0.05)
+    there = raster.owner >= 0
+    empty = np.pad(~there, 1, constant_values=True)
+    rim = there & (empty[:-2, 1:-1] | empty[2:, 1:-1] | empty[1:-1, :-2] | empty[1:-1, 2:])
+    assert set(raster.owner[rim]) == set(range(n))
+    assert contrasts[rim].min() >= LEAST_MARK
+    inside = there & ~rim
+    assert set(raster.owner[inside]) == set(range(n))
+    np.testing.assert_array_equal(image[inside], palette[raster.owner[inside]])
+    kept = contrasts[inside] >= LEAST_MARK  # what is seen anyway has no other tone at its rim
+    for row in np.unique(raster.owner[inside][kept]):
+        assert (image[raster.owner == row] == palette[row]).all()
+
+
+def test_the_rims_of_the_eight_first_categories_differ(theme):
+    for ground in theme[1]:
+        rims = seen_on(category_colours(8), ground.getRgb()[:3])
+        apart = np.abs(rims[:, None] - rims[None]).sum(axis=2)
+        assert apart[~np.eye(8, dtype=bool)].min() > 25
 
 
 def test_no_painter_sets_a_colour_of_its_own_for_text():

@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QWidget
 
 from napari_cellrep.gui.views._density import Contour, contours
 from napari_cellrep.gui.views._raster import MIXED_CODE, Colours, Raster, View
+from napari_cellrep.gui.views._tones import edge_on
 
 SHARES = (0.75, 0.5, 0.25)  # of the cells of a value, in its cloud
 MOST_CLOUDS = 24  # more of them cannot be told apart
@@ -97,7 +98,7 @@ class Clouds(Overlay):
             fill = QColor(shade)
             fill.setAlpha(60)
             painter.fillPath(shape, fill)
-            painter.strokePath(shape, QPen(_apart(shade, back, line), 1.2))
+            painter.strokePath(shape, QPen(edge_on(shade, back), 1.2))
         names = {code: name for name, code in colours.legend}
         metrics, taken = painter.fontMetrics(), list[QRectF]()
         for contour in self.contours:
@@ -156,14 +157,6 @@ def lines_in_view(raster: Raster, view: View, visible: np.ndarray) -> list[Conto
         x, y = x[shown], y[shown]
     (left, top), (right, bottom) = view.from_px(np.array([(0, 0), view.size]))
     return contours(x, y, (left, bottom, right, top), LINES)
-
-
-def _apart(shade: QColor, back: QColor, line: QColor) -> QColor:
-    """Move a colour that the background would swallow towards that of the text."""
-    if abs(shade.lightness() - back.lightness()) > 60:
-        return shade
-    near, far = shade.getRgb(), line.getRgb()
-    return QColor(*(round(0.55 * (a or 0) + 0.45 * (b or 0)) for a, b in zip(near[:3], far[:3], strict=True)))
 
 
 def _path(contour: Contour) -> QPainterPath:

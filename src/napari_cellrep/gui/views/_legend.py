@@ -11,7 +11,7 @@ from qtpy.QtGui import QColor, QKeyEvent, QLinearGradient, QMouseEvent, QPainter
 from qtpy.QtWidgets import QWidget
 
 from napari_cellrep.gui.views._raster import Colours, colours_of
-from napari_cellrep.gui.views._tones import faint_text
+from napari_cellrep.gui.views._tones import edge_on, faint_mark, faint_text
 from napari_cellrep.gui.views._words import number_words
 from napari_cellrep.session import NO_VALUE
 
@@ -333,7 +333,7 @@ class Legend(QWidget):
         painter.setFont(font)
         if line.category:
             shade = QColor(*(int(v) for v in self.colours.palette[line.code]))
-            painter.setPen(QPen(shade, 1.5))
+            painter.setPen(QPen(edge_on(shade, self._back), 1.5))
             painter.setBrush(Qt.BrushStyle.NoBrush if hidden else shade)
             painter.drawEllipse(QPointF(box.left() + 5, box.top() + box.height() / 2 - 1), 4.5, 4.5)
         painter.setPen(faint_text(self._text) if hidden else self._text)
@@ -352,6 +352,8 @@ class Legend(QWidget):
             r, g, b = (int(v) for v in colours.palette[1 + round(share * 254)])
             gradient.setColorAt(float(share), QColor(r, g, b))
         painter.fillRect(bar, gradient)  # beyond the handles it keeps the colours of the ends
+        painter.setPen(QPen(faint_mark(self._text), 1))
+        painter.drawRect(bar)
         for i, x in enumerate((left, right)):
             foot = bar.bottom() + 1
             mark = QPolygonF([QPointF(x, foot - 3), QPointF(x - 5, foot + 5), QPointF(x + 5, foot + 5)])

@@ -23,6 +23,7 @@ OKABE_ITO = np.array(
     [(0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66),
      (153, 153, 153)], np.uint8,
 )  # fmt: skip
+LEAST_MARK = 3.0  # contrast of lines and shapes to what is behind (WCAG 2.2, AA)
 MISSING = (128, 128, 128)
 MIXED = (176, 176, 176)  # cells with several values, as those of two pooled proteins
 MIXED_CODE = 255
@@ -33,6 +34,32 @@ def category_colours(n: int) -> np.ndarray:
     base = OKABE_ITO.astype(float)
     rounds = np.concatenate([base, base * 0.6, 255 - (255 - base) * 0.45])
     return rounds[np.arange(n) % len(rounds)].astype(np.uint8)
+
+
+def luminances(rgb: np.ndarray) -> np.ndarray:
+    """How bright colours (..., 3) of 0 to 255 are seen, from 0 (black) to 1 (white): WCAG's relative luminance."""
+    parts = np.asarray(rgb, float) / 255
+    parts = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return np.asarray(parts @ (0.2126, 0.7152, 0.0722))
+
+
+def seen_on(palette: np.ndarray, ground: tuple[int, int, int]) -> np.ndarray:
+    """The same colours (n, 3), those that the ground would swallow lighter or darker until they have `LEAST_MARK` to it."""
+    palette, behind = np.asarray(palette, float), float(luminances(np.array(ground)))
+    end = 255.0 if behind < 0.18 else 0.0  # white or black, whichever is further away
+
+    def contrast(rgb: np.ndarray) -> np.ndarray:
+        one = luminances(rgb)
+        return (np.maximum(one, behind) + 0.05) / (np.minimum(one, behind) + 0.05)
+
+    low, high = np.zeros((len(palette), 1)), np.ones((len(palette), 1))
+    for _ in range(9):  # share of white or black that is mixed in
+        middle = (low + high) / 2
+        enough = contrast((palette + middle * (end - palette)).round())[:, None] >= LEAST_MARK
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    return np.where(
+        contrast(palette)[:, None] >= LEAST_MARK, palette, (palette + high * (end - palette)).round()
+    )
 
 
 def viridis(n: int = 256) -> np.ndarray:
@@ -303,6 +330,12 @@ class Raster:
         empty = self.owner < 0
         codes = np.append(colours.codes.astype(np.uint16), np.uint16(256))  # the last one serves owner == -1
         image = lut[codes[self.owner]] if len(colours.codes) else np.full(self.owner.shape, lut[256])
+        if not any_selected and len(colours.codes):
+            # Where points end in front of the ground they have a tone that is seen on it; inside, their own colour.
+            seen = 0xFF000000 | _packed(seen_on(colours.palette, background))
+            if (seen != lut[:256]).any():
+                edge = _grown(empty) & ~empty
+                image[edge] = seen[codes[self.owner[edge]]]
         image[empty] = lut[256]
         mask = self.chosen >= 0
         if mask.any():

@@ -6,19 +6,19 @@ Accessibility Guidelines 2.2, level AA.
 
 from __future__ import annotations
 
+import numpy as np
 from qtpy.QtGui import QColor
 
-from napari_cellrep.gui.views._raster import OKABE_ITO, SELECTED
+from napari_cellrep.gui.views._raster import OKABE_ITO, SELECTED, luminances, seen_on
 
-LEAST_TEXT, LEAST_MARK = 4.5, 3.0  # contrast of text, and of lines and shapes, to what is behind
+LEAST_TEXT = 4.5  # contrast of text to what is behind; of lines and shapes it is `_raster.LEAST_MARK`
 _FAINT_TEXT, _FAINT_MARK = 175, 140  # opacity of 255
 _DARK_ORANGE = (200, 86, 0)  # the selection's orange where the ground is light
 
 
 def luminance(colour: QColor) -> float:
     """How bright a colour is seen, from 0 (black) to 1 (white)."""
-    parts = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in colour.getRgbF()[:3]]  # type: ignore[operator]
-    return float(0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2])
+    return float(luminances(np.array(colour.getRgb()[:3])))
 
 
 def contrast(one: QColor, other: QColor) -> float:
@@ -57,6 +57,12 @@ def blue_beside(text: QColor) -> QColor:
 def orange_beside(text: QColor) -> QColor:
     """The second colour of curves: orange, darker on light themes."""
     return QColor(*(int(v) for v in OKABE_ITO[1])) if text.lightness() > 127 else QColor(*_DARK_ORANGE)
+
+
+def edge_on(colour: QColor, ground: QColor) -> QColor:
+    """The tone in which a shape of this colour ends in front of a ground, as points on the map do."""
+    (rgb,) = seen_on(np.array([colour.getRgb()[:3]]), ground.getRgb()[:3])  # type: ignore[arg-type]
+    return QColor(*(int(v) for v in rgb))
 
 
 def on_shade(colour: QColor) -> QColor:
