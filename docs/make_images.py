@@ -295,7 +295,7 @@ def explore(root: Path, out: Path) -> None:
     dose = session.visible & (obs["field"] == "A12").to_numpy()
     session.select(np.flatnonzero(dose)[:5])
     gallery.find_similar()
-    gallery.by.setCurrentText("dose_rank")
+    gallery.by.setCurrentText("dose rank")
     QTest.qWait(1500)
     until(lambda: all(gallery.grid.pictures.get(r, canvas.looks()) for r, _ in gallery.grid.in_sight()))
     window.part("explore-gallery", panel)

@@ -74,7 +74,7 @@ def test_each_tile_is_its_own_cell(gallery, qtbot):
 def test_orders(gallery, qtbot):
     session = gallery.session
     visible = np.flatnonzero(session.visible)
-    gallery.order.setCurrentText("area_px")
+    gallery.order.setCurrentText("area px")
     settled(qtbot, gallery)
     area = session.cells.obs["area_px"].to_numpy()
     assert shown(gallery) == visible[np.argsort(area[visible], kind="stable")].tolist()

@@ -5,7 +5,9 @@ import logging
 import shutil
 
 import pytest
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
+from qtpy.QtGui import QMouseEvent
+from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
 from napari_cellrep.data import open_project
@@ -57,7 +59,7 @@ def test_all_of_it_comes_back(explore, session, project, viewer, qtbot):
     qtbot.mouseClick(explore.tools["rectangle"], LEFT)
     qtbot.mouseClick(explore.in_image, LEFT)
     gallery = explore.view("Gallery")
-    gallery.order.setCurrentText("area_px")
+    gallery.order.setCurrentText("area px")
     gallery.which.setCurrentText("selected cells")
     explore.view("Tree").joining.setCurrentText("Ward")
     explore.view("Table")
@@ -91,7 +93,7 @@ def test_all_of_it_comes_back(explore, session, project, viewer, qtbot):
     assert explore.tools["rectangle"].isChecked()
     assert explore.in_image.isChecked()
     assert explore.tabs.tabText(explore.tabs.currentIndex()) == "Table"
-    assert gallery.order.currentText() == "area_px"
+    assert gallery.order.currentText() == "area px"
     assert explore.view("Tree").joining.currentText() == "Ward"
     assert canvas.leaving.field == "A12"
     opened(qtbot, canvas, canvas.leaving.field)
@@ -179,7 +181,8 @@ def test_what_does_not_fit_any_more_is_left_out(explore, session, project, viewe
     view = {
         "format": 1, "embedding": "gone", "colour_by": ["no"], "hide_flagged": "no", "coloured": 3, "field": "Z99",
         "channels": {"DNA": {"contrast": [9, 2], "colormap": "nope", "gamma": "x", "opacity": -3, "visible": 1}, "FKHR-GFP": 7},
-        "explore": {"tab": "Nowhere", "tool": 5, "split": "x", "views": {"Gallery": {"order": "gone", "nope": 1}, "Tree": 3}},
+        "explore": {"tab": "Nowhere", "tool": 5, "split": "x", "dock": [3, "x"], "seen": ["measured", "", 1, 2, 0, 5, 5],
+                    "views": {"Gallery": {"order": "gone", "nope": 1}, "Tree": 3}},
     }  # fmt: skip
     (project.root / "view.json").write_text(json.dumps(view))
     with caplog.at_level(logging.WARNING):
@@ -215,6 +218,59 @@ def test_a_project_that_cannot_be_written_or_is_gone_is_left_alone(
     shutil.rmtree(project.root)
     session.open(None)
     assert not project.root.exists()
+
+
+def test_sizes_and_where_the_map_was_looked_at_come_back(explore, session, project, viewer, qtbot):
+    window, gallery, view = viewer.window.main_menu.window(), explore.view("Gallery"), explore.map
+    odd = explore.view("Odd cells")
+    explore.view("Gallery")
+    qtbot.mouseClick(gallery.bar, LEFT)
+    gallery.side.setFocus()
+    qtbot.keyClick(gallery.side, Qt.Key.Key_PageUp)
+    side = gallery.side.value()
+    odd.n.setValue(7)
+    view.setFocus()
+    for key in (Qt.Key.Key_Plus, Qt.Key.Key_Plus, Qt.Key.Key_Right):
+        qtbot.keyClick(view, key)
+    seen = view.view
+    before = explore.dock_px()
+    dock = explore._dock()
+    border = dock.mapTo(window, QPoint(dock.width() // 2, -2))  # between the panel and the image
+    QTest.mousePress(window, LEFT, pos=border)
+    where = QPointF(border - QPoint(0, 60))
+    move = QMouseEvent(QEvent.Type.MouseMove, where, where, LEFT, LEFT, Qt.KeyboardModifier.NoModifier)
+    QApplication.sendEvent(window, move)  # the window has the pointer while it is pressed
+    qtbot.waitUntil(lambda: explore.dock_px()[1] >= before[1] + 50)
+    QTest.mouseRelease(window, LEFT, pos=where.toPoint())
+    as_left, part = explore.dock_px(), (view.view.centre, view.view.scale)
+    assert part[0] == seen.centre
+    session.open(None)
+
+    found = kept(project)["explore"]
+    assert found["dock"] == as_left
+    assert found["views"]["Gallery"] == {"bar": True, "side": side}
+    assert found["views"]["Odd cells"] == {"n": 7}
+    qtbot.mouseClick(gallery.bar, LEFT)
+    gallery.side.setValue(60)
+    odd.n.setValue(20)
+    window.resizeDocks([dock], [before[1]], Qt.Orientation.Vertical)
+    qtbot.waitUntil(lambda: explore.dock_px() == before)
+    session.open(open_project(project.root))
+    qtbot.waitUntil(lambda: explore.dock_px() == as_left)
+    assert (gallery.bar.isChecked(), gallery.grid.scale_bar, gallery.side.value()) == (True, True, side)
+    assert odd.n.value() == 7
+    qtbot.waitUntil(lambda: view.view.size == view._size())
+    assert view.view.centre == pytest.approx(part[0])
+    assert view.view.scale == pytest.approx(part[1])
+    stamp = (project.root / "view.json").stat().st_mtime_ns
+    viewer.window.resize(1200, 900)  # a window of another size is nothing that somebody did
+    qtbot.waitUntil(lambda: explore.dock_px() != as_left)
+    session.open(None)
+    assert (project.root / "view.json").stat().st_mtime_ns == stamp
+    session.open(project)
+    qtbot.keyClick(view, Qt.Key.Key_Home)
+    session.open(None)
+    assert "seen" not in kept(project)["explore"]
 
 
 def test_nothing_kept_is_nothing_read(tmp_path):

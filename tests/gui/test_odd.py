@@ -326,6 +326,41 @@ def test_clicks_on_pictures(odd, qtbot):
     assert odd.cell_id == other
 
 
+def test_arrows_go_from_the_cell_to_its_mates(odd, qtbot):
+    session, panel, keys = odd.session, odd.panel, Qt.Key
+    odd.activateWindow()
+    panel.setFocus()
+    qtbot.waitUntil(panel.hasFocus)
+    looked_at, places = odd.cell_id, panel.places(panel.rect(), panel.shown)
+    cell, near, typical = ([p[1] for p in places if p[0] == kind] for kind in ("large", "near", "typical"))
+    for key, row in (
+        (keys.Key_Right, near[0]), (keys.Key_Right, near[1]), (keys.Key_Down, typical[1]), (keys.Key_Left, typical[0]),
+        (keys.Key_Left, cell[0]), (keys.Key_Left, cell[0]), (keys.Key_Right, near[0]),
+    ):  # fmt: skip
+        qtbot.keyClick(panel, key)
+        assert session.hover == row
+    qtbot.keyClick(panel, keys.Key_Return)
+    assert np.flatnonzero(session.selected).tolist() == [near[0]]
+    qtbot.keyClick(panel, keys.Key_Down)
+    qtbot.keyClick(panel, keys.Key_Enter, Qt.KeyboardModifier.ShiftModifier)
+    assert sorted(np.flatnonzero(session.selected)) == sorted([near[0], typical[0]])
+    assert odd.cell_id == looked_at
+    with qtbot.waitSignal(panel.framed) as framed:
+        qtbot.keyClick(panel, keys.Key_Space)
+    assert framed.args == [typical[0]]
+    odd.step(1)
+    settled(qtbot, odd)
+    assert panel.at == 0  # of the next cell
+    qtbot.mouseClick(odd.blind, LEFT)
+    settled(qtbot, odd)
+    session.clear()
+    session.set_hover(-1)
+    for key in (keys.Key_Right, keys.Key_Return):
+        qtbot.keyClick(panel, key)
+    assert session.hover == -1  # who is who is a secret
+    assert not session.n_selected
+
+
 @pytest.mark.parametrize("size", [(900, 330), (420, 700), (300, 160), (1600, 240)])
 @pytest.mark.parametrize("n_seen", [0, 2, 7])
 def test_pictures_lie_in_the_panel_and_not_over_each_other(odd, qtbot, size, n_seen):

@@ -338,6 +338,52 @@ def test_each_two_cells_of_the_group_are_compared(view, qtbot):
     assert pairs._marks.tolist() == list(range(a, b + 1))
 
 
+def test_keys_reach_the_cells_of_the_group_and_each_two_of_them(view, qtbot):
+    session, strip, pairs, keys = view.session, view.strip, view.pairs, Qt.Key
+    view.activateWindow()
+    view.list.setFocus()
+    view.list.setCurrentIndex(view.model.index(0, 0))
+    qtbot.keyClick(view.list, keys.Key_Return)
+    qtbot.waitUntil(lambda: pairs.seen is not None and strip.seen is not None, timeout=20_000)
+    qtbot.waitUntil(view.list.hasFocus)
+    plain = strip.grab().toImage()
+    qtbot.keyClick(view.list, keys.Key_Tab)
+    assert strip.hasFocus()
+    assert strip.grab().toImage() != plain  # a frame says where the keys are
+    rows = strip.seen.rows.tolist()
+    for key, at in ((keys.Key_Right, 0), (keys.Key_Right, 1), (keys.Key_Right, 2), (keys.Key_Left, 1)):
+        qtbot.keyClick(strip, key)
+        assert session.focus == rows[at]
+    qtbot.keyClick(strip, keys.Key_Return)
+    assert ids(session) == {session.cell_id(rows[1])}
+    qtbot.keyClick(strip, keys.Key_Right)
+    qtbot.keyClick(strip, keys.Key_Return, SHIFT)
+    assert ids(session) == {session.cell_id(row) for row in rows[1:3]}
+    qtbot.keyClick(strip, keys.Key_Space)
+    field = session.place(rows[2])[0]
+    qtbot.waitUntil(lambda: view.canvas.field == field, timeout=20_000)
+
+    qtbot.keyClick(strip, keys.Key_Tab)
+    assert pairs.hasFocus()
+    own = pairs.seen.paired.tolist()
+    qtbot.keyClick(pairs, keys.Key_Down)
+    qtbot.keyClick(pairs, keys.Key_Right, Qt.KeyboardModifier.ControlModifier)
+    qtbot.keyClick(pairs, keys.Key_Left)
+    assert session.hover == own[1]
+    qtbot.keyClick(pairs, keys.Key_Return)
+    assert ids(session) == {session.cell_id(own[i]) for i in (1, 9)}
+    for key in (keys.Key_Left,) * 6 + (keys.Key_Down,):
+        qtbot.keyClick(pairs, key, SHIFT)  # from line 1, column 9 to line 2, column 3
+    qtbot.keyClick(pairs, keys.Key_Enter)
+    assert ids(session) == {session.cell_id(own[i]) for i in range(1, 10)}
+    qtbot.keyClick(pairs, keys.Key_Up)
+    qtbot.keyClick(pairs, keys.Key_Return, ALT)  # line 1, column 3
+    assert ids(session) == {session.cell_id(own[i]) for i in (2, *range(4, 10))}
+    with qtbot.waitSignal(pairs.framed) as framed:
+        qtbot.keyClick(pairs, keys.Key_Space)
+    assert framed.args == [own[1]]
+
+
 def test_double_click_opens_a_field_of_the_group(view, qtbot):
     qtbot.mouseDClick(view.scatter, LEFT, pos=at(view, "E12"))
     qtbot.waitUntil(lambda: view.canvas.field == "E12", timeout=20_000)

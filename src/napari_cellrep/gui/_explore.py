@@ -8,18 +8,31 @@ from typing import Any
 import numpy as np
 from napari.settings import get_settings
 from napari.utils.theme import get_theme
-from qtpy.QtCore import QEvent, QKeyCombination, QPointF, QRectF, QSize, Qt
-from qtpy.QtGui import QColor, QHideEvent, QIcon, QKeyEvent, QKeySequence, QPainter, QPen, QPixmap, QPolygonF
+from qtpy.QtCore import QEvent, QKeyCombination, QPointF, QRectF, QSize, Qt, QTimer
+from qtpy.QtGui import (
+    QColor,
+    QHideEvent,
+    QIcon,
+    QKeyEvent,
+    QKeySequence,
+    QPainter,
+    QPen,
+    QPixmap,
+    QPolygonF,
+    QShowEvent,
+)
 from qtpy.QtWidgets import (
     QApplication,
     QButtonGroup,
     QCheckBox,
     QComboBox,
+    QDockWidget,
     QFrame,
     QHBoxLayout,
     QInputDialog,
     QLabel,
     QLineEdit,
+    QMainWindow,
     QMenu,
     QPushButton,
     QScrollArea,
@@ -63,6 +76,7 @@ VIEWS: tuple[Any, ...] = (
     LearnView,
     InsideView,
 )
+ON_MAPS = ("seen", "seen on the second map")  # what is kept of where the maps were moved and zoomed to
 TOOL_TIPS = {
     "lasso": "Lasso: draw around cells to select them.\nShift adds, Alt subtracts, both together intersect.",
     "polygon": "Polygon: click its corners; a double-click or Enter closes it, Backspace takes the last corner off,\n"
@@ -290,6 +304,9 @@ class ExploreWidget(QWidget):
         self._first_choices: dict[str, dict[str, str]] = {}  # view → what its boxes said when it was made
         self._kept_choices: dict[str, Any] = {}  # view → what was chosen in it before
         self._split_moved = False
+        self.dock_moved = False  # a person has dragged the panel's border
+        self._dock_kept: list[int] = []  # its size as it was left
+        self._dock_waits = False  # for the panel to be shown
         self.views.splitterMoved.connect(self._on_split_moved)
         self._on_tab(0)
         canvas.leaving.join(self)
@@ -324,6 +341,31 @@ class ExploreWidget(QWidget):
         self.canvas.leaving.remember(self.value())
         super().hideEvent(event)
 
+    def showEvent(self, event: QShowEvent) -> None:
+        super().showEvent(event)
+        QTimer.singleShot(0, self._return_dock)
+
+    def _dock(self) -> QDockWidget | None:
+        """The dock it is in, if that is part of the window."""
+        parent = self.parent()
+        while parent is not None and not isinstance(parent, QDockWidget):
+            parent = parent.parent()
+        return None if parent is None or parent.isFloating() else parent
+
+    def dock_px(self) -> list[int]:
+        """Width and height of its dock; nothing where it has none in the window."""
+        dock = self._dock()
+        return [] if dock is None else [dock.width(), dock.height()]
+
+    def _return_dock(self) -> None:
+        """Make the dock as large as it was left, once."""
+        dock = self._dock()
+        main = dock.parent() if dock is not None else None
+        if self._dock_waits and dock is not None and self.isVisible() and isinstance(main, QMainWindow):
+            self._dock_waits = False
+            main.resizeDocks([dock], self._dock_kept[:1], Qt.Orientation.Horizontal)
+            main.resizeDocks([dock], self._dock_kept[1:], Qt.Orientation.Vertical)
+
     def _on_split_moved(self, *_: Any) -> None:
         self._split_moved = True
 
@@ -337,12 +379,16 @@ class ExploreWidget(QWidget):
         found: dict[str, Any] = {"tab": self.tabs.tabText(self.tabs.currentIndex()), "tool": self.map.tool}
         if self._split_moved:
             found["split"] = self.views.sizes()
+        if dock := self.dock_px() if self.dock_moved else self._dock_kept:
+            found["dock"] = dock
         if self.map.by:
             found["rows"] = self.map.by
         found.update((name, True) for name, switch in self._switches().items() if switch.isChecked())
         place = self._second_place if self.second is None else self.second.place
         if place is not None:
             found["second map"] = [place.embedding, place.key, *place.axes]
+        looked = {name: view.looked_at() for name, view in zip(ON_MAPS, self._maps(), strict=False)}
+        found.update((name, seen) for name, seen in looked.items() if seen)
         return {**found, "views": {title: chosen for title, chosen in views.items() if chosen}}
 
     def set_value(self, value: dict[str, Any]) -> None:
@@ -362,11 +408,17 @@ class ExploreWidget(QWidget):
         if isinstance(split, list) and len(split) == 2 and all(isinstance(v, int) and v > 0 for v in split):
             self.views.setSizes(split)
             self._split_moved = True
+        dock = value.get("dock")
+        if isinstance(dock, list) and len(dock) == 2 and all(isinstance(v, int) and v > 0 for v in dock):
+            self._dock_kept, self._dock_waits, self.dock_moved = dock, True, False
+            self._return_dock()
         self._second_place = _map_place(value.get("second map"))
         if self.second is not None and self._second_place is not None:
             self.second.show_place(self._second_place)
         for name, switch in self._switches().items():
             switch.setChecked(value.get(name) is True)
+        for name, view in zip(ON_MAPS, self._maps(), strict=False):
+            view.look_at(value.get(name))
         titles = [v.title for v in VIEWS]
         if value.get("tab") in titles:
             self.tabs.setCurrentIndex(titles.index(value["tab"]))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Image
 from napari.utils.colormaps import AVAILABLE_COLORMAPS
 from qtpy.QtCore import QEvent, QObject
-from qtpy.QtWidgets import QComboBox, QWidget
+from qtpy.QtWidgets import QAbstractButton, QComboBox, QLineEdit, QWidget
 
 from napari_cellrep.data.files import write_text
 from napari_cellrep.specs import InputError
@@ -43,6 +43,7 @@ class Leaving(QObject):
         self.canvas, self.session = canvas, canvas.session
         self.kept: dict[str, Any] = {}  # as read from the project
         self._arrived: dict[str, Any] = {}  # as it was once the project was open
+        self._dock_px: list[int] = []  # of the Explore panel when a button was pressed on the window's frame
         self._explore: Callable[[], Any] = lambda: None  # the Explore panel, or None
         self.session.project_left.connect(self.leave)
         self.session.project_opened.connect(self.arrive)
@@ -51,9 +52,14 @@ class Leaving(QObject):
             self.arrive()
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
-        """Keep everything before the window goes."""
-        if event is not None and event.type() == QEvent.Type.Close:
+        """Keep everything before the window goes; see when a person drags the border of the Explore panel."""
+        kind, explore = event.type() if event is not None else None, self._panel()
+        if kind == QEvent.Type.Close:
             self.leave()
+        elif explore is not None and kind == QEvent.Type.MouseButtonPress:
+            self._dock_px = explore.dock_px()
+        elif explore is not None and kind == QEvent.Type.MouseButtonRelease:
+            explore.dock_moved |= explore.dock_px() != self._dock_px
         return False
 
     def join(self, explore: Any) -> None:
@@ -220,24 +226,50 @@ def return_look(layer: Image, look: Any) -> None:
             logger.warning("The %s of channel %s is left aside (%s).", name, layer.name, error)
 
 
-# ---- the boxes of a view ---------------------------------------------------------------------------
+# ---- what is chosen in a view ----------------------------------------------------------------------
 
 
-def choices_of(view: QWidget) -> dict[str, str]:
-    """What is chosen in each box of a view: the box's name in the code → its text."""
-    return {name: box.currentText() for name, box in vars(view).items() if isinstance(box, QComboBox)}
+def choices_of(view: QWidget) -> dict[str, Any]:
+    """What is chosen in a view: the name in its code → text of a box or line, whether a button is down, or a number."""
+    found: dict[str, Any] = {}
+    for name, part in vars(view).items():
+        if isinstance(part, QComboBox):
+            found[name] = part.currentText()
+        elif name in getattr(view, "kept", ()):
+            found[name] = _value_of(part)
+    return found
 
 
 def return_choices(view: QWidget, choices: Any) -> None:
     """Choose again, as a person does; what is not offered any more is left out."""
-    for name, words in _mapping(choices).items():
-        box = vars(view).get(name)
-        at = box.findText(words) if isinstance(box, QComboBox) and isinstance(words, str) else -1
-        if at >= 0 and at != box.currentIndex():
-            box.setCurrentIndex(at)
-            box.activated.emit(at)
+    for name, kept in _mapping(choices).items():
+        part = vars(view).get(name)
+        if isinstance(part, QComboBox):
+            at = max(part.findText(kept), part.findData(kept)) if isinstance(kept, str) else -1
+            if at >= 0 and at != part.currentIndex():
+                part.setCurrentIndex(at)
+                part.activated.emit(at)
+        elif name in getattr(view, "kept", ()) and type(kept) is type(_value_of(part)):
+            _set_value(part, kept)
 
 
-def changed_choices(view: QWidget, first: Mapping[str, str]) -> dict[str, str]:
+def changed_choices(view: QWidget, first: Mapping[str, Any]) -> dict[str, Any]:
     """Those choices that are not as they were when the view was made."""
     return {n: w for n, w in choices_of(view).items() if w != first.get(n) and w != NOT_KEPT}
+
+
+def _value_of(part: Any) -> Any:
+    """Of a button whether it is down, of a line its text, else (a slider, a number) its value."""
+    if isinstance(part, QAbstractButton):
+        return part.isChecked()
+    return part.text() if isinstance(part, QLineEdit) else part.value()
+
+
+def _set_value(part: Any, value: Any) -> None:
+    if isinstance(part, QAbstractButton):
+        part.setChecked(value)
+    elif isinstance(part, QLineEdit):
+        part.setText(value)
+        part.editingFinished.emit()
+    else:
+        part.setValue(value)

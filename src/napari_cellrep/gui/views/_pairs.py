@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 from qtpy.QtCore import QEvent, QPoint, QRect, QSize, Qt, Signal
-from qtpy.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent, QPen
+from qtpy.QtGui import QColor, QFocusEvent, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
 
 from napari_cellrep.gui.views._grown import heat_colours
+from napari_cellrep.gui.views._parts import frame_focus
 from napari_cellrep.gui.views._raster import SELECTED
 from napari_cellrep.gui.views._spread import Seen
 from napari_cellrep.gui.views._tiles import as_image
@@ -16,10 +17,16 @@ from napari_cellrep.gui.views.map import selection_mode
 from napari_cellrep.session import Session
 
 HEAD_PX = 18
+STEPS = {
+    Qt.Key.Key_Left: (0, -1), Qt.Key.Key_Right: (0, 1), Qt.Key.Key_Up: (-1, 0), Qt.Key.Key_Down: (1, 0),
+}  # fmt: skip
+LONG_STEP = 10  # with Ctrl held
 
 
 class Pairs(QWidget):
     """Correlation of each two cells; blue −1, white 0, red 1. A click selects both cells, a drag all between.
+
+    By keys: arrows (with Ctrl ten at once), Shift and arrows for all between, Return selects, Space shows the cell.
 
     Parameters
     ----------
@@ -27,6 +34,7 @@ class Pairs(QWidget):
     """
 
     clicked = Signal(object, str)  # rows of the cell table, selection mode
+    framed = Signal(int)  # row
 
     def __init__(self, session: Session) -> None:
         super().__init__()
@@ -36,7 +44,9 @@ class Pairs(QWidget):
         self._marks = np.zeros(0, np.int64)
         self._press: QPoint | None = None
         self._drag: QPoint | None = None
+        self._from = self._at = (0, 0)  # what the keys cover, from one corner to the other
         self.setMouseTracking(True)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setMinimumSize(90, 90 + HEAD_PX)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         self.setAccessibleName("How alike each two cells of the chosen group are")
@@ -50,6 +60,7 @@ class Pairs(QWidget):
         self.seen = seen if seen is not None and len(seen.paired) > 1 else None
         if self.seen is not None:
             self._picture = as_image(heat_colours(self.seen.alike, "correlation"))
+        self._from = self._at = (0, 0)
         self.mark()
 
     def mark(self) -> None:
@@ -99,7 +110,23 @@ class Pairs(QWidget):
         if self._press is not None and self._drag is not None:
             painter.setPen(QPen(QColor(*SELECTED), 1, Qt.PenStyle.DashLine))
             painter.drawRect(QRect(self._press, self._drag).normalized() & area)
+        if self.hasFocus():
+            # Dark within light: it is seen on any colour of the square.
+            for colour, more in (("white", 2), ("black", 1)):
+                painter.setPen(QPen(QColor(colour), 1))
+                painter.drawRect(self._covered().adjusted(-more, -more, more - 1, more - 1))
+        frame_focus(painter, self)
         painter.end()
+
+    def place_of(self, one: int, other: int) -> QRect:
+        """Where two of the cells (places in their order) meet."""
+        area, n = self.area(), 1 if self.seen is None else len(self.seen.paired)
+        x0, x1 = (area.left() + (other + k) * area.width() // n for k in (0, 1))
+        y0, y1 = (area.top() + (one + k) * area.height() // n for k in (0, 1))
+        return QRect(x0, y0, max(1, x1 - x0), max(1, y1 - y0))
+
+    def _covered(self) -> QRect:
+        return self.place_of(*self._from) | self.place_of(*self._at)
 
     # ---- gestures ----------------------------------------------------------------------------------
 
@@ -115,14 +142,17 @@ class Pairs(QWidget):
         if self._press is not None:
             self._drag = at
             self.update()
-        one, other = self.pair_at(at)
+        self._name(*self.pair_at(at), event.globalPosition().toPoint())
+
+    def _name(self, one: int, other: int, where: QPoint) -> None:
+        """Say which two cells these are."""
         words = ""
         if self.seen is not None and one >= 0:
             rows, value = self.seen.paired, float(self.seen.alike[one, other])
             words = f"{self.session.cell_id(int(rows[one]))} · {self.session.cell_id(int(rows[other]))}\n"
             words += f"correlation {value:.2f}"
             self.session.set_hover(int(rows[one]))
-        QToolTip.showText(event.globalPosition().toPoint(), words, self)
+        QToolTip.showText(where, words, self)
 
     def mouseReleaseEvent(self, event: QMouseEvent) -> None:
         """Select the two cells under a click, or all cells whose lines or columns were dragged over."""
@@ -132,13 +162,47 @@ class Pairs(QWidget):
             return
         area, at = self.area(), event.position().toPoint()
         end = QPoint(max(area.left(), min(area.right(), at.x())), max(area.top(), min(area.bottom(), at.y())))
-        (y0, x0), (y1, x1) = self.pair_at(press), self.pair_at(end)
+        first, last = self.pair_at(press), self.pair_at(end)
         if (press - end).manhattanLength() < 4:
-            places = np.array([y0, x0])
-        else:
-            spans = [sorted(ends) for ends in ((y0, y1), (x0, x1))]
+            last = first
+        self._from, self._at = first, last
+        self._select(selection_mode(event.modifiers()))
+
+    def _select(self, mode: str) -> None:
+        """Select the cells of all lines and columns that are covered: of one square, its two."""
+        if self.seen is not None:
+            spans = [sorted(ends) for ends in zip(self._from, self._at, strict=True)]
             places = np.concatenate([np.arange(a, b + 1) for a, b in spans])
-        self.clicked.emit(self.seen.paired[np.unique(places)], selection_mode(event.modifiers()))
+            self.clicked.emit(self.seen.paired[np.unique(places)], mode)
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Go about the square by arrows, and select what is covered."""
+        key, held = event.key(), event.modifiers()
+        if self.seen is None:
+            super().keyPressEvent(event)
+        elif key in STEPS:
+            far = LONG_STEP if held & Qt.KeyboardModifier.ControlModifier else 1
+            last = len(self.seen.paired) - 1
+            at = tuple(min(max(i + far * by, 0), last) for i, by in zip(self._at, STEPS[key], strict=True))
+            self._at = (at[0], at[1])
+            if not held & Qt.KeyboardModifier.ShiftModifier:
+                self._from = self._at
+            self._name(*self._at, self.mapToGlobal(self.place_of(*self._at).bottomRight()))
+            self.update()
+        elif key in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
+            self._select(selection_mode(held))
+        elif key == Qt.Key.Key_Space:
+            self.framed.emit(int(self.seen.paired[self._at[0]]))
+        else:
+            super().keyPressEvent(event)
+
+    def focusInEvent(self, event: QFocusEvent) -> None:
+        """Show where the keys are."""
+        self.update()
+
+    def focusOutEvent(self, event: QFocusEvent) -> None:
+        """The keys are elsewhere."""
+        self.update()
 
     def leaveEvent(self, event: QEvent) -> None:
         """Nothing is pointed at any more."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from qtpy.QtCore import QEvent, QSize
+from qtpy.QtCore import QEvent, QRect, QSize, Qt
+from qtpy.QtGui import QPainter, QPen
 from qtpy.QtWidgets import QBoxLayout, QComboBox, QHBoxLayout, QLabel, QSizePolicy, QWidget
 
+from napari_cellrep.gui.views._words import column_words
 from napari_cellrep.session import Session
 
 
@@ -22,6 +24,8 @@ class CellView(QWidget):
     """
 
     title = ""  # of the tab
+    # Its buttons, sliders, numbers and lines that come back with the project, as all its boxes do.
+    kept: tuple[str, ...] = ()
 
     def __init__(self, session: Session, canvas: Any) -> None:
         super().__init__()
@@ -94,11 +98,39 @@ def words_line() -> QLabel:
     return line
 
 
-def offer(box: QComboBox, items: list[str]) -> None:
-    """Offer other items, silently; the same choice if it is still there, else the first."""
-    chosen = box.currentText()
+def beside(places: Sequence[QRect], at: int, key: Qt.Key | int) -> int:
+    """Which of several pictures an arrow key leads to from one of them: the nearest that way, else the same."""
+    here, best, least = places[at].center(), at, float("inf")
+    for i, place in enumerate(places):
+        to = place.center() - here
+        ahead, aside = {
+            Qt.Key.Key_Left: (-to.x(), to.y()), Qt.Key.Key_Right: (to.x(), to.y()),
+            Qt.Key.Key_Up: (-to.y(), to.x()), Qt.Key.Key_Down: (to.y(), to.x()),
+        }[key]  # fmt: skip
+        if ahead > 0 and ahead + 3 * abs(aside) < least:
+            best, least = i, ahead + 3 * abs(aside)
+    return best
+
+
+def frame_focus(painter: QPainter, widget: QWidget) -> None:
+    """Draw a frame about a painted widget while the keys are its own."""
+    if widget.hasFocus():
+        painter.setBrush(Qt.BrushStyle.NoBrush)
+        painter.setPen(QPen(widget.palette().text().color(), 1, Qt.PenStyle.DotLine))
+        painter.drawRect(widget.rect().adjusted(0, 0, -1, -1))
+
+
+def offer(box: QComboBox, items: Sequence[str], columns: Collection[str] = ()) -> None:
+    """Offer other items, silently; the same choice if it is still there, else the first.
+
+    Those that are columns of the cell table are said in words; `currentData` is their name, which the tooltip tells.
+    """
+    chosen = box.currentData() or box.currentText()
     box.blockSignals(True)
     box.clear()
-    box.addItems(items)
+    for i, item in enumerate(items):
+        box.addItem(column_words(item) if item in columns else item, item)
+        if item in columns:
+            box.setItemData(i, f"column {item}", Qt.ItemDataRole.ToolTipRole)
     box.setCurrentIndex(items.index(chosen) if chosen in items else 0)
     box.blockSignals(False)

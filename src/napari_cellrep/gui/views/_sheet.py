@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qtpy.QtCore import QEvent, QPoint, QRect, QRectF, QSize, Qt, Signal
-from qtpy.QtGui import QColor, QImage, QMouseEvent, QPainter, QPaintEvent, QPen
+from qtpy.QtGui import QColor, QFocusEvent, QImage, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QToolTip, QWidget
 
 from napari_cellrep.data.crops import Boxes, cut_crops
 from napari_cellrep.data.project import Project
 from napari_cellrep.gui._pictures import Background, Look, compose, default_look
+from napari_cellrep.gui.views._parts import beside, frame_focus
 from napari_cellrep.gui.views._raster import SELECTED
-from napari_cellrep.gui.views._tiles import as_image
+from napari_cellrep.gui.views._tiles import as_image, frame_picture
 from napari_cellrep.gui.views.map import selection_mode
 from napari_cellrep.specs import CropSpec, InputError
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 AROUND = 4  # the cell in its surroundings: so many times the side of its picture
 GAP_PX, TITLE_PX = 6, 16
+ARROWS = (Qt.Key.Key_Left, Qt.Key.Key_Right, Qt.Key.Key_Up, Qt.Key.Key_Down)
 
 
 @dataclass
@@ -80,7 +82,10 @@ class Shown:
 
 
 class Panel(QWidget):
-    """The cell, large, with its channels and surroundings; beside it group-mates."""
+    """The cell, large, with its channels and surroundings; beside it group-mates.
+
+    Arrows go from the cell to its mates; Return does what a click does, Space shows that cell in its field.
+    """
 
     clicked = Signal(int, str)  # row, selection mode
     framed = Signal(int)
@@ -91,6 +96,7 @@ class Panel(QWidget):
         self.shown: Shown | None = None
         self.complaint = ""
         self.looks: tuple[Look, ...] = ()
+        self.at = 0  # picture the arrows are at, among the cell's own and its mates'
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setMouseTracking(True)
         self.setMinimumHeight(110)
@@ -102,6 +108,8 @@ class Panel(QWidget):
 
     def show_cell(self, shown: Shown | None, complaint: str = "") -> None:
         """Show other pictures."""
+        if shown is None or self.shown is None or shown.cell_id != self.shown.cell_id:
+            self.at = 0
         self.shown, self.complaint = shown, complaint
         self.update()
 
@@ -203,10 +211,13 @@ class Panel(QWidget):
         painter = QPainter(self)
         if self.shown is not None:
             self.draw(painter, self.rect(), self.shown)
+            if self.hasFocus() and not self.view.drawn:
+                frame_picture(painter, QRectF(self._cells()[self.at][1]), QColor("white"), 2)
         elif self.complaint:
             painter.drawText(
                 self.rect(), Qt.AlignmentFlag.AlignCenter | Qt.TextFlag.TextWordWrap, self.complaint
             )
+        frame_focus(painter, self)
         painter.end()
         if self.shown is not None and self.view.canvas.looks() != self.looks:
             self.view.ask()
@@ -244,6 +255,37 @@ class Panel(QWidget):
             if place.contains(event.position().toPoint()) and kind == "seen":
                 words = f"{words}, {name or 'as the network sees it'}\n{self.shown.seen_words}"
         QToolTip.showText(event.globalPosition().toPoint(), words, self)
+
+    def _cells(self) -> list[tuple[int, QRect]]:
+        """(row, place) of the large picture and the mates' pictures."""
+        places = self.places(self.rect(), self.shown) if self.shown is not None else []
+        return [(int(row), at) for kind, row, _, at in places if kind in ("large", "near", "typical")]
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Arrows go to the mates, unless who they are is a secret; other keys are the view's."""
+        key, cells = event.key(), [] if self.view.drawn else self._cells()
+        if cells and key in ARROWS:
+            self.at = beside([place for _, place in cells], self.at, key)
+            row, place = cells[self.at]
+            self.view.session.set_hover(row)
+            QToolTip.showText(
+                self.mapToGlobal(place.bottomLeft()), self.view.session.cell_id(row), self, place
+            )
+            self.update()
+        elif cells and key in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
+            self.clicked.emit(cells[self.at][0], selection_mode(event.modifiers()))
+        elif cells and key == Qt.Key.Key_Space:
+            self.framed.emit(cells[self.at][0])
+        else:
+            super().keyPressEvent(event)
+
+    def focusInEvent(self, event: QFocusEvent) -> None:
+        """Show that the keys are here."""
+        self.update()
+
+    def focusOutEvent(self, event: QFocusEvent) -> None:
+        """The keys are elsewhere."""
+        self.update()
 
     def leaveEvent(self, event: QEvent) -> None:
         """The pointer is over no cell any more."""

@@ -74,16 +74,16 @@ class GalleryView(CellView):
     """
 
     title = "Gallery"
+    kept = ("bar", "side")
 
     def __init__(self, session: Session, canvas: Any) -> None:
         super().__init__(session, canvas)
         self.background = Background(session)
         self._similar_to = ("", "")  # column and value of the group that others were ranked for
-        self.which = choice_box("Which cells", ["all cells", "selected cells"])
-        self.order = choice_box("In which order", [])
-        self.by = choice_box(
-            "One line of pictures for each value of a column, side by side for comparing", []
-        )
+        self.which = choice_box("Which cells")
+        offer(self.which, ["all cells", "selected cells"])
+        self.order = choice_box("In which order")
+        self.by = choice_box("One line of pictures for each value of a column, side by side for comparing")
         self.side = QSlider(Qt.Orientation.Horizontal)
         self.side.setRange(40, 200)
         self.side.setValue(84)
@@ -155,14 +155,14 @@ class GalleryView(CellView):
         self.background.forget()
         self.grid.forget()
         columns = session.colour_choices
-        offer(self.order, [PLATE, LIKE, TYPICAL, ODD, AXIS, RANDOM, *columns])
+        offer(self.order, [PLATE, LIKE, TYPICAL, ODD, AXIS, RANDOM, *columns], columns)
         whole = [c for c in session.row_columns() if c in ("group", "field")]
         few = [
             c
             for c in columns
             if session.cells is not None and 2 <= session.cells.obs[c].nunique() <= MOST_LINES
         ]
-        offer(self.by, ["no lines", *dict.fromkeys([*whole, *few])])
+        offer(self.by, ["no lines", *dict.fromkeys([*whole, *few])], [*whole, *few])
         self.arrange()
 
     def _on_similar(self) -> None:
@@ -170,16 +170,16 @@ class GalleryView(CellView):
         found, before = self.session.similar, self._similar_to
         self._similar_to = (found.by, found.name) if found is not None else ("", "")
         # What is ranked again, of other cells, leaves the boxes as they were set meanwhile.
-        if found is not None and before != self._similar_to and self.by.findText(found.by) >= 0:
+        if found is not None and before != self._similar_to and self.by.findData(found.by) >= 0:
             for box, words in ((self.which, "all cells"), (self.order, TYPICAL), (self.by, found.by)):
                 box.blockSignals(True)
-                box.setCurrentText(words)
+                box.setCurrentIndex(box.findData(words))
                 box.blockSignals(False)
         self.arrange()
 
     def _on_title_menu(self, name: str, at: Any) -> None:
-        if self.by.currentText() in self.session.row_columns() and name != "none":
-            self.canvas.open_group_menu(self.by.currentText(), name, at)
+        if self.by.currentData() in self.session.row_columns() and name != "none":
+            self.canvas.open_group_menu(self.by.currentData(), name, at)
 
     def _on_selection_changed(self) -> None:
         if self.which.currentIndex() == 1:
@@ -214,7 +214,7 @@ class GalleryView(CellView):
             self._on_marks_changed()
             return
         rows = np.flatnonzero(session.selected if self.which.currentIndex() == 1 else session.visible)
-        order, by, cells = self.order.currentText(), self.by.currentText(), session.cells
+        order, by, cells = self.order.currentData(), self.by.currentData(), session.cells
         vectors = cells.obsm[f"X_{session.embedding}"] if session.embedding else None
         asked = self._asked()
         obs, similar = cells.obs, session.similar
@@ -269,9 +269,9 @@ class GalleryView(CellView):
             return similar.words
         words = f"{len(rows):,} cells"
         if by in self.session.cells.obs:  # type: ignore[union-attr]
-            words += f", a line for each {by.replace('_', ' ')}; click its name to select its cells"
+            words += f", a line for each {column_words(by)}; click its name to select its cells"
         if order == AXIS:
-            among = f"in each {part.replace('_', ' ')}" if part else "among them"
+            among = f"in each {column_words(part)}" if part else "among them"
             words += f"; from one end to the other of what varies most {among}"
         return words + "."
 

@@ -355,6 +355,35 @@ class MapView(QWidget):
         self.view = self._fitted = View(view.centre, view.scale, (w, h)).moved(left / 2, top / 2)
         self._redo("place")
 
+    def looked_at(self) -> list[Any]:
+        """Where somebody moved and zoomed the map to, as plain values; empty where all of it is shown."""
+        if self.view is self._fitted or not self.has_map:
+            return []
+        # What a window of another size made of it is not what somebody did.
+        view = self._settled if self.view is self._resized else self.view
+        _, place, own = self._fitted_for
+        name = place if isinstance(place, str) else [place.embedding, place.key, *place.axes]
+        return [name, own, *view.centre, view.scale, *view.size]
+
+    def look_at(self, kept: Any) -> None:
+        """Show the same part of the map as `looked_at` told, if it is of the same map; else leave it."""
+        if not self.has_map or not isinstance(kept, list) or len(kept) != 7:
+            return
+        _, place, own = self._fitted_for
+        name = place if isinstance(place, str) else [place.embedding, place.key, *place.axes]
+        numbers = [float(v) for v in kept[2:] if isinstance(v, int | float)]
+        if (
+            kept[:2] == [name, own]
+            and len(numbers) == 5
+            and np.isfinite(numbers).all()
+            and min(numbers[2:]) > 0
+        ):
+            x, y, scale, w, h = numbers
+            size = self._size()
+            self._settled = View((x, y), scale, (int(w), int(h)))
+            self.view = self._resized = View((x, y), scale * min(size[0] / w, size[1] / h), size)
+            self._redo("place")
+
     def _size(self) -> tuple[int, int]:
         ratio = self.devicePixelRatioF()
         return max(1, round(self.width() * ratio)), max(1, round(self.height() * ratio))

@@ -73,6 +73,7 @@ class OddView(CellView):
     """
 
     title = "Odd cells"
+    kept = ("n",)
 
     def __init__(self, session: Session, canvas: Any) -> None:
         super().__init__(session, canvas)

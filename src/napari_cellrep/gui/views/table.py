@@ -27,6 +27,7 @@ from napari_cellrep.data.rows import Rows, row_words, rows_words
 from napari_cellrep.gui.views._order import by_column
 from napari_cellrep.gui.views._parts import CellView, words_line
 from napari_cellrep.gui.views._raster import SELECTED
+from napari_cellrep.gui.views._words import column_words
 from napari_cellrep.gui.views.map import selection_mode
 from napari_cellrep.session import Session
 from napari_cellrep.specs import InputError
@@ -88,11 +89,11 @@ class TableModel(QAbstractTableModel):
     def headerData(self, section: int, orientation: Any, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         """A column's name in words, or a row's number."""
         if role == Qt.ItemDataRole.ToolTipRole and orientation == Qt.Orientation.Horizontal:
-            return "Click to sort; right-click to choose columns"
+            return f"{self.frame.columns[section]}\nClick to sort; right-click to choose columns"
         if role != Qt.ItemDataRole.DisplayRole:
             return None
         if orientation == Qt.Orientation.Horizontal:
-            return str(self.frame.columns[section]).replace("_", " ")
+            return column_words(str(self.frame.columns[section]))
         return f"{section + 1:,}"
 
     def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
@@ -122,6 +123,7 @@ class TableView(CellView):
     """
 
     title = "Table"
+    kept = ("search", "filter")
 
     def __init__(self, session: Session, canvas: Any) -> None:
         super().__init__(session, canvas)
@@ -166,6 +168,7 @@ class TableView(CellView):
             QAbstractItemView.SelectionMode.NoSelection
         )  # the session's is the only one
         self.table.setWordWrap(False)
+        self.table.setTabKeyNavigation(False)  # Tab leaves it, as it leaves every other part
         self.table.verticalHeader().setDefaultSectionSize(self.fontMetrics().height() + 6)
         header = self.table.horizontalHeader()
         header.setSectionsClickable(True)
@@ -398,7 +401,7 @@ class TableView(CellView):
         menu = QMenu(self)
         cells = self.session.cells
         for column in [] if cells is None else cells.obs.columns:
-            action = menu.addAction(str(column).replace("_", " "))
+            action = menu.addAction(column_words(str(column)))
             action.setCheckable(True)
             action.setChecked(column not in self._hidden)
             action.toggled.connect(lambda on, column=column: self._show_column(column, on))

@@ -11,6 +11,8 @@ from qtpy.QtCore import QEvent, QModelIndex, QPoint, QPointF, QRect, QRectF, QSi
 from qtpy.QtGui import (
     QBrush,
     QColor,
+    QFocusEvent,
+    QKeyEvent,
     QMouseEvent,
     QPainter,
     QPaintEvent,
@@ -39,7 +41,7 @@ from napari_cellrep.gui._pictures import Background
 from napari_cellrep.gui._runner import runner_of
 from napari_cellrep.gui.views._note import Note
 from napari_cellrep.gui.views._pairs import Pairs
-from napari_cellrep.gui.views._parts import CellView, choice_box, offer
+from napari_cellrep.gui.views._parts import CellView, choice_box, frame_focus, offer
 from napari_cellrep.gui.views._spread import MIN_CELLS, Asked, Found, Seen, as_frame, look_at, measure
 from napari_cellrep.gui.views._tiles import Tiles, frame_picture
 from napari_cellrep.gui.views._tones import blue_beside, faint_mark, faint_text, selection_beside
@@ -124,7 +126,7 @@ class VariabilityView(CellView):
         self.differ = QPushButton("What differs?")
         self.differ.setFocusPolicy(Qt.FocusPolicy.TabFocus)
         self.differ.clicked.connect(
-            lambda _=False: show_axis(self.canvas, self.by.currentText(), self.chosen)
+            lambda _=False: show_axis(self.canvas, self.by.currentData(), self.chosen)
         )
         for button in (self.its_field, self.differ, self.check):
             bar.addWidget(button)
@@ -134,6 +136,7 @@ class VariabilityView(CellView):
         self.list.setModel(self.model)
         self.list.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)
         self.list.setWordWrap(False)
+        self.list.setTabKeyNavigation(False)  # Tab leaves it, as it leaves every other part
         self.list.setAccessibleName("Groups, most variable first")
         self.list.setMinimumHeight(60)
         self.list.verticalHeader().hide()
@@ -178,6 +181,7 @@ class VariabilityView(CellView):
         self.pairs.clicked.connect(
             lambda rows, mode: session.select(rows, mode, f"square of the cell by cell map of {self.chosen}")
         )
+        self.pairs.framed.connect(lambda row: canvas.go_to(row, frame=True))
         self.scatter.framed.connect(self._on_framed)
         self.scatter.menu_requested.connect(self._on_menu)
         self.listen(
@@ -232,13 +236,13 @@ class VariabilityView(CellView):
                     groups.append(column)
         groups.sort(key=lambda column: column != "group")
         numbers.sort(key=lambda column: (column != "q_signal", column.startswith("q_")))
-        offer(self.by, groups or ["group"])
+        offer(self.by, groups or ["group"], groups)
         offer(self.spatial, [*([SCORE] if self.score else []), ALL_FEATURES, WITHOUT])
         if not self._own_choice:  # what a table without a score left behind is nobody's choice
             self.spatial.blockSignals(True)
             self.spatial.setCurrentIndex(0)
             self.spatial.blockSignals(False)
-        offer(self.intensity, [*numbers, NO_INTENSITY])
+        offer(self.intensity, [*numbers, NO_INTENSITY], numbers)
         self._later()
 
     def _on_spatial_chosen(self, _: int) -> None:
@@ -296,9 +300,9 @@ class VariabilityView(CellView):
         session = self.session
         made = provenance(session.cells).get(self.score, {}) if self.score else {}  # type: ignore[arg-type]
         numbers = made.get("numbers", {})
-        intensity = self.intensity.currentText()
+        intensity = self.intensity.currentData()
         return Asked(
-            by=self.by.currentText(),
+            by=self.by.currentData(),
             spatial=self.score if self.spatial.currentText() == SCORE else "",
             intensity="" if intensity == NO_INTENSITY else intensity,
             take_out=self.spatial.currentText() == WITHOUT,
@@ -402,7 +406,7 @@ class VariabilityView(CellView):
         self._tell_check()
         runner_of(viewer).ask(
             "believe_group.believe_group", session.project.root, done(show), done(self.words.setText),
-            group=group, by=self.by.currentText(), embedding=session.embedding,
+            group=group, by=self.by.currentData(), embedding=session.embedding,
             by_score=self.spatial.currentText() == SCORE,
         )  # fmt: skip
 
@@ -449,7 +453,7 @@ class VariabilityView(CellView):
 
     def _tells(self) -> str:
         """The column by which the cells of a field are coloured."""
-        intensity = self.intensity.currentText()
+        intensity = self.intensity.currentData()
         return self.score or ("" if intensity == NO_INTENSITY else intensity)
 
     def _tell_field(self) -> None:
@@ -873,7 +877,10 @@ class Scatter(QWidget):
 
 
 class Strip(QWidget):
-    """Cells of the chosen group at even steps along its main axis, and its scores as a violin."""
+    """Cells of the chosen group at even steps along its main axis, and its scores as a violin.
+
+    Arrows go from cell to cell; Return does what a click does, Space shows the cell in its field.
+    """
 
     HEAD_PX, GAP_PX, TILE_PX, ARROW_PX, WAY_PX = 18, 3, 50, 13, 15
     VIOLIN_PX = (12, 56)  # height of one: least and most
@@ -885,6 +892,7 @@ class Strip(QWidget):
         self.words = ""
         self.pictures = Tiles(self.session, self.canvas, view.background, self.update)
         self.setMouseTracking(True)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setMinimumHeight(self.HEAD_PX + self.TILE_PX + self.ARROW_PX + 3 * self.VIOLIN_PX[0])
         self.setAccessibleName("Cells of the chosen group along what differs most among them")
 
@@ -960,6 +968,7 @@ class Strip(QWidget):
             self._draw_arrow(painter, text, tiles[0][1].left(), tiles[-1][1].right(), y)
         if self.seen is not None and self.seen.violins:
             self._draw_violins(painter, text, self.seen)
+        frame_focus(painter, self)
         painter.end()
         self.pictures.ask(row for row, _ in tiles)
 
@@ -1051,6 +1060,28 @@ class Strip(QWidget):
         """Centre and frame the cell in its field."""
         if (row := self.row_at(event.position().toPoint())) >= 0:
             self.canvas.go_to(row, frame=True)
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Arrows go from cell to cell; Return selects the one they are at, Space frames it in its field."""
+        rows = [] if self.seen is None else [int(row) for row in self.seen.rows]
+        at = rows.index(self.session.focus) if self.session.focus in rows else -1
+        step = {Qt.Key.Key_Left: -1, Qt.Key.Key_Right: 1}.get(event.key(), 0)
+        if rows and step:
+            self.session.set_focus(rows[min(max(at + step, 0), len(rows) - 1)])
+        elif at >= 0 and event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
+            self.canvas.click(rows[at], selection_mode(event.modifiers()))
+        elif at >= 0 and event.key() == Qt.Key.Key_Space:
+            self.canvas.go_to(rows[at], frame=True)
+        else:
+            super().keyPressEvent(event)
+
+    def focusInEvent(self, event: QFocusEvent) -> None:
+        """Show that the keys are here."""
+        self.update()
+
+    def focusOutEvent(self, event: QFocusEvent) -> None:
+        """The keys are elsewhere."""
+        self.update()
 
     def leaveEvent(self, event: QEvent) -> None:
         """The pointer is over no cell any more."""
