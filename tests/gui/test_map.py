@@ -450,6 +450,21 @@ def test_the_wheel_zooms(view, session, qtbot) -> None:
     assert view.view.scale == pytest.approx(scale)
 
 
+def test_a_table_that_is_read_again_leaves_the_map_where_it_was(view, session, qtbot) -> None:
+    for key in (Qt.Key.Key_Plus, Qt.Key.Key_Left):
+        qtbot.keyClick(view, key)
+    part, cells = view.view, session.cells
+    session.reload()
+    assert session.cells is not cells
+    assert view.view == part
+    moved = session.project.cells
+    moved.obsm["X_umap_measured"] = moved.obsm["X_umap_measured"] * 2
+    session.project.write_cells(moved)
+    session.reload()
+    assert view.view != part  # another map: all of it
+    assert view.view is view._fitted
+
+
 def test_the_view_comes_back_with_the_size(view, session, qtbot) -> None:
     whole = view.view
     view.resize(300, 400)

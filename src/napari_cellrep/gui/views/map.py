@@ -227,7 +227,7 @@ class MapView(QWidget):
             self._on_cells_changed()
 
     def _on_cells_changed(self) -> None:
-        points = self.coordinates()
+        points, before = self.coordinates(), self.raster.points
         self._corners = []
         self.density.clear()
         self.clouds.clear()
@@ -241,8 +241,15 @@ class MapView(QWidget):
         self._on_colour_changed()
         shown = (id(self.session.cells), self.place or self.session.embedding, self.by if own else "")
         if self._fitted_for != shown and points is not None:
+            # A job that writes other columns leaves the points, and the map where it was moved and zoomed to.
+            same = (
+                self._fitted_for[1:] == shown[1:]
+                and not own
+                and np.array_equal(before, points, equal_nan=True)
+            )
             self._fitted_for = shown
-            self.fit()
+            if not same:
+                self.fit()
         self._redo("place")
 
     def _place_groups(self) -> None:
