@@ -410,7 +410,8 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     looking.add_argument(
         "--what", required=True,
         choices=(
-            "attention", "heads", "occlusion", "classes", "reconstruction", "tokens", "structure", "apart", "inpainting", "axis",
+            "attention", "heads", "occlusion", "classes", "reconstruction", "tokens", "structure", "apart", "inpainting",
+            "patterns", "axis",
         ),
         help="attention: where it looks (DINO); heads: which channel each head looks at, as a table and a figure; "
         "occlusion: how far its numbers move when a part is hidden (any network); "
@@ -418,7 +419,8 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "reconstruction: how it redraws the cell (Microsnoop, autoencoder); tokens: its patches as colours, the same in all "
         "cells (DINO); structure: what is like the patch at a place (DINO); "
         "apart: which patches tell two sets apart (DINO); inpainting: every source's pattern predicted in "
-        "every target (Paired Cell Inpainting); axis: a group's cells along what they differ in most, and what changes",
+        "every target (Paired Cell Inpainting); patterns: those of many sources in one target, their mean and where they "
+        "disagree (Paired Cell Inpainting); axis: a group's cells along what they differ in most, and what changes",
     )  # fmt: skip
     looking.add_argument(
         "--out",
@@ -434,13 +436,13 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "--ratio",
         type=float,
         metavar="X",
-        help="reconstruction by Microsnoop: the fraction of patches to hide",
+        help="reconstruction: the fraction of patches to hide, of all in the network's window (default: as in its training)",
     )
     looking.add_argument(
         "--mask-seed",
         type=int,
         metavar="N",
-        help="reconstruction by Microsnoop: another number hides other patches (default: 0)",
+        help="reconstruction: another number hides other patches (default: 0)",
     )
     looking.add_argument(
         "--of", metavar="CLASS", help="classes: whose evidence (default: the most probable one's)"
@@ -465,19 +467,28 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "--sample",
         type=int,
         metavar="N",
-        help="heads: this many cells drawn at random instead of --cell (default: 50)",
+        help="heads: this many cells drawn at random instead of --cell (default: 50); patterns: this many of the sources",
     )
     looking.add_argument(
-        "--sources", nargs="+", metavar="ID", help="inpainting: cells whose patterns are predicted"
+        "--sources", nargs="+", metavar="ID", help="inpainting, patterns: cells whose patterns are predicted"
     )
     looking.add_argument(
-        "--targets", nargs="+", metavar="ID", help="inpainting: cells in which they are, of any field"
+        "--targets",
+        nargs="+",
+        metavar="ID",
+        help="inpainting, patterns (one): cells in which they are, of any field",
     )
     looking.add_argument(
         "--sets", nargs=2, metavar=("A", "B"), help="apart: two sets saved in the window, by their names"
     )
-    looking.add_argument("--group", metavar="NAME", help="axis: the group, by its name")
-    looking.add_argument("--by", metavar="COLUMN", help="axis: the column that makes groups (default: group)")
+    looking.add_argument(
+        "--group",
+        metavar="NAME",
+        help="axis: the group, by its name; patterns: its good cells are the sources",
+    )
+    looking.add_argument(
+        "--by", metavar="COLUMN", help="axis, patterns: the column that makes groups (default: group)"
+    )
     looking.add_argument("--json", action="store_true", help="print the numbers for a program")
     looking.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
 
@@ -1007,15 +1018,17 @@ def _look(args: argparse.Namespace) -> None:
     from napari_cellrep.steps.look_figure import check_out, save_looks
 
     own = {
-        "ratio": ("reconstruction",), "mask_seed": ("reconstruction",), "of": ("classes",), "sample": ("heads",),
-        "first": ("tokens",),
-        "stride": ("tokens", "structure"), "at": ("structure",), "sources": ("inpainting",), "targets": ("inpainting",),
-        "group": ("axis",), "by": ("axis",), "sets": ("apart",),
+        "ratio": ("reconstruction",), "mask_seed": ("reconstruction",), "of": ("classes",), "first": ("tokens",),
+        "sample": ("heads", "patterns"), "stride": ("tokens", "structure"), "at": ("structure",), "sets": ("apart",),
+        "sources": ("inpainting", "patterns"), "targets": ("inpainting", "patterns"),
+        "group": ("axis", "patterns"), "by": ("axis", "patterns"),
     }  # fmt: skip
     for option, whats in own.items():
         if getattr(args, option) is not None and args.what not in whats:
             raise InputError(f"--{option.replace('_', '-')} is of --what {' and '.join(whats)} only.")
-    special = {"heads": _look_heads, "inpainting": _look_inpainting, "axis": _look_axis}
+    special = {
+        "heads": _look_heads, "inpainting": _look_inpainting, "patterns": _look_patterns, "axis": _look_axis,
+    }  # fmt: skip
     if args.what in special:
         special[args.what](args)
         return
@@ -1036,6 +1049,10 @@ def _look(args: argparse.Namespace) -> None:
         project, what=args.what, cells=args.cell, embedding=args.embedding, device=args.device, **how
     )
     save_looks(project, found, out)
+    _say_looks(args, found)
+
+
+def _say_looks(args: argparse.Namespace, found: Sequence[Any]) -> None:
     if args.json:
         numbers = {one.cell_id: {"words": one.words, **one.numbers} for one in found}
         print(json.dumps(numbers, indent=1, ensure_ascii=False))
@@ -1043,7 +1060,7 @@ def _look(args: argparse.Namespace) -> None:
     for one in found:
         print(f"{one.cell_id}, {one.title}:")
         print("\n".join(f"  {line}" for line in one.words))
-    print(f"Saved as {out}.")
+    print(f"Saved as {args.out}.")
 
 
 def _look_heads(args: argparse.Namespace) -> None:
@@ -1088,6 +1105,38 @@ def _look_inpainting(args: argparse.Namespace) -> None:
         print(json.dumps({"words": found.words, "mse": mse}, indent=1, ensure_ascii=False))
         return
     print("\n".join([*found.words, f"Saved as {args.out}."]))
+
+
+def _look_patterns(args: argparse.Namespace) -> None:
+    import numpy as np
+
+    from napari_cellrep.steps.inpaint import MODEL, patterns
+    from napari_cellrep.steps.look_figure import check_out, save_looks
+
+    if bool(args.sources) == bool(args.group) or len(args.targets or ()) != 1 or args.cell:
+        raise InputError(
+            "Say whose patterns with --sources ID … or --group NAME, and in which cell with --targets ID."
+        )
+    project, out = _open(args.project), check_out(args.out)
+    sources = list(args.sources or ())
+    if args.group:
+        obs, by = project.cells.obs, args.by or "group"
+        if by not in obs:
+            raise InputError(f"There is no column {by!r} in the cell table.")
+        good = obs["good"].to_numpy(bool) if "good" in obs else np.ones(len(obs), bool)
+        sources = [str(c) for c in obs.index[good & (obs[by].astype(str) == args.group).to_numpy()]]
+        sources = [c for c in sources if c != args.targets[0]]
+        if not sources:
+            raise InputError(f"{args.group} has no other good cell to predict from.")
+    n = len(sources)
+    if args.sample is not None and 0 < args.sample < n:
+        drawn = np.random.default_rng(0).choice(n, args.sample, replace=False)
+        sources = [sources[i] for i in np.sort(drawn)]
+    found = patterns(project, cells=sources, target=args.targets[0], model=args.embedding or MODEL)
+    save_looks(project, found, out)
+    if len(sources) < n and not args.json:
+        print(f"{len(sources):,} of {n:,} cells, drawn at random, are the sources.")
+    _say_looks(args, found)
 
 
 def _look_axis(args: argparse.Namespace) -> None:

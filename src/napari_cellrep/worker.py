@@ -49,7 +49,7 @@ if TYPE_CHECKING:  # the process has to be there at once; what it needs for a jo
 RELAY_EVERY_S = 1 / 30  # a window cannot show more, and must not drown in messages
 SLOW_ASKS = (
     "estimate.", "look.occlusion", "look.classes", "heads.", "tokens.", "believe.", "believe_group.",
-    "inpaint.patterns", "inpaint.inpaint_grid", "axis.",
+    "inpaint.patterns", "inpaint.inpaint_grid", "axis.", "look_figure.",
 )  # fmt: skip
 STOP_AFTER_S = 2.0  # how long a job may take to its next yield once the window has gone
 

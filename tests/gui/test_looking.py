@@ -186,6 +186,18 @@ def test_an_autoencoder_redraws_a_cell_in_another_field(viewer, qtbot, monkeypat
 # ---- a selection -------------------------------------------------------------------------------------
 
 
+def test_a_cell_that_is_gone_is_said(viewer, qtbot, monkeypatch, tmp_path, told):
+    project = made_up(tmp_path, [(48, 40), (80, 8)], [(40, 40, 8)])
+    canvas, session = opened(viewer, qtbot, monkeypatch, project, "one", brightness_dino())
+    warned: list[str] = []
+    monkeypatch.setattr(_looking, "show_warning", warned.append)
+    menu = entries(canvas, session.row_of_id("one:1"))
+    project.write_cells(project.cells[1:].copy())  # an edit elsewhere took the cell out of the table
+    menu[LOOK_AT].trigger()
+    assert "no cell one:1: it may have been deleted" in warned[0]
+    assert not canvas.layers("look")
+
+
 def test_pictures_of_cells_become_one_to_the_pixel():
     def plane(y0, x0, value, scale=4.0):
         data = np.full((2, 2), value, np.float32)
@@ -300,6 +312,14 @@ def test_closed_overlays_give_their_memory_back(inside, viewer):
     viewer.layers.remove(canvas.layers("look")[0])  # by napari's own button
     entries(canvas, -1)["Remove predictions and looks into cells (3 layers)"].trigger()
     assert not canvas.looking.answers
+    plane, x = np.zeros((64, 64), np.float32), {"y0": 8.0, "x0": 8.0, "scale": 1.0}
+    canvas.add_inpainting(
+        {"target": plane, "prediction": plane + 1, "error": plane + 1, "structure": plane[None], "structures": ["DNA"],
+         "field": "one", "source_cell": "one:2", "target_cell": "one:1", **x}
+    )  # fmt: skip
+    held += [weakref.ref(la) for la in canvas.layers("inpainting")]
+    assert len(canvas.layers("inpainting")) == 4
+    entries(canvas, -1)["Remove predictions and looks into cells (4 layers)"].trigger()
     canvas._menu = None
     gc.collect()
     assert [ref for ref in held if ref() is not None] == []
@@ -319,13 +339,70 @@ def test_patterns_of_the_selected_cells_in_one_cell_and_as_a_grid(
     (layer,) = canvas.layers("look")
     assert layer.name == f"predicted, mean of 2 sources, {session.cell_id(0)}"
     (answer,) = canvas.looking.answers
-    assert answer.names[3:] == [f"predicted from {session.cell_id(row)}" for row in far]
+    assert answer.names[4:] == [f"predicted from {session.cell_id(row)}" for row in far]
     assert "least from" in told[-1]
     out = tmp_path / "grid.png"
     monkeypatch.setattr(_looking.QFileDialog, "getSaveFileName", lambda *_: (str(out), ""))
     entries(canvas, 0)[f"{n}: {_looking.GRID[0]}"].trigger()
     assert out.stat().st_size > 10_000
     assert str(out) in told[-1]
+
+
+def test_a_cell_is_predicted_from_all_of_its_group_or_as_many_as_the_user_wants(
+    viewer, qtbot, monkeypatch, project, told
+):
+    canvas, session = opened(
+        viewer, qtbot, monkeypatch, project, "A01", create_model("paired_cell_inpainting", width=0.05)
+    )
+    runner, sources, asked = _runner.runner_of(viewer), [], []
+
+    def one_of_them(step, root, on_result, on_error, **kwargs):
+        if step == "inpaint.patterns":
+            sources.append(kwargs["cells"])
+            kwargs["cells"] = kwargs["cells"][:1]
+        Here.ask(runner, step, root, on_result, on_error, **kwargs)
+
+    monkeypatch.setattr(runner, "ask", one_of_them)
+    target = int(np.flatnonzero(session.visible)[0])
+    mates = session.visible & (session.cells.obs["group"].astype(str) == "A01").to_numpy()
+    n = int(mates.sum()) - 1
+    assert n > 50
+    # The dialog, as a person answers it: nothing, all, few.
+    for most, answers in ((1000, ("", f"All {n}", "50 at random")), (60, ("60 at random",))):
+        monkeypatch.setattr(_looking, "MOST_SOURCES", most)
+        for wanted in answers:
+
+            def pressed(box, wanted=wanted):
+                asked.append(box.text())
+                words = {b.text().replace("&", ""): b for b in box.buttons()}
+                (words[wanted] if wanted else box.button(box.StandardButton.Cancel)).click()
+
+            monkeypatch.setattr(_looking.QMessageBox, "exec", pressed)
+            entries(canvas, target)[_looking.EVERY_SOURCE[0].format("A01")].trigger()
+    assert [len(set(cells)) for cells in sources] == [n, 50, 60]
+    ids = np.array(session.cells.obs_names)
+    assert set(sources[0]) == set(ids[mates]) - {ids[target]}
+    assert f"{n} other cells of A01 are the sources" in asked[0]
+    assert "at random" not in told[0]
+    assert f"50 of the {n} other cells of A01, drawn at random, are the sources." in told[1]
+    assert f"60 of the {n} other" in told[2]
+
+
+def test_an_entry_about_patterns_is_grey_where_no_model_can(viewer, qtbot, monkeypatch, project, told):
+    canvas, session = opened(
+        viewer, qtbot, monkeypatch, project, "A01", create_model("paired_cell_inpainting", width=0.05)
+    )
+    save_model(create_model("autoencoder", width=0.05), project.root / "models" / "paired_cell_inpainting")
+    rows = np.flatnonzero(session.visible)[:2]
+    session.select(rows)
+    found = entries(canvas, int(rows[0]))
+    for words in (
+        _looking.EVERY_SOURCE[0].format("A01"),
+        f"2: {_looking.PATTERNS[0]}",
+        f"2: {_looking.GRID[0]}",
+    ):
+        assert not found[words].isEnabled()
+        assert "cannot predict a protein pattern" in found[words].toolTip()
 
 
 def test_what_a_groups_cells_differ_in(viewer, qtbot, monkeypatch, project, told, tmp_path):

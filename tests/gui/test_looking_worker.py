@@ -8,7 +8,7 @@ from qtpy.QtCore import QPoint, Qt
 
 from _clicks import click
 from _made_up import brightness_dino, made_up
-from napari_cellrep.gui import _looking
+from napari_cellrep.gui import _axis, _looking
 from napari_cellrep.gui._image import canvas_of, show_field
 from napari_cellrep.gui._looking import APART, GRID, PATTERNS, QUESTIONS, STRUCTURE
 from napari_cellrep.gui._runner import runner_of
@@ -37,6 +37,7 @@ def inside(viewer, qtbot, tmp_path, told):
     for name, net in (
         ("eyes", brightness_dino()),
         ("paired_cell_inpainting", create_model("paired_cell_inpainting", width=0.05)),
+        ("copy", create_model("autoencoder", width=0.05)),
         ("snoop", create_model("microsnoop", width=0.1, channels=("FKHR-GFP", "DNA"))),
     ):
         save_model(net, project.root / "models" / name)
@@ -44,6 +45,9 @@ def inside(viewer, qtbot, tmp_path, told):
             {"crop": {"mode": "window", "window_px": 112, "size_px": 112}} if name == "snoop" else {}
         )  # of 7 × 7 patches
         drain(embed(project, model=name, device="cpu", precision="fp32", **window))
+    cells = project.cells
+    cells.obs["good"] = True  # those at the edge too, so that there are enough for an axis
+    project.write_cells(cells)
     session, canvas, shown = session_of(viewer), canvas_of(viewer), []
     session.open(project)
     session.hide_flagged = False
@@ -76,7 +80,7 @@ def choose(inside, qtbot, words, spot=None, done=None):
     return canvas.looking.answers[-1] if canvas.looking.answers else None
 
 
-def test_a_vision_transformer_is_asked(inside, viewer, qtbot, told):
+def test_a_vision_transformer_is_asked(inside, viewer, qtbot, told, monkeypatch, tmp_path):
     session = inside.session
     session.save_sets({"lit": np.arange(20) < 10, "dark": np.arange(20) >= 10})
     attention = choose(inside, qtbot, QUESTIONS["attention"][0])
@@ -86,6 +90,11 @@ def test_a_vision_transformer_is_asked(inside, viewer, qtbot, told):
     assert np.isfinite(inside.matrix.iou[1]).all()
     tokens = choose(inside, qtbot, QUESTIONS["tokens"][0])
     assert tokens.layers[0].rgb
+    figure = tmp_path / "tokens.svg"
+    monkeypatch.setattr(_looking.QFileDialog, "getSaveFileName", lambda *_: (str(figure), ""))
+    click(inside.save)
+    qtbot.waitUntil(lambda: str(figure) in told[-1], timeout=LONG)
+    assert figure.read_text().count("<image") >= 4  # both channels, both bases
     viewer.reset_view()  # all cells are in view
     found = choose(inside, qtbot, STRUCTURE[0], spot=(24.0, 36.0))
     assert found.what == "structure"
@@ -185,6 +194,57 @@ def test_the_mask_is_painted_and_the_cell_redrawn(inside, viewer, qtbot, told):
     assert not row.paint.isEnabled()
     assert "for one cell" in row.paint.toolTip()
     assert row.others.isEnabled()
+
+
+def test_an_autoencoder_redraws_what_is_left(inside, viewer, qtbot, told):
+    inside.session.embedding, row = "copy", inside.mask
+    answer = choose(inside, qtbot, QUESTIONS["reconstruction"][0])
+    assert answer.names[2] == "FKHR-GFP with no patch hidden"
+    assert "was not taught with hidden patches" in row.share.toolTip()
+    assert "in all channels" in row.paint.toolTip()
+    click(row.paint)
+    mask, looks = answer.mask, answer.looks
+    assert mask.name == "hidden patches, one:1"
+    assert not np.asarray(mask.data).any()
+    mask.paint((2, 2), 1)
+    inside.show_picture(2)
+    click(row.again)
+    qtbot.waitUntil(lambda: answer.looks is not looks, timeout=LONG)
+    assert "1 of " in inside.words.text()
+    assert inside.boxes["picture"].itemText(2) == "FKHR-GFP with patches hidden"
+    hidden = np.argwhere(
+        answer.layers[2].data == 0
+    )  # what is shown begins at the field's edge, 4 px into the window
+    assert {(12, 12), (19, 19)} <= {(int(y), int(x)) for y, x in hidden}
+
+
+def test_what_a_groups_cells_differ_in_comes_as_a_figure(inside, qtbot, monkeypatch, tmp_path):
+    canvas, session, shown = inside.canvas, inside.session, []
+    show = _axis.AxisDialog.show
+    monkeypatch.setattr(_axis.AxisDialog, "show", lambda dialog: (shown.append(dialog), show(dialog)))
+    said: list[str] = []
+    for name in ("show_info", "show_warning"):
+        monkeypatch.setattr(_axis, name, said.append)
+    menu = canvas.open_group_menu("group", "one")
+    next(a for a in menu.actions() if a.text() == _axis.DIFFER[0]).trigger()
+    menu.hide()
+    qtbot.waitUntil(lambda: bool(shown or said), timeout=LONG)
+    assert not said
+    dialog = shown[0]
+    qtbot.addWidget(dialog)
+    assert dialog.picture.pixmap().width() > 300
+    assert "FKHR-GFP" in dialog.words.text()  # which channels change along it …
+    assert "The patch that changes most" in dialog.words.text()  # … and which patches
+    click(dialog.select)
+    assert session.n_selected == len(dialog.found["cells"]) == 8
+    at = dialog.found["at"]  # ten cells are dark and ten have a bright patch
+    np.testing.assert_allclose(at, [-1] * 4 + [1] * 4, atol=1e-6)
+    out = tmp_path / "axis.svg"
+    monkeypatch.setattr(_axis.QFileDialog, "getSaveFileName", lambda *_: (str(out), ""))
+    click(dialog.save)
+    qtbot.waitUntil(lambda: bool(said), timeout=LONG)
+    assert str(out) in said[0]
+    assert "svg" in out.read_text()[:400]
 
 
 def press(viewer, qtbot, layer, at):

@@ -1,12 +1,16 @@
+import json
+
 import numpy as np
 import pytest
 
+from napari_cellrep.cli import main
 from napari_cellrep.jobs import drain
 from napari_cellrep.models import create_model, save_model
 from napari_cellrep.specs import InputError
+from napari_cellrep.steps import inpaint as steps
 from napari_cellrep.steps.analyze import analyze
 from napari_cellrep.steps.embed import embed
-from napari_cellrep.steps.inpaint import inpaint, inpaint_grid, patterns
+from napari_cellrep.steps.inpaint import inpaint, inpaint_grid, patterns, why_not
 
 
 @pytest.fixture
@@ -91,12 +95,58 @@ def test_patterns_of_many_in_one_cell_lie_at_its_place(tiny):
     obs = tiny.cells.obs
     target, sources = obs.index[obs["good"]][0], list(obs.index[obs["field"] == "A12"][:3])
     (look,) = patterns(tiny, cells=[*sources, target], target=target, model="tiny")
-    assert [p.part for p in look.planes] == ["prediction", "real", "spread", *["prediction"] * 3]
+    assert [p.part for p in look.planes] == ["prediction", "real", "error", "spread", *["prediction"] * 3]
     each = [drain(inpaint(tiny, source=s, target=target, model="tiny")) for s in sources]
     np.testing.assert_allclose(
         look.planes[0].data, np.mean([e["prediction"] for e in each], axis=0), atol=1e-5
     )
+    np.testing.assert_allclose(look.planes[2].data, look.planes[0].data - look.planes[1].data, atol=1e-6)
+    assert look.planes[2].limits[0] == -look.planes[2].limits[1]
     assert all((p.y0, p.x0, p.scale) == tuple(each[0][k] for k in ("y0", "x0", "scale")) for p in look.planes)
     np.testing.assert_allclose(list(look.numbers["mse"].values()), [e["mse"] for e in each], rtol=1e-3)
     with pytest.raises(InputError, match="besides the target"):
         patterns(tiny, cells=[target], target=target, model="tiny")
+
+
+def test_of_many_sources_all_count_and_some_are_shown(tiny, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(steps, "MOST_SHOWN", 5)
+    monkeypatch.setattr(steps, "AT_ONCE", 4)
+    obs = tiny.cells.obs
+    group = list(obs.index[(obs["group"] == "A06") & obs["good"]])[:12]
+    target, sources = group[0], group[1:]
+    (look,) = patterns(tiny, cells=group, target=target, model="tiny")
+    each = [drain(inpaint(tiny, source=s, target=target, model="tiny")) for s in sources]
+    np.testing.assert_allclose(
+        look.planes[0].data, np.mean([e["prediction"] for e in each], axis=0), atol=1e-5
+    )
+    assert list(look.numbers["mse"]) == sources
+    order = np.argsort(list(look.numbers["mse"].values()), kind="stable")
+    assert [p.name for p in look.planes[4:]] == [
+        f"predicted from {sources[i]}" for i in order[[0, 2, 5, 8, 10]]
+    ]
+    assert "5 of them have a picture of their own" in look.words[1]
+    monkeypatch.setattr(steps, "MOST_SOURCES", 10)
+    with pytest.raises(InputError, match="from 10 sources at most; got 11"):
+        patterns(tiny, cells=group, target=target, model="tiny")
+    # A whole group from the command line, some of it drawn.
+    words = [
+        "look",
+        str(tiny.root),
+        "--what",
+        "patterns",
+        "--embedding",
+        "tiny",
+        "--out",
+        str(tmp_path / "a.svg"),
+    ]
+    assert main([*words, "--group", "A06", "--sample", "4", "--targets", target]) == 0
+    assert "4 of " in capsys.readouterr().out
+    assert main([*words, "--sources", *sources[:2], "--targets", target, "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)[target]["mse"]) == set(sources[:2])
+    assert main([*words, "--sources", *sources[:2], "--targets", *sources[:2]]) == 2
+    assert "in which cell with --targets ID" in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_predict_says_why(tiny):
+    assert why_not(tiny, "tiny") == ""
+    assert "cannot predict a protein pattern" in why_not(tiny, "measurements")

@@ -139,7 +139,9 @@ def test_the_autoencoder_redraws_the_protein(small):
     cell = small.cells.obs.index[3]
     (shown,) = reconstruction(small, cells=[cell])
     parts = {p.part: p for p in shown.planes}
-    assert set(parts) == {"redrawn", "input", "error"}
+    assert set(parts) == {"redrawn", "input", "masked", "error"}
+    np.testing.assert_array_equal(parts["masked"].data, parts["input"].data)  # it sees the whole cell
+    assert parts["masked"].name == "FKHR-GFP with no patch hidden"
     row = small.cells.obs.loc[cell]
     y0, x0 = int(row["y_px"]) - 32, int(row["x_px"]) - 32
     image = small.read_image(str(row["field"]))[0].astype(float)
@@ -152,8 +154,35 @@ def test_the_autoencoder_redraws_the_protein(small):
     assert shown.numbers["channels"]["FKHR-GFP"]["mse"] == pytest.approx(
         float((parts["error"].data ** 2).mean())
     )
-    with pytest.raises(InputError, match="shown the whole cell"):
-        reconstruction(small, cells=[cell], ratio=0.5)
+    with pytest.raises(InputError, match="has to lie between 0 and 1"):
+        reconstruction(small, cells=[cell], ratio=1.5)
+
+
+def test_the_autoencoder_draws_what_is_left_of_a_cell(small):
+    net = create_model("autoencoder", width=0.05)
+    embedded(small, net)
+    obs = small.cells.obs
+    inner = (obs["y_px"].between(60, 190) & obs["x_px"].between(60, 190)).to_numpy()
+    cell = obs.index[inner][0]
+    (first,) = reconstruction(small, cells=[cell], ratio=0.25, seed=1)
+    assert first.mask.data.shape == (1, 8, 8)  # one for all channels, of which it sees all at once
+    assert first.mask.data.sum() == 16
+    assert "16 of 64 patches hidden" in first.words[0]
+    assert "not taught with hidden patches" in first.words[1]
+    hidden = np.zeros((1, 8, 8), bool)
+    hidden[0, 2, 3:5] = True
+    (shown,) = reconstruction(small, cells=[cell], hidden=hidden)
+    np.testing.assert_array_equal(shown.mask.data > 0, hidden)
+    redrawn, plane, masked, _ = shown.planes
+    want = plane.data.copy()
+    want[16:24, 24:40] = 0
+    np.testing.assert_array_equal(masked.data, want)
+    row = obs.loc[[cell]]
+    raw = torch.from_numpy(cut_cells(small, str(row["field"].iloc[0]), row, net.crop, (0, 1)))
+    with torch.inference_mode():
+        x = net.preprocess(raw)
+        x[:, :, 16:24, 24:40] = 0  # the structure channel too: else it would tell where the cell is
+        np.testing.assert_allclose(redrawn.data, net.reconstruct(x)[0, 0].numpy(), atol=1e-5)
 
 
 def test_microsnoop_fills_in_what_was_hidden(small):

@@ -18,6 +18,8 @@ from qtpy.QtWidgets import QApplication, QFileDialog, QMessageBox
 OURS = "cellrep"
 KINDS = ("inpainting", "look")  # overlays that are hidden and removed together
 MOST_CELLS = 50  # of a selection that are looked into; more are sampled
+MOST_IN_FIGURE = 12  # of an answer's cells
+MOST_SOURCES = 1000  # whose patterns are predicted in one cell, where the user wants more
 
 # Signed error: blue where the prediction is too dark, orange where it is too bright, white where it is right.
 ERROR_MAP = Colormap(
@@ -81,7 +83,12 @@ STRUCTURE = (
 PATTERNS = (
     "What would their patterns look like in this cell?",
     "Paired Cell Inpainting predicts this cell's protein from each of the selected cells, of any field: the mean of the "
-    "predictions, where they disagree, and each by itself.",
+    "predictions, its error, where they disagree, and each by itself.",
+)
+EVERY_SOURCE = (
+    "What would the patterns of the other cells of {} look like in it?",
+    "Paired Cell Inpainting predicts this cell's protein from every other cell of its group: the mean of the predictions, "
+    "its error, where they disagree, and each by itself.",
 )
 APART = (
     "What tells two sets apart in it?",
@@ -230,14 +237,19 @@ class Answer:
         Which picture of the looks is in which layer: one, until the user wants each in a layer of its own.
     apart : bool
         Whether the user does.
+    how : dict
+        Settings of the step that it was asked with.
     hidden : ndarray of shape (C, h, w), bool, or None
-        Of one cell's reconstruction: the patches that were hidden, as the user last painted them.
+        Of one cell's reconstruction: the patches that were hidden, as the user last painted them; C is 1 where all channels
+        share them.
     mask : Labels or None
         The layer in which the user paints those of the channel that is shown.
     """
 
-    def __init__(self, looks: Sequence[Mapping[str, Any]], sampled: str = "") -> None:
-        self.sampled = sampled
+    def __init__(
+        self, looks: Sequence[Mapping[str, Any]], sampled: str = "", how: Mapping[str, Any] | None = None
+    ) -> None:
+        self.sampled, self.how = sampled, dict(how or {})
         self.take(looks)
         first = looks[0]
         self.what, self.embedding, self.title = first["what"], first["embedding"], first["title"]
@@ -288,9 +300,9 @@ class Answer:
 
     def words(self) -> str:
         """What is to be said about it, in a few sentences."""
-        if len(self.looks) == 1:
-            return " ".join(self.looks[0]["words"])
         said = [self.sampled] if self.sampled else []
+        if len(self.looks) == 1:
+            return " ".join([*said, *self.looks[0]["words"]])
         if len(self.fields) > 1:
             said.append(f"They lie in {len(self.fields)} fields; open one to see its cells.")
         numbers = [look["numbers"] for look in self.looks]
@@ -321,6 +333,22 @@ def confirm(title: str, words: str) -> bool:
     """Ask before something large is begun."""
     yes, no = QMessageBox.StandardButton.Yes, QMessageBox.StandardButton.No
     return QMessageBox.question(QApplication.activeWindow(), title, words, yes | no) == yes
+
+
+def how_many(title: str, words: str, numbers: Sequence[tuple[int, str]]) -> int:
+    """Let the user say how many cells; 0 for none.
+
+    Parameters
+    ----------
+    numbers : sequence of (int, str)
+        The numbers to choose from, each with what its button says; the first is the usual one.
+    """
+    box = QMessageBox(QMessageBox.Icon.Question, title, words, parent=QApplication.activeWindow())
+    box.addButton(QMessageBox.StandardButton.Cancel)
+    buttons = {box.addButton(said, QMessageBox.ButtonRole.AcceptRole): n for n, said in numbers}
+    box.setDefaultButton(next(iter(buttons)))
+    box.exec()
+    return next((n for button, n in buttons.items() if button is box.clickedButton()), 0)
 
 
 class Looking:
@@ -369,6 +397,9 @@ class Looking:
             actions["apart"] = [
                 told.addAction(f"{a} or {b}", partial(self.ask_apart, cell, a, b)) for a, b in pairs
             ]
+        group = str(session.value(session.row_of_id(cell), "group"))
+        every = menu.addAction(EVERY_SOURCE[0].format(group), partial(self.ask_group_patterns, cell))
+        predicting = [(every, EVERY_SOURCE[1])]
         rows = np.flatnonzero(session.selected & session.visible)
         if len(rows) > 1:
             more = menu.addMenu(f"Look inside the {len(rows):,} selected cells")
@@ -376,9 +407,11 @@ class Looking:
             for what, (text, _) in QUESTIONS.items():
                 actions[what].append(more.addAction(text, partial(self.ask_selected, what)))
             for (text, tip), chosen in (
-                (PATTERNS, lambda: self.ask_selected("patterns", target=cell)), (GRID, self.save_grid),
+                (PATTERNS, partial(self.ask_patterns, rows, cell, "selected cells")), (GRID, self.save_grid),
             ):  # fmt: skip
-                more.addAction(text, chosen).setToolTip(tip)
+                predicting.append((more.addAction(text, chosen), tip))
+        for action, tip in predicting:
+            action.setToolTip(tip)
         said = self._no_network()
         if said:
             self._tell(actions, dict.fromkeys(actions, said))
@@ -393,6 +426,9 @@ class Looking:
             self._why = key, answer if isinstance(answer, dict) else dict.fromkeys(actions, str(answer))
             with contextlib.suppress(RuntimeError):  # the menu was closed
                 self._tell(actions, self._why[1])
+                for action, tip in predicting:
+                    action.setEnabled(not self._why[1].get("patterns"))
+                    action.setToolTip(self._why[1].get("patterns") or tip)
 
         # Asked anew each time: weights come and go. The network is then loaded when the entry is chosen.
         runner_of(self.canvas.viewer).ask("look.reasons", key[0], answered, answered, embedding=key[1])
@@ -475,11 +511,48 @@ class Looking:
                 f"{n:,} cells are selected, and each is looked into by itself. Look into {MOST_CELLS} of them, drawn at "
                 "random?"
             )
-            if not confirm(QUESTIONS.get(what, PATTERNS)[0], words):
+            if not confirm(QUESTIONS[what][0], words):
                 return
             rows = np.sort(np.random.default_rng(0).choice(rows, MOST_CELLS, replace=False))
             sampled = f"{MOST_CELLS} of the {n:,} selected cells, drawn at random."
         self.ask(what, [session.cell_id(int(row)) for row in rows], sampled, **how)
+
+    def ask_patterns(self, rows: np.ndarray, target: str, whose: str) -> None:
+        """Predict the patterns of some cells in one; of more than `MOST_CELLS` the user says how many.
+
+        Parameters
+        ----------
+        rows : ndarray of int
+            The sources' rows in the cell table.
+        target : str
+            The one cell; it is no source.
+        whose : str
+            What the sources are, for people: "selected cells".
+        """
+        session = self.canvas.session
+        rows = rows[rows != session.row_of_id(target)]
+        n, sampled = len(rows), ""
+        if n > MOST_CELLS:
+            most = min(n, MOST_SOURCES)
+            every = f"All {n:,}" if most == n else f"{most:,} at random"
+            words = (
+                f"{n:,} {whose} are the sources, and {target} is predicted from each by itself; {most:,} take "
+                f"{most / MOST_CELLS:.0f} times as long as {MOST_CELLS}. From how many?"
+            )
+            wanted = how_many(PATTERNS[0], words, ((MOST_CELLS, f"{MOST_CELLS} at random"), (most, every)))
+            if not wanted:
+                return
+            rows = np.sort(np.random.default_rng(0).choice(rows, wanted, replace=False))
+            if wanted < n:
+                sampled = f"{wanted:,} of the {n:,} {whose}, drawn at random, are the sources."
+        self.ask("patterns", [session.cell_id(int(row)) for row in rows], sampled, target=target)
+
+    def ask_group_patterns(self, target: str) -> None:
+        """Predict the patterns of all other cells of a cell's group in it."""
+        session = self.canvas.session
+        group = str(session.value(session.row_of_id(target), "group"))
+        same = session.visible & (session.cells.obs["group"].astype(str).to_numpy() == group)
+        self.ask_patterns(np.flatnonzero(same), target, f"other cells of {group}")
 
     def ask_apart(self, cell: str, a: str, b: str) -> None:
         """Ask which patches of a cell speak for which of two sets."""
@@ -560,7 +633,7 @@ class Looking:
 
         def answered(looks: Any) -> None:
             if session.project is not None and str(session.project.root) == root:
-                self.add(looks, sampled, then)
+                self.add(looks, sampled, then, {"what": what, "cells": cells, **how})
 
         step = f"{_ROOMS.get(what, 'look')}.{what}"
         if what == "tokens":
@@ -574,6 +647,7 @@ class Looking:
         looks: Sequence[Mapping[str, Any]],
         sampled: str = "",
         then: Callable[[Answer], None] | None = None,
+        how: Mapping[str, Any] | None = None,
     ) -> None:
         """Show what came of looking into cells, in the field of the first if none lies in the one that is shown.
 
@@ -581,13 +655,17 @@ class Looking:
         ----------
         looks : sequence of dict
             Like `steps.look.Look`.
+        sampled, then
+            As in `ask`.
+        how : mapping, optional
+            What was asked: ``what``, ``cells`` and the settings of the step.
         """
         canvas = self.canvas
         if canvas.viewer is None or canvas.session.project is None:
             return
-        answer = Answer(looks, sampled)
+        answer = Answer(looks, sampled, how)
         if canvas.field not in answer.fields:
-            canvas.show(answer.fields[0], lambda: self.add(looks, sampled, then))
+            canvas.show(answer.fields[0], lambda: self.add(looks, sampled, then, how))
             return
         for old in list(self.answers):
             if set(old.cells) & set(answer.cells):
@@ -665,8 +743,8 @@ class Looking:
         mask = answer.mask
         mask.metadata[OURS]["channel"] = c
         mask.data = answer.hidden[c].astype(np.uint8)
-        name = list(answer.looks[0]["numbers"]["channels"])[c]
-        mask.name = f"{name}, hidden patches, {answer.whose}"
+        name = "" if len(answer.hidden) == 1 else f"{list(answer.looks[0]['numbers']['channels'])[c]}, "
+        mask.name = f"{name}hidden patches, {answer.whose}"
 
     def redraw(self, answer: Answer, **how: Any) -> None:
         """Ask for a reconstruction once more, with another mask, and put it into the layers that are there.
@@ -688,6 +766,7 @@ class Looking:
             if asked != answer.asked or answer not in self.answers:
                 return
             answer.take(looks)
+            answer.how = {k: v for k, v in answer.how.items() if k not in ("ratio", "seed", "hidden")} | how
             for i, layer in answer.layers.items():
                 self._fill(answer, i, layer.metadata[OURS]["field"])
             if answer.mask is not None:
@@ -699,6 +778,26 @@ class Looking:
         runner_of(self.canvas.viewer).ask(
             "look.reconstruction", str(self.canvas.session.project.root), redrawn, show_warning, cells=answer.cells,
             embedding=answer.embedding, **how,
+        )  # fmt: skip
+
+    def save_figure(self, answer: Answer) -> None:
+        """Ask where to, and write an answer as a figure with a scale bar (`steps.look_figure.figure_of`)."""
+        from napari_cellrep.gui._runner import runner_of
+
+        name = f"{answer.what}-{answer.whose}.png".replace(":", "-").replace(" ", "-").replace("/", "-")
+        path, _ = QFileDialog.getSaveFileName(
+            QApplication.activeWindow(), "Save the figure", name, "Figures (*.png *.svg *.pdf)"
+        )
+        if not path:
+            return
+        how, few = dict(answer.how), ""
+        if len(answer.cells) > MOST_IN_FIGURE:
+            how["cells"] = how["cells"][:MOST_IN_FIGURE]
+            few = f" It has the first {MOST_IN_FIGURE} of the {len(answer.cells)} cells."
+        self.canvas.viewer.status = f"Drawing the figure of {answer.whose}…"
+        runner_of(self.canvas.viewer).ask(
+            "look_figure.figure_of", str(self.canvas.session.project.root),
+            lambda written: show_info(f"Saved as {written}.{few}"), show_warning, out=path, **how,
         )  # fmt: skip
 
     def _field(self, field_id: str) -> Any:

@@ -17,7 +17,7 @@ from napari_cellrep.data import Project
 from napari_cellrep.specs import CropSpec, InputError
 from napari_cellrep.steps.analyze import choose_embedding
 from napari_cellrep.steps.embed import cut_by_field
-from napari_cellrep.steps.look_figure import FIGURES, check_out, save_figure, scale_bar
+from napari_cellrep.steps.look_figure import FIGURES, check_out, save_figure, scale_bar, signed_map
 
 LEAST = 10  # cells that an axis is drawn through
 MOST_AT_END = 50  # cells whose mean crop is an end
@@ -274,7 +274,7 @@ def _draw(found: Axis) -> Any:
     cells = np.reshape(parts[0].subplots(c, k, squeeze=False), (c, k))
     limits = [np.percentile(found.pictures[:, i], (1, 99.8)) for i in range(c)]
 
-    def show(axes: Any, data: np.ndarray, cmap: str, low: float, high: float, title: str = "") -> Any:
+    def show(axes: Any, data: np.ndarray, cmap: Any, low: float, high: float, title: str = "") -> Any:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
         axes.set_title(title, fontsize=5.5, pad=2)
@@ -293,7 +293,7 @@ def _draw(found: Axis) -> Any:
         show(below[3 * i], low, "gray", *span, f"{found.channels[i]}\nmean of {found.n_end} at −")
         show(below[3 * i + 1], high, "gray", *span, f"{found.channels[i]}\nmean of {found.n_end} at +")
         top = float(max(np.abs(high - low).max(), 1e-6))
-        drawn = show(below[3 * i + 2], high - low, "PuOr_r", -top, top, "+ less −")
+        drawn = show(below[3 * i + 2], high - low, signed_map(), -top, top, "+ less −")
         figure.colorbar(drawn, ax=below[3 * i + 2], shrink=0.6).ax.tick_params(labelsize=4)
     if found.patches is not None:
         drawn = show(

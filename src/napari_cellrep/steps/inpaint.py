@@ -24,7 +24,27 @@ if TYPE_CHECKING:
 MODEL = "paired_cell_inpainting"
 MOST_DRAWN_FROM = 256  # cells of a group that sources are drawn from
 AT_ONCE = 64  # crops in one pass
+MOST_SOURCES = 5000  # of one target
+MOST_SHOWN = 50  # sources of which each has its own picture
 MOST_IN_GRID = 12  # sources, and targets
+
+
+_known: dict[tuple[object, ...], str] = {}  # of the model that was asked last, why not
+
+
+def why_not(project: Project, model: str = MODEL) -> str:
+    """Why a model cannot predict patterns in a project; "" if it can."""
+    own = project.root / "models" / model / "model.json"
+    key = (str(project.root), model, own.stat().st_mtime_ns if own.is_file() else 0, project.channels)
+    if key not in _known:
+        try:
+            _Asked.of(project, model)
+            why = ""
+        except InputError as error:
+            why = str(error)
+        _known.clear()
+        _known[key] = why
+    return _known[key]
 
 
 def inpaint(
@@ -190,7 +210,7 @@ def patterns(project: Project, *, cells: Sequence[str], target: str, model: str 
     Parameters
     ----------
     cells : sequence of str
-        The sources; the target itself is left out.
+        The sources, at most `MOST_SOURCES`; the target itself is left out.
     target : str
     model : str
         As in `inpaint`.
@@ -198,12 +218,22 @@ def patterns(project: Project, *, cells: Sequence[str], target: str, model: str 
     Returns
     -------
     tuple of Look
-        One: planes "prediction" (their mean), "real", "spread" (the SD over the sources: where they disagree), then
-        "prediction" of each source; ``numbers["mse"]`` by source.
+        One: planes "prediction" (their mean), "real", "error" (mean less real), "spread" (the SD over the sources: where
+        they disagree), then "prediction" of each source; of more than `MOST_SHOWN` of so many, at even steps from the
+        least to the largest error. ``numbers["mse"]`` by source, of all.
+
+    Raises
+    ------
+    InputError
+        If a cell is unknown, there are no sources or too many, or the model cannot inpaint.
     """
-    sources = [cell for cell in cells if cell != target]
+    sources = [cell for cell in dict.fromkeys(cells) if cell != target]
     if not sources:
         raise InputError("Patterns of other cells are wanted: select some besides the target.")
+    if len(sources) > MOST_SOURCES:
+        raise InputError(
+            f"A cell is predicted from {MOST_SOURCES:,} sources at most; got {len(sources):,}. Draw some of them."
+        )
     check_cells(project, [*sources, target])
     asked = _Asked.of(project, model)
     y = asked.prepared([target])
@@ -216,24 +246,34 @@ def patterns(project: Project, *, cells: Sequence[str], target: str, model: str 
     )
     real, mean, sd = y[0, 0].float().numpy(), predicted.mean(axis=0), predicted.std(axis=0)
     mse = np.mean((predicted - real) ** 2, axis=(1, 2))
+    shown = np.arange(len(sources))
+    if len(sources) > MOST_SHOWN:
+        even = np.linspace(0, len(sources) - 1, MOST_SHOWN).round().astype(int)
+        shown = np.argsort(mse, kind="stable")[even]
     both = (0.0, float(max(real.max(), predicted.max(), 1e-6)))
-    place = asked.place(target)
+    place, error = asked.place(target), mean - real
+    top = float(max(np.abs(error).max(), 1e-6))
 
     def plane(part: str, name: str, data: np.ndarray, limits: tuple[float, float]) -> Plane:
         return Plane(part, name, data.astype(np.float32), limits=limits, **place)
 
     planes = (
-        plane("prediction", f"predicted, mean of {len(sources)} sources", mean, both),
+        plane("prediction", f"predicted, mean of {len(sources):,} sources", mean, both),
         plane("real", "real", real, both),
+        plane("error", "error of the mean", error, (-top, top)),
         plane("spread", "where the sources disagree (SD)", sd, (0.0, float(max(sd.max(), 1e-6)))),
-        *(plane("prediction", f"predicted from {c}", p, both) for c, p in zip(sources, predicted, strict=True)),
-    )  # fmt: skip
+        *(plane("prediction", f"predicted from {sources[i]}", predicted[i], both) for i in shown),
+    )
     best, worst = sources[int(mse.argmin())], sources[int(mse.argmax())]
     words: tuple[str, ...] = (
-        f"Mean squared error {np.mean(mse):.3g} on average over {len(sources)} "
+        f"Mean squared error {np.mean(mse):.3g} on average over {len(sources):,} "
         f"source{'s' * (len(sources) > 1)}, least from {best} ({mse.min():.3g}), most from {worst} ({mse.max():.3g}); the "
-        f"mean of the predictions has {np.mean((mean - real) ** 2):.3g}.",
+        f"mean of the predictions has {np.mean(error**2):.3g}.",
     )
+    if len(shown) < len(sources):
+        words += (
+            f"{len(shown)} of them have a picture of their own, at even steps from the least to the largest error.",
+        )
     if not asked.trained:
         words += (UNTRAINED,)
     numbers = {"mse": {c: round(float(v), 6) for c, v in zip(sources, mse, strict=True)}}

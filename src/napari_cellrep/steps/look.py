@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SQUARES = 12  # squares that hide something, side by side along the crop
 AT_ONCE = 32  # crops in one pass
 MOST_NAMED = 20  # classes of a cell that are told
+PATCHES = 8  # side by side in the window of a network that was not taught with hidden patches
 MOST_COMPARED = 1000  # cells whose distances say what is far
 
 ALONE = (
@@ -80,7 +81,8 @@ class Look:
     numbers : dict
         The same for programs, plain JSON types.
     mask : Plane or None
-        Of a reconstruction with hidden patches: "mask", (C, h, w), 1 where a patch that shows some of the image is hidden.
+        Of a reconstruction: "mask", (C, h, w), 1 where a patch that shows some of the image is hidden; (1, h, w) where all
+        channels share it.
     """
 
     what: str
@@ -127,13 +129,16 @@ class Seen:
 def reasons(project: Project, *, embedding: str) -> dict[str, str]:
     """Why the network of an embedding cannot give a look (attention, occlusion, …); "" where it can.
 
-    Loads the network, so that the first look is quick.
+    "patterns" says it of the project's Paired Cell Inpainting. Loads the network, so that the first look is quick.
     """
+    from napari_cellrep.steps.inpaint import why_not
+
+    patterns = {"patterns": why_not(project)}
     try:
         net = _network(project, embedding).net
     except InputError as error:
-        return dict.fromkeys(ASKED, str(error))
-    return {what: _why_not(net, what) for what in ASKED}
+        return dict.fromkeys(ASKED, str(error)) | patterns
+    return {what: _why_not(net, what) for what in ASKED} | patterns
 
 
 def attention(
@@ -347,14 +352,19 @@ def reconstruction(
     project: Project, *, cells: Sequence[str], embedding: str = "", ratio: float | None = None,
     seed: int | None = None, hidden: np.ndarray | None = None, device: str = "auto",
 ) -> tuple[Look, ...]:  # fmt: skip
-    """How a network redraws a cell: what it gets, with patches hidden where it was taught so, and what it makes of it.
+    """How a network redraws a cell: what it gets, with patches hidden (black), and what it makes of it.
+
+    Microsnoop was taught with hidden patches of 16 pixels, in each channel others. Another network, such as the
+    autoencoder, was not, and is shown the whole cell unless something is to be hidden; then a patch, of which `PATCHES`
+    lie side by side in its window, is hidden in all channels at once, because it sees all of them at once.
 
     Parameters
     ----------
     cells, embedding, device
         As in `attention`.
     ratio : float, optional
-        Fraction of patches to hide, for Microsnoop; by default that of its training.
+        Fraction to hide of all patches of the network's window, as in the paper (models.md §4.5), those outside of the
+        image or beyond a small crop too; by default that of its training: a quarter for Microsnoop, else none.
     seed : int, optional
         Of the mask; 0 by default.
     hidden : ndarray of shape (C, h, w), bool, optional
@@ -363,9 +373,9 @@ def reconstruction(
     Returns
     -------
     tuple of Look
-        For each channel "redrawn", "input", "masked" (Microsnoop) and "error" (redrawn − input), on the scale of the
-        network, cut to what shows the image; ``numbers["channels"]`` has mean squared errors and how many of the
-        patches are hidden, ``mask`` which.
+        For each channel "redrawn", "input", "masked" and "error" (redrawn − input), on the scale of the network, cut to
+        what shows the image; ``numbers["channels"]`` has mean squared errors and how many of the patches that show some
+        of the image are hidden, ``mask`` which; ``numbers["taught"]``: the fraction hidden in the training.
 
     Raises
     ------
@@ -378,55 +388,73 @@ def reconstruction(
     net: Any = found.net
     module = registry.load("models", net.spec.name)
     mask_patches = getattr(module, "mask_patches", None)
-    if mask_patches is None and any(given is not None for given in (ratio, seed, hidden)):
-        raise InputError(f"{net.spec.title} is shown the whole cell; leave out what to hide.")
+    if ratio is not None and not 0 <= ratio <= 1:
+        raise InputError(f"The fraction of patches to hide is {ratio}; it has to lie between 0 and 1.")
     if hidden is not None and len(cells) != 1:
         raise InputError(f"A painted mask is for one cell; {len(cells)} are asked about.")
     out = []
     for seen in see(project, found, cells, dev):
-        shown: dict[str, torch.Tensor] = {"input": seen.x}
-        drawn: Plane | None = None
         with quiet():
-            if mask_patches is None:
-                redrawn = net.reconstruct(seen.x)
-            else:
+            if mask_patches is not None:
                 how: dict[str, Any] = {} if ratio is None else {"ratio": ratio}
                 mask = mask_patches(seen.x, generator=torch.Generator().manual_seed(seed or 0), **how)
                 drawn = _painted(seen, mask, module.PATCH_PX, hidden)
                 redrawn = net.reconstruct(seen.x, mask)
-                shown["masked"] = seen.x * mask
+            else:
+                mask, patch = _hide_in_all(seen.x, ratio or 0.0, seed or 0)
+                drawn = _painted(seen, mask, patch, hidden)
+                mask = mask.expand(seen.x.shape)
+                redrawn = net.reconstruct(seen.x * mask)
+            shown = {"input": seen.x, "masked": seen.x * mask}
         (ya, yb), (xa, xb) = seen.span(0), seen.span(1)
         planes, words, by_channel = [], [], {}
         for c, name in enumerate(seen.channels[: redrawn.shape[1]]):
             part = {k: v[0, c, ya:yb, xa:xb].float().cpu().numpy() for k, v in shown.items()}
             part = {"redrawn": redrawn[0, c, ya:yb, xa:xb].float().cpu().numpy(), **part}
             error = part["redrawn"] - part["input"]
+            visible = mask[0, c, ya:yb, xa:xb].cpu().numpy()
+            own = drawn.data[min(c, len(drawn.data) - 1)]
+            n, of = int(own.sum()), own.size
             top = float(max(np.abs(error).max(), 1e-6))
             low, high = float(part["input"].min()), float(part["input"].max())
             both = (low, max(high, low + 1e-6))
             said = {
-                "redrawn": "redrawn", "input": "as the network sees it", "masked": "with patches hidden",
-                "error": "error of redrawing",
+                "redrawn": "redrawn", "input": "as the network sees it", "error": "error of redrawing",
+                "masked": f"with {'patches' if n else 'no patch'} hidden",
             }  # fmt: skip
             planes += [seen.plane(k, f"{name} {said[k]}", v, both, (ya, xa), 1) for k, v in part.items()]
             planes.append(seen.plane("error", f"{name} {said['error']}", error, (-top, top), (ya, xa), 1))
             by_channel[name] = {"mse": float(np.mean(error**2))}
             line = f"{name}: mean squared error {by_channel[name]['mse']:.3g}"
-            if "masked" in shown:
-                visible = mask[0, c, ya:yb, xa:xb].cpu().numpy()
-                assert drawn is not None
-                n, of = int(drawn.data[c].sum()), drawn.data[c].size
-                by_channel[name].update(n_hidden=n, n_patches=of)
-                line += f", {n} of {of} patches hidden"
+            by_channel[name].update(n_hidden=n, n_patches=of)
+            line += f", {n} of {of} patches hidden" if n or mask_patches is not None else ""
+            if n:
                 for key, where in (("hidden", ~visible), ("visible", visible)):
                     if where.any():
                         by_channel[name][f"mse_{key}"] = float(np.mean(error[where] ** 2))
                         line += f", {by_channel[name][f'mse_{key}']:.3g} where patches were {key}"
             words.append(f"{line}.")
-        numbers = {"channels": by_channel}
+        if mask_patches is None and drawn.data.any():
+            words.append(
+                f"{net.spec.title} was not taught with hidden patches: to it they are black parts of the cell."
+            )
+        numbers = {"channels": by_channel, "taught": 0.0 if mask_patches is None else module.HIDDEN}
         one = answer("reconstruction", project, found, embedding, seen, planes, tuple(words), numbers)
         out.append(dataclasses.replace(one, mask=drawn))
     return tuple(out)
+
+
+def _hide_in_all(x: torch.Tensor, ratio: float, seed: int) -> tuple[torch.Tensor, int]:
+    """Draw which patches all channels may be seen in, (1, 1, H, W) of bool, and the side of a patch."""
+    import torch
+
+    h, w = x.shape[2:]
+    patch = max(1, max(h, w) // PATCHES)
+    rows, columns = math.ceil(h / patch), math.ceil(w / patch)
+    keep = np.zeros(rows * columns, bool)
+    keep[np.random.default_rng(seed).permutation(keep.size)[: int(keep.size * (1 - ratio))]] = True
+    whole = keep.reshape(rows, columns).repeat(patch, 0).repeat(patch, 1)[:h, :w]
+    return torch.from_numpy(whole)[None, None].to(x.device), patch
 
 
 def _painted(seen: Seen, mask: torch.Tensor, patch: int, hidden: np.ndarray | None) -> Plane:
@@ -444,7 +472,8 @@ def _painted(seen: Seen, mask: torch.Tensor, patch: int, hidden: np.ndarray | No
                 f"The painted mask has shape {tuple(wanted.shape)}; this cell's patches are "
                 f"{tuple(part[:, ::patch, ::patch].shape)}."
             )
-        part[:] = ~wanted.repeat_interleave(patch, 1).repeat_interleave(patch, 2).to(mask.device)
+        whole = ~wanted.repeat_interleave(patch, 1).repeat_interleave(patch, 2)
+        part[:] = whole[:, : part.shape[1], : part.shape[2]].to(mask.device)  # the last patch may be cut off
     data = (~part[:, ::patch, ::patch]).cpu().numpy()
     at = (float(first[0] * patch), float(first[1] * patch))
     return seen.plane("mask", "hidden patches", data, (0.0, 1.0), at, patch)

@@ -17,14 +17,17 @@ from napari_cellrep.steps.look import Look, Plane
 
 FIGURES, ARRAYS = (".png", ".svg", ".pdf"), ".npz"
 _PANEL_IN, _COLUMNS = 1.9, 6
-# Drawn over the image. "evidence" is signed: orange speaks for the class, purple against it.
-_THROUGH = {
+_SHADES = {
     "mean": "inferno",
     "head": "inferno",
     "occlusion": "magma",
     "similar": "inferno",
-    "evidence": "PuOr_r",
+    "spread": "magma",
 }
+_THROUGH = ("mean", "head", "occlusion", "similar", "evidence")  # drawn over the image
+_SIGNED = ("error", "evidence")
+# As in the window: blue below zero, white at zero, orange above it.
+_BLUE_TO_ORANGE = ((0.02, 0.19, 0.58), (0.4, 0.66, 0.81), (1, 1, 1), (0.99, 0.68, 0.38), (0.7, 0.28, 0.0))
 _BARS = 8  # classes, most probable first
 
 
@@ -65,6 +68,44 @@ def save_figure(figure: Any, out: Path) -> None:
         figure.savefig(tmp, format=out.suffix.lower()[1:], dpi=200)
 
 
+def signed_map() -> Any:
+    """Colours of what lies around zero: blue below, orange above, as in the window."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("blue to orange", _BLUE_TO_ORANGE)
+
+
+def figure_of(project: Project, *, what: str, cells: Sequence[str], out: str, **settings: Any) -> str:
+    """Look into cells and write it as a figure.
+
+    Parameters
+    ----------
+    what : str
+        One of `steps.look.ASKED`, or "patterns" (`steps.inpaint`).
+    cells : sequence of str
+    out : str
+        ``.png``, ``.svg`` or ``.pdf``.
+    **settings
+        Of the step.
+
+    Returns
+    -------
+    str
+        `out`.
+    """
+    from napari_cellrep.steps.inpaint import patterns
+    from napari_cellrep.steps.look import look
+
+    path = check_out(Path(out), FIGURES)
+    looks = (
+        patterns(project, cells=cells, **settings)
+        if what == "patterns"
+        else look(project, what=what, cells=cells, **settings)
+    )
+    save_looks(project, looks, path)
+    return out
+
+
 def draw_looks(project: Project, looks: Sequence[Look]) -> Any:
     """A matplotlib figure: for each cell its channels, then every plane at its place, with a scale bar."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -79,7 +120,7 @@ def draw_looks(project: Project, looks: Sequence[Look]) -> Any:
         textwrap.fill(f"{look.title}, {look.cell_id}. " + " ".join(look.words), 36 * columns)
         for look in looks
     ]
-    heights = [0.14 * (text.count("\n") + 1) + rows * (_PANEL_IN + 0.25) + 0.15 for text in words]
+    heights = [0.14 * (text.count("\n") + 1) + rows * (_PANEL_IN + 0.4) + 0.15 for text in words]
     figure = Figure(figsize=(_PANEL_IN * columns, sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)
     parts = np.ravel(figure.subfigures(len(looks), 1, height_ratios=heights, squeeze=False))
@@ -117,8 +158,9 @@ def _draw(project: Project, look: Look, panels: np.ndarray) -> None:
         if plane is None or through:
             under(axes, channel)
         if plane is not None:
-            cmap = _THROUGH.get(plane.part, "RdBu_r" if plane.part == "error" else "gray")
+            cmap = signed_map() if plane.part in _SIGNED else _SHADES.get(plane.part, "gray")
             low, high = plane.limits
+            axes.set_xlabel(_legend(plane), fontsize=5.5, labelpad=2)
             axes.imshow(
                 plane.data, cmap=cmap, vmin=low, vmax=high, extent=_extent(plane), interpolation="nearest",
                 alpha=_cover(plane),
@@ -128,6 +170,16 @@ def _draw(project: Project, look: Look, panels: np.ndarray) -> None:
         axes.spines[:].set_visible(False)
         axes.set_title("\n".join(textwrap.wrap(title, 24)), fontsize=6.5)
     scale_bar(panels[0], left, right, bottom, top, um)
+
+
+def _legend(plane: Plane) -> str:
+    """What the colours of a picture mean, in numbers."""
+    low, high = plane.limits
+    if plane.data.ndim == 3:
+        return ""
+    if plane.part in _SIGNED:
+        return f"blue {low:.2g}, orange +{high:.2g}"
+    return f"dark {low:.2g}, bright {high:.2g}"
 
 
 def _cover(plane: Plane) -> Any:

@@ -24,9 +24,6 @@ class MaskRow(QWidget):
         self.share.setRange(0, MOST_HIDDEN)
         self.share.setValue(_USUAL)
         self.share.setAccessibleName("Part of the patches to hide")
-        self.share.setToolTip(
-            "Which part of the patches the network must not see; it was trained with a quarter hidden"
-        )
         self.said = QLabel()
         self.said.setMinimumWidth(self.fontMetrics().horizontalAdvance("100 %"))
         self.share.valueChanged.connect(lambda value: self.said.setText(f"{value} %"))
@@ -49,22 +46,32 @@ class MaskRow(QWidget):
         if answer is not self.answer:
             self._seed = 0
         self.answer, self.picture = answer, picture
-        hides = any(look.get("mask") is not None for look in answer.looks)
-        whole = f"{answer.title} is always shown the whole cell, so there is nothing to hide."
+        taught = answer.looks[0]["numbers"]["taught"]
+        self.share.setToolTip(
+            "Which part of all patches of the network's window is hidden. Patches beyond the image, or around a cell that is "
+            "smaller than the window, count too; how many of those with a part of the image were hidden is said above.\n"
+            + (
+                f"In the paper's training {taught:.0%} of them are hidden."
+                if taught
+                else f"{answer.title} was not taught with hidden patches: what it makes of them says what it copies, not what "
+                "it expects."
+            )
+        )
+        one = answer.hidden is not None and len(answer.hidden) == 1
         many = "A mask is painted for one cell; right-click a single one."
         painted = answer.mask is not None
         for item, why, tip in (
-            (self.others, "" if hides else whole, "Hides this part of the patches, chosen anew at random, and redraws"),
+            (self.others, "", "Hides this part of the patches, chosen anew at random, and redraws"),
             (
-                self.paint, whole if not hides else many if answer.hidden is None else "",
-                "A layer over the cell: paint patches to hide them, erase them to show them, then press Redraw. It holds "
-                "those of the channel that is shown; every channel has its own.",
+                self.paint, many if answer.hidden is None else "",
+                "A layer over the cell: paint patches to hide them, erase them to show them, then press Redraw. "
+                + ("They are hidden in all channels at once." if one else
+                   "It holds those of the channel that is shown; every channel has its own."),
             ),
-            (self.again, whole if not hides else "" if painted else "Paint the mask first.", "Redraws with the painted mask"),
+            (self.again, "" if painted else "Paint the mask first.", "Redraws with the painted mask"),
         ):  # fmt: skip
             item.setEnabled(not why)
             item.setToolTip(why or tip)
-        self.share.setEnabled(hides)
         self.paint.blockSignals(True)
         self.paint.setChecked(painted)
         self.paint.blockSignals(False)

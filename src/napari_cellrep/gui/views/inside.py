@@ -22,6 +22,7 @@ from napari_cellrep.gui._looking import (
     APART,
     HIDEABLE,
     MOST_CELLS,
+    MOST_IN_FIGURE,
     OURS,
     PATTERNS,
     QUESTIONS,
@@ -87,11 +88,18 @@ class InsideView(CellView):
             "Puts every picture of this answer into a layer of its own, so that several can be seen at once or compared",
             self._take_apart,
         )
+        self.save = _button(
+            "Save the figure…",
+            "Writes the cells' channels and every picture of this answer, with a scale bar, as PNG, SVG or PDF; "
+            f"of many cells the first {MOST_IN_FIGURE}",
+            self._save_figure,
+        )
         which = QWidget()
         row = QHBoxLayout(which)
         row.setContentsMargins(0, 0, 0, 0)
         row.addWidget(box, 1)
         row.addWidget(self.apart)
+        row.addWidget(self.save)
         form.addRow("Show", which)
         form.addRow("Opacity", self.opacity)
         form.addRow("Hide the lowest", lowest)
@@ -205,6 +213,8 @@ class InsideView(CellView):
         answer = self.answer
         question = {**QUESTIONS, "patterns": PATTERNS, "apart": APART}.get(answer.what, ("",))[0]
         self.words.setText(f"<b>{answer.whose}</b>, {answer.title}. {question} {answer.words()}")
+        for i, name in enumerate(answer.names):  # a redrawn cell has or has not patches hidden
+            self.boxes["picture"].setItemText(i, name)
         if answer.what == "reconstruction":
             self.mask.show_answer(answer, self.boxes["picture"].currentIndex())
 
@@ -234,6 +244,10 @@ class InsideView(CellView):
     def _take_apart(self) -> None:
         if self.answer is not None and not self.answer.apart:
             self.looking.take_apart(self.answer)
+
+    def _save_figure(self) -> None:
+        if self.answer is not None:
+            self.looking.save_figure(self.answer)
 
     def _set_opacity(self, percent: int) -> None:
         for la in self.answer.layers.values() if self.answer is not None else ():
