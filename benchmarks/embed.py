@@ -21,6 +21,7 @@ of ten times as many cells.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -234,7 +235,8 @@ def engine_rows(
     layer, device = net.layers[0], str(clock.device)
     engine = Embedder(net, [layer], device=device)
     chosen = engine.run(many)[layer]
-    agreement = shared_neighbours(Embedder(net, [layer], device, "fp32").run(many)[layer], chosen)
+    exact = Embedder(copy.deepcopy(net), [layer], device, "fp32")  # the engine's network keeps its form
+    agreement = shared_neighbours(exact.run(many)[layer], chosen)
     crops = many[: NETWORKS[name][1] * 4]
     seconds = clock.best(lambda: engine.run(crops))
     said = engine.describe()
@@ -242,7 +244,7 @@ def engine_rows(
     peer = None if eager is None else ("network alone, fp32 eager", eager)
     return [
         row(f"{name}: the engine's own choice", len(crops) / seconds, "cells/s", goal=eager, peer=peer, agreement=agreement,
-            precision=engine.precision, batch=engine.batch_size, note=note),
+            precision=engine.precision, memory_format=said["memory_format"], batch=engine.batch_size, note=note),
         row(f"{name}: neighbours that choice shares with fp32", agreement, "part", goal=SHARED, precision=engine.precision,
             n_cells=len(many), on_its_trial=said.get("trial_shared_neighbours"), note=note),
     ]  # fmt: skip

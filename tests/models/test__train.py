@@ -376,6 +376,7 @@ def test_compiled_it_learns_the_same_and_goes_on_exactly(few, tmp_path):
         torch.testing.assert_close(compiled[key], value, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # of torch's own imports
 def test_where_nothing_can_be_compiled_it_trains_as_it_is(few, tmp_path, monkeypatch, caplog):
     def no_compiler(*_args, **_more):

@@ -789,9 +789,12 @@ def _try_out(
     return precision, step_s
 
 
+_NOT_COMPILED = (RuntimeError, OSError, ImportError, MemoryError, InputError, subprocess.SubprocessError)
+
+
 def try_compiled(
     trainer: _Trainer, sampler: Sampler, steps: int, seconds: float = float("inf")
-) -> tuple[bool, str]:
+) -> tuple[bool | None, str]:
     """Try out on a copy of the network whether the steps that are left gain more by compiling than it takes.
 
     Parameters
@@ -804,37 +807,36 @@ def try_compiled(
 
     Returns
     -------
-    pays : bool
+    pays : bool or None
+        None: it cannot be compiled here.
     words : str
-        What was measured, or why it cannot be compiled here.
+        What was measured, or what went wrong.
     """
     t, sizes = trainer, {len(next(iter(rows.values()))): rows for rows in sampler.epoch(0)}
     with _torch_rng_kept():
-        copied = _Trainer(
-            copy.deepcopy(t.model), t.cells, t.training, t.device, t.precision, sampler.n_batches
-        )
-        copied.parts = t.parts
-
-        def run(_form: str = "") -> None:
-            copied.step(sizes[max(sizes)], (0, 0))
-
-        run()
-        before_s = min(_time(run, "", t.device) for _ in range(3))
-        start = time.perf_counter()
+        # A copy that does not fit beside the network, no compiler, or one that fails: then all stays as it is.
         try:
+            copied = _Trainer(
+                copy.deepcopy(t.model), t.cells, t.training, t.device, t.precision, sampler.n_batches
+            )
+            copied.parts = t.parts
+
+            def run(_form: str = "") -> None:
+                copied.step(sizes[max(sizes)], (0, 0))
+
+            run()
+            before_s = min(_time(run, "", t.device) for _ in range(3))
+            start = time.perf_counter()
             copied.learner.compile()
             for rows in sizes.values():
                 copied.step(rows, (0, 0))
             took_s = time.perf_counter() - start
             after_s = min(_time(run, "", t.device) for _ in range(3))
-        except (
-            RuntimeError,
-            OSError,
-            ImportError,
-            subprocess.SubprocessError,
-        ) as error:  # no compiler, or it fails
+        except _NOT_COMPILED as error:
             reason = " ".join(str(error).split("\n")[:2]).strip()
-            return False, f"It is not compiled, because that failed here: {type(error).__name__}: {reason}"
+            return None, f"It is not compiled, because that failed here: {type(error).__name__}: {reason}"
+        if copied.parts != t.parts:
+            return None, "It is not compiled, because the memory does not suffice to try that out."
     gain_s = (before_s - after_s) * min(steps, seconds / before_s)
     return gain_s > took_s, (
         f"Compiled in {took_s:.0f} s, a step takes {1e3 * after_s:.3g} ms instead of {1e3 * before_s:.3g} ms."
@@ -1062,6 +1064,8 @@ def train(
     if compiled == "on" and alone and run.step < total:
         yield Progress(run.step, total, "Compiling the network", metrics)
         run.compile(total, always=True)
+    if compiled == "on" and not alone:
+        notes.append("Several processes train together, so the network is not compiled.")
     steps_s: list[float] = []
     began = time.perf_counter()
     limit_s = training.max_seconds or float("inf")
@@ -1342,7 +1346,9 @@ class _Run:
     def compile(self, total: int, seconds: float = float("inf"), always: bool = False) -> None:
         """Compile the steps that are left if that pays, or `always` if it can be done; says what was found."""
         pays, words = try_compiled(self.trainer, self.sampler, total - self.step, seconds)
-        self.compiled = pays or (always and "failed" not in words)
+        if self.trainer.device.type == "cuda":
+            torch.cuda.empty_cache()  # what the copy had
+        self.compiled = bool(pays) or (always and pays is not None)
         logger.info(words)
         if self.compiled or always:
             self.notes.append(words)

@@ -574,6 +574,9 @@ class Model(EmbeddingModel):
     ) -> np.ndarray:
         """Embed a whole field: the mean over overlapping tiles of 224 px, each scaled by itself (models.md §4.3).
 
+        A zoomed field is resized on the CPU, because its numbers are rounded to the image's own type, and halves are not
+        the same on every device.
+
         Parameters
         ----------
         image : ndarray of shape (C, H, W)
