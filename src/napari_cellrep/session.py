@@ -60,6 +60,9 @@ NO_VALUE, SEVERAL = "no value", "several"
 _FIRST_COLOURS = ("dose", "conc", "time", "compound", "treatment", "protein")
 
 
+_MAP_NAMES = {"umap": "UMAP", "densmap": "densMAP", "tsne": "t-SNE"}
+
+
 @dataclass(frozen=True)
 class MapPlace:
     """One way to lay out the cells of an embedding.
@@ -79,10 +82,12 @@ class MapPlace:
 
     @property
     def name(self) -> str:
-        """How people call it: "UMAP", "PCA 3 · 4"."""
-        if self.key.startswith("X_umap_"):
-            of = self.key.removeprefix(map_key(self.embedding)).removeprefix("_of_").replace("_", " ")
-            return f"UMAP of {of}" if of else "UMAP"
+        """How people call it: "UMAP", "t-SNE", "PCA 3 · 4"."""
+        for method, name in _MAP_NAMES.items():
+            if self.key.startswith(f"X_{method}_"):
+                own = map_key(self.embedding, method=method)
+                of = self.key.removeprefix(own).removeprefix("_of_").replace("_", " ")
+                return f"{name} of {of}" if of else name
         return f"PCA {self.axes[0] + 1} · {self.axes[1] + 1}"
 
 
@@ -663,19 +668,25 @@ class Session:
 
     @property
     def maps(self) -> list[MapPlace]:
-        """All maps in the table: of every embedding the UMAP, the first six principal components in pairs, and UMAPs of sets."""
+        """All maps in the table: of every embedding the UMAP, six components in pairs, other maps, and those of sets."""
         found: list[MapPlace] = []
         if self.cells is None:
             return found
-        obsm, of_all = self.cells.obsm, {map_key(embedding) for embedding in self.embeddings}
+        obsm = self.cells.obsm
+        of_all = {map_key(embedding, method=m) for embedding in self.embeddings for m in _MAP_NAMES}
         for embedding in self.embeddings:
             for key, most in ((map_key(embedding), 2), (f"X_pca_{embedding}", 6)):
                 columns = obsm[key].shape[1] if key in obsm else 0
                 found += [MapPlace(embedding, key, (i, i + 1)) for i in range(0, min(columns, most) - 1, 2)]
-            of_set = f"{map_key(embedding)}_of_"
-            found += [
-                MapPlace(embedding, key) for key in obsm if key.startswith(of_set) and key not in of_all
-            ]
+            for method in _MAP_NAMES:
+                own = map_key(embedding, method=method)
+                if method != "umap" and own in obsm:
+                    found.append(MapPlace(embedding, own))
+                found += [
+                    MapPlace(embedding, key)
+                    for key in obsm
+                    if key.startswith(f"{own}_of_") and key not in of_all
+                ]
         return found
 
     def map_coordinates(self, place: MapPlace | None = None) -> np.ndarray | None:

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import BaseEstimator
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from napari_cellrep import analysis
 from napari_cellrep.analysis.batch import Sphering, batch_mixing, z_by_controls
 from napari_cellrep.specs import InputError
 
@@ -111,3 +115,13 @@ def test_mixing_by_chance_is_one_also_for_batches_of_different_sizes():
 def test_mixing_says_what_it_needs(batch, words):
     with pytest.raises(InputError, match=words):
         batch_mixing(np.random.default_rng(0).normal(size=(6, 2)), np.array(batch))
+
+
+def test_every_estimator_is_checked_above():
+    """A public estimator that is added has to pass scikit-learn's checks too."""
+    found = set()
+    for info in pkgutil.iter_modules(analysis.__path__):
+        module = importlib.import_module(f"napari_cellrep.analysis.{info.name}")
+        own = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
+        found |= {v.__name__ for v in own if issubclass(v, BaseEstimator)}
+    assert found == {"Sphering"}

@@ -4,14 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import pearsonr
-from sklearn.metrics import silhouette_score
+from sklearn.metrics import f1_score, silhouette_score
 
 from napari_cellrep.analysis.comparison import (
     PROBES,
     compare,
+    compare_several,
     mantel,
     pair_modalities,
     probe,
+    probe_several,
     replicate_agreement,
     shifted_groups,
     silhouette,
@@ -140,3 +142,32 @@ def test_proteins_that_moved_are_told_from_those_that_did_not():
     assert (table[["n_a", "n_b"]] == 40).all().all()
     with pytest.raises(InputError, match="No group has 10 cells"):
         shifted_groups(z, group, condition, "a", "c")
+
+
+def test_several_classes_per_cell_are_learned_on_parts_not_seen():
+    rng = np.random.default_rng(0)
+    part = np.repeat(np.arange(12), 30)
+    member = rng.random((360, 3)) < (0.5, 0.3, 0.1)
+    member[~member.any(axis=1), 0] = True
+    names = np.array(["er", "golgi", "nucleus"])
+    entries = np.array(["; ".join(names[m]) for m in member], object)
+    entries[part == 5] = [e + ";rods" for e in entries[part == 5]]
+    x = member @ rng.normal(size=(3, 20)) * 2 + rng.normal(size=(360, 20))
+    found = probe_several(x, entries, part, epochs=20)
+    assert found.classes == ("er", "golgi", "nucleus")
+    assert found.left_out == ("rods",)
+    assert found.macro_f1 == pytest.approx(f1_score(member, found.predicted, average="macro"))
+    assert found.micro_f1 == pytest.approx(f1_score(member, found.predicted, average="micro"))
+    np.testing.assert_allclose(found.f1, f1_score(member, found.predicted, average=None))
+    assert found.macro_f1 > 0.85
+    side, left_out = compare_several(
+        {"noise": rng.normal(size=(360, 5)), "good": x}, entries, part, epochs=5, n_draws=50
+    )
+    assert [r["embedding"] for r in side.rows] == ["good", "noise"]
+    assert side.rows[0]["low"] <= side.rows[0]["macro_f1"] <= side.rows[0]["high"]
+    assert side.pairs[0]["p"] < 0.05
+    assert left_out == ("rods",)
+    with pytest.raises(InputError, match="two classes with cells in two parts"):
+        probe_several(x, np.where(part == 1, "a", "b"), part)
+    with pytest.raises(InputError, match="All cells are of one part"):
+        probe_several(x, entries, np.zeros(360))

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.manifold import trustworthiness
 
-from napari_cellrep.analysis.projection import pca, umap_map, z_score
+from napari_cellrep.analysis.projection import map_by_means, pca, tsne_map, umap_map, z_score
 from napari_cellrep.specs import InputError
 
 
@@ -68,3 +69,43 @@ def test_the_map_keeps_blobs_apart_and_the_same_seed_gives_the_same_map(blobs):
     np.fill_diagonal(distance, np.inf)
     assert np.mean(y[distance.argmin(axis=1)] == y) == 1
     assert not np.array_equal(first, umap_map(x, seed=4, n_neighbors=15, n_epochs=100))
+
+
+@pytest.fixture(scope="module")
+def parts() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(1)
+    part = np.repeat(np.arange(24), 12)
+    kind = part % 3
+    middle = 6 * rng.normal(size=(3, 10))[kind] + rng.normal(size=(24, 10))[part]
+    return (middle + rng.normal(size=(288, 10))).astype(np.float32), part, kind
+
+
+@pytest.mark.slow  # umap-learn compiles its placing of new cells in every process
+def test_cells_are_placed_on_the_map_of_means(parts):
+    x, part, kind = parts
+    xy, n = map_by_means(x, part, n_neighbors=6, n_epochs=100, seed=2)
+    assert n == 24
+    assert xy.shape == (288, 2)
+    distance = np.linalg.norm(xy[:, None] - xy[None], axis=2)
+    np.fill_diagonal(distance, np.inf)
+    assert np.mean(kind[distance.argmin(axis=1)] == kind) > 0.95
+    again, _ = map_by_means(x, part, n_neighbors=6, n_epochs=100, seed=2)
+    np.testing.assert_array_equal(xy, again)
+    with pytest.raises(InputError, match="A map of means needs 10 fields or groups; there are 3"):
+        map_by_means(x, kind)
+
+
+@pytest.mark.slow  # and densMAP
+def test_densmap_and_tsne_keep_neighbours_and_the_same_seed_gives_the_same_map(parts):
+    x = parts[0]
+    for make in (
+        lambda seed: umap_map(x, seed=seed, n_neighbors=10, n_epochs=100, dens=True),
+        lambda seed: tsne_map(x, seed=seed),
+    ):
+        xy = make(0)
+        assert trustworthiness(x, xy, n_neighbors=10) > 0.85
+        np.testing.assert_array_equal(xy, make(0))
+    assert not np.array_equal(
+        umap_map(x, n_neighbors=10, n_epochs=100), umap_map(x, n_neighbors=10, n_epochs=100, dens=True)
+    )
+    assert tsne_map(x[:4]).shape == (4, 2)

@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import special, stats
+from scipy.spatial.distance import pdist
 
+from napari_cellrep.analysis import variability
 from napari_cellrep.analysis.projection import z_score
 from napari_cellrep.analysis.variability import (
     SIZES,
@@ -15,6 +17,7 @@ from napari_cellrep.analysis.variability import (
     drawn_spread,
     even_steps,
     feature_spread,
+    heterogeneity,
     main_axis,
     rank_descending,
     score_spread,
@@ -306,6 +309,27 @@ def test_without_is_the_residual_of_a_plain_regression():
     np.testing.assert_allclose(means, 0, atol=1e-5)  # groups stay where they were
 
 
+def test_several_numbers_are_taken_out_together():
+    rng = np.random.default_rng(2)
+    group = np.repeat(np.arange(4), 60)
+    focus = rng.normal(size=240)
+    light = focus + 0.3 * rng.normal(size=240)  # nearly the same twice
+    z = (np.outer(focus, [1, 0, 2]) + np.outer(light**2, [0, 1, 0]) + rng.normal(size=(240, 3))).astype(
+        np.float32
+    )
+    both = np.stack([focus, light], axis=1)
+    rest, left = without(z, both, group)
+    own = np.eye(4)[group]
+    design = np.column_stack([own, both, ((both - both.mean(axis=0)) / both.std(axis=0)) ** 2])
+    residual = z - design @ np.linalg.lstsq(design, z, rcond=None)[0]
+    within = rest - own @ (np.linalg.pinv(own) @ rest)
+    np.testing.assert_allclose(within, residual, atol=1e-4)
+    centred = z - own @ (np.linalg.pinv(own) @ z)
+    assert left == pytest.approx((residual**2).sum() / (centred**2).sum(), rel=1e-4)
+    both[7, 1] = np.nan
+    assert np.flatnonzero(np.isnan(without(z, both, group)[0]).any(axis=1)).tolist() == [7]
+
+
 def test_without_finds_what_varies_in_place_only():
     rng = np.random.default_rng(13)
     group = np.repeat([0, 1, 2], 100)
@@ -366,3 +390,33 @@ def test_the_correction_is_benjamini_and_hochbergs() -> None:
     p = np.array([0.01, np.nan, 0.04, 0.03, 0.5])
     np.testing.assert_allclose(corrected(p), [0.04, np.nan, 0.16 / 3, 0.16 / 3, 0.5])
     assert np.isnan(corrected(np.full(3, np.nan))).all()
+
+
+# ---- larger than memory ------------------------------------------------------------------------------
+
+
+def test_one_pass_over_a_file_is_the_same_as_all_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(variability, "_BLOCK_ROWS", 64)
+    rng = np.random.default_rng(0)
+    group = rng.integers(-1, 9, size=500)
+    group[group == 8] = 7
+    group[0] = 8  # alone
+    x = (1e4 + rng.normal(size=(500, 6)) * (1, 2, 3, 4, 5, 0) * (1 + group % 3)[:, None]).astype(np.float32)
+    x[group == 6] = x[20]  # all the same
+    x[33, 2] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    found = heterogeneity(np.load(tmp_path / "x.npy", mmap_mode="r"), group, 10)
+    fine = np.isfinite(x).all(axis=1)
+    z = np.full(x.shape, np.nan, np.float32)
+    z[fine] = z_score(x[fine])
+    plain = feature_spread(z, group, 10)
+    np.testing.assert_allclose(found.sd, plain.sd, rtol=1e-3, atol=1e-6)
+    assert found.n_cells.tolist() == plain.n_cells.tolist()
+    assert found.rank.tolist() == plain.rank.tolist()
+    assert found.sd[6] == 0
+    pairs = heterogeneity(x, group, 10, measure="distance")
+    for g in (0, 3, 7):
+        assert pairs.sd[g] == pytest.approx(pdist(z[fine & (group == g)][:, :5], "cosine").mean(), rel=1e-3)
+    assert np.isnan(pairs.sd[8:]).all()
+    with pytest.raises(variability.InputError, match='"sd" or a "distance"'):
+        heterogeneity(x, group, 10, measure="range")

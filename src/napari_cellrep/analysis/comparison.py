@@ -15,6 +15,7 @@ from napari_cellrep.analysis.projection import z_score
 from napari_cellrep.specs import InputError
 
 PROBES = ("knn", "logistic", "forest")
+HIDDEN = (512, 256)  # of the papers' head
 
 
 @dataclass(frozen=True)
@@ -173,24 +174,7 @@ def compare(
     ends = (0.5 - level / 2, 0.5 + level / 2)
     for name in rows:
         rows[name]["low"], rows[name]["high"] = np.nanquantile(draws[name], ends)
-    order = sorted(rows, key=lambda name: -rows[name]["balanced_accuracy"])
-    pairs = []
-    for better, worse in combinations(order, 2):
-        drawn = draws[better] - draws[worse]
-        low, high = np.nanquantile(drawn, ends)
-        difference = rows[better]["balanced_accuracy"] - rows[worse]["balanced_accuracy"]
-        p = min(1.0, 2 * (1 + int((drawn <= 0).sum())) / (1 + n_draws))
-        pairs.append(
-            {
-                "better": better,
-                "worse": worse,
-                "difference": difference,
-                "low": float(low),
-                "high": float(high),
-                "p": p,
-            }
-        )
-    return Compared([rows[name] for name in order], pairs, len(y), n_parts)
+    return _side_by_side(rows, draws, "balanced_accuracy", level, len(y), n_parts)
 
 
 def _balanced(
@@ -204,6 +188,186 @@ def _balanced(
     with np.errstate(invalid="ignore"):
         recall = np.where(drawn > 0, hits / np.maximum(drawn, 1), np.nan)
     return np.asarray(np.nanmean(recall, axis=1))
+
+
+# ---- classes of which a cell has several ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ManyLabels:
+    """What an embedding knows of classes of which a cell may have several.
+
+    Parameters
+    ----------
+    classes : tuple of str
+    predicted : ndarray of shape (n, n_classes), bool
+        Every row from a head that has not seen its part.
+    f1 : ndarray of shape (n_classes,), float64
+    macro_f1, micro_f1 : float
+        Mean over classes; of all decisions together.
+    left_out : tuple of str
+        Classes all of whose cells are in one part: they cannot be tested.
+    """
+
+    classes: tuple[str, ...]
+    predicted: np.ndarray
+    f1: np.ndarray
+    macro_f1: float
+    micro_f1: float
+    left_out: tuple[str, ...]
+
+
+def several_labels(entries: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Classes named in each entry, several parted by ";": bool (n, n_classes), and their names."""
+    parts = [[p.strip() for p in str(entry).split(";") if p.strip()] for entry in entries]
+    names = sorted({p for own in parts for p in own})
+    at = {name: i for i, name in enumerate(names)}
+    member = np.zeros((len(parts), len(names)), bool)
+    for row, own in zip(member, parts, strict=True):
+        row[[at[p] for p in own]] = True
+    return member, tuple(names)
+
+
+def probe_several(
+    x: np.ndarray, entries: np.ndarray, part: np.ndarray, *, epochs: int = 30, n_folds: int = 5, seed: int = 0
+) -> ManyLabels:
+    """Let the papers' head (a small network) learn several classes per cell, and test it on whole parts (fields) held out.
+
+    As DINO4Cells: features scaled by the training cells' mean and SD, layers of 512 and 256 with ReLU, a probability for
+    each class by itself (binary cross-entropy), every draw a class first and then one of its cells, present above 0.5. Other
+    than there, because scikit-learn's network has neither: no dropout, L2 instead of decoupled weight decay; and the learning
+    rate is 1e-3 and not 1e-4, for thousands of cells instead of hundreds of thousands.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, d), float
+    entries : ndarray of shape (n,)
+        Classes of each cell, parted by ";".
+    part : ndarray of shape (n,)
+    epochs : int
+        Draws of as many cells as there are to learn from.
+    n_folds : int
+        Groups of parts held out together.
+
+    Raises
+    ------
+    InputError
+        If fewer than two parts, or fewer than two classes that are in two parts, are there.
+
+    References
+    ----------
+    .. [1] ``models.md`` §3.7 (MLP; macro-F1 over classes with positives).
+    """
+    from sklearn.model_selection import GroupKFold
+
+    member, names = several_labels(entries)
+    part = np.asarray(part).astype(str)
+    if len(parts := np.unique(part)) < 2:
+        raise InputError("All cells are of one part (field), so none can be held out.")
+    testable = np.array([len(np.unique(part[member[:, c]])) > 1 for c in range(len(names))], bool)
+    left_out = tuple(n for n, ok in zip(names, testable, strict=True) if not ok)
+    if testable.sum() < 2:
+        raise InputError(
+            f"A probe needs two classes with cells in two parts (fields); {int(testable.sum())} of {len(names)} has."
+        )
+    member = member[:, testable]
+    said = np.zeros_like(member)
+    for learn, test in GroupKFold(min(n_folds, len(parts))).split(x, groups=part):
+        said[test] = _head(np.asarray(x[learn], np.float64), member[learn], epochs, seed, np.asarray(x[test]))
+    hit, f1 = _f1(member, said)
+    return ManyLabels(
+        tuple(n for n, ok in zip(names, testable, strict=True) if ok), said, f1, float(f1.mean()),
+        float(2 * hit.sum() / max(int(member.sum()) + int(said.sum()), 1)), left_out,
+    )  # fmt: skip
+
+
+def _head(x: np.ndarray, member: np.ndarray, epochs: int, seed: int, ask: np.ndarray) -> np.ndarray:
+    """Whether each class is there, of cells the head has not seen, bool (m, n_classes)."""
+    from sklearn.neural_network import MLPClassifier
+
+    mean, sd = x.mean(axis=0), x.std(axis=0)
+    sd = np.where(sd > 1e-6 * np.maximum(np.abs(mean), 1e-30), sd, np.inf)
+    z, asked = (x - mean) / sd, (np.asarray(ask, np.float64) - mean) / sd
+    head = MLPClassifier(HIDDEN, learning_rate_init=1e-3, batch_size=min(128, len(z)), random_state=seed)
+    has = [np.flatnonzero(column) for column in member.T]
+    there = [c for c, rows in enumerate(has) if len(rows)]
+    rng = np.random.default_rng(seed)
+    for _ in range(epochs):
+        own = rng.choice(there, len(z))
+        rows = np.array([has[c][rng.integers(len(has[c]))] for c in own])
+        head.partial_fit(z[rows], member[rows].astype(int), classes=np.arange(member.shape[1]))
+    return np.asarray(head.predict_proba(asked) > 0.5)
+
+
+def _f1(truth: np.ndarray, said: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """True positives and F1 of each class (0 where none was said and none is right)."""
+    hit = (truth & said).sum(axis=0)
+    return hit, 2 * hit / np.maximum(truth.sum(axis=0) + said.sum(axis=0), 1)
+
+
+def compare_several(
+    embeddings: Mapping[str, np.ndarray], entries: np.ndarray, part: np.ndarray, *, epochs: int = 30, n_draws: int = 1000,
+    level: float = 0.95, seed: int = 0,
+) -> tuple[Compared, tuple[str, ...]]:  # fmt: skip
+    """Compare embeddings by the macro-F1 of the papers' head on classes of which a cell may have several.
+
+    As `compare`, rows with macro_f1, low, high, micro_f1, classes and n_features, and pairs; and the classes that could not be
+    tested.
+    """
+    if not embeddings:
+        raise InputError("There is no embedding to compare.")
+    _, of = np.unique(np.asarray(part).astype(str), return_inverse=True)
+    n_parts = int(of.max()) + 1
+    rng = np.random.default_rng(seed)
+    weight = np.stack(
+        [np.bincount(d, minlength=n_parts) for d in rng.integers(n_parts, size=(n_draws, n_parts))]
+    )
+    member, names = several_labels(entries)
+    rows: dict[str, dict[str, Any]] = {}
+    draws: dict[str, np.ndarray] = {}
+    left_out: tuple[str, ...] = ()
+    for name, x in embeddings.items():
+        found = probe_several(x, entries, part, epochs=epochs, seed=seed)
+        truth, left_out = member[:, [names.index(c) for c in found.classes]], found.left_out
+        count = [np.zeros((n_parts, truth.shape[1])) for _ in range(3)]
+        for total, what in zip(count, (truth & found.predicted, truth, found.predicted), strict=True):
+            np.add.at(total, of, what)
+        hit, real, said = (weight @ c for c in count)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            f1 = np.where(
+                real > 0, 2 * hit / (real + said), np.nan
+            )  # a class that no draw has does not count
+        draws[name] = np.nanmean(f1, axis=1)
+        low, high = np.nanquantile(draws[name], (0.5 - level / 2, 0.5 + level / 2))
+        rows[name] = {
+            "embedding": name, "macro_f1": found.macro_f1, "low": float(low), "high": float(high), "micro_f1": found.micro_f1,
+            "n_features": x.shape[1],
+            "f1": {c: round(float(v), 4) for c, v in zip(found.classes, found.f1, strict=True)},
+        }  # fmt: skip
+    return _side_by_side(rows, draws, "macro_f1", level, len(entries), n_parts), left_out
+
+
+def _side_by_side(
+    rows: dict[str, dict[str, Any]], draws: dict[str, np.ndarray], score: str, level: float, n_cells: int, n_parts: int
+) -> Compared:  # fmt: skip
+    """Rows by their score, the best first, and what each two differ by in the same draws."""
+    ends = (0.5 - level / 2, 0.5 + level / 2)
+    order = sorted(rows, key=lambda name: -rows[name][score])
+    pairs = []
+    for better, worse in combinations(order, 2):
+        drawn = draws[better] - draws[worse]
+        low, high = np.nanquantile(drawn, ends)
+        pairs.append(
+            {
+                "better": better,
+                "worse": worse,
+                "difference": rows[better][score] - rows[worse][score],
+                "low": float(low),
+                "high": float(high),
+                "p": min(1.0, 2 * (1 + int((drawn <= 0).sum())) / (1 + len(drawn))),
+            }
+        )
+    return Compared([rows[name] for name in order], pairs, n_cells, n_parts)
 
 
 # ---- one set of profiles against another --------------------------------------------------------------

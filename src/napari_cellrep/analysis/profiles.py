@@ -357,28 +357,30 @@ def _members(of: np.ndarray) -> list[np.ndarray]:
     return np.split(np.argsort(of, kind="stable"), np.cumsum(np.bincount(of))[:-1])
 
 
-def _distances(rows: np.ndarray, metric: str, linkage: str, block: int = 512) -> np.ndarray:
+def _distances(rows: np.ndarray, metric: str, linkage: str) -> np.ndarray:
     """Distance of each two rows as SciPy lists them, float64 (n (n − 1) / 2,), by matrix products in blocks.
 
     Of rows of length 1, 1 − r for average linkage and √(2 (1 − r)) for Ward's.
     """
     n, end = len(rows), 0
+    block = max(16, 2**20 // n)
     out = np.empty(n * (n - 1) // 2)
-    square = np.einsum("ij,ij->i", rows, rows)
+    plain = metric == "correlation" and linkage == "average"
+    square = (rows**2).sum(axis=1, keepdims=True)
+    one = np.ones_like(square)
+    # |a|² + |b|² − 2ab in one product.
+    left = -rows if plain else np.hstack([-2 * rows, square, one])
+    right = rows if plain else np.hstack([rows, one, square])
     for first in range(0, n, block):
-        part = rows[first : first + block]
-        found = part @ rows[first:].T  # (b, n − first)
-        if metric == "correlation" and linkage == "average":
-            np.subtract(1, found, out=found)
+        found = left[first : first + block] @ right[first:].T  # (b, n − first)
+        if plain:
+            found += 1
         else:
-            found *= -2
-            found += square[first:]
-            found += square[first : first + block, None]
             # Near duplicates: what is left of the difference is rounding, so it is taken again from the rows.
-            i, j = np.nonzero(found <= 1e-6 * square[first : first + block, None])
-            found[i, j] = ((part[i] - rows[first + j]) ** 2).sum(axis=1)
+            i, j = np.nonzero(found <= 1e-6 * square[first : first + block])
+            found[i, j] = ((rows[first + i] - rows[first + j]) ** 2).sum(axis=1)
         np.maximum(found, 0, out=found)
-        if metric == "euclidean" or linkage == "ward":
+        if not plain:
             np.sqrt(found, out=found)
         for place, own in enumerate(found, 1):
             most = n - first - place

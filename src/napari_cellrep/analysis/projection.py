@@ -1,4 +1,4 @@
-"""Many numbers per cell → a few: z-scores, principal components, the UMAP map."""
+"""Many numbers per cell → a few: z-scores, principal components, maps (UMAP, densMAP, t-SNE)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import numpy as np
 
 from napari_cellrep.analysis.neighbours import import_umap, nearest
 from napari_cellrep.specs import InputError
+
+METHODS = ("umap", "densmap", "tsne")
+LEAST_MEANS = 10  # a map of fewer says nothing of where a cell lies
+_PLACED_AT_ONCE = 4096  # cells; umap-learn holds all their distances to the means
 
 
 def z_score(x: np.ndarray) -> np.ndarray:
@@ -75,6 +79,7 @@ def umap_map(
     n_components: int = 2,
     pca_components: int = 50,
     n_epochs: int = 0,
+    dens: bool = False,
 ) -> np.ndarray:
     """Lay cells out so that similar ones are near each other: UMAP on exact neighbours.
 
@@ -95,6 +100,8 @@ def umap_map(
         0 leaves PCA out for the neighbours.
     n_epochs : int, default 0
         0: umap-learn's own choice (500 up to 10,000 cells, 200 above).
+    dens : bool
+        densMAP: where cells lie close in the features they lie close on the map. UMAP alone makes all densities alike.
 
     Returns
     -------
@@ -108,6 +115,8 @@ def umap_map(
     References
     ----------
     .. [1] McInnes, Healy, Melville, "UMAP", arXiv:1802.03426. Defaults: Lu et al. 2019 (``models.md`` §1.7).
+    .. [2] Narayan, Berger, Cho, "Assessing single-cell transcriptomic variability through density-preserving data
+       visualization", Nat. Biotechnol. 39:765 (2021).
     """
     _check(x, "A map")
     scores = pca(x, max(pca_components, n_components), seed)[0]
@@ -122,19 +131,111 @@ def umap_map(
         np.concatenate([np.zeros_like(own, np.float32), distance], axis=1).astype(np.float32),
         None,
     )
-    start = _widen(scores, n_components)
-    start = (
-        10 * start / max(float(np.abs(start).max()), 1e-12)
-    )  # the size umap-learn starts its own layouts with
-    start += np.random.default_rng(seed).normal(scale=1e-4, size=start.shape).astype(np.float32)
+    start = _start(scores, n_components, seed)
     with warnings.catch_warnings():
-        # True and of no concern: new cells are never placed on an old map here.
+        # True and of no concern: new cells are never placed on such a map.
         warnings.filterwarnings("ignore", message=r"precomputed_knn\[2\]")
         model = import_umap().UMAP(
             n_neighbors=n_neighbors, n_components=n_components, min_dist=min_dist, random_state=seed,
-            n_jobs=1, init=start, precomputed_knn=knn, n_epochs=n_epochs or None,
+            n_jobs=1, init=start, precomputed_knn=knn, n_epochs=n_epochs or None, densmap=dens,
         )  # fmt: skip
         return np.asarray(model.fit_transform(space), np.float32)
+
+
+def map_by_means(
+    x: np.ndarray, part: np.ndarray, *, seed: int = 0, n_neighbors: int = 30, min_dist: float = 0.3, pca_components: int = 50,
+    n_epochs: int = 0,
+) -> tuple[np.ndarray, int]:  # fmt: skip
+    """Make the map from the means of parts (fields, groups), and place every cell on it.
+
+    So the map shows how parts differ, and a part of many cells shapes it no more than one of few. Few parts make a coarse map.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n_cells, d), float
+    part : ndarray of shape (n_cells,)
+        "" for none: such cells are placed, and in no mean.
+    seed, n_neighbors, min_dist, pca_components, n_epochs
+        As in `umap_map`; principal components are those of the cells.
+
+    Returns
+    -------
+    xy : ndarray of shape (n_cells, 2), float32
+    n_parts : int
+
+    Raises
+    ------
+    InputError
+        If there are fewer than ten parts.
+
+    References
+    ----------
+    .. [1] DINO4Cells on single cells of the Human Protein Atlas: UMAP of the means per field, then every cell is transformed
+       (``models.md`` §3.7).
+    """
+    _check(x, "A map")
+    names, of = np.unique(np.asarray(part).astype(str), return_inverse=True)
+    kept = np.flatnonzero(names != "")
+    if len(kept) < LEAST_MEANS:
+        raise InputError(
+            f"A map of means needs {LEAST_MEANS} fields or groups; there are {len(kept)}. Fit it on cells."
+        )
+    scores = pca(x, max(pca_components, 2), seed)[0]
+    means = np.stack([scores[of == i].mean(axis=0, dtype=np.float64) for i in kept]).astype(np.float32)
+    start = _start(pca(means, 2, seed)[0], 2, seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="n_jobs value")
+        model = import_umap().UMAP(
+            n_neighbors=int(np.clip(n_neighbors, 2, len(kept) - 1)), min_dist=min_dist, random_state=seed,
+            transform_seed=seed, n_jobs=1, init=start, n_epochs=n_epochs or None,
+        ).fit(means)  # fmt: skip
+        parts = [model.transform(scores[i : i + _PLACED_AT_ONCE]) for i in range(0, len(x), _PLACED_AT_ONCE)]
+    return np.concatenate(parts).astype(np.float32), len(kept)
+
+
+def tsne_map(
+    x: np.ndarray, *, seed: int = 0, perplexity: float = 40.0, pca_components: int = 50
+) -> np.ndarray:
+    """Lay cells out by t-SNE (scikit-learn, Barnes-Hut), started from the first two principal components.
+
+    One thread only: sums of several threads come in any order, and then one seed would give many maps. Ten thousand cells
+    take a minute or two; for more, UMAP.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n_cells, d), float
+    seed : int
+    perplexity : float, default 40
+        About how many neighbours count; taken down to a third of the cells.
+    pca_components : int, default 50
+
+    Returns
+    -------
+    ndarray of shape (n_cells, 2), float32
+
+    References
+    ----------
+    .. [1] van der Maaten, Hinton, JMLR 9:2579 (2008); perplexity 40: Razdaibiedina & Brechalov 2022 (``models.md`` §2.3).
+    """
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    _check(x, "A map")
+    scores = pca(x, max(pca_components, 2), seed)[0]
+    if len(x) <= 4:
+        return _widen(scores, 2)
+    start = _widen(scores, 2)
+    start = 1e-4 * start / max(float(start[:, 0].std()), 1e-12)
+    with threadpool_limits(1, user_api="openmp"):
+        model = TSNE(2, perplexity=min(perplexity, (len(x) - 1) / 3), init=start, random_state=seed)
+        return np.asarray(model.fit_transform(scores), np.float32)
+
+
+def _start(scores: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """First components in the size umap-learn starts its own layouts with, no two cells at one place."""
+    start = _widen(scores, n)
+    start = 10 * start / max(float(np.abs(start).max()), 1e-12)
+    return start + np.random.default_rng(seed).normal(scale=1e-4, size=start.shape).astype(np.float32)
 
 
 def _widen(scores: np.ndarray, n: int) -> np.ndarray:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import sparse
+
+from napari_cellrep.specs import InputError
 
 SIZES = 24  # numbers of cells at most for which the expectation is drawn; those between are interpolated
 _REFERENCE_CELLS = 5000  # of one reference group at most
 MOST_DRAWS = 2000  # for a p-value, where a group lies beyond the first ones
 _AT_ONCE = 4_000_000  # counts held at once while drawing
+_BLOCK_ROWS = 8192  # of a table that is larger than memory
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,95 @@ def feature_spread(z: np.ndarray, group: np.ndarray, n_groups: int, *, min_cells
     return Spread(
         n, np.full(n_groups, np.nan), value, rank_descending(np.where(n >= min_cells, value, np.nan))
     )
+
+
+def heterogeneity(
+    x: np.ndarray, group: np.ndarray, n_groups: int, *, measure: str = "sd", min_cells: int = 10
+) -> Spread:
+    """Heterogeneity of each group straight from an embedding that may be larger than memory (`numpy.memmap`).
+
+    Blocks of rows are read one after the other and added to sums per group, from which the SDs follow: one pass, and memory of
+    16 bytes × n_groups × d. "sd" is `feature_spread` of the z-scored embedding; "distance", the mean cosine distance of all
+    pairs of a group's z-scored cells, has to know the scale before and takes a second pass.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, d), float
+        Features as they are; cells that are not finite do not count.
+    group, n_groups, min_cells
+        As in `score_spread`.
+    measure : {"sd", "distance"}
+
+    References
+    ----------
+    .. [1] DINO4Cells' heterogeneity, and its variant over pairs (``models.md`` §3.7; ddof 0).
+    """
+    if measure not in ("sd", "distance"):
+        raise InputError(f'Heterogeneity is an "sd" or a "distance"; got {measure!r}.')
+    d = x.shape[1]
+    first = np.asarray(x[:_BLOCK_ROWS], np.float64)
+    first = first[np.isfinite(first).all(axis=1)]
+    centre = first.mean(axis=0) if len(first) else np.zeros(d)  # smaller numbers, less cancellation
+    n, total, square = np.zeros(n_groups, np.int64), np.zeros((n_groups, d)), np.zeros((n_groups, d))
+    whole, whole2, n_whole = np.zeros(d), np.zeros(d), 0
+    for own, of in _blocks(x, group, centre):
+        n_whole += len(own)
+        whole += own.sum(axis=0)
+        _add(total, n, own, of)
+        np.square(own, out=own)
+        whole2 += own.sum(axis=0)
+        _add(square, None, own, of)
+    counts = np.maximum(n, 1)[:, None]
+    scale = _root(whole2 / max(n_whole, 1), whole / max(n_whole, 1))
+    scale = np.where(
+        scale > 1e-6 * np.maximum(np.abs(centre + whole / max(n_whole, 1)), 1e-30), scale, np.inf
+    )
+    if measure == "sd":
+        np.divide(total, counts, out=total)
+        np.divide(square, counts, out=square)
+        value = (_root(square, total) / scale).mean(axis=1)
+        value[n < 2] = np.nan
+    else:
+        middle = centre + whole / max(n_whole, 1)
+        total[:] = 0
+        length2 = np.zeros((n_groups, 1))
+        for own, of in _blocks(x, group, middle):
+            own /= scale
+            size = np.linalg.norm(own, axis=1, keepdims=True)
+            np.divide(own, size, out=own, where=size > 0)
+            _add(total, None, own, of)
+            _add(length2, None, (size > 0).astype(np.float64), of)
+        pairs = np.where(n > 1, n * (n - 1.0), np.nan)
+        value = 1 - ((total**2).sum(axis=1) - length2[:, 0]) / pairs
+    rank = rank_descending(np.where(n >= min_cells, value, np.nan))
+    return Spread(n, np.full(n_groups, np.nan), value, rank)
+
+
+def _blocks(x: np.ndarray, group: np.ndarray, centre: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Finite rows less `centre`, a block at a time, float64 (m, d), and each one's group."""
+    for start in range(0, len(x), _BLOCK_ROWS):
+        own = np.asarray(x[start : start + _BLOCK_ROWS], np.float64) - centre
+        fine = np.isfinite(own).all(axis=1)
+        of = np.asarray(group[start : start + _BLOCK_ROWS])
+        yield (own, of) if fine.all() else (own[fine], of[fine])
+
+
+def _add(total: np.ndarray, n: np.ndarray | None, own: np.ndarray, of: np.ndarray) -> None:
+    """Add rows to their groups' sums, and to their counts; −1 is no group."""
+    inside = np.flatnonzero(of >= 0)
+    groups, at = np.unique(of[inside], return_inverse=True)
+    if not len(groups):
+        return
+    which = sparse.csr_matrix((np.ones(len(at)), (at, inside)), shape=(len(groups), len(own)))
+    total[groups] += which @ own
+    if n is not None:
+        n[groups] += np.bincount(at)
+
+
+def _root(square: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """SD from the mean of squares and the mean; rounding is not taken for spread."""
+    variance = square - mean**2
+    return np.sqrt(np.where(variance > 1e-12 * square, variance, 0))
 
 
 def rank_descending(values: np.ndarray) -> np.ndarray:
@@ -360,16 +453,17 @@ def drawn_spread(
 
 
 def without(z: np.ndarray, number: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, float]:
-    """Take out of every feature what follows a number from cell to cell, for example the protein's intensity.
+    """Take out of every feature what follows a number from cell to cell, for example the protein's intensity, or several.
 
-    One least-squares fit per feature on the number and its square, both centred in each group: what differs between
+    One least-squares fit per feature on the numbers and their squares, all centred in each group: what differs between
     groups neither enters the fit nor is taken out.
 
     Parameters
     ----------
     z : ndarray of shape (n, d), float
-    number : ndarray of shape (n,), float
-        Best on a scale on which differences count alike, as the logarithm of an intensity.
+    number : ndarray of shape (n,) or (n, m), float
+        Best on a scale on which differences count alike, as the logarithm of an intensity. Several (focus, area, intensity)
+        are taken out together, so that what two of them share is taken once.
     group : ndarray of shape (n,), int
         −1 for none.
 
@@ -378,21 +472,23 @@ def without(z: np.ndarray, number: np.ndarray, group: np.ndarray) -> tuple[np.nd
     rest : ndarray of shape (n, d), float32
         NaN for cells without a number, a finite row or a group.
     left : float
-        Share of the variance within groups that is left; 1 if the number does not vary within groups.
+        Share of the variance within groups that is left; 1 if the numbers do not vary within groups.
 
     References
     ----------
     .. [1] Its need: DINO4Cells' heterogeneity finds variable intensity and variable place alike (``models.md`` §3.7).
     """
+    numbers = np.asarray(number, np.float64).reshape(len(z), -1)
     rest = np.full(z.shape, np.nan, np.float32)
-    rows = np.flatnonzero(np.isfinite(z).all(axis=1) & np.isfinite(number) & (group >= 0))
+    rows = np.flatnonzero(np.isfinite(z).all(axis=1) & np.isfinite(numbers).all(axis=1) & (group >= 0))
     if not len(rows):
         return rest, 1.0
     of = group[rows]
     n = np.maximum(np.bincount(of), 1)
-    known = np.asarray(number, np.float64)[rows]
-    scaled = (known - known.mean()) / (known.std() or 1.0)
-    fit = np.stack([c - (np.bincount(of, c) / n)[of] for c in (scaled, scaled**2)], axis=1)
+    known = numbers[rows]
+    spread = known.std(axis=0)
+    scaled = (known - known.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    fit = np.stack([c - (np.bincount(of, c) / n)[of] for c in (*scaled.T, *(scaled**2).T)], axis=1)
     own = np.asarray(z[rows], np.float32)
     # Columns of `fit` are centred in every group, so group means of the features fall out of the products by themselves.
     slopes = np.linalg.lstsq(fit.T @ fit, fit.T @ own, rcond=1e-10)[0]

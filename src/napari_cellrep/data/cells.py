@@ -281,18 +281,21 @@ def reconcile_labels(old: np.ndarray, new: np.ndarray) -> np.ndarray:
     return out
 
 
+MAP_PREFIXES = ("X_umap_", "X_densmap_", "X_tsne_")  # of maps in ``obsm``
+
+
 def embedding_names(cells: ad.AnnData) -> list[str]:
     """Keys of the embeddings in the table: ``X_<key>`` without the prefix, maps (``X_umap_…``) left out."""
     return [
         k[2:]
         for k in cells.obsm
-        if k.startswith("X_") and not k.startswith(("X_umap_", "X_pca_", "X_diffmap_"))
+        if k.startswith("X_") and not k.startswith((*MAP_PREFIXES, "X_pca_", "X_diffmap_"))
     ]
 
 
-def map_key(embedding: str, of: str = "") -> str:
+def map_key(embedding: str, of: str = "", method: str = "umap") -> str:
     """Key in ``obsm`` of the map of an embedding, or of a set's own map: letters, digits and - of the set's name."""
-    return f"X_umap_{embedding}" + (f"_of_{re.sub(r'[^0-9A-Za-z-]+', '_', of)}" if of else "")
+    return f"X_{method}_{embedding}" + (f"_of_{re.sub(r'[^0-9A-Za-z-]+', '_', of)}" if of else "")
 
 
 def provenance(cells: ad.AnnData) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from napari_cellrep.data import Project
-from napari_cellrep.data.cells import embedding_names
+from napari_cellrep.data.cells import MAP_PREFIXES, embedding_names
 from napari_cellrep.data.files import replacing
 from napari_cellrep.data.project import write_table
 from napari_cellrep.jobs import Job, Progress
@@ -106,7 +106,7 @@ def flat_table(cells: ad.AnnData) -> pd.DataFrame:
     """Cells as one plain table: their columns, and x and y on every map; no long vectors."""
     table = cells.obs.copy()
     for key, xy in cells.obsm.items():
-        if key.startswith("X_umap_"):
+        if key.startswith(MAP_PREFIXES):
             for i in range(np.shape(xy)[1]):
                 table[f"{key[2:]}_{i + 1}"] = np.asarray(xy)[:, i]
     return table
@@ -126,7 +126,7 @@ def _select(cells: ad.AnnData, embedding: str, drop_missing: bool) -> ad.AnnData
         )
     chosen = cells[keep].copy()
     for other in set(keys) - set(wanted):
-        for key in (f"X_{other}", f"X_pca_{other}", f"X_umap_{other}"):
+        for key in (f"X_{other}", f"X_pca_{other}", *(f"{p}{other}" for p in MAP_PREFIXES)):
             chosen.obsm.pop(key, None)
         chosen.uns.pop(f"neighbors_{other}", None)
         for key in (f"neighbors_{other}_distances", f"neighbors_{other}_connectivities"):
