@@ -209,8 +209,11 @@ def pictures(project: Project, r: int, outline: bool) -> list[np.ndarray]:
 def judged(project: Project, path: Path) -> tuple[list[dict[str, Any]], pd.DataFrame]:
     """Hit rates per embedding and drug, and over both drugs; and the table with the names put back."""
     table = pd.read_csv(path, keep_default_na=False, dtype={"number": int, "cell_id": str, "drawn": str})
+    for column in ("cell_id", "drawn", "rater"):
+        if column not in table:
+            table[column] = ""
     for embedding in table["embedding"].unique():
-        new = (table["embedding"] == embedding) & (table.get("cell_id", "") == "")
+        new = (table["embedding"] == embedding) & (table["cell_id"] == "")
         if new.any():  # once: another training draws other cells
             drawn = rounds(project, embedding)
             names = [drawn[d][n - 1] for d, n in zip(table["drug"][new], table["number"][new], strict=True)]

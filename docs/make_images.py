@@ -287,8 +287,8 @@ def explore(root: Path, out: Path) -> None:
     tree.print_branches(str(out / "explore-branches.png"))
     until(lambda: "saved as" in tree.words.text())
     page = Image.open(out / "explore-branches.png").convert("RGB")
-    page = page.resize((800, 800 * page.height // page.width), Image.Resampling.LANCZOS).quantize(96)
-    page.save(out / "explore-branches.png", optimize=True)
+    page.thumbnail((720, 720), Image.Resampling.LANCZOS)
+    save(page, out / "explore-branches.png")
 
     panel.setMinimumHeight(430)
     gallery = panel.view("Gallery")
@@ -418,13 +418,15 @@ def learn(root: Path, out: Path) -> None:
     session.open(Path(shutil.copytree(root, FRESH / "learn.cellrep")))
     session.embedding = "paired_cell_inpainting"
     panel = window.dock("Explore")
-    panel.setMinimumHeight(300)
+    panel.setMinimumHeight(400)
     control = session.cells.obs["control"].to_numpy()
     for name, value in (("untreated", -1), ("full dose", 1)):
         rows = np.flatnonzero(session.visible & (control == value))
         session.select(np.random.default_rng(0).choice(rows, 40, replace=False))
         session.save_set(name, {"made": "by hand"})
     view = panel.view("Learn")
+    panel.views.setSizes([400, 980])
+    panel.map.fit()
     click(view.train)
     until(lambda: len(view.rows), 120)
     click(view.next)
