@@ -225,7 +225,7 @@ def test_a_set_gets_a_map_of_its_own_beside_that_of_all_cells(simple_project: Pr
     [
         ({"recipe": "mop"}, "no recipe 'mop'; recipes are map"),
         ({"recipe": "score", "embedding": "nope"}, "no embedding 'nope'; there are simple"),
-        ({"recipe": "score", "c": 1}, "no setting 'c'; it has a, b and per"),
+        ({"recipe": "score", "c": 1}, "no setting 'c'; it has a, b, per and dose"),
         ({"recipe": "score", "a": "control"}, "COLUMN=VALUE"),
         ({"recipe": "score", "a": "mood=1"}, "no column 'mood'"),
         ({"recipe": "score", "b": "control=7"}, "values of control are -1, 0 and 1"),

@@ -232,3 +232,160 @@ def test_the_fraction_follows_the_dose(simple_project: Project):
         dose=("dose_rank", "first"), mean=("mixing_simple", "mean")
     )
     assert spearmanr(wells["dose"], wells["mean"]).statistic > 0.7
+
+
+# ---- options and recipes of the papers -----------------------------------------------------------------
+
+
+def test_the_score_says_what_the_wells_are_worth_as_an_assay(simple_project: Project):
+    numbers = run(simple_project, "score").numbers["assay"]
+    assert numbers["BBBC013"]["n_negative"] == numbers["BBBC013"]["n_positive"] == 2
+    mean = good(simple_project).groupby(["control", "well"], observed=True)["score_simple"].mean()
+    a, b = mean[-1].to_numpy(), mean[1].to_numpy()
+    z = 1 - 3 * (a.std(ddof=1) + b.std(ddof=1)) / abs(b.mean() - a.mean())
+    assert numbers["BBBC013"]["z_prime"] == pytest.approx(z)
+    assert numbers["BBBC013 Wortmannin"]["z_prime"] is None  # one well of each control
+    assert "Not enough data" in numbers["BBBC013 Wortmannin"]["why_not"]
+    assert numbers["BBBC013"]["v_factor"] is None
+    found = run(simple_project, "score", per="none", dose="control")
+    assert "Z′ of the wells' means: BBBC013" in found.summary
+    with pytest.raises(InputError, match="no column 'x'"):
+        run(simple_project, "score", dose="x")
+
+
+def test_quality_is_taken_out_of_the_spread_and_what_is_left_is_said(simple_project: Project):
+    run(simple_project, "score")
+    whole = run(simple_project, "variability", by="well", n_draws=0).table
+    found = run(simple_project, "variability", by="well", n_draws=0, quality="area_px,q_focus")
+    taken = found.numbers["without"]
+    assert taken["columns"] == ["area_px", "q_focus"]
+    own = good(simple_project).groupby("well", observed=True)["q_signal"]
+    cv = (own.std(ddof=0) / own.mean()).reindex(whole.index)
+    np.testing.assert_allclose(whole["intensity_cv"], cv)  # the other of two numbers
+    assert (whole["intensity_cv_expected"] > 0).all()
+    assert whole["intensity_cv_p_fdr"].between(0, 1).all()
+    assert 0.3 < taken["left"] < 0.95
+    assert 0.3 < taken["left_of_score"] <= 1
+    assert f"left of the variance within groups {taken['left']:.0%}" in found.summary
+    assert (found.table["heterogeneity"] < whole["heterogeneity"].reindex(found.table.index)).all()
+    columns = run(simple_project, "variability", by="well", n_draws=0, quality="quality").numbers["without"][
+        "columns"
+    ]
+    assert len(columns) > 2
+    assert all(c.startswith("q_") for c in columns)
+    with pytest.raises(InputError, match="holds no number"):
+        run(simple_project, "variability", quality="compound")
+
+
+def test_odd_cells_by_density_and_by_their_own_group(simple_project: Project):
+    values = {}
+    for how in ("neighbours", "lof", "own"):
+        assert run(simple_project, "outliers", how=how).numbers["how"] == how
+        values[how] = good(simple_project)["outlier_simple"]
+        assert np.isfinite(values[how]).all()
+    assert spearmanr(values["neighbours"], values["own"]).statistic > 0.5
+    assert values["lof"].median() == pytest.approx(1, abs=0.15)
+    with pytest.raises(InputError, match="comes from one of neighbours, lof"):
+        run(simple_project, "outliers", how="x")
+
+
+def test_maps_of_other_kinds_lie_beside_the_first(simple_project: Project):
+    with pytest.raises(InputError, match="needs 10 fields or groups; there are 8"):
+        run(simple_project, "map", fit="groups")
+    with pytest.raises(InputError, match="Only umap can place"):
+        run(simple_project, "map", fit="fields", method="tsne")
+    with pytest.raises(InputError, match="A map is made by umap"):
+        run(simple_project, "map", method="pca")
+    found = run(simple_project, "map", method="tsne", perplexity=20.0)
+    assert found.written == ("obsm/X_tsne_simple", "obsm/X_pca_simple")
+    cells = open_project(simple_project.root).cells
+    assert embedding_names(cells) == ["simple"]
+    assert "map_X_tsne_simple" in provenance(cells)
+    assert np.array_equal(np.isfinite(cells.obsm["X_tsne_simple"]).all(axis=1), cells.obs["good"])
+
+
+@pytest.mark.slow
+def test_the_map_is_made_from_the_means_of_groups(simple_project: Project):
+    cells = simple_project.cells
+    cells.obs["group"] = [f"{g} {i % 3}" for i, g in enumerate(cells.obs["group"])]
+    simple_project.write_cells(cells)
+    found = run(simple_project, "map", fit="groups", n_neighbors=8)
+    assert "made from the means of 24 groups, and every cell placed on it" in found.summary
+    cells = open_project(simple_project.root).cells
+    assert np.array_equal(np.isfinite(cells.obsm["X_umap_simple"]).all(axis=1), cells.obs["good"])
+    assert run(simple_project, "map", fit="groups", n_neighbors=8).skipped
+
+
+def test_several_classes_per_cell_are_asked_of_every_embedding(simple_project: Project):
+    cells = simple_project.cells
+    dose = cells.obs["dose_rank"].astype(float)
+    cells.obs["where"] = np.where(dose > 6, "nucleus", np.where(dose > 3, "nucleus; cytoplasm", "cytoplasm"))
+    cells.obsm["X_noise"] = np.random.default_rng(0).normal(size=(cells.n_obs, 4)).astype(np.float32)
+    simple_project.write_cells(cells)
+    found = run(simple_project, "knows", label="where", probe="mlp", epochs=8, n_draws=50)
+    assert found.table["embedding"].tolist() == ["simple", "noise"]
+    assert set(found.numbers["rows"][0]["f1"]) == {"nucleus", "cytoplasm"}
+    assert found.numbers["rows"][0]["macro_f1"] > 0.75
+    assert "macro-F1" in found.summary
+
+
+def test_groups_of_one_annotation_are_nearer_and_other_data_agree(simple_project: Project, tmp_path):
+    cells = simple_project.cells
+    dose = cells.obs["dose_rank"].astype(float)
+    cells.obs["effect"] = np.where(dose > 6, "moved", np.where(dose < 2, "still", "half; way"))
+    simple_project.write_cells(cells)
+    found = run(simple_project, "terms", annotation="effect", control_for="compound", n_pairs=50)
+    assert set(found.table["term"]) == {"moved", "still"}  # wells of several are of none
+    assert found.numbers["overall"] < 0
+    assert "SDs nearer to each other" in found.summary
+    assert set(found.numbers["overall_where"]) <= {"same", "different"}
+    obs = good(simple_project)
+    path = tmp_path / "other.csv"
+    x = simple_project.cells[obs.index].obsm["X_simple"]
+    means = pd.DataFrame(x, index=obs["well"].astype(str)).groupby(level=0).mean()
+    (means * 3 + 1).to_csv(path)
+    same = run(simple_project, "second", table_file=str(path), n_draws=200)
+    assert same.numbers["mantel_r"] == pytest.approx(1)
+    assert same.numbers["mantel_p"] < 0.02
+    assert same.numbers["cca_accuracy"] == 1
+    path.write_text("well,a\nA01,1\nZ,2\n")
+    for recipe, options, words in (
+        ("terms", {}, "No annotation"),
+        ("second", {}, "No table"),
+        ("second", {"table_file": str(path)}, "1 groups .group. of 8 are in the first column"),
+    ):
+        with pytest.raises(InputError, match=words):
+            run(simple_project, recipe, **options)
+
+
+def test_annotations_of_chosen_groups(simple_project: Project, tmp_path):
+    chosen = "A01,A05,E12"  # little or no dose
+    found = run(simple_project, "enrichment", choose=chosen, annotation="control")
+    assert found.table["set"][0] == "-1"
+    assert found.table["n_set"][0] == 2
+    # By hand: of 8 wells 2 are controls; of 3 chosen both.
+    assert found.table["p"][0] == pytest.approx(6 / 56)
+    assert "background: the 8 groups (group) here" in found.summary
+    path = tmp_path / "sets.csv"
+    path.write_text("well,kind\nA01,low\nE12,low\nA05,low;odd\nA12,high\n")
+    same = run(simple_project, "enrichment", choose=chosen, sets_file=str(path))
+    assert same.table["set"][0] == "low"
+    assert same.table["p"][0] == pytest.approx(1 / 56)
+    assert (
+        len(run(simple_project, "enrichment", choose="A01", near=2, annotation="control").table["n"].unique())
+        == 1
+    )
+    by_value = run(simple_project, "enrichment", clustered="compound", annotation="compound")
+    assert set(by_value.table["chosen"]) == {"compound=Wortmannin", "compound=LY294002"}
+    assert (
+        run(simple_project, "enrichment", choose="compound=Wortmannin", annotation="compound").table["n"][0]
+        == 5
+    )
+    for options, words in (
+        ({"choose": chosen}, "one of both"),
+        ({"annotation": "control"}, "No groups are chosen"),
+        ({"choose": "Z99", "annotation": "control"}, "neither a set nor a group"),
+        ({"choose": "A01", "annotation": "control"}, "two groups or more"),
+    ):
+        with pytest.raises(InputError, match=words):
+            run(simple_project, "enrichment", **options)

@@ -21,6 +21,7 @@ from napari_cellrep.analysis import (
     comparison,
     labels,
     localisation,
+    mixtures,
     neighbours,
     outliers,
     profiles,
@@ -78,6 +79,12 @@ class AnalyzeResult:
 
 
 MIN_MAPPED = 10  # cells
+OUTLIERS = {
+    "neighbours": "by the mean distance to the nearest of them",
+    "lof": "by how much lonelier they are than their neighbours (local outlier factor)",
+    "own": "by the distance from their middle in their own spread",
+}
+FITS = ("cells", "fields", "groups")  # what a map is made from
 
 
 # ---- recipes: the first line of each is what the command line's help says ------------------------
@@ -92,8 +99,18 @@ def map_cells(
     pca_components: int = 50,
     scale: bool = True,
     of: str = "",
+    method: str = "umap",
+    fit: str = "cells",
+    perplexity: float = 40.0,
 ) -> Job[Found]:
-    """Lay the cells out on a map (PCA, then UMAP) so that similar cells lie near each other."""
+    """Lay the cells out on a map (PCA, then UMAP, densMAP or t-SNE) so that similar cells lie near each other."""
+    if method not in projection.METHODS or fit not in FITS:
+        raise InputError(
+            f"A map is made by {join_words(projection.METHODS)} and fitted on {join_words(FITS)}; got {method!r} and {fit!r}."
+        )
+    if fit != "cells" and method != "umap":
+        raise InputError(f"Only umap can place cells on a map fitted on {fit}; {method} lays out the cells.")
+    check_within("perplexity", perplexity, 2, 1000)
     check_within("n_neighbors", n_neighbors, 2, 1000)
     check_within("min_dist", min_dist, 0, 1)
     check_within("pca_components", pca_components, 2, 1000)
@@ -114,19 +131,30 @@ def map_cells(
     x = projection.z_score(x) if scale else x
     scores, explained = projection.pca(x, pca_components, seed)
     yield Progress(1, 2, f"Map of {len(x):,} cells (the first one takes half a minute)")
-    xy = projection.umap_map(
-        scores, seed=seed, n_neighbors=n_neighbors, min_dist=min_dist, pca_components=pca_components
+    numbers: dict[str, Any] = {"explained_variance": [round(float(v), 6) for v in explained]}
+    summary = (
+        f"Mapped {len(x):,} cells; {scores.shape[1]} components hold {explained.sum():.0%} of the variance."
     )
-    places = {f"X_pca_{work.embedding}": scores, map_key(work.embedding): xy}
+    layout: dict[str, Any] = {"seed": seed, "pca_components": pca_components}
+    if method == "tsne":
+        xy = projection.tsne_map(scores, perplexity=perplexity, **layout)
+    elif fit == "cells":
+        xy = projection.umap_map(
+            scores, n_neighbors=n_neighbors, min_dist=min_dist, dens=method == "densmap", **layout
+        )
+    else:
+        part = as_text(work.obs["field" if fit == "fields" else "group"])[inside]
+        xy, n = projection.map_by_means(scores, part, n_neighbors=n_neighbors, min_dist=min_dist, **layout)
+        numbers["n_means"] = n
+        summary += f" The map was made from the means of {n:,} {fit}, and every cell placed on it."
+    places = {map_key(work.embedding, method=method): xy}
     if of:  # the map of all cells stays beside it
         alone = np.full((len(work.x), 2), np.nan, np.float32)
         alone[inside] = xy
-        places = {map_key(work.embedding, of): alone}
-    return Found(
-        summary=f"Mapped {len(x):,} cells; {scores.shape[1]} components hold {explained.sum():.0%} of the variance.",
-        obsm=places,
-        numbers={"explained_variance": [round(float(v), 6) for v in explained]},
-    )
+        places = {map_key(work.embedding, of, method): alone}
+    else:
+        places[f"X_pca_{work.embedding}"] = scores
+    return Found(summary=summary, obsm=places, numbers=numbers)
 
 
 def neighbour_graph(
@@ -177,7 +205,9 @@ def neighbour_graph(
     return found
 
 
-def score(work: Work, *, a: str = "control=-1", b: str = "control=1", per: str = "auto") -> Job[Found]:
+def score(
+    work: Work, *, a: str = "control=-1", b: str = "control=1", per: str = "auto", dose: str = "auto"
+) -> Job[Found]:
     """Say of every cell how much closer it is to group A or to B: a score, negative towards A, positive towards B."""
     yield Progress(0, 1, f"Scoring {len(work.x):,} cells")
     is_a, is_b = two_references(work, a, b)
@@ -194,15 +224,23 @@ def score(work: Work, *, a: str = "control=-1", b: str = "control=1", per: str =
     )
     if left_out:
         summary += f" Not scored: {join_words(left_out, 3)}"
+    assay, words = recipes.assay_quality(work, values, is_a, is_b, by, dose)
     return Found(
-        summary=summary,
+        summary=summary + words,
         obs={f"score_{work.embedding}": values},
-        numbers={"a": a, "b": b, "per": by, "n_scored": scored, "not_scored": left_out},
+        numbers={"a": a, "b": b, "per": by, "n_scored": scored, "not_scored": left_out, "assay": assay},
     )
 
 
 def rank_groups(
-    work: Work, *, by: str = "group", min_cells: int = 10, n_draws: int = 500, seed: int = 0
+    work: Work,
+    *,
+    by: str = "group",
+    min_cells: int = 10,
+    n_draws: int = 500,
+    quality: str = "",
+    intensity: str = "q_signal",
+    seed: int = 0,
 ) -> Job[Found]:
     """Rank groups (wells, proteins) by how much their cells differ from one another."""
     check_within("min_cells", min_cells, 2, 1_000_000)
@@ -210,17 +248,24 @@ def rank_groups(
     yield Progress(0, 3, f"Heterogeneity of every {by}")
     names, of = work.groups(by)
     z = projection.z_score(work.x)
+    scored = f"score_{work.embedding}"
+    value = work.obs[scored].to_numpy(float) if scored in work.obs else np.full(len(z), np.nan)
+    taken: dict[str, Any] = {}
+    if quality:
+        z, value, taken = recipes.without_quality(work, z, value, of, quality)
     features = variability.feature_spread(z, of, len(names), min_cells=min_cells)
     reference, with_what = work.reference(of, min_cells)
     match = None
     if work.scored.get("per") in work.obs and not reference.all():
         match = pd.factorize(work.obs[work.scored["per"]])[0]
 
-    def by_chance(x: np.ndarray) -> dict[str, np.ndarray]:
+    def by_chance(x: np.ndarray, relative: bool = False) -> dict[str, np.ndarray]:
         """What as many cells of a reference group show, and how often they spread as much."""
         found = variability.compare_spread(
-            x, of, len(names), reference, match=match, min_cells=min_cells, seed=seed
+            x, of, len(names), reference, match=match, relative=relative, min_cells=min_cells, seed=seed
         )
+        if relative:
+            return {"": found.value, "_expected": found.expected, "_p_fdr": found.p_fdr}
         return {"expected": found.expected, "p": found.p, "p_fdr": found.p_fdr}
 
     table = pd.DataFrame(index=pd.Index(names, name=by, dtype=object))
@@ -230,34 +275,48 @@ def rank_groups(
     table["n_left_out"] = every - features.n_cells
     of_what = "" if by == "group" else f" ({by})"
     summary = f"Ranked {int((features.rank > 0).sum())} of {len(names)} groups{of_what} by heterogeneity"
-    column = f"score_{work.embedding}"
     sure = "heterogeneity_p_fdr"
-    if column in work.obs and np.isfinite(work.obs[column].to_numpy(float)).any():
+    if np.isfinite(value).any():
         yield Progress(1, 3, f"Spread of the score in every {by}")
-        value = work.obs[column].to_numpy(float)
         spread = variability.score_spread(value, of, len(names), min_cells=min_cells)
         table["score_mean"], table["score_sd"] = spread.mean, spread.sd
         if n_draws:
             interval = variability.bootstrap_sd(value, of, len(names), n_draws=n_draws, seed=seed)
             table["score_sd_low"], table["score_sd_high"] = interval.T
-        for name, numbers in by_chance(value).items():
-            table[f"score_sd_{name}"] = numbers
+        for name, found in by_chance(value).items():
+            table[f"score_sd_{name}"] = found
         table["rank_score_sd"] = as_ranks(spread.rank)
         summary += " and by the SD of the score"
         sure = "score_sd_p_fdr"
     yield Progress(2, 3, f"What is expected of every {by} by chance")
     table["heterogeneity"], table["rank_heterogeneity"] = features.sd, as_ranks(features.rank)
-    for name, numbers in by_chance(z).items():
-        table[f"heterogeneity_{name}"] = numbers
+    for name, found in by_chance(z).items():
+        table[f"heterogeneity_{name}"] = found
+    light = intensity if intensity in work.obs else ""
+    if intensity not in ("", "q_signal"):
+        work.column(intensity)
+    if light:  # the other of two numbers: a group can vary in how much protein there is, and not in where
+        bright = pd.to_numeric(work.obs[light], errors="coerce").to_numpy(float)
+        for name, found in by_chance(bright, relative=True).items():
+            table[f"intensity_cv{name}"] = found
     few = int((features.rank == 0).sum())
     summary += f"; {few} with fewer than {min_cells} cells not ranked." if few else "."
     n_sure = int((table[sure] <= 0.05).sum())
     summary += f" {n_sure} {'varies' if n_sure == 1 else 'vary'} more than as many cells of {with_what}, p ≤ 0.05 (FDR)."
+    if light:
+        n_bright = int((table["intensity_cv_p_fdr"] <= 0.05).sum())
+        summary += f" By intensity ({light}) {n_bright} {'does' if n_bright == 1 else 'do'}."
     if "score_sd" not in table:
         summary += ' Run the recipe "score" first to have the spread of the score as well.'
-    return Found(
-        summary=summary, table=table, numbers={"by": by, "min_cells": min_cells, "n_groups": len(names)}
-    )
+    if taken:
+        summary += f" {taken['words']}"
+    numbers = {
+        "by": by,
+        "min_cells": min_cells,
+        "n_groups": len(names),
+        **({"without": taken} if taken else {}),
+    }
+    return Found(summary=summary, table=table, numbers=numbers)
 
 
 def profile_groups(work: Work, *, by: str = "group", average: str = "mean", min_cells: int = 1) -> Job[Found]:
@@ -323,25 +382,36 @@ def similar_table(numbers: Mapping[str, Any]) -> pd.DataFrame:
     )
 
 
-def find_outliers(work: Work, *, k: int = 10, within: str = "group", scale: bool = True) -> Job[Found]:
-    """Measure how unusual each cell is: its mean distance to the nearest cells of its own group."""
+def find_outliers(
+    work: Work, *, how: str = "neighbours", k: int = 10, within: str = "group", scale: bool = True
+) -> Job[Found]:
+    """Measure how unusual each cell is: by its distance to the nearest of its own group, by density, or from its middle."""
     check_within("k", k, 1, 1000)
+    if how not in OUTLIERS:
+        raise InputError(f"How odd a cell is comes from one of {join_words(OUTLIERS)}; got {how!r}.")
     yield Progress(0, 1, f"Distances to the nearest of {len(work.x):,} cells")
     x = projection.z_score(work.x) if scale else work.x
-    group = None
+    group = np.zeros(len(x), np.int64)
     if within not in ("", "all"):
         of = as_text(work.column(within))
         group = np.where(of == "", -1, np.unique(of, return_inverse=True)[1])
-    value = outliers.neighbour_distance(x, k, group)
+    if how == "lof":
+        value = mixtures.local_outlier_factor(x, group, k)
+    elif how == "own":
+        value = mixtures.own_group_deviation(x, group)
+    else:
+        value = outliers.neighbour_distance(x, k, group)
     n = int(np.isfinite(value).sum())
     if not n:
+        least = "three" if how == "neighbours" else "four"
         raise InputError(
-            f"No {within} has more than three usable cells, so none can be unusual; use within=all."
+            f"No {within} has more than {least} usable cells, so none can be unusual; use within=all."
         )
-    where = "all cells" if group is None else f"the cells of their own {within}"
+    where = "all cells" if within in ("", "all") else f"the cells of their own {within}"
     return Found(
-        summary=f"Measured how unusual {n:,} cells are among {where}.",
+        summary=f"Measured how unusual {n:,} cells are among {where}, {OUTLIERS[how]}.",
         obs={f"outlier_{work.embedding}": value},
+        numbers={"how": how},
     )
 
 
@@ -578,6 +648,9 @@ RECIPES: dict[str, Callable[..., Job[Found]]] = {
     "knows": recipes.compare_embeddings,
     "information": recipes.ask_information,
     "standard": recipes.score_standard,
+    "enrichment": recipes.find_enriched,
+    "terms": recipes.compare_terms,
+    "second": recipes.compare_modalities,
 }
 # What each answers, in the window's words, and what its button says.
 QUESTIONS = {
@@ -605,6 +678,9 @@ QUESTIONS = {
     "knows": ("Which embedding knows most of a label?", "Compare the embeddings"),
     "information": ("What do the numbers of an embedding know?", "Measure their information"),
     "standard": ("Do similar groups share gene sets?", "Score the groups against sets"),
+    "enrichment": ("What is frequent among these groups?", "Test for enriched annotations"),
+    "terms": ("Are groups of one annotation near each other?", "Compare the distances"),
+    "second": ("Do other data find the same groups alike?", "Compare with the table"),
 }
 # Options that the project's `comparison` fills.
 CHOSEN_ONCE = {"score": ("a", "b"), "mixture": ("a", "b"), "unlike": ("control",)}
@@ -620,6 +696,33 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "scale": {"label": "Same weight for every number",
               "help": "Every number of the embedding gets mean 0 and SD 1 first (z-score)."},
     "of": {"label": "Only the set", "help": "Name of a set: its cells get a map of their own. Empty: all cells."},
+    "method": {"label": "Method", "choices": list(projection.METHODS),
+               "help": "UMAP; densMAP, which keeps what is dense dense; t-SNE, which keeps near neighbours and takes minutes."},
+    "fit": {"label": "Made from", "choices": list(FITS),
+            "help": "The cells; or the means of fields or groups, with every cell placed on their map (UMAP only)."},
+    "perplexity": {"label": "Perplexity", "min": 2.0, "max": 1000.0, "step": 5.0,
+                   "help": "Of t-SNE: about how many neighbours of a cell count."},
+    "dose": {"label": "Dose", "column": True, "also": ["auto", "none"],
+             "help": "Wells of one compound and dose are replicates: how narrow the curve is (V) comes from them. auto: a column "
+             "with dose or conc in its name."},
+    "quality": {"label": "Take out",
+                "help": "Columns with commas between them, or quality for all quality numbers: what follows them from cell to "
+                "cell within a group is taken out first, and how much is left is said."},
+    "intensity": {"label": "Intensity", "column": True, "also": ["", "q_signal"],
+                  "help": "Column of the protein's intensity: its spread in every group stands beside that of the place, because "
+                  "a group can vary in one and not in the other. Empty: none."},
+    "how": {"label": "Odd by", "choices": list(OUTLIERS),
+            "help": "Distance to the nearest of the group; local outlier factor; or distance from the group's middle."},
+    "choose": {"label": "Which groups",
+               "help": "Name of a set (groups most of whose cells are in it), COLUMN=VALUE, or names with commas between them; "
+               "empty: every value of the column below."},
+    "clustered": {"label": "Clusters", "column": True, "also": [""],
+                  "help": "A column: the groups most of whose cells have one value are tested together, each value on its own."},
+    "annotation": {"label": "Annotation", "column": True, "also": [""],
+                   "help": "A column with what is known of the groups, several parted by ;. Empty: the file of sets."},
+    "near": {"label": "With the nearest", "min": 0, "max": 10_000,
+             "help": "Takes as many groups of the most similar profile to the chosen ones: their neighbourhood."},
+    "epochs": {"label": "Rounds", "min": 1, "max": 10_000, "help": "Of learning, for the papers' head (mlp)."},
     "label": {"label": "Predict", "column": True, "also": [""],
               "help": "A column; the neighbours' vote (k-NN) says how well the embedding knows it."},
     "k": {"label": "Nearest cells", "min": 1, "max": 1000, "help": "How many nearest cells count."},
@@ -665,20 +768,33 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "compound": {"label": "Compound", "column": True, "also": [""],
                  "help": "Nearest treatments have to be of another one; empty: as the treatments."},
     "n_null": {"label": "Random orders", "min": 10, "max": 1_000_000, "help": "For the p-values of the average precision."},
-    "probe": {"label": "Asked by", "choices": list(comparison.PROBES),
-              "help": "The vote of the nearest cells, logistic regression, or a forest of decision trees."},
+    "probe": {"label": "Asked by", "choices": [*comparison.PROBES, "mlp"],
+              "help": "The vote of the nearest cells, logistic regression, a forest of decision trees; or the papers' small "
+              "network (mlp), for columns with several values in a cell, parted by ;."},
     "columns": {"label": "Columns", "help": "Names with commas between them; empty: group, well, plate, compound, field."},
     "bins": {"label": "Bins", "min": 2, "max": 1000, "help": "Into how many of equal width every number is cut."},
     "corrected": {"label": "Less by chance", "help": "Takes off what a column of as many values has by chance."},
     "sets_file": {"label": "File of sets", "help": "GMT, GAF, or a table of two columns: item, sets parted by ;."},
+    "table_file": {"label": "Table", "help": "A .csv or .tsv: groups in the first column, numbers in the others."},
+    "components": {"label": "Components", "min": 2, "max": 1000, "help": "Principal components of each kind of data."},
+    "control_for": {"label": "Within the same", "column": True, "also": [""],
+                    "help": "A column such as the cell line: pairs of groups of the same and of different ones are told apart."},
+    "normalise": {"label": "In units of", "choices": ["sd", "ratio"],
+                  "help": "The SD of the distances between different annotations, or their mean."},
+    "n_pairs": {"label": "Pairs", "min": 10, "max": 1_000_000, "help": "Drawn for each annotation, and with each other one."},
     "aspect": {"label": "Aspect", "choices": ["", "P", "F", "C"],
                "help": "Of a GAF file: biological process, molecular function, cellular component; empty: all."},
     "clusters": {"label": "Clusters", "min": 2, "max": 1000, "help": "Of similar groups, each tested for enriched sets."},
     "within": {"label": "Compare with", "column": True, "also": ["group", "all"],
                "help": "The cells with the same value of this column, or all cells."},
 }  # fmt: skip
-_VERSIONS = {"profile": 2, "variability": 2}  # of what is written: an older result is made again
-OF_SETS = ("map", "learn")  # they look at named sets
+_VERSIONS = {
+    "profile": 2,
+    "variability": 3,
+    "score": 2,
+    "outliers": 2,
+}  # of what is written: an older result is made again
+OF_SETS = ("map", "learn", "enrichment")  # they look at named sets
 OF_GROUPS = (
     "variability",
     "profile",
@@ -695,7 +811,15 @@ _FIRST = {
     "moved": "moved_ratio",
     "treatments": "average_precision",
 }
-TABLES = (*_FIRST, "variability", "similar", "knows", "standard")  # their result is a table worth a file
+TABLES = (
+    *_FIRST,
+    "variability",
+    "similar",
+    "knows",
+    "standard",
+    "enrichment",
+    "terms",
+)  # their result is a table worth a file
 OF_PROJECT = ("classes", "inpainting", "knows")  # they ask the network again, or look at other embeddings
 OF_SCORES = ("variability", "rare", "fields")  # they compare with reference A of the score
 
@@ -751,8 +875,8 @@ def analyze(
          "version": _VERSIONS.get(recipe, 1)}
     )  # fmt: skip
     name = f"{recipe}_{key}"
-    if options.get("of"):
-        name = f"{recipe}_{map_key(key, options['of'])}"
+    if options.get("of") or options.get("method", "umap") != "umap":
+        name = f"{recipe}_{map_key(key, options['of'], options['method'])}"
     if recipe in OF_GROUPS:
         name += "" if options["by"] == "group" else f"_by_{options['by']}"
         target = project.groups
@@ -937,7 +1061,7 @@ _RANKED = (
     "heterogeneity_p", "heterogeneity_p_fdr", "distance", "n_compared", "rare_share", "rare_p", "rare_p_fdr", "rare_upper",
     "rank_rare", "field_highest", "field_expected", "field_p", "field_p_fdr", "n_counted_fields", "moved_shift",
     "moved_expected", "moved_ratio", "moved_p", "moved_p_fdr", "n_wells", "average_precision", "average_precision_p",
-    "average_precision_p_fdr", "agreement",
+    "average_precision_p_fdr", "agreement", "intensity_cv", "intensity_cv_expected", "intensity_cv_p_fdr",
 )  # fmt: skip
 
 
@@ -961,18 +1085,25 @@ def _gather(cells: ad.AnnData, key: str, include_flagged: bool) -> Work:
 def _fingerprint(work: Work, recipe: str, options: Mapping[str, Any]) -> str:
     """Hash of everything a recipe looks at: vectors, which cells, and the columns it reads."""
     reads: dict[str, list[Any]] = {
-        "map": [],
+        "map": [
+            "field" if options.get("fit") == "fields" else "group" if options.get("fit") == "groups" else None
+        ],
         "neighbours": [options.get("label")],
         "score": [
             *(str(options.get(n)).partition("=")[0].strip() for n in "ab"),
             options.get("per"),
             "compound",
+            "well",
+            "plate",
+            recipes.dose_column(work, str(options.get("dose", ""))),
         ],
         "variability": [
             options.get("by"),
             f"score_{work.embedding}",
             "field",
             "control",
+            options.get("intensity"),
+            *(recipes.quality_columns(work, str(options["quality"])) if options.get("quality") else ()),
             *users_columns(work.all_obs),
         ],
         "profile": [options.get("by"), "field", *users_columns(work.all_obs)],
@@ -1001,6 +1132,9 @@ def _fingerprint(work: Work, recipe: str, options: Mapping[str, Any]) -> str:
         "knows": [options.get("label"), options.get("held_out")],
         "information": ["field", "group", *users_columns(work.all_obs)],
         "standard": [options.get("by")],
+        "terms": [options.get("by"), options.get("annotation"), options.get("control_for")],
+        "second": [options.get("by")],
+        "enrichment": [options.get("by"), options.get("clustered"), options.get("annotation")],
     }
     seen = reads[recipe]
     h = hashlib.sha256(work.x.tobytes())
@@ -1009,8 +1143,9 @@ def _fingerprint(work: Work, recipe: str, options: Mapping[str, Any]) -> str:
     if recipe == "knows" and work.project is not None:
         for name in embedding_names(work.project.cells):
             h.update(name.encode() + np.ascontiguousarray(work.project.cells.obsm[f"X_{name}"]).tobytes())
-    if Path(str(options.get("sets_file", ""))).is_file():
-        h.update(Path(str(options["sets_file"])).read_bytes())
+    for file in ("sets_file", "table_file"):
+        if Path(str(options.get(file, ""))).is_file():
+            h.update(Path(str(options[file])).read_bytes())
     if recipe == "learn":
         names = chosen_sets(work.sets, str(options.get("sets")))
         h.update(json.dumps([[name, cells_digest(work.sets[name])] for name in names]).encode())

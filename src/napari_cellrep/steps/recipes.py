@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from napari_cellrep.analysis import comparison, information, mixtures, profiles, projection, retrieval
+from napari_cellrep.analysis import (
+    comparison,
+    information,
+    mixtures,
+    plate,
+    profiles,
+    projection,
+    retrieval,
+    variability,
+)
 from napari_cellrep.data.annotations import read_item_sets
 from napari_cellrep.data.cells import embedding_names
 from napari_cellrep.jobs import Job, Progress
@@ -21,10 +32,121 @@ from napari_cellrep.steps.work import (
     between,
     check_within,
     members_of,
+    plain,
     two_references,
+    users_columns,
 )
 
 CORRECTIONS = ("none", "z", "zca", "zca_corr", "harmony")
+
+
+# ---- of a score and of a spread ------------------------------------------------------------------------
+
+
+def dose_column(work: Work, dose: str) -> str:
+    """Which column holds the dose: the one named, or for "auto" the first of the user's that is called so; "" for none."""
+    if dose == "auto":
+        known = users_columns(work.all_obs)
+        return next((c for part in ("dose", "conc") for c in known if part in c.casefold()), "")
+    return "" if dose == "none" else dose
+
+
+def assay_quality(
+    work: Work, values: np.ndarray, is_a: np.ndarray, is_b: np.ndarray, by: str, dose: str
+) -> tuple[dict[str, Any], str]:
+    """Z′ and V of the wells' mean scores, for each plate and each part of it on its own (`plate`), and a sentence.
+
+    Wells of one part (compound) and dose are replicates. {} and "" where there are no wells.
+    """
+    if "well" not in work.obs:
+        return {}, ""
+    table = pd.DataFrame(
+        {
+            "plate": as_text(work.obs["plate"]) if "plate" in work.obs else "",
+            "part": as_text(work.obs[by]) if by else "",
+            "well": as_text(work.obs["well"]),
+            "value": values,
+            "a": is_a,
+            "b": is_b,
+        }
+    )
+    column = dose_column(work, dose)
+    table["dose"] = as_text(work.column(column)) if column else ""
+    keys = ["plate", "part", "well"]
+    table = table[(table["well"] != "") & np.isfinite(table["value"])]
+    wells = table.groupby(keys, observed=True, sort=True).agg(
+        value=("value", "mean"), a=("a", "all"), b=("b", "all"), dose=("dose", "first"), n=("dose", "nunique")
+    )
+    wells = wells.reset_index()
+    wells["dose"] = wells["dose"].where(wells["n"] == 1, "")
+    out: dict[str, Any] = {}
+    for own_plate, here in wells.groupby("plate", sort=True):
+        parts = [("", here)]
+        if here["part"].nunique() > 1:
+            parts += [(str(name), own) for name, own in here.groupby("part", sort=True)]
+        for part, own in parts:
+            of = np.array(
+                [f"{p}: {d}" if d else "" for p, d in zip(own["part"], own["dose"], strict=True)], object
+            )
+            found = plate.plate_quality(
+                own["value"].to_numpy(float), own["a"].to_numpy(bool), own["b"].to_numpy(bool),
+                of if column else None,
+            )  # fmt: skip
+            name = " ".join(w for w in (str(own_plate), part) if w) or "all wells"
+            out[name] = {k: None if v != v else v for k, v in dataclasses.asdict(found).items()}
+    said = []
+    for name, symbol in (("z_prime", "Z′"), ("v_factor", "V")):
+        known = [f"{each} {found[name]:.2f}" for each, found in out.items() if found[name] is not None]
+        if known:
+            said.append(f"{symbol} of the wells' means: {join_words(known, 6)}.")
+    return out, "".join(f" {words}" for words in said)
+
+
+def quality_columns(work: Work, text: str) -> list[str]:
+    """Columns named with commas between them; "quality" stands for all quality numbers (``q_…``)."""
+    names: list[str] = []
+    for part in (p.strip() for p in text.split(",")):
+        if part == "quality":
+            names += [c for c in work.all_obs.columns if str(c).startswith("q_")]
+        elif part:
+            names.append(part)
+    return list(dict.fromkeys(names))
+
+
+def without_quality(
+    work: Work, z: np.ndarray, value: np.ndarray, of: np.ndarray, text: str
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Take quality numbers out of the features and of the score within groups, and say how much is left of each."""
+    columns, numbers, used = quality_columns(work, text), [], []
+    for name in columns:
+        own = pd.to_numeric(work.column(name).astype(object), errors="coerce").to_numpy(float)
+        if not np.isfinite(own).any():
+            if text.strip() == "quality":
+                continue
+            raise InputError(f"{name!r} holds no number, so nothing can be taken out.")
+        known = own[np.isfinite(own)]
+        # What grows by factors (areas, intensities) counts by factors.
+        numbers.append(np.log(own) if known.min() > 0 and known.max() > 10 * known.min() else own)
+        used.append(name)
+    if not used:
+        raise InputError(f"{text!r} names no column that holds numbers.")
+    number = np.stack(numbers, axis=1)
+    rest, left = variability.without(z, number, of)
+    lost = int((np.isfinite(z).all(axis=1) & (of >= 0) & ~np.isfinite(rest).all(axis=1)).sum())
+    if not np.isfinite(rest).any():
+        raise InputError(f"No cell has a number in each of {join_words(used, 6)}.")
+    taken: dict[str, Any] = {"columns": used, "left": left, "left_out": lost}
+    words = (
+        f"Taken out of every cell first: {join_words(used, 6)}; left of the variance within groups {left:.0%}"
+    )
+    if np.isfinite(value).any():
+        alone, of_score = variability.without(value[:, None], number, of)
+        value, taken["left_of_score"] = alone[:, 0].astype(float), of_score
+        words += f", of the score's {of_score:.0%}"
+    taken["words"] = words + (
+        f". {lost:,} cells without all of these numbers were left out." if lost else "."
+    )
+    return rest, value, taken
 
 
 # ---- cells ---------------------------------------------------------------------------------------------
@@ -482,6 +604,7 @@ def compare_embeddings(
     held_out: str = "field",
     probe: str = "knn",
     k: int = 11,
+    epochs: int = 30,
     n_draws: int = 1000,
     seed: int = 0,
 ) -> Job[Found]:
@@ -504,6 +627,26 @@ def compare_embeddings(
         )
     n = len(vectors)
     yield Progress(0, 1, f"Asking {n:,} embedding{'s' if n > 1 else ''} for {label}")
+    if probe == "mlp":
+        check_within("epochs", epochs, 1, 10_000)
+        several, left_out = comparison.compare_several(
+            {name: x[use] for name, x in vectors.items()}, known[use], as_text(work.column(held_out))[use],
+            epochs=epochs, n_draws=n_draws, seed=seed,
+        )  # fmt: skip
+        best = several.rows[0]
+        summary = (
+            f"{best['embedding']} knows {label} best: macro-F1 {best['macro_f1']:.3f} (95 % {best['low']:.3f} to "
+            f"{best['high']:.3f}) over {len(best['f1'])} classes, of which a cell may have several, on {held_out}s held out, "
+            f"{several.n_cells:,} cells in {several.n_parts:,}."
+        )
+        if len(several.rows) > 1:
+            pair = several.pairs[0]
+            summary += f" The next is {pair['worse']}, {pair['difference']:.3f} less ({p_words(pair['p'])})."
+        if left_out:
+            summary += f" Not tested, because all its cells are in one {held_out}: {join_words(left_out, 5)}."
+        return Found(
+            summary=summary, numbers={"label": label, "rows": several.rows, "pairs": several.pairs, "not_tested": left_out}
+        )  # fmt: skip
     found = comparison.compare(
         {name: x[use] for name, x in vectors.items()}, known[use].astype(str), as_text(work.column(held_out))[use].astype(str),
         kind=probe, k=k, n_draws=n_draws, seed=seed,
@@ -560,23 +703,11 @@ def score_standard(
     known = [str(names[i]) for i in have]
     found = retrieval.functional_standard(z, known, sets)
     yield Progress(1, 2, "Sets enriched in clusters")
-    from scipy.cluster import hierarchy
-
-    s = retrieval.similarity(z, "correlation")
-    tree = hierarchy.linkage(np.maximum(1 - s, 0)[np.triu_indices(len(s), 1)], "average")
-    cluster = hierarchy.fcluster(tree, min(clusters, len(known)), "maxclust")
+    cluster = profiles.grow(z).clusters(clusters)
     rows: list[dict[str, Any]] = []
     for c in np.unique(cluster):
         chosen = [n for n, own in zip(known, cluster, strict=True) if own == c]
-        table = (
-            pd.DataFrame(retrieval.enrichment(chosen, known, sets)).head(3)
-            if len(chosen) > 1
-            else pd.DataFrame()
-        )
-        rows += [
-            {"cluster": int(c), "n": len(chosen), **row}
-            for row in json.loads(table.to_json(orient="records"))
-        ]
+        rows += [{"cluster": int(c), "n": len(chosen), **row} for row in _enriched(chosen, known, sets)[:3]]
     n_sure = len({r["cluster"] for r in rows if r["p_fdr"] <= 0.05})
     n_clusters = len(np.unique(cluster))
     summary = (
@@ -590,3 +721,212 @@ def score_standard(
         "f_half": found.f_half, "mutual_information": found.mutual_information, "n_items": found.n_items, "rows": rows,
     }  # fmt: skip
     return Found(summary=summary, numbers=numbers)
+
+
+def compare_terms(
+    work: Work, *, by: str = "group", annotation: str = "", control_for: str = "", normalise: str = "sd", n_pairs: int = 1000,
+    seed: int = 0,
+) -> Job[Found]:  # fmt: skip
+    """Measure whether groups (proteins) of one annotation lie nearer to each other than to those of others."""
+    check_within("n_pairs", n_pairs, 10, 1_000_000)
+    if not annotation:
+        raise InputError(
+            "No annotation is chosen: name the column that holds it (compartment, complex, pathway)."
+        )
+    names, of = work.groups(by)
+    yield Progress(0, 1, f"Distances between the groups of each {annotation}")
+    entries = as_text(work.column(annotation))
+    terms: dict[str, list[int]] = {}
+    for i in range(len(names)):
+        own = {t.strip() for e in set(entries[of == i]) for t in str(e).split(";") if t.strip()}
+        if len(own) == 1:  # those of several say nothing of one
+            terms.setdefault(own.pop(), []).append(i)
+    z = projection.z_score(work.x)
+    found = retrieval.term_distances(z, of, terms, n_pairs=n_pairs, normalise=normalise, seed=seed)
+    rows: list[dict[str, Any]] = [
+        {"term": t, "distance": float(v), "n_groups": int(n)}
+        for t, v, n in zip(found.terms, found.value, found.n_groups, strict=True)
+    ]
+    rows.sort(key=lambda r: r["distance"])
+    summary = (
+        f"Groups ({by}) of one {annotation} are {abs(found.overall):.2f} {'SDs ' if normalise == 'sd' else ''}"
+        f"{'nearer to' if found.overall < 0 else 'farther from'} each other than groups of different ones, mean over "
+        f"{len(rows)} terms; nearest {rows[0]['term']} ({rows[0]['distance']:.2f})."
+    )
+    numbers: dict[str, Any] = {"rows": rows, "overall": found.overall, "normalise": normalise}
+    if control_for:
+        values = as_text(work.column(control_for))
+        line = np.array(
+            [
+                next(iter(set(values[of == i])), "") if len(set(values[of == i])) == 1 else ""
+                for i in range(len(names))
+            ]
+        )
+        numbers["control_for"], numbers["overall_where"] = control_for, {}
+        for word, same in (("same", True), ("different", False)):
+            try:
+                apart = retrieval.term_distances(
+                    z, of, terms, n_pairs=n_pairs, normalise=normalise, pairs_of=(line, same), seed=seed
+                )
+            except InputError:
+                summary += f" Not enough data for pairs of {word} {control_for}."
+            else:
+                numbers["overall_where"][word] = apart.overall
+                summary += f" In pairs of {word} {control_for} {apart.overall:.2f}."
+    return Found(summary=summary, numbers=numbers)
+
+
+def compare_modalities(
+    work: Work,
+    *,
+    by: str = "group",
+    table_file: str = "",
+    components: int = 10,
+    n_draws: int = 10_000,
+    seed: int = 0,
+) -> Job[Found]:
+    """Compare how alike groups look with how alike they are in other data (RNA, doses), from a table of numbers."""
+    check_within("components", components, 2, 1000)
+    check_within("n_draws", n_draws, 10, 1_000_000)
+    if not table_file:
+        raise InputError(
+            "No table is chosen: a .csv or .tsv whose first column names the groups and whose others are numbers."
+        )
+    path = Path(table_file)
+    if not path.is_file():
+        raise InputError(f"There is no table at {path}.")
+    try:
+        other = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", index_col=0)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputError(f"{path.name} cannot be read as a table ({error}).") from None
+    other = other.select_dtypes("number").dropna(axis=1)
+    other.index = pd.Index([plain(v).casefold() for v in other.index])
+    other = other[~other.index.duplicated()]
+    names, of = work.groups(by)
+    at = other.index.get_indexer(pd.Index([str(n).casefold() for n in names]))
+    both = [i for i in range(len(names)) if at[i] >= 0 and (of == i).any()]
+    if len(both) < 4 or not other.shape[1]:
+        raise InputError(
+            f"Not enough data: {len(both)} groups ({by}) of {len(names):,} are in the first column of {path.name}, with "
+            f"{other.shape[1]} columns of numbers; four groups are needed."
+        )
+    yield Progress(0, 1, f"{len(both):,} groups in both")
+    own = profiles.mean_profiles(work.x, [np.flatnonzero(of == i) for i in both])
+    spaces = [
+        projection.pca(projection.z_score(x), min(components, len(both) - 1), seed)[0]
+        for x in (own, other.to_numpy(float)[at[both]])
+    ]
+    agree = comparison.mantel(
+        *(retrieval.similarity(x, "cosine") for x in spaces), n_draws=n_draws, seed=seed
+    )
+    numbers: dict[str, Any] = {"n": agree.n, "mantel_r": agree.r, "mantel_p": agree.p}
+    summary = f"Likeness of {agree.n:,} groups ({by}) in both: Mantel r = {agree.r:.2f} ({p_words(agree.p)})."
+    try:
+        pair = comparison.pair_modalities(spaces[0], spaces[1])
+    except InputError:
+        summary += " Too few groups or numbers for canonical correlation."
+    else:
+        numbers |= {"cca_accuracy": pair.accuracy, "cca_chance": pair.chance}
+        summary += (
+            f" After canonical correlation (2 components, fitted on all) the nearest in the table is the group itself for "
+            f"{pair.accuracy:.0%} ({pair.chance:.0%} by chance)."
+        )
+    return Found(summary=summary, numbers=numbers)
+
+
+def _enriched(chosen: list[str], background: list[str], sets: Any) -> list[dict[str, Any]]:
+    """Rows of the test, plain JSON types, the surest first; none of a single one chosen."""
+    if len(chosen) < 2:
+        return []
+    table = pd.DataFrame(retrieval.enrichment(chosen, background, sets))
+    return list(json.loads(table.to_json(orient="records")))
+
+
+def find_enriched(
+    work: Work, *, choose: str = "", clustered: str = "", near: int = 0, by: str = "group", annotation: str = "",
+    sets_file: str = "", aspect: str = "",
+) -> Job[Found]:  # fmt: skip
+    """Test which annotations are enriched among chosen groups: those of a set, a cluster, a branch, or the nearest ones."""
+    check_within("near", near, 0, 10_000)
+    if bool(annotation) == bool(sets_file):
+        raise InputError(
+            "Say where annotations come from: a column of the cells (annotation) or a file of sets (sets_file), one of both."
+        )
+    if not choose and not clustered:
+        raise InputError(
+            "No groups are chosen: name a set, COLUMN=VALUE or groups (choose), or a column of clusters (clustered)."
+        )
+    names, of = work.groups(by)
+    have = np.flatnonzero(np.bincount(of[of >= 0], minlength=len(names)))
+    background = [str(names[i]) for i in have]
+    yield Progress(0, 1, f"Annotations of {len(background):,} groups")
+    if sets_file:
+        sets = read_item_sets(sets_file, aspect)
+    else:
+        sets = {}
+        entries = as_text(work.column(annotation))
+        for i in have:
+            for term in {t.strip() for e in set(entries[of == i]) for t in str(e).split(";") if t.strip()}:
+                sets.setdefault(term, []).append(str(names[i]))
+        if not sets:
+            raise InputError(f"No cell has a value in {annotation!r}, so there is no annotation.")
+    tests: dict[str, list[str]] = {}
+    if choose:
+        tests[choose] = _chosen_groups(work, choose, names, of, have)
+    else:
+        value = as_text(work.column(clustered))
+        mostly = {}
+        for i in have:
+            found, count = np.unique(value[of == i].astype(str), return_counts=True)
+            mostly[str(names[i])] = str(found[count.argmax()])
+        for kind in sorted(set(mostly.values()) - {""}):
+            tests[f"{clustered}={kind}"] = [n for n, v in mostly.items() if v == kind]
+    if near:
+        mean = projection.z_score(profiles.mean_profiles(work.x, [np.flatnonzero(of == i) for i in have]))
+        for name, chosen in tests.items():
+            own = np.isin(background, chosen)
+            away = np.linalg.norm(mean - mean[own].mean(axis=0), axis=1)
+            away[own] = np.inf
+            tests[name] = chosen + [
+                background[i] for i in np.argsort(away, kind="stable")[:near] if not own[i]
+            ]
+    rows = [
+        {"chosen": name, "n": len(chosen), **row}
+        for name, chosen in tests.items()
+        for row in _enriched(chosen, background, sets)
+    ]
+    if max(map(len, tests.values()), default=0) < 2:
+        raise InputError("Not enough data: a test needs two groups or more that are chosen together.")
+    sure = [r for r in rows if r["p_fdr"] <= 0.05]
+    said = [f"{r['set']} in {r['chosen']} ({r['n_chosen']} of {r['n']}, {r['fold']:.1f} times)" for r in sure]
+    which = (
+        f"{len(tests[choose]):,} groups ({choose})" if choose else f"the {len(tests):,} values of {clustered}"
+    )
+    summary = f"Tested {which} for {len(sets):,} annotations, background: the {len(background):,} groups ({by}) here. "
+    summary += (
+        f"Enriched, p ≤ 0.05 (FDR): {join_words(said, 5)}." if sure else "None is enriched (p ≤ 0.05, FDR)."
+    )
+    return Found(
+        summary=summary, numbers={"rows": rows, "n_background": len(background), "n_sets": len(sets)}
+    )
+
+
+def _chosen_groups(work: Work, text: str, names: np.ndarray, of: np.ndarray, have: np.ndarray) -> list[str]:
+    """Groups most of whose cells are in a set or have a value; or groups by their names."""
+    if text in work.sets:
+        inside = work.obs.index.isin(work.sets[text])
+    elif "=" in text:
+        inside = members_of(work, text)
+    else:
+        wanted = [plain(part.strip()) for part in text.split(",") if part.strip()]
+        known = [str(names[i]) for i in have]
+        for name in wanted:
+            if name not in known:
+                raise InputError(
+                    f"{name!r} is neither a set nor a group with cells that count; groups are {join_words(known, 12)}."
+                )
+        return wanted
+    found = [str(names[i]) for i in have if inside[of == i].mean() > 0.5]
+    if not found:
+        raise InputError(f"No group has most of its cells in {text!r}.")
+    return found
