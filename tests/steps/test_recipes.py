@@ -275,6 +275,16 @@ def test_quality_is_taken_out_of_the_spread_and_what_is_left_is_said(simple_proj
     assert all(c.startswith("q_") for c in columns)
     with pytest.raises(InputError, match="holds no number"):
         run(simple_project, "variability", quality="compound")
+    hits = run(simple_project, "variability", by="well", n_draws=0, known="control=0")
+    curve = hits.numbers["known"]["share_of_first_k"]
+    dosed = (good(simple_project).groupby("well", observed=True)["control"].first() == 0).reindex(
+        hits.table.index
+    )
+    np.testing.assert_allclose(curve, dosed.cumsum() / np.arange(1, 9), atol=1e-4)
+    assert hits.numbers["known"]["chance"] == 0.5
+    assert "average precision of" in hits.summary
+    with pytest.raises(InputError, match="COLUMN=VALUE"):
+        run(simple_project, "variability", by="well", known="control")
 
 
 def test_odd_cells_by_density_and_by_their_own_group(simple_project: Project):

@@ -240,6 +240,7 @@ def rank_groups(
     n_draws: int = 500,
     quality: str = "",
     intensity: str = "q_signal",
+    known: str = "",
     seed: int = 0,
 ) -> Job[Found]:
     """Rank groups (wells, proteins) by how much their cells differ from one another."""
@@ -308,14 +309,16 @@ def rank_groups(
         summary += f" By intensity ({light}) {n_bright} {'does' if n_bright == 1 else 'do'}."
     if "score_sd" not in table:
         summary += ' Run the recipe "score" first to have the spread of the score as well.'
+    numbers: dict[str, Any] = {"by": by, "min_cells": min_cells, "n_groups": len(names)}
     if taken:
         summary += f" {taken['words']}"
-    numbers = {
-        "by": by,
-        "min_cells": min_cells,
-        "n_groups": len(names),
-        **({"without": taken} if taken else {}),
-    }
+        numbers["without"] = taken
+    if known:
+        column = "score_sd" if "score_sd" in table else "heterogeneity"
+        ranked = table[column].where(table[f"rank_{column}"].notna()).to_numpy(float)
+        found_known = recipes.hits_of_known(work, names, of, ranked, known)
+        summary += f" {found_known.pop('words')}"
+        numbers["known"] = found_known
     return Found(summary=summary, table=table, numbers=numbers)
 
 
@@ -711,6 +714,9 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "intensity": {"label": "Intensity", "column": True, "also": ["", "q_signal"],
                   "help": "Column of the protein's intensity: its spread in every group stands beside that of the place, because "
                   "a group can vary in one and not in the other. Empty: none."},
+    "known": {"label": "Known to vary",
+              "help": "COLUMN=VALUE of groups that are known to vary (several values of a cell parted by ;): says how many of "
+              "the first k of the ranking are. Empty: nothing is compared."},
     "how": {"label": "Odd by", "choices": list(OUTLIERS),
             "help": "Distance to the nearest of the group; local outlier factor; or distance from the group's middle."},
     "choose": {"label": "Which groups",
@@ -1103,6 +1109,7 @@ def _fingerprint(work: Work, recipe: str, options: Mapping[str, Any]) -> str:
             "field",
             "control",
             options.get("intensity"),
+            str(options.get("known")).partition("=")[0].strip(),
             *(recipes.quality_columns(work, str(options["quality"])) if options.get("quality") else ()),
             *users_columns(work.all_obs),
         ],

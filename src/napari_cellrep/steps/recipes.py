@@ -149,6 +149,25 @@ def without_quality(
     return rest, value, taken
 
 
+def hits_of_known(
+    work: Work, names: np.ndarray, of: np.ndarray, value: np.ndarray, known: str
+) -> dict[str, Any]:
+    """How many of the first k groups of a ranking are annotated ("known to vary"), k = 1, 2, …; average precision; a sentence."""
+    column, equals, wanted = known.partition("=")
+    if not equals:
+        raise InputError(f"What is known is written COLUMN=VALUE, for example spatial=yes; got {known!r}.")
+    entries = as_text(work.column(column.strip()))
+    each = ["; ".join(sorted(set(entries[of == i]))) for i in range(len(names))]
+    found = mixtures.top_hits(value, mixtures.annotated_as(each, plain(wanted.strip())))
+    best = float(found.share[found.best_k - 1])
+    return {
+        "words": f"Of the groups with {known} ({found.chance:.0%} of all) the ranking has an average precision of "
+        f"{found.average_precision:.2f}; of its first {found.best_k} {best:.0%} are.",
+        "average_precision": found.average_precision, "chance": found.chance, "best_k": found.best_k,
+        "share_of_first_k": [round(float(v), 4) for v in found.share],
+    }  # fmt: skip
+
+
 # ---- cells ---------------------------------------------------------------------------------------------
 
 
