@@ -219,6 +219,7 @@ def test_what_the_network_was_trained_on(small):
     assert verdict(trained_on="elsewhere")[0] == "holds"
     here = {"trained_on": small.name}
     assert verdict({}, **here)[0] == "does not hold"
+    assert verdict({}, trained_on="as the project was called before")[0] == "does not hold"
     assert "it among them" in verdict({}, **here)[1]
     assert verdict({"where": "well == 'A01'"}, **here)[0] == "holds"
     assert verdict({"fields": ["A06"]}, **here)[0] == "does not hold"

@@ -661,7 +661,8 @@ def trained(it: Subject, found: Found | None) -> Check:
     where = found.net.card.get("trained_on")
     if not where:
         return Check("trained", claim, UNKNOWN, "the model does not say what it was trained on.")
-    if where != it.project.name:
+    # A project that was saved under another name since has its trainings still.
+    if where != it.project.name and not (it.project.root / "models" / found.name / "run.json").is_file():
         return Check("trained", claim, HOLDS, f"It was trained in the project {where}.")
     return _trained_here(it, found, claim)
 
