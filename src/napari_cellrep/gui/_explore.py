@@ -409,9 +409,9 @@ class ExploreWidget(QWidget):
             self.views.setSizes(split)
             self._split_moved = True
         dock = value.get("dock")
-        if isinstance(dock, list) and len(dock) == 2 and all(isinstance(v, int) and v > 0 for v in dock):
-            self._dock_kept, self._dock_waits, self.dock_moved = dock, True, False
-            self._return_dock()
+        whole = isinstance(dock, list) and len(dock) == 2 and all(isinstance(v, int) and v > 0 for v in dock)
+        self._dock_kept, self._dock_waits, self.dock_moved = dock if whole else [], whole, False
+        self._return_dock()
         self._second_place = _map_place(value.get("second map"))
         if self.second is not None and self._second_place is not None:
             self.second.show_place(self._second_place)
