@@ -438,9 +438,13 @@ def learn(root: Path, out: Path) -> None:
 
 
 def look(root: Path, out: Path) -> None:
-    """What networks make of two cells: what they need, where they look, what is alike to them, what class they see."""
+    """Figures of what networks make of cells, as `cellrep look` writes them.
+
+    Beside the demo's network they want embeddings "dino" (`cellrep embed … --weights dino-starter --key dino`), "told" (a
+    DeepLoc that learned the column control) and "microsnoop"; what is missing is said and left as it is.
+    """
     from napari_cellrep.data.cells import embedding_names
-    from napari_cellrep.steps import heads, inpaint
+    from napari_cellrep.steps import axis, heads, inpaint
     from napari_cellrep.steps import look as steps
     from napari_cellrep.steps.look_figure import save_looks
 
@@ -451,23 +455,33 @@ def look(root: Path, out: Path) -> None:
         name: [str(c) for c in good.index[good["control"] == v]]
         for name, v in (("untreated", -1), ("full dose", 1))
     }
+    odd = good["outlier_paired_cell_inpainting"].astype(float)
+    usual = good[(odd < odd.median()) & (np.abs(good["area_px"] / good["area_px"].median() - 1) < 0.25)]
+    one = {  # cells typical of their group, all of their window in the image
+        name: [c for c in cells if c in usual.index and inner(obs.loc[c])] for name, cells in controls.items()
+    }
+    untreated, treated = (cells[5:55:7] for cells in one.values())
+    both = [untreated[0], treated[0]]
+    dim = [c for c in good.index[good["field"] == "A07"] if inner(obs.loc[c])]
+    dim = [max(dim, key=lambda c: obs.loc[c, "q_signal"]), min(dim, key=lambda c: obs.loc[c, "q_signal"])]
     apart = {"a": "full dose", "b": "untreated", "sets": controls}
-    untreated, treated = (cells[40:121:80] for cells in controls.values())
     wanted: tuple[tuple[str, str, list[str], int, dict[str, Any]], ...] = (
         (
             "grid",
             pci,
             [],
-            520,
-            {"sources": untreated + treated, "targets": ["A01:52", "A12:44", "A07:66"]},
+            620,
+            {"sources": untreated[:2] + treated[:2], "targets": [untreated[2], treated[2], dim[0]]},
         ),
-        ("patterns", pci, treated, 900, {"target": "A01:52"}),
-        ("apart", "dino", ["A01:52", "A12:44"], 700, apart),
-        ("occlusion", "paired_cell_inpainting", ["A07:66", "A07:100"], 800, {}),
-        ("attention", "dino", ["A07:66", "A07:100"], 1100, {}),
-        ("tokens", "dino", ["A01:52", "A12:44"], 700, {"stride": 4}),
-        ("classes", "told", ["A01:52", "A12:44"], 900, {}),
-        ("heads", "dino", [], 560, {}),
+        ("patterns", pci, treated[:6], 900, {"target": untreated[0]}),
+        ("apart", "dino", both, 700, apart),
+        ("occlusion", pci, dim, 800, {}),
+        ("attention", "dino", both, 1100, {}),
+        ("tokens", "dino", both, 800, {"stride": 4}),
+        ("classes", "told", both, 900, {}),
+        ("redrawn", "microsnoop", treated[:1], 900, {"ratio": 0.5}),
+        ("heads", "dino", [], 460, {}),
+        ("axis", "dino", [], 1100, {"name": "A06"}),
     )
     for what, embedding, cells, width, how in wanted:
         if embedding not in embedding_names(project.cells):
@@ -479,90 +493,155 @@ def look(root: Path, out: Path) -> None:
             inpaint.inpaint_grid(project, out=str(FRESH / "look.png"), **how)
         elif what == "patterns":
             save_looks(project, inpaint.patterns(project, cells=cells, **how), FRESH / "look.png")
+        elif what == "axis":
+            axis.axis(project, embedding=embedding, out=str(FRESH / "look.png"), **how)
         else:
-            looks = steps.look(project, what=what, cells=cells, embedding=embedding, **how)
+            kind = "reconstruction" if what == "redrawn" else what
+            looks = steps.look(project, what=kind, cells=cells, embedding=embedding, **how)
             save_looks(project, looks, FRESH / "look.png")
+            print("\n".join(f"{one.cell_id}: {' '.join(one.words)}" for one in looks))
         page = Image.open(FRESH / "look.png").convert("RGB")
         page = page.resize((width, width * page.height // page.width), Image.Resampling.LANCZOS)
-        page = page.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2)  # keeps the colours of the maps
-        page.save(out / f"look-{what}.png", optimize=True)
+        save(page, out / f"look-{what}.png")
+
+
+def inner(cell: Any, far: int = 40) -> bool:
+    """Whether all of a cell's window lies in its field of 640 pixels."""
+    return bool(far < cell["y_px"] < 640 - far and far < cell["x_px"] < 640 - far)
+
+
+def ask(window: Window, cell: str, words: str, spot: QPoint | None = None) -> Any:
+    """Choose an entry of a cell's menu with the mouse's right button, and wait for the answer's layers."""
+    canvas, n = window.canvas, len(window.canvas.looking.answers)
+    window.click_image(cell, RIGHT)
+    entries = {}
+    menus = [canvas._menu]
+    while menus:
+        for action in menus.pop().actions():
+            entries[action.text()] = action
+            if action.menu() is not None:
+                menus.append(action.menu())
+    until(entries[words].isEnabled, 120)  # the worker has said what the network can
+    QTest.qWait(500)
+    entries[words].trigger()
+    canvas._menu.hide()
+    until(lambda: len(canvas.looking.answers) > n, 120)
+    return canvas.looking.answers[-1]
+
+
+def quiet_notes() -> None:
+    """Close napari's notices, which would hide a part of the picture."""
+    for widget in QApplication.allWidgets():
+        if type(widget).__name__ == "NapariQtNotification":
+            widget.close()
+    QTest.qWait(300)
 
 
 def inside(root: Path, out: Path) -> None:
     """A structure found again, and which channel each head of a DINO looks at, with the tab that goes with them."""
-    window = Window(out, 1100, 760)
+    window = Window(out, 1240, 860)
     session, canvas, looking = window.session, window.canvas, window.canvas.looking
     session.open(open_project(root))
     if "dino" not in session.embeddings:
         print("inside-*.png are left as they are: the project has no embedding dino")
         window.close()
         return
-    session.embedding = "dino"
+    session.embedding, session.colour_by = "dino", "dose_rank"
     explore = window.dock("Explore")
+    explore.setMinimumHeight(400)
     view = explore.view("Look inside")
     show_field(window.viewer, session, "A01")
     until(lambda: canvas.field == "A01")
-    canvas.frame_cell("A01:52")
+    window.viewer.window._qt_viewer.dockLayerControls.hide()
+    cell = middle_cell(session, "A01")
+    canvas.frame_cell(cell)
     window.viewer.scene.camera.zoom *= 0.35
-    for name, words in (("inside-structure", STRUCTURE[0]), ("inside-heads", QUESTIONS["attention"][0])):
-        looking.remove()
-        window.click_image("A01:52", RIGHT)
-        action = next(a for a in canvas._menu.actions() if a.text() == words)
-        until(action.isEnabled, 120)  # the worker has said what the network can
-        action.trigger()
-        canvas._menu.hide()
-        until(lambda: looking.answers, 120)
-        if name == "inside-heads":
-            click(view.of_all)
-            until(lambda: view.matrix.heads, 300)
-            view.matrix.clicked.emit(1, 1)
-            until(lambda: len(looking.answers) == 2, 120)
-            for layer in looking.answers[0].layers.values():
-                layer.visible = False
-            explore.setMinimumHeight(400)
-            QTest.qWait(500)
-            view.lowest.setValue(60)
-            window.viewer.reset_view()
-        QTest.qWait(6000)  # notes fade
-        picture = Image.fromarray(window.viewer.screenshot(canvas_only=False, flash=False)[..., :3])
-        picture.quantize(128, Image.Quantize.MAXCOVERAGE, kmeans=2).save(out / f"{name}.png", optimize=True)
+    explore.map.fit()
+    ask(window, cell, STRUCTURE[0])
+    quiet_notes()
+    window.shot("inside-structure")
+
+    looking.remove()
+    ask(window, cell, QUESTIONS["attention"][0])
+    click(view.of_all)
+    until(lambda: view.matrix.heads, 300)
+    i, j = np.unravel_index(
+        np.nanargmax(view.matrix.iou[1:] - view.matrix.chance[1:]), view.matrix.iou[1:].shape
+    )
+    view.matrix.at = (int(i) + 1, int(j))
+    view.matrix.clicked.emit(*view.matrix.at)
+    until(lambda: len(looking.answers) == 2, 120)
+    for layer in looking.answers[0].layers.values():
+        layer.visible = False
+    QTest.qWait(500)
+    view.lowest.setValue(60)
+    window.viewer.reset_view()
+    quiet_notes()
+    window.shot("inside-heads")
+    print(" ".join([view.words.text(), view.matrix_words.text()]))
     window.close()
 
 
+def middle_cell(session: Any, field: str) -> str:
+    """The good cell of a usual size that is nearest to the middle of a field of 640 pixels."""
+    area = session.cells.obs["area_px"].to_numpy(float)
+    usual = np.abs(area / np.median(area[session.visible]) - 1) < 0.25
+    rows = [int(r) for r in session.rows_of_field(field) if session.visible[r] and usual[r]]
+    far = [float(np.hypot(*(np.array(session.place(r)[1:]) - 320))) for r in rows]
+    return str(session.cell_id(rows[int(np.argmin(far))]))
+
+
 def masking(root: Path, out: Path) -> None:
-    """A cell that a Microsnoop redraws, with the patches over its nucleus painted as hidden."""
-    window = Window(out, 1100, 760)
-    session, canvas, looking = window.session, window.canvas, window.canvas.looking
+    """A cell that a Microsnoop redraws, with half of its nucleus painted as hidden: the mask, then what came of it."""
+    window = Window(out, 1240, 760)
+    session, canvas = window.session, window.canvas
     session.open(open_project(root))
     if "microsnoop" not in session.embeddings:
         print("inside-mask.png is left as it is: the project has no embedding microsnoop")
         window.close()
         return
     session.embedding = "microsnoop"
-    view = window.dock("Explore").view("Look inside")
+    explore = window.dock("Explore")
+    explore.setMinimumHeight(250)
+    view = explore.view("Look inside")
     show_field(window.viewer, session, "A12")
     until(lambda: canvas.field == "A12")
-    canvas.frame_cell("A12:44")
-    window.click_image("A12:44", RIGHT)
-    action = next(a for a in canvas._menu.actions() if a.text() == QUESTIONS["reconstruction"][0])
-    until(action.isEnabled, 120)
-    action.trigger()
-    canvas._menu.hide()
-    until(lambda: looking.answers, 120)
-    (answer,) = looking.answers
+    cell = middle_cell(session, "A12")
+    canvas.frame_cell(cell)
+    answer = ask(window, cell, QUESTIONS["reconstruction"][0])
+    names = answer.names
+    view.show_picture(names.index("FKHR-GFP as the network sees it"))
     click(view.mask.paint)
     h, w = answer.mask.data.shape
     answer.mask.data = np.zeros((h, w), np.uint8)
-    for i in range(h):
-        for j in range(w):
-            if abs(i - (h - 1) / 2) < 1.5 and abs(j - (w - 1) / 2) < 1.5:
-                answer.mask.paint((i, j), 1)
+    for i in range(h // 2 - 1, h // 2 + 1):  # half of the nucleus
+        answer.mask.paint((i, w // 2), 1)
+    canvas.frame_cell(cell)
+    window.viewer.scene.camera.zoom *= 0.7
+    quiet_notes()
+    window.shot("inside-mask")
     looks = answer.looks
     click(view.mask.again)
     until(lambda: answer.looks is not looks, 60)
-    window.viewer.scene.camera.zoom *= 0.5
-    QTest.qWait(6000)  # notes fade
-    window.shot("inside-mask")
+    parts = []
+    mask = answer.mask
+    for what, painted in (
+        ("as the network sees it", True),
+        ("with patches hidden", False),
+        ("redrawn", False),
+        ("error of redrawing", False),
+    ):
+        view.show_picture(answer.names.index(f"FKHR-GFP {what}"))
+        mask.visible = painted
+        QTest.qWait(300)
+        shown = window.viewer.screenshot(canvas_only=True, flash=False)[..., :3]
+        side = min(shown.shape[:2])
+        upper, left = ((length - side) // 2 for length in shown.shape[:2])
+        parts += [shown[upper : upper + side, left : left + side], np.full((side, 8, 3), 255, np.uint8)]
+    row = Image.fromarray(np.hstack(parts[:-1]))
+    row.thumbnail((1200, 1200), Image.Resampling.LANCZOS)
+    save(row, out / "inside-redrawn.png")
+    print(view.words.text())
     window.close()
 
 
