@@ -88,6 +88,11 @@ def test_a_vision_transformer_is_asked(inside, viewer, qtbot, told, monkeypatch,
     click(inside.of_these)
     qtbot.waitUntil(lambda: inside.matrix.heads == ["mean", "head 1", "head 2"], timeout=LONG)
     assert np.isfinite(inside.matrix.iou[1]).all()
+    table = tmp_path / "heads.csv"
+    monkeypatch.setattr(_looking.QFileDialog, "getSaveFileName", lambda *_: (str(table), ""))
+    click(inside.save_matrix)
+    qtbot.waitUntil(lambda: str(table) in inside.matrix_words.text(), timeout=LONG)
+    assert table.read_text().startswith("head,channel,iou")
     tokens = choose(inside, qtbot, QUESTIONS["tokens"][0])
     assert tokens.layers[0].rgb
     figure = tmp_path / "tokens.svg"

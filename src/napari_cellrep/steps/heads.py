@@ -16,7 +16,7 @@ from napari_cellrep.data.files import replacing
 from napari_cellrep.specs import InputError
 from napari_cellrep.steps.analyze import choose_embedding
 from napari_cellrep.steps.look import ALONE, head_names, patch_px, quiet, ready, see
-from napari_cellrep.steps.look_figure import save_figure
+from napari_cellrep.steps.look_figure import FIGURES, check_out, save_figure
 from napari_cellrep.steps.networks import UNTRAINED
 
 SAMPLE = 50  # cells, as in the paper
@@ -180,6 +180,12 @@ def save_heads(found: Heads, out: Path) -> tuple[Path, ...]:
         return (out,)
     save_figure(_draw(found), out)
     return out, out.with_suffix(".csv")
+
+
+def write_heads(project: Project, *, out: str, **how: Any) -> tuple[str, ...]:
+    """Compare heads and channels (`heads`) and write the matrix to a file that ends as `save_heads` wants it."""
+    path = check_out(Path(out), (*FIGURES, ".csv"))
+    return tuple(str(written) for written in save_heads(heads(project, **how), path))
 
 
 def _draw(found: Heads) -> Any:

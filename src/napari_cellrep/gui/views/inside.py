@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
+    QFileDialog,
     QFormLayout,
     QHBoxLayout,
     QLabel,
@@ -54,6 +55,7 @@ class InsideView(CellView):
         self.looking = canvas.looking
         self.answer: Answer | None = None
         self._compared: tuple[str, ...] = ()  # cells of the matrix
+        self._how: dict[str, Any] = {}  # what it was asked with
         self._asked = 0
 
         self.words = QLabel(EMPTY)
@@ -136,7 +138,12 @@ class InsideView(CellView):
             f"Compare heads and channels in {MOST_CELLS} cells drawn at random",
             self._compare_all,
         )
-        for button in (self.of_these, self.of_selected, self.of_all):
+        self.save_matrix = _button(
+            "Save the table…",
+            "Writes the table (CSV), or a figure with the table beside it",
+            self._save_matrix,
+        )
+        for button in (self.of_these, self.of_selected, self.of_all, self.save_matrix):
             buttons.addWidget(button)
         buttons.addStretch()
         inside.addLayout(buttons)
@@ -322,6 +329,8 @@ class InsideView(CellView):
         def arrived(found: Mapping[str, Any]) -> None:
             if asked == self._asked:
                 self._compared = tuple(found["cells"])
+                self._how = {"embedding": found["embedding"], "cells": self._compared}
+                self.save_matrix.setVisible(True)
                 self.matrix.show_matrix(found["heads"], found["channels"], found["iou"], found["chance"])
                 self.matrix.setVisible(True)
                 self.matrix_words.setText(" ".join(found["words"]))
@@ -334,9 +343,24 @@ class InsideView(CellView):
             "heads.heads", root, arrived, failed, embedding=self.answer.embedding, **which
         )
 
+    def _save_matrix(self) -> None:
+        """Ask where to, and have the worker write the table and, if wanted, the figure."""
+        from napari_cellrep.gui._runner import runner_of
+
+        path, _ = QFileDialog.getSaveFileName(
+            self, "Save heads against channels", "heads.csv", "Table or figure (*.csv *.png *.svg *.pdf)"
+        )
+        if path:
+            runner_of(self.canvas.viewer).ask(
+                "heads.write_heads", str(self.session.project.root),
+                lambda written: self.matrix_words.setText(f"Saved as {' and '.join(written)}."),
+                lambda sentence: self.matrix_words.setText(f"⚠ {sentence}"), out=path, **self._how,
+            )  # fmt: skip
+
     def _forget_matrix(self) -> None:
         self._asked += 1
         self._compared = ()
+        self.save_matrix.setVisible(False)
         self.matrix.show_matrix([], [], np.zeros((0, 0)), np.zeros((0, 0)))
         self.matrix.setVisible(False)
         self.matrix_words.setText("")
