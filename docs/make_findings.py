@@ -121,9 +121,11 @@ def bbbc013(source: Path, shared: Path | None, folder: Path) -> str:
     axes[0].set(xlabel="dose rank", ylabel="mean log-ratio score of a well")
     axes[1].set(xlabel="dose rank", ylabel="SD of the score in a well")
     axes[1].plot([], [], "--", color="grey", label="as many undosed cells")
+    axes[1].set_ylim(0, 1.35 * table["score_sd"].max())  # room for the words
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False, fontsize=8)
+        axis.legend(frameon=False, fontsize=8, loc="upper left")
+    fig.tight_layout()
     text += ["", figure(fig, "bbbc013", "Score and its spread against dose, for two drugs"), ""]
     text.append(
         "**What came out:** the score follows the dose, and "
