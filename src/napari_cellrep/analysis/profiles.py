@@ -16,7 +16,7 @@ FEW_CELLS = 10  # the mean of fewer is mostly luck
 # Up to so many leaves they are turned so that neighbours are as alike as the tree allows (0.04 s for 600). The time
 # grows faster than the square, and SciPy does not let other threads, the window's among them, work meanwhile.
 ORDERED_MOST = 600
-# All pairs of so many rows are 1.6 GB, and time grows with the square: more rows go through `represent`.
+# All pairs of so many rows are 1.6 GB, twice, and time grows with the square: more rows go through `represent`.
 JOINED_MOST = 20_000
 
 
@@ -281,8 +281,8 @@ def grow(z: np.ndarray, metric: str = "correlation", linkage: str = "average") -
 
     Notes
     -----
-    Ward's linkage holds no distances, so its memory is that of the rows (n × d); average linkage holds each pair's once
-    (8 bytes, SciPy's twice).
+    Ward's linkage holds no distances, so its memory is that of the rows (n × d); average linkage holds those of
+    all pairs twice (16 bytes a pair), as SciPy does.
 
     The Paired Cell Inpainting paper joins proteins by maximum-likelihood agglomerative clustering, which SciPy does
     not have; average and Ward's linkage are what is offered here. Up to `ORDERED_MOST` leaves, branches are turned so
