@@ -141,6 +141,7 @@ def walk(out: Path) -> None:
     until(lambda: cards["segment"].method.count() and cards["model"].model.count(), 120)
     viewer.scene.camera.zoom *= 2
     window.shot("window-start")
+    click(dock.tour.leave)  # the cards need its room
 
     window.press(cards["images"].sample)
     until(lambda: window.canvas.field and cards["segment"].body.isVisible())
