@@ -221,7 +221,7 @@ def judged(project: Project, path: Path) -> tuple[list[dict[str, Any]], pd.DataF
                 [i for i, _ in names],
                 [kind for _, kind in names],
             )
-            table.loc[new, "rater"] = "founder"
+            table.loc[new, "rater"] = "AI, from the pictures alone"
     rows = []
     for embedding, own in table.groupby("embedding", sort=False):
         for name in (*own["drug"].unique(), "both drugs"):
