@@ -16,16 +16,18 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Image
 from napari.utils.colormaps import AVAILABLE_COLORMAPS
 from qtpy.QtCore import QEvent, QObject
-from qtpy.QtWidgets import QAbstractButton, QComboBox, QLineEdit, QWidget
+from qtpy.QtWidgets import QAbstractButton, QComboBox, QLineEdit
 
 from napari_cellrep.data.files import write_text
 from napari_cellrep.specs import InputError
 
 if TYPE_CHECKING:
     from napari_cellrep.gui._image import Canvas
+    from napari_cellrep.gui.views._parts import CellView
 
 logger = logging.getLogger(__name__)
 FILE, FORMAT = "view.json", 1
+ARRANGED = "arrangement"  # beside the names of a view's boxes
 NOT_KEPT = "selected cells"  # a choice that means nothing once the selection is gone
 
 
@@ -229,9 +231,12 @@ def return_look(layer: Image, look: Any) -> None:
 # ---- what is chosen in a view ----------------------------------------------------------------------
 
 
-def choices_of(view: QWidget) -> dict[str, Any]:
-    """What is chosen in a view: the name in its code → text of a box or line, whether a button is down, or a number."""
-    found: dict[str, Any] = {}
+def choices_of(view: CellView) -> dict[str, Any]:
+    """What is chosen in a view: the name in its code → text of a box or line, whether a button is down, or a number.
+
+    And its arrangement, where it has one.
+    """
+    found: dict[str, Any] = {ARRANGED: arranged} if (arranged := view.arrangement()) else {}
     for name, part in vars(view).items():
         if isinstance(part, QComboBox):
             found[name] = part.currentText()
@@ -240,9 +245,12 @@ def choices_of(view: QWidget) -> dict[str, Any]:
     return found
 
 
-def return_choices(view: QWidget, choices: Any) -> None:
+def return_choices(view: CellView, choices: Any) -> None:
     """Choose again, as a person does; what is not offered any more is left out."""
-    for name, kept in _mapping(choices).items():
+    choices = _mapping(choices)
+    if arranged := _mapping(choices.pop(ARRANGED, None)):
+        view.arrange_as(arranged)
+    for name, kept in choices.items():
         part = vars(view).get(name)
         if isinstance(part, QComboBox):
             at = max(part.findText(kept), part.findData(kept)) if isinstance(kept, str) else -1
@@ -253,7 +261,7 @@ def return_choices(view: QWidget, choices: Any) -> None:
             _set_value(part, kept)
 
 
-def changed_choices(view: QWidget, first: Mapping[str, Any]) -> dict[str, Any]:
+def changed_choices(view: CellView, first: Mapping[str, Any]) -> dict[str, Any]:
     """Those choices that are not as they were when the view was made."""
     return {n: w for n, w in choices_of(view).items() if w != first.get(n) and w != NOT_KEPT}
 

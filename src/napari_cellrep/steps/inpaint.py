@@ -245,7 +245,9 @@ def patterns(project: Project, *, cells: Sequence[str], target: str, model: str 
         ]
     )
     real, mean, sd = y[0, 0].float().numpy(), predicted.mean(axis=0), predicted.std(axis=0)
-    mse = np.mean((predicted - real) ** 2, axis=(1, 2))
+    mse = np.mean((predicted - real) ** 2, axis=(1, 2), dtype=np.float64).round(
+        6
+    )  # equal where they are said to be
     shown = np.arange(len(sources))
     if len(sources) > MOST_SHOWN:
         even = np.linspace(0, len(sources) - 1, MOST_SHOWN).round().astype(int)
@@ -276,7 +278,7 @@ def patterns(project: Project, *, cells: Sequence[str], target: str, model: str 
         )
     if not asked.trained:
         words += (UNTRAINED,)
-    numbers = {"mse": {c: round(float(v), 6) for c, v in zip(sources, mse, strict=True)}}
+    numbers = {"mse": dict(zip(sources, mse.tolist(), strict=True))}
     where = str(project.cells.obs.loc[target, "field"])
     title = asked.found.net.spec.title
     return (Look("patterns", target, where, model, title, asked.trained, planes, words, numbers),)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from qtpy.QtCore import QEvent, QRect, QSize, Qt
@@ -31,6 +31,13 @@ class CellView(QWidget):
         super().__init__()
         self.session, self.canvas = session, canvas
         self._signals: tuple[tuple[Any, Callable[..., None]], ...] = ()
+
+    def arrangement(self) -> dict[str, Any]:
+        """What else comes back with the project, as plain values; empty where nobody has changed it."""
+        return {}
+
+    def arrange_as(self, kept: Mapping[str, Any]) -> None:
+        """Arrange it as `arrangement` told; what does not fit is left out."""
 
     def listen(self, *signals: tuple[Any, Callable[..., None]]) -> None:
         """Connect (signal of the session, slot) until `disconnect_session`."""

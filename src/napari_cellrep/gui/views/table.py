@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,23 @@ class TableView(CellView):
     def by(self) -> str:
         """Column whose values are the rows; "" for cells."""
         return self.rows_of.currentData() or ""
+
+    # ---- what comes back with the project ----------------------------------------------------------
+
+    def arrangement(self) -> dict[str, Any]:
+        """By which column it is sorted, and which columns are hidden."""
+        column = "" if self._column.startswith(DISTANCE) else self._column  # that goes with the ranking
+        return {"column": column, "descending": self._descending, "hidden": sorted(self._hidden)}
+
+    def arrange_as(self, kept: Mapping[str, Any]) -> None:
+        """Sort and hide as kept."""
+        match kept:
+            case {"column": str(column), "descending": bool(descending), "hidden": list(hidden)}:
+                self._column, self._descending = column, descending
+                self._hidden = {name for name in hidden if isinstance(name, str)}
+                self.refresh()
+                if column in self.model.frame:
+                    self._show_sorting(list(self.model.frame.columns).index(column))
 
     # ---- what is shown -----------------------------------------------------------------------------
 
