@@ -274,16 +274,8 @@ def test_sizes_and_where_the_map_was_looked_at_come_back(explore, session, proje
     assert "seen" not in kept(project)["explore"]
 
 
-def test_how_table_and_tree_were_arranged_comes_back(explore, session, project, qtbot):
-    session.embedding = "measured"
-    table, tree = explore.view("Table"), explore.view("Tree")
-    qtbot.waitUntil(lambda: tree.plot.shown is not None, timeout=LONG)
-    first = tree.height.value()
-    tree.height.setFocus()
-    qtbot.keyClick(tree.height, Qt.Key.Key_PageUp if first < 900 else Qt.Key.Key_PageDown)
-    cut, height = tree.height.value(), tree.plot.cut_height
-    assert cut != first
-    explore.view("Table")
+def test_how_the_table_was_arranged_comes_back(explore, session, project, qtbot):
+    table = explore.view("Table")
     column = list(table.model.frame.columns).index("area_px")
     header = table.table.horizontalHeader()
     table.table.scrollTo(table.model.index(0, column))
@@ -298,17 +290,12 @@ def test_how_table_and_tree_were_arranged_comes_back(explore, session, project, 
     assert "brightness" not in table.model.frame
     session.open(None)
 
-    views = kept(project)["explore"]["views"]
-    assert views["Tree"]["arrangement"] == {"cut": cut}
-    assert views["Table"]["arrangement"]["column"] == "area_px"
+    assert kept(project)["explore"]["views"]["Table"]["arrangement"]["column"] == "area_px"
     table._column, table._hidden = "", set()
     session.open(open_project(project.root))
     assert "brightness" not in table.model.frame
     np.testing.assert_array_equal(table.model.order, order)
     assert header.sortIndicatorOrder() == Qt.SortOrder.DescendingOrder
-    explore.view("Tree")
-    qtbot.waitUntil(lambda: tree.plot.shown is not None and tree.height.value() == cut, timeout=LONG)
-    assert tree.plot.cut_height == pytest.approx(height)
     stamp = (project.root / "view.json").stat().st_mtime_ns
     session.open(None)
     assert (project.root / "view.json").stat().st_mtime_ns == stamp

@@ -248,8 +248,7 @@ def choices_of(view: CellView) -> dict[str, Any]:
 def return_choices(view: CellView, choices: Any) -> None:
     """Choose again, as a person does; what is not offered any more is left out."""
     choices = _mapping(choices)
-    if arranged := _mapping(choices.pop(ARRANGED, None)):
-        view.arrange_as(arranged)
+    view.arrange_as(_mapping(choices.pop(ARRANGED, None)))
     for name, kept in choices.items():
         part = vars(view).get(name)
         if isinstance(part, QComboBox):

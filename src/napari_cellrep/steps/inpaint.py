@@ -245,9 +245,8 @@ def patterns(project: Project, *, cells: Sequence[str], target: str, model: str 
         ]
     )
     real, mean, sd = y[0, 0].float().numpy(), predicted.mean(axis=0), predicted.std(axis=0)
-    mse = np.mean((predicted - real) ** 2, axis=(1, 2), dtype=np.float64).round(
-        6
-    )  # equal where they are said to be
+    exact = np.asarray(np.mean((predicted - real) ** 2, axis=(1, 2), dtype=np.float64))
+    mse = exact.round(6)  # equal where they are said to be
     shown = np.arange(len(sources))
     if len(sources) > MOST_SHOWN:
         even = np.linspace(0, len(sources) - 1, MOST_SHOWN).round().astype(int)

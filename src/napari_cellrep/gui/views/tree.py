@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -110,14 +109,8 @@ class TreeView(CellView):
         self.take.clicked.connect(lambda _=False: self._on_take())
         self.distance.currentIndexChanged.connect(lambda _: self.refresh())
         self.joining.currentIndexChanged.connect(lambda _: self.refresh())
-        self._moved: dict[
-            str, int
-        ] = {}  # "cut" and "line", where somebody moved them on the tree that is shown
-        self._arranged: dict[str, int] = {}  # where the next tree begins
         self.height.valueChanged.connect(self._on_cut)
         self.line.valueChanged.connect(self.plot.set_line)
-        self.height.valueChanged.connect(lambda step: self._moved.update(cut=step))
-        self.line.valueChanged.connect(lambda px: self._moved.update(line=px))
         self.keep.clicked.connect(lambda _=False: self._on_keep())
         self.save.clicked.connect(lambda _=False: self._on_save())
         self.save_branches.clicked.connect(lambda _=False: self._on_save_branches())
@@ -228,30 +221,16 @@ class TreeView(CellView):
                 lambda: None, lambda _: None, "tree"
             )  # what is still being grown is not wanted
             self.words.setText(words)
-            self._moved = {}
             return
         n = found.tree.n_leaves
-        arranged, self._arranged = self._arranged, {}
-        lines = self._moved.get("line")
         if before is None or before.tree.n_leaves != n or before.by != found.by:
-            lines = None
-            self.line.setValue(arranged.get("line", 26 if n <= 60 else 14 if n <= 200 else 0))
+            self.line.setValue(26 if n <= 60 else 14 if n <= 200 else 0)
         self._on_colour_changed()
         tops = found.tree.height[-2:] if n > 2 else (0.0, found.tree.height[-1])
         self.height.blockSignals(True)
-        self.height.setValue(arranged.get("cut", round(float(np.mean(tops)) / self.plot.tallest * STEPS)))
+        self.height.setValue(round(float(np.mean(tops)) / self.plot.tallest * STEPS))
         self.height.blockSignals(False)
         self._on_cut(self.height.value())
-        self._moved = arranged if lines is None else {**arranged, "line": lines}
-
-    def arrangement(self) -> dict[str, Any]:
-        """Where it is cut and how high a line is, if somebody has moved them."""
-        return dict(self._moved or self._arranged)
-
-    def arrange_as(self, kept: Mapping[str, Any]) -> None:
-        """Cut the next tree as kept: it is still being grown when a project opens."""
-        self._moved = {}
-        self._arranged = {k: v for k, v in kept.items() if k in ("cut", "line") and isinstance(v, int)}
 
     def _on_cut(self, step: int) -> None:
         shown = self.plot.shown
