@@ -35,14 +35,7 @@ SPEC = replace(
             "small",
             "For hundreds to some ten thousand cells; ours, not the paper's: a larger learning rate for fewer steps, batch norm "
             "settled, and the epoch kept whose held-out cells lie best among their own group.",
-            {
-                "epochs": 60,
-                "batch_size": 32,
-                "learning_rate": 1e-3,
-                "settle_norm": True,
-                "keep": "val_knn",
-                "patience": 15,
-            },
+            pci.FEW_CELLS,
         ),
     ),
     weights=(),

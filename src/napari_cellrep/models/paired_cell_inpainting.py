@@ -61,6 +61,11 @@ _LICENCE = (
     "their own. They are downloaded from there, not distributed with this package."
 )
 
+# Training on hundreds to some ten thousand cells; the autoencoder's too.
+FEW_CELLS = {
+    "epochs": 60, "batch_size": 32, "learning_rate": 1e-3, "settle_norm": True, "keep": "val_knn", "patience": 15,
+}  # fmt: skip
+
 SPEC = ModelSpec(
     name="paired_cell_inpainting",
     title="Paired Cell Inpainting",
@@ -80,17 +85,7 @@ SPEC = ModelSpec(
             "For hundreds to some ten thousand cells; ours, not the paper's: "
             "a larger learning rate for fewer steps, cells turned and their contrast and noise varied, batch norm settled, "
             "and the epoch kept whose held-out cells lie best among their own group.",
-            {
-                "epochs": 60,
-                "batch_size": 32,
-                "learning_rate": 1e-3,
-                "transpose": True,
-                "gamma": 0.5,
-                "noise": 0.1,
-                "settle_norm": True,
-                "keep": "val_knn",
-                "patience": 15,
-            },
+            {**FEW_CELLS, "transpose": True, "gamma": 0.5, "noise": 0.1},
         ),
     ),
     weights=(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from qtpy.QtCore import QEvent, QPointF, QRectF, QSize, Qt, QTimer, Signal
@@ -297,12 +296,6 @@ class Legend(QWidget):
         else:
             super().keyPressEvent(event)
             return
-        self.update()
-
-    def focusInEvent(self, event: Any) -> None:
-        self.update()
-
-    def focusOutEvent(self, event: Any) -> None:
         self.update()
 
     # ---- looks -----------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from qtpy.QtCore import QEvent, QModelIndex, QPoint, QPointF, QRect, QRectF, QSi
 from qtpy.QtGui import (
     QBrush,
     QColor,
-    QFocusEvent,
     QKeyEvent,
     QMouseEvent,
     QPainter,
@@ -1074,14 +1073,6 @@ class Strip(QWidget):
             self.canvas.go_to(rows[at], frame=True)
         else:
             super().keyPressEvent(event)
-
-    def focusInEvent(self, event: QFocusEvent) -> None:
-        """Show that the keys are here."""
-        self.update()
-
-    def focusOutEvent(self, event: QFocusEvent) -> None:
-        """The keys are elsewhere."""
-        self.update()
 
     def leaveEvent(self, event: QEvent) -> None:
         """The pointer is over no cell any more."""
