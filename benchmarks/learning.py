@@ -9,6 +9,10 @@ python benchmarks/learning.py --json FILE [--quick] [--full] [--sets yeast,jurka
   cells for each phase, so it can only be split by cell.
 - sample: the bundled sample's untreated wells (dose ranks 0 and 1) against fully treated ones (7 and above), by whole wells.
 
+"On one scale" is Paired Cell Inpainting with its scaling "together": two of the yeast proteins are carriers of the same
+organelle, and what tells them apart is how much there is beside the marker, which the paper's scaling takes away. Plain
+statistics of the pixels, scaled either way, stand beside it in the same run.
+
 A network is judged by each held-out cell's 11 nearest neighbours among the cells it learned from, the numbers z-scored;
 beside it in the same run the network before it learned, and the measurements (yeast: inside the cytosol marker's outline;
 sample: inside the nucleus). Nothing is chosen by held-out cells: all networks train for a fixed number of epochs and the
@@ -50,10 +54,12 @@ from napari_cellrep.models._deeploc_training import TEST, TRAINED, split_cells
 from napari_cellrep.models._engine import Embedder
 from napari_cellrep.models._train import NEIGHBOURS, train
 from napari_cellrep.models.deeploc import Training as DeepLocTraining
+from napari_cellrep.models.paired_cell_inpainting import min_max
 from napari_cellrep.specs import CropSpec, make_config
 from napari_cellrep.steps.train import preset_values
 
 SEED = 0
+ONE_SCALE = "paired_cell_inpainting on one scale"
 ROLES = {
     "yeast": ("protein", "structure"),
     "jurkat": ("brightfield", "nucleus", "other"),
@@ -174,8 +180,8 @@ def splits(name: str, cells: Cells) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 # ---- networks and what they tell ---------------------------------------------------------------------
 
 
-def networks(name: str, full: bool, quick: bool) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-    """Network → its config, and what its training has beside the preset "small"."""
+def networks(name: str, full: bool, quick: bool) -> dict[str, tuple[str, dict[str, Any], dict[str, Any]]]:
+    """What rows call it → network, its config, and what its training has beside the preset "small"."""
     roles = ROLES[name]
     width = 1.0 if full else 0.06 if quick else 0.125
     plain = {"held_out": 0.0, "keep": "last", "patience": 0}
@@ -184,15 +190,22 @@ def networks(name: str, full: bool, quick: bool) -> dict[str, tuple[dict[str, An
     vit |= {"size": "tiny"} if full else {"dim": 72, "depth": 3, "heads": 3}
     head = {} if full else {"n_local": 2, "out_dim": 1024, "hidden_dim": 256, "bottleneck_dim": 64}
     view = {"view": "cell", "epochs": 200, **plain}
-    found = {
-        "paired_cell_inpainting": (pairs, plain),
-        "autoencoder": (pairs, plain),
-        "dino": (vit, {**plain, **head}),
-        "microsnoop": ({"channels": roles, "width": width / 2}, view),
-    }
-    if name == "jurkat":
-        found.pop("paired_cell_inpainting")  # no two cells are of one group
-    return found
+    # Contrast is not varied where the proportion of the channels is what is learned.
+    one_scale = {**pairs, "recipe": "together"}, {**plain, "gamma": 0.0}
+    return {
+        **({} if name == "jurkat" else {"paired_cell_inpainting": ("paired_cell_inpainting", pairs, plain)}),
+        **({ONE_SCALE: ("paired_cell_inpainting", *one_scale)} if name == "yeast" else {}),
+        "autoencoder": ("autoencoder", pairs, plain),
+        "dino": ("dino", vit, {**plain, **head}),
+        "microsnoop": ("microsnoop", {"channels": roles, "width": width / 2}, view),
+    }  # in jurkat no two cells are of one group
+
+
+def intensities(array: np.ndarray, together: bool) -> np.ndarray:
+    """Mean, SD and seven percentiles of every channel, scaled as Paired Cell Inpainting scales its crops."""
+    x = min_max(torch.from_numpy(array).float(), together=together).flatten(2).numpy()
+    parts = [x.mean(axis=2), x.std(axis=2), *np.percentile(x, [5, 25, 50, 75, 90, 95, 99], axis=2)]
+    return np.concatenate(parts, axis=1)
 
 
 def tell(known: np.ndarray, of_known: np.ndarray, asked: np.ndarray) -> np.ndarray:
@@ -234,26 +247,29 @@ def compare(
     said: dict[str, list[np.ndarray]] = {}
     how: dict[str, dict[str, Any]] = {}
     held_rows = []
-    numbers = None
+    numbers = {}
     if cells.masks is not None:
-        numbers = describe(create_model("measurements", channels=ROLES[name]), cells)
+        numbers["measurements"] = describe(create_model("measurements", channels=ROLES[name]), cells)
+    if name == "yeast":
+        numbers["intensities, each channel by itself"] = intensities(cells.array, together=False)
+        numbers["intensities on one scale"] = intensities(cells.array, together=True)
     for learned, held in splits(name, cells):
         held_rows.append(held)
 
         def judge(what: str, x: np.ndarray, learned: Any = learned, held: Any = held) -> None:
             said.setdefault(what, []).append(tell(x[learned], cells.labels[learned], x[held]))
 
-        if numbers is not None:
-            judge("measurements", numbers)
-        for model, (config, values) in nets.items():
+        for what, x in numbers.items():
+            judge(what, x)
+        for called, (model, config, values) in nets.items():
             module = registry.load("models", model)
             torch.manual_seed(seed)
             net = create_model(model, **config)
-            judge(f"{model}, untrained", describe(net, cells))
-            trained = f"{model}, trained" + (start and f" from {start}")
+            judge(f"{called}, untrained", describe(net, cells))
+            trained = f"{called}, trained" + (start and f" from {start}")
             if start:
                 start_from(net, load_model(start))
-                judge(f"{model}, {start} as it is", describe(net, cells))
+                judge(f"{called}, {start} as it is", describe(net, cells))
             settings = {**preset_values(module.SPEC, "small" if module.SPEC.presets else ""), **values}
             training = make_config(module.Training, {**settings, "seed": seed})
             part = cells.some(learned)
@@ -270,7 +286,7 @@ def compare(
                 "start": start or "random weights",
                 "steps": result["step"], "seconds": result["seconds"], "learned_from": len(learned),
             }  # fmt: skip
-            print(f"{name}, {model}: {result['epoch']:.1f} epochs", *judged(said[trained][-1], cells, held).items(),
+            print(f"{name}, {called}: {result['epoch']:.1f} epochs", *judged(said[trained][-1], cells, held).items(),
                   flush=True)  # fmt: skip
     rows_all = np.concatenate(held_rows)
     found = {what: judged(np.concatenate(parts), cells, rows_all) for what, parts in said.items()}
@@ -278,7 +294,8 @@ def compare(
     out = []
     for what, values in found.items():
         peer = ("measurements", best) if best is not None and what != "measurements" else None
-        goal = 0.8 if name == "yeast" and what.startswith("paired_cell_inpainting, trained") else None
+        asked = name == "yeast" and what.startswith("paired_cell_inpainting") and ", trained" in what
+        goal = 0.8 if asked else None
         out.append(
             row(
                 f"{name}: {what}", values["accuracy"], "accuracy", goal=goal, peer=peer, n_held_out=len(rows_all),
@@ -344,7 +361,7 @@ def main() -> None:
         rows += compare(
             name,
             cells,
-            {k: (c, {**t, **args.training}) for k, (c, t) in nets.items() if not asked or k in asked},
+            {k: (m, c, {**t, **args.training}) for k, (m, c, t) in nets.items() if not asked or m in asked},
             seconds,
             args.epochs,
             args.start,

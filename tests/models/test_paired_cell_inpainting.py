@@ -209,6 +209,15 @@ def test_yeast_scaling_is_per_crop_and_channel():
     assert found.tolist() == [[[[0, 0.25], [0.5, 1.0]], [[0, 0], [0, 0]]]]
 
 
+def test_one_scale_for_all_channels_keeps_their_proportions_whatever_the_exposure():
+    model = Model(Config(width=0.125, recipe="together"))
+    x = torch.tensor([[[[2, 4], [6, 10]], [[5, 9], [5, 5]]], [[[1, 1], [1, 1]], [[7, 7], [7, 7]]]])
+    found = model.preprocess(x)
+    assert found[0].tolist() == [[[0, 0.25], [0.5, 1.0]], [[0, 0.5], [0, 0]]]
+    assert not found[1].any()  # nothing varies
+    torch.testing.assert_close(model.preprocess(x * 100 + 7), found)
+
+
 def test_human_scaling_is_fixed_for_structure_and_knows_the_pixel_type():
     model = Model(Config(width=0.125, recipe="human"))
     fraction = np.array([0.0, 0.05, 0.525, 1.0])

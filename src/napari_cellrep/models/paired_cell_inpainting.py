@@ -124,7 +124,8 @@ class Config:
         Width of every layer as a multiple of the paper's.
     recipe : str
         Scaling of the crops. "yeast": every channel from its own minimum to its maximum. "human": the protein so,
-        structure channels from 0.05 to 1 of full scale, and crops of 128 px are halved (models.md §1.3).
+        structure channels from 0.05 to 1 of full scale, and crops of 128 px are halved (models.md §1.3). "together",
+        ours and not the paper's: every channel from its own minimum, all of a crop by the range of the widest one.
     full_scale : float
         Pixel value that counts as 1 in the human recipe; 0: the largest value of an integer type, and 1 for floats.
     """
@@ -135,10 +136,12 @@ class Config:
     recipe: Annotated[
         str,
         {
-            "choices": ("yeast", "human"),
+            "choices": ("yeast", "human", "together"),
             "same_weights": True,
             "label": "Scaling",
-            "help": "yeast: every channel min to max; human: structure channels on a fixed scale.",
+            "help": "yeast: every channel min to max, so that only the pattern counts; human: structure channels on a fixed "
+            "scale; together (ours, not the paper's): all channels of a cell on one scale, so that how much protein there "
+            "is beside the structure counts too, whatever the exposure. Train with the scaling you embed with.",
         },
     ] = "yeast"
     full_scale: Annotated[
@@ -308,8 +311,8 @@ class EncoderDecoder(EmbeddingModel):
         """
         self.check_crops(crops)
         x = crops.to(torch.float32)
-        if self.config.recipe == "yeast":
-            return min_max(x)
+        if self.config.recipe != "human":
+            return min_max(x, together=self.config.recipe == "together")
         if x.shape[-1] == x.shape[-2] == 128:
             x = F.avg_pool2d(x, 2)  # equals the authors' resize
         full = self.config.full_scale
@@ -453,10 +456,15 @@ class Model(EncoderDecoder):
         return {"loss": F.mse_loss(predicted, batch["target"][:, :n].float())}
 
 
-def min_max(x: Tensor) -> Tensor:
-    """Scale each channel of float crops (B, C, H, W) from its own minimum to its maximum; a constant one is 0."""
+def min_max(x: Tensor, together: bool = False) -> Tensor:
+    """Scale each channel of float crops (B, C, H, W) from its own minimum to its maximum; a constant one is 0.
+
+    With `together` all channels of a crop are divided by the widest one's range, which keeps their proportions.
+    """
     low = x.amin(dim=(2, 3), keepdim=True)
     span = x.amax(dim=(2, 3), keepdim=True) - low
+    if together:
+        span = span.amax(dim=1, keepdim=True)
     return torch.where(span == 0, torch.zeros_like(x), (x - low) / torch.where(span == 0, 1.0, span))
 
 
