@@ -590,9 +590,10 @@ def _config_arguments(
         default = ",".join(rule["default"]) if rule["type"] == "tuple" else rule["default"]
         if default != "":
             text = f"{text} (default {default})"
+        choices = "|".join(map(str, rule.get("choices", ())))
         group.add_argument(
             f"--{key.replace('_', '-')}", dest=f"{cls}.{key}", default=None, help=text.replace("%", "%%"),
-            metavar={"int": "N", "float": "X", "bool": "yes|no", "tuple": "A,B"}.get(rule["type"], "TEXT"),
+            metavar=choices or {"int": "N", "float": "X", "bool": "yes|no", "tuple": "A,B"}.get(rule["type"], "TEXT"),
         )  # fmt: skip
     return list(rules)
 
