@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
-from qtpy.QtGui import QMouseEvent
+from qtpy.QtGui import QMouseEvent, QWheelEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
@@ -127,6 +127,136 @@ def test_another_window_finds_it_as_it_was_left(explore, session, project, viewe
     assert canvas_of(other).leaving.field == "E12"
     assert canvas_of(other).coloured
     canvas_of(other).close()
+
+
+def grown_tree(explore, qtbot):
+    """The tree, with wells at two ends of a column joined so that there is something to cut."""
+    tree = explore.view("Tree")
+    tree.rows_of.setCurrentIndex(tree.rows_of.findData("field"))
+    qtbot.waitUntil(lambda: tree.plot.shown is not None and tree.plot.shown.by == "field", timeout=LONG)
+    return tree
+
+
+def branches(tree):
+    shown = tree.plot.shown
+    return [sorted(shown.names[leaf] for leaf in tree.plot.branch(i)) for i in range(tree.plot.n_branches)]
+
+
+def test_the_tree_comes_back_as_it_was_cut(
+    explore, session, project, viewer, qtbot, make_napari_viewer_proxy
+):
+    session.embedding = "measured"
+    tree = grown_tree(explore, qtbot)
+    by_rule = tree.height.value()
+    for key in (Qt.Key.Key_Home, Qt.Key.Key_PageUp):  # nearly at the root's far end: every leaf by itself
+        tree.height.setFocus()
+        qtbot.keyClick(tree.height, key)
+    tree.line.setFocus()
+    qtbot.keyClick(tree.line, Qt.Key.Key_PageUp)
+    cut, line, parts = tree.height.value(), tree.line.value(), branches(tree)
+    assert cut != by_rule
+    assert len(parts) == 3
+    explore.view("Table")
+    session.open(None)
+
+    assert tree.plot.shown is None
+    session.open(open_project(project.root))
+    stamp = (project.root / "view.json").stat().st_mtime_ns
+    tree = explore.view("Tree")
+    qtbot.waitUntil(lambda: tree.plot.shown is not None, timeout=LONG)
+    assert tree.rows_of.currentData() == "field"
+    assert (tree.height.value(), tree.line.value(), branches(tree)) == (cut, line, parts)
+    assert tree.plot._line == line
+    # Another tree is cut by the rule; the same one again as it was cut.
+    tree.joining.setCurrentText("Ward")
+    qtbot.waitUntil(lambda: tree.plot.shown.linkage == "ward", timeout=LONG)
+    assert len(branches(tree)) == 2
+    tree.joining.setCurrentText("average")
+    qtbot.waitUntil(lambda: tree.plot.shown.linkage == "average", timeout=LONG)
+    assert (tree.height.value(), branches(tree)) == (cut, parts)
+    explore.view("Table")
+    session.open(None)
+    assert (project.root / "view.json").stat().st_mtime_ns == stamp
+
+    other = make_napari_viewer_proxy(show=True)
+    session_of(other).open(open_project(project.root))
+    tree = explored(other, qtbot).view("Tree")
+    qtbot.waitUntil(lambda: tree.plot.shown is not None and tree.plot.shown.by == "field", timeout=LONG)
+    assert (tree.height.value(), tree.line.value(), branches(tree)) == (cut, line, parts)
+    canvas_of(other).close()
+
+
+def test_the_tree_of_other_cells_is_cut_by_the_rule(explore, session, project, viewer, qtbot):
+    session.embedding = "measured"
+    tree = grown_tree(explore, qtbot)
+    tree.height.setFocus()
+    qtbot.keyClick(tree.height, Qt.Key.Key_Home)
+    assert len(branches(tree)) == 3
+    session.open(None)
+    cells = project.cells
+    cells.obsm["X_measured"][cells.obs["field"] == "A12"] *= -3
+    project.write_cells(cells)
+    session.open(open_project(project.root))
+    qtbot.waitUntil(lambda: tree.plot.shown is not None and tree.plot.shown.by == "field", timeout=LONG)
+    assert len(branches(tree)) == 2
+
+
+def test_the_image_is_seen_as_it_was_left(explore, session, project, viewer, qtbot, make_napari_viewer_proxy):
+    canvas = canvas_of(viewer)
+    opened(qtbot, canvas, "E12")
+    camera = viewer.scene.camera
+    whole = canvas.camera()
+    at = viewer.__wrapped__.window._qt_viewer.canvas.native
+    wheel(at, QPointF(at.width() * 0.3, at.height() * 0.6), 3)
+    qtbot.waitUntil(lambda: camera.zoom > 1.1 * whole[2])
+    left = canvas.camera()
+    assert left[:2] != pytest.approx(whole[:2], rel=1e-3)
+    session.open(None)
+    assert kept(project)["camera"] == left
+    stamp = (project.root / "view.json").stat().st_mtime_ns
+    session.open(open_project(project.root))
+    opened(qtbot, canvas, canvas.leaving.field)
+    assert canvas.field == "E12"
+    assert canvas.camera() == pytest.approx(left)
+    session.open(None)
+    assert (project.root / "view.json").stat().st_mtime_ns == stamp
+
+    other = make_napari_viewer_proxy(show=True)
+    session_of(other).open(open_project(project.root))
+    canvas = canvas_of(other)
+    opened(qtbot, canvas, canvas.leaving.field)
+    assert canvas.camera() == pytest.approx(left)
+    opened(qtbot, canvas, "A01")  # the part that is seen stays while fields of one size follow each other
+    assert canvas.camera() == pytest.approx(left)
+    canvas.close()
+
+
+def wheel(widget, at, notches):
+    """Turn the wheel away from oneself over a point."""
+    for _ in range(notches):
+        event = QWheelEvent(
+            at, QPointF(widget.mapToGlobal(at.toPoint())), QPoint(0, 0), QPoint(0, 120),
+            Qt.MouseButton.NoButton, Qt.KeyboardModifier.NoModifier, Qt.ScrollPhase.NoScrollPhase, False,
+        )  # fmt: skip
+        QApplication.sendEvent(widget, event)
+        QApplication.processEvents()
+
+
+def test_another_field_than_the_one_left_is_seen_whole(explore, session, project, viewer, qtbot):
+    canvas = canvas_of(viewer)
+    opened(qtbot, canvas, "E12")
+    whole = canvas.camera()
+    viewer.scene.camera.zoom = 5 * whole[2]
+    session.open(None)
+    session.open(project)
+    opened(qtbot, canvas, "A01")
+    assert canvas.camera()[2] == pytest.approx(whole[2])
+    for camera in ([1, 2], [1, 2, -3], "x", [1, float("nan"), 2]):
+        session.open(None)
+        (project.root / "view.json").write_text(json.dumps({"format": 1, "field": "A12", "camera": camera}))
+        session.open(project)
+        opened(qtbot, canvas, "A12")
+        assert canvas.camera()[2] == pytest.approx(whole[2])
 
 
 def test_looking_writes_nothing(explore, session, project, viewer, qtbot):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -119,6 +120,9 @@ class Canvas:
         self._colouring = object()  # the newest request for colours
         self.kept_looks: dict[str, Any] = {}  # channel → how the project was left
         self._first_looks: dict[str, dict[str, Any]] = {}  # channel → how it was first shown here
+        self.kept_camera: list[float] = []  # where the project's field was looked at, until it is shown
+        self._camera_put: list[float] = []  # where it was last put from here
+        self._camera_moved = False  # by a person, before that
         self._quiet = False  # focus set by a click in the image: the camera stays
         self._marked: dict[int, int] = {}  # label → what is painted of it: bit 1 selected, 2 focus, 4 hover
         self._todo: list[int] = []
@@ -261,6 +265,7 @@ class Canvas:
         blank = None if labels is None else np.zeros(labels.shape, np.uint8)
         self._place_labels("selection", blank, {OURS: {"kind": "selection", **mark}}, geometry)
         self.field, self.edited, self._marked, self._todo = field.id, False, {}, []
+        self._place_camera(field.id, resized)
         self._set_features()
         self._tone_outlines()
         if self._coloured:  # those of another field must not be seen for a moment
@@ -272,8 +277,6 @@ class Canvas:
             viewer.layers.selection.active = active
         elif cells is not None:
             viewer.layers.selection.active = cells
-        if resized:
-            viewer.reset_view()
         self._mark()
 
     def _place_labels(
@@ -499,6 +502,42 @@ class Canvas:
         else:
             self._centre(cell_id, frame)
 
+    def camera(self) -> list[float]:
+        """Middle (y, x in the world) and zoom of what is seen of a field; empty while none is open."""
+        if not self.field or self.viewer is None:
+            return []
+        camera = self.viewer.scene.camera
+        return [*(float(v) for v in camera.center[-2:]), float(camera.zoom)]
+
+    @property
+    def camera_moved(self) -> bool:
+        """Whether a person has moved the camera since the project was opened."""
+        return self._camera_moved or (bool(self._camera_put) and self.camera() != self._camera_put)
+
+    def keep_camera(self, kept: list[float]) -> None:
+        """Begin with a project: nobody has moved the camera yet, and the field that comes is to be seen as `kept`."""
+        self.kept_camera, self._camera_put, self._camera_moved = kept, [], False
+
+    @contextmanager
+    def _own_camera(self) -> Iterator[None]:
+        """Move the camera: it is no person who does it."""
+        self._camera_moved = self.camera_moved
+        yield
+        self._camera_put = self.camera()
+
+    def _place_camera(self, field_id: str, resized: bool) -> None:
+        """Show all of a field of another size, and the part that was looked at when the project was left."""
+        kept, self.kept_camera = self.kept_camera, []
+        if kept and field_id == self.leaving.field:
+            with self._own_camera():
+                self.viewer.scene.camera.center = tuple(kept[:2])
+                self.viewer.scene.camera.zoom = kept[2]
+        elif resized:
+            with self._own_camera():
+                self.viewer.reset_view()
+        elif not self._camera_put:
+            self._camera_put = self.camera()  # where napari has put it for the first layer
+
     def seen_part(self) -> tuple[np.ndarray, np.ndarray]:
         """First and last field pixel (y, x) that the camera sees."""
         camera, la = self.viewer.scene.camera, self.layer("channel")
@@ -518,15 +557,16 @@ class Canvas:
         _, y, x = self.session.place(row)
         place = la.data_to_world((y, x))
         camera = self.viewer.scene.camera
-        camera.center = tuple(place)
         box = [float(self.session.value(row, c)) for c in ("box_y0", "box_x0", "box_y1", "box_x1")]
         side = max(box[2] - box[0], box[3] - box[1], 1) * float(la.scale[-1])
         room = min(self.viewer.canvas.size)
         share = side * camera.zoom / room
-        if frame:
-            camera.zoom = 0.33 * room / side
-        elif share < 0.06 or share > 0.9:
-            camera.zoom = 0.2 * room / side
+        with self._own_camera():
+            camera.center = tuple(place)
+            if frame:
+                camera.zoom = 0.33 * room / side
+            elif share < 0.06 or share > 0.9:
+                camera.zoom = 0.2 * room / side
 
     # ---- clicks ----------------------------------------------------------------------------------
 

@@ -85,19 +85,22 @@ class Leaving(QObject):
         if project is None or self.canvas.viewer is None:
             return
         now = self._now()
-        if now == self._arrived:
+        # The camera goes to every cell that is clicked: by itself it counts only where a person has moved it.
+        if now == self._arrived and not self.canvas.camera_moved:
             return
+        camera = self.canvas.camera() or self.canvas.kept_camera
         if not (project.root.is_dir() and os.access(project.root, os.W_OK)):
             logger.info("%s is read-only: what was looked at is not kept.", project.root)
             return
         try:
             write_text(
-                project.root / FILE, json.dumps({"format": FORMAT, **now}, ensure_ascii=False, indent=1)
+                project.root / FILE,
+                json.dumps({"format": FORMAT, **now, "camera": camera}, ensure_ascii=False, indent=1),
             )
         except (InputError, OSError) as error:
             logger.warning("What was looked at is not kept: %s", error)
         else:
-            self._arrived = self.kept = now
+            self._arrived, self.kept = now, {**now, "camera": camera}
 
     def _now(self) -> dict[str, Any]:
         session, canvas, explore = self.session, self.canvas, self._panel()
@@ -126,11 +129,13 @@ class Leaving(QObject):
         """Read what the project keeps and bring it back; what does not fit any more is left out."""
         session = self.session
         self.kept = {}
+        self.canvas.keep_camera([])
         if session.project is None:
             return
         self.kept = kept = read_view(session.project.root)
         self.canvas.coloured = kept.get("coloured") is True
         self.canvas.kept_looks = _mapping(kept.get("channels"))
+        self.canvas.keep_camera(_camera(kept.get("camera")) if kept.get("field") == self.field else [])
         if isinstance(kept.get("hide_flagged"), bool):
             session.hide_flagged = kept["hide_flagged"]
         elif not session.hide_flagged:
@@ -185,6 +190,12 @@ def read_view(root: Path) -> dict[str, Any]:
         logger.warning("%s is left aside: it is of another version, or something else.", path)
         return {}
     return found
+
+
+def _camera(value: Any) -> list[float]:
+    """Middle and zoom as `Canvas.camera` told them; empty for what is none."""
+    numbers = [float(v) for v in value if isinstance(v, int | float)] if isinstance(value, list) else []
+    return numbers if len(numbers) == 3 and all(map(math.isfinite, numbers)) and numbers[2] > 0 else []
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -54,6 +56,8 @@ class TreeView(CellView):
         self.background = Background(session)
         self._stale = True
         self._chosen: list[str] = []  # ids of the cells a tree of cells is made of
+        self._cut_kept: list[Any] = []  # the tree that somebody has cut (see `_which`), and where
+        self._line_kept: list[Any] = []  # what is joined, how many, and the height somebody gave its lines
         self.rows_of = choice_box(
             "What is joined: groups by the mean of their cells, or single cells",
             name="What is joined",
@@ -109,8 +113,8 @@ class TreeView(CellView):
         self.take.clicked.connect(lambda _=False: self._on_take())
         self.distance.currentIndexChanged.connect(lambda _: self.refresh())
         self.joining.currentIndexChanged.connect(lambda _: self.refresh())
-        self.height.valueChanged.connect(self._on_cut)
-        self.line.valueChanged.connect(self.plot.set_line)
+        self.height.valueChanged.connect(self._on_height)
+        self.line.valueChanged.connect(self._on_line)
         self.keep.clicked.connect(lambda _=False: self._on_keep())
         self.save.clicked.connect(lambda _=False: self._on_save())
         self.save_branches.clicked.connect(lambda _=False: self._on_save_branches())
@@ -135,6 +139,58 @@ class TreeView(CellView):
         """Listen no more and let the reading thread end."""
         super().disconnect_session()
         self.background.close()
+
+    # ---- what comes back with the project ----------------------------------------------------------
+
+    def _which(self, shown: Grown) -> list[Any]:
+        """What tells a tree from another: what is joined and how, how many leaves, and how tall it is."""
+        n, tallest = shown.tree.n_leaves, float(shown.tree.height[-1])
+        return [shown.by, self.session.embedding, shown.metric, shown.linkage, n, tallest]
+
+    def arrangement(self) -> dict[str, Any]:
+        """Where somebody has cut a tree of groups, and how high its lines were made."""
+        kept = {"cut": self._cut_kept, "line": self._line_kept}
+        return {name: list(how) for name, how in kept.items() if how and how[0]}  # not of cells once selected
+
+    def arrange_as(self, kept: Mapping[str, Any]) -> None:
+        """Cut the same tree at the same height, now or when it has grown."""
+        match kept.get("cut"):
+            case [str(), str(), str(), str(), int(), int() | float(), int() | float()] as cut:
+                self._cut_kept = list(cut)
+            case _:
+                self._cut_kept = []
+        match kept.get("line"):
+            case [str(), int(), int()] as line:
+                self._line_kept = list(line)
+            case _:
+                self._line_kept = []
+        if self.plot.shown is not None:
+            self._arrange(self.plot.shown, True)
+
+    def _arrange(self, shown: Grown, other: bool) -> None:
+        """Give the lines their height (if it is a tree of `other` things) and cut, as kept of this tree, else by rule."""
+        n, tallest = shown.tree.n_leaves, self.plot.tallest
+        if other:
+            px = 26 if n <= 60 else 14 if n <= 200 else 0
+            px = self._line_kept[2] if self._line_kept[:2] == [shown.by, n] else px
+            _put(self.line, px)
+            self.plot.set_line(self.line.value())
+        which, kept = self._which(shown), self._cut_kept
+        # the same cells give the same heights but for rounding
+        same = kept[:5] == which[:5] and math.isclose(kept[5], which[5], rel_tol=1e-5)
+        tops = shown.tree.height[-2:] if n > 2 else (0.0, shown.tree.height[-1])
+        _put(self.height, round((kept[6] if same else float(np.mean(tops))) / tallest * STEPS))
+        self._on_cut(self.height.value())
+
+    def _on_height(self, step: int) -> None:
+        self._on_cut(step)
+        if self.plot.shown is not None:
+            self._cut_kept = [*self._which(self.plot.shown), self.plot.cut_height]
+
+    def _on_line(self, px: int) -> None:
+        self.plot.set_line(px)
+        if self.plot.shown is not None:
+            self._line_kept = [self.plot.shown.by, self.plot.shown.tree.n_leaves, px]
 
     # ---- what is shown -----------------------------------------------------------------------------
 
@@ -222,15 +278,11 @@ class TreeView(CellView):
             )  # what is still being grown is not wanted
             self.words.setText(words)
             return
-        n = found.tree.n_leaves
-        if before is None or before.tree.n_leaves != n or before.by != found.by:
-            self.line.setValue(26 if n <= 60 else 14 if n <= 200 else 0)
         self._on_colour_changed()
-        tops = found.tree.height[-2:] if n > 2 else (0.0, found.tree.height[-1])
-        self.height.blockSignals(True)
-        self.height.setValue(round(float(np.mean(tops)) / self.plot.tallest * STEPS))
-        self.height.blockSignals(False)
-        self._on_cut(self.height.value())
+        self._arrange(
+            found,
+            before is None or before.tree.n_leaves != found.tree.n_leaves or before.by != found.by,
+        )
 
     def _on_cut(self, step: int) -> None:
         shown = self.plot.shown
@@ -365,6 +417,13 @@ class TreeView(CellView):
 
         self.words.setText("Cutting the pictures…")
         self.background.run(work, arrived, "branches")
+
+
+def _put(slider: QSlider, value: int) -> None:
+    """Move a slider without saying so: it is not somebody who moves it."""
+    slider.blockSignals(True)
+    slider.setValue(value)
+    slider.blockSignals(False)
 
 
 def _code_of(codes: np.ndarray, categories: bool) -> int:
