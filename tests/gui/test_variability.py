@@ -384,6 +384,76 @@ def test_keys_reach_the_cells_of_the_group_and_each_two_of_them(view, qtbot):
     assert framed.args == [own[1]]
 
 
+def test_keys_reach_every_point_of_the_scatter(view, qtbot):
+    session, scatter, keys = view.session, view.scatter, Qt.Key
+    view.activateWindow()
+    view.list.setFocus()
+    qtbot.waitUntil(view.list.hasFocus)
+    plain = scatter.grab().toImage()
+    qtbot.keyClick(view.list, keys.Key_Tab, SHIFT)
+    assert scatter.hasFocus()
+    framed = scatter.grab().toImage()
+    assert framed != plain  # a frame says where the keys are
+    qtbot.keyClick(scatter, keys.Key_Return)  # at no point yet
+    assert session.n_selected == 0
+    names = view.found.names
+    ranked = [names[g] for g in view.found.order]
+    qtbot.keyClick(scatter, keys.Key_Right)
+    assert names[scatter.at] == ranked[0]
+    assert scatter.grab().toImage() != framed  # and a ring at which point
+
+    # Arrows lead towards where they point, and from some point to every other.
+    by_name = {names[g]: tuple(p) for g, p in zip(scatter.shown, scatter.points, strict=True)}
+    reached = set()
+    for key, axis, sign in (
+        (keys.Key_Left, 0, -1), (keys.Key_Right, 0, 1), (keys.Key_Up, 1, 1), (keys.Key_Down, 1, -1),
+    ):  # fmt: skip
+        for start in names:
+            scatter.at = names.index(start)
+            qtbot.keyClick(scatter, key)
+            end = names[scatter.at]
+            there = [n for n in names if sign * (by_name[n][axis] - by_name[start][axis]) > 0]
+            assert (end in there) if there else (end == start)
+            reached |= {end} - {start}
+    assert reached == set(names)
+
+    qtbot.keyClick(scatter, keys.Key_Home)
+    for name in ranked:
+        assert names[scatter.at] == name
+        qtbot.keyClick(scatter, keys.Key_PageDown)
+    qtbot.keyClick(scatter, keys.Key_End)
+    assert names[scatter.at] == ranked[-1]
+    qtbot.keyClick(scatter, keys.Key_PageUp)
+    qtbot.keyClick(scatter, keys.Key_Return)
+    assert ids(session) == ids_of(session, ranked[1])
+    assert view.chosen == ranked[1]
+    qtbot.keyClick(scatter, keys.Key_Home)
+    qtbot.keyClick(scatter, keys.Key_Return, SHIFT)
+    assert ids(session) == ids_of(session, *ranked[:2])
+    qtbot.keyClick(scatter, keys.Key_Space)
+    qtbot.waitUntil(lambda: view.canvas.field == ranked[0], timeout=20_000)
+    qtbot.keyClick(scatter, keys.Key_Tab)
+    assert view.list.hasFocus()
+    view.list.setCurrentIndex(view.model.index(2, 0))
+    qtbot.keyClick(view.list, keys.Key_Space)
+    qtbot.waitUntil(lambda: view.canvas.field == ranked[2], timeout=20_000)
+
+
+def test_the_keys_stay_at_their_group_when_all_is_measured_anew(view, qtbot):
+    view.activateWindow()
+    view.scatter.setFocus()
+    qtbot.waitUntil(view.scatter.hasFocus)
+    qtbot.keyClick(view.scatter, Qt.Key.Key_End)
+    name, before = view.found.names[view.scatter.at], view.found
+    view.session.hide_flagged = False
+    qtbot.waitUntil(lambda: view.found is not before and view.found is not None, timeout=30_000)
+    assert view.found.names[view.scatter.at] == name
+    view.session.open(None)
+    settled(qtbot, view)
+    assert view.scatter.at == -1
+    qtbot.keyClick(view.scatter, Qt.Key.Key_Right)  # nothing to go to
+
+
 def test_double_click_opens_a_field_of_the_group(view, qtbot):
     qtbot.mouseDClick(view.scatter, LEFT, pos=at(view, "E12"))
     qtbot.waitUntil(lambda: view.canvas.field == "E12", timeout=20_000)

@@ -62,6 +62,12 @@ MOST_BARS = (
 )
 REACH_PX = 9
 NAMED = 6  # groups that bear their name in the scatter
+_ARROWS = {
+    Qt.Key.Key_Left: (-1, 0), Qt.Key.Key_Right: (1, 0), Qt.Key.Key_Up: (0, 1), Qt.Key.Key_Down: (0, -1),
+}  # fmt: skip
+_RANKS = {
+    Qt.Key.Key_Home: -(10**9), Qt.Key.Key_End: 10**9, Qt.Key.Key_PageUp: -1, Qt.Key.Key_PageDown: 1,
+}  # fmt: skip
 _HEADINGS = {
     "rank": "1 is the most variable. Groups with fewer than ten good cells are not ranked.",
     "group": "Click a group to select its cells and to see them below",
@@ -533,13 +539,17 @@ class VariabilityView(CellView):
         self.model.arrange(np.concatenate([order[~unranked], order[unranked]]))
 
     def eventFilter(self, watched: Any, event: QEvent) -> bool:
-        """Clicks on groups mean what they mean in every view; Enter and Space choose the line the cursor is on."""
+        """Clicks and keys mean what they mean in every view: Return chooses the cursor's line, Space shows its field."""
         kind = event.type()
         if watched is self.list and kind == QEvent.Type.KeyPress:
             line = self.list.currentIndex().row()
             keys = (Qt.Key.Key_Return, Qt.Key.Key_Enter, Qt.Key.Key_Space)
             if event.key() in keys and 0 <= line < len(self.model.order):
-                self.choose(int(self.model.order[line]), selection_mode(event.modifiers()))
+                group = int(self.model.order[line])
+                if event.key() == Qt.Key.Key_Space:
+                    self._on_framed(group)
+                else:
+                    self.choose(group, selection_mode(event.modifiers()))
                 return True
         elif watched is self.list.viewport() and kind in (
             QEvent.Type.MouseButtonRelease, QEvent.Type.MouseButtonDblClick,
@@ -609,7 +619,11 @@ class GroupModel(TableModel):
 
 
 class Scatter(QWidget):
-    """Intensity against place, one point for each ranked group; 1 is what is expected by chance."""
+    """Intensity against place, one point for each ranked group; 1 is what is expected by chance.
+
+    By keys: arrows lead to the next point that way, Home, End, Page Up and Page Down through the ranks, Return does what
+    a click does, Space shows a field of the group.
+    """
 
     clicked = Signal(int, str)  # group, selection mode
     framed = Signal(int)
@@ -623,8 +637,10 @@ class Scatter(QWidget):
         self.shown = np.zeros(0, np.int64)  # groups that have a point
         self.marked = np.zeros(0, bool)
         self.chosen = self.hovered = -1
+        self.at = -1  # the group that the keys are at
         self.limits = (0.5, 1.5, 0.5, 1.5)
         self.setMouseTracking(True)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setMinimumSize(180, 140)
         self.setAccessibleName("Groups by variability of intensity and of place")
 
@@ -634,6 +650,7 @@ class Scatter(QWidget):
 
     def show_groups(self, found: Found | None) -> None:
         """Show these groups."""
+        name = self.found.names[self.at] if self.found is not None and self.at >= 0 else ""
         self.found, self.hovered = found, -1
         self.shown, self.points = np.zeros(0, np.int64), np.zeros((0, 2))
         if found is not None:
@@ -645,6 +662,7 @@ class Scatter(QWidget):
                 margin = 0.08 * (high - low)
                 low, high = np.maximum(low - margin, 0), high + margin
                 self.limits = (float(low[0]), float(high[0]), float(low[1]), float(high[1]))
+        self.at = next((g for g in self.shown.tolist() if found is not None and found.names[g] == name), -1)
         self.update()
 
     def _xy(self) -> tuple[np.ndarray, np.ndarray]:
@@ -711,6 +729,11 @@ class Scatter(QWidget):
         self._draw_axes(painter, text)
         self._draw_points(painter, text)
         self._draw_names(painter, text)
+        if self.at >= 0 and self.hasFocus():
+            painter.setBrush(Qt.BrushStyle.NoBrush)
+            painter.setPen(QPen(text, 1.5))
+            painter.drawEllipse(self.place_of(self.at), 12, 12)
+        frame_focus(painter, self)
         painter.end()
 
     def _chance(self, of: Any) -> tuple[float, float]:
@@ -777,7 +800,7 @@ class Scatter(QWidget):
         thin = QColor(colour)
         thin.setAlpha(110)
         few = len(self.shown) <= MOST_BARS
-        own = [group for group in (self.chosen, self.hovered) if group in self.shown]
+        own = [group for group in (self.chosen, self.hovered, self._keyed()) if group in self.shown]
         painter.setClipRect(self._area())
         painter.setPen(QPen(thin, 1))
         for group in self.shown.tolist() if few else ():
@@ -831,7 +854,8 @@ class Scatter(QWidget):
         if found is None:
             return
         known = set(self.shown.tolist())
-        wanted = [g for g in (self.hovered, self.chosen, *found.order[:NAMED].tolist()) if g in known]
+        told = (self.hovered, self._keyed(), self.chosen, *found.order[:NAMED].tolist())
+        wanted = [g for g in told if g in known]
         taken: list[QRectF] = []
         painter.setPen(text)
         metrics = painter.fontMetrics()
@@ -858,10 +882,52 @@ class Scatter(QWidget):
     def mouseReleaseEvent(self, event: QMouseEvent) -> None:
         """Choose the clicked group; the right button opens its menu."""
         group = self.group_at(event.position())
+        self.at = group if group >= 0 else self.at
         if event.button() == Qt.MouseButton.LeftButton and group >= 0:
             self.clicked.emit(group, selection_mode(event.modifiers()))
         elif event.button() == Qt.MouseButton.RightButton and group >= 0:
             self.menu_requested.emit(group, event.globalPosition().toPoint())
+
+    def _keyed(self) -> int:
+        """The group that the keys are at, while they are this picture's; -1 for none."""
+        return self.at if self.hasFocus() else -1
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Go from point to point, and do with one what a click and a double-click do."""
+        key = event.key()
+        if self.found is None or not len(self.shown):
+            super().keyPressEvent(event)
+        elif key in _ARROWS or key in _RANKS:
+            self.at = self._after(key)
+            self.update()
+            where = self.place_of(self.at) + QPoint(14, 14)  # not over the point
+            QToolTip.showText(self.mapToGlobal(where), _said_of(self.found, self.at), self)
+        elif key in (Qt.Key.Key_Return, Qt.Key.Key_Enter) and self.at >= 0:
+            self.clicked.emit(self.at, selection_mode(event.modifiers()))
+        elif key == Qt.Key.Key_Space and self.at >= 0:
+            self.framed.emit(self.at)
+        else:
+            super().keyPressEvent(event)
+
+    def _after(self, key: int) -> int:
+        """The group that a key leads to; from none the chosen one, else the most variable."""
+        assert self.found is not None
+        known = set(self.shown.tolist())
+        ranked = [group for group in self.found.order.tolist() if group in known]
+        if self.at < 0 and key != Qt.Key.Key_End:
+            return self.chosen if self.chosen in known else ranked[0]
+        if key in _RANKS:
+            here = ranked.index(self.at) if self.at >= 0 else 0
+            step = _RANKS[Qt.Key(key)]
+            return ranked[min(max(here + step, 0), len(ranked) - 1)]
+        across, up = _ARROWS[Qt.Key(key)]
+        away = (self.points - self.points[np.flatnonzero(self.shown == self.at)[0]]) / (
+            self.limits[1] - self.limits[0], self.limits[3] - self.limits[2]
+        )  # fmt: skip
+        ahead = away @ (across, up)
+        # what lies a little aside is nearer than what lies straight ahead, but far
+        far = np.where(ahead > 0, ahead + 2 * np.abs(away @ (up, across)), np.inf)
+        return int(self.shown[np.argmin(far)]) if np.isfinite(far).any() else self.at
 
     def mouseDoubleClickEvent(self, event: QMouseEvent) -> None:
         """Open a field of the group."""
