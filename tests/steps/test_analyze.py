@@ -333,7 +333,12 @@ def test_groups_like_one_of_them(simple_project: Project):
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
-    [({"average": "mode"}, "mean or the median"), ({"min_cells": 1_000_000}, "nothing to average")],
+    [
+        ({"average": "mode"}, "mean or the median"),
+        ({"min_cells": 1_000_000}, "nothing to average"),
+        ({"cells": "some"}, "all, held-out and test cells"),
+        ({"cells": "held-out"}, "does not say by which network"),
+    ],
 )
 def test_a_profile_says_what_it_can_not_average(simple_project: Project, options, sentence):
     with pytest.raises(InputError, match=sentence):

@@ -3,13 +3,17 @@ import dataclasses
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from napari_cellrep.data import open_project
+from napari_cellrep.data.cells import provenance
 from napari_cellrep.data.crops import cut_crops
 from napari_cellrep.jobs import drain
 from napari_cellrep.models import load_model
+from napari_cellrep.models._train import make_sampler
 from napari_cellrep.specs import CropSpec, InputError
+from napari_cellrep.steps.analyze import analyze
 from napari_cellrep.steps.embed import boxes_of, embed
 from napari_cellrep.steps.train import ProjectCells, prepare, resume_training, train
 
@@ -477,3 +481,58 @@ def test_several_seeds_and_learning_rates_keep_the_best_by_held_out_loss(small, 
     assert "held out" in capsys.readouterr().err
     assert main([*command, "--seeds", "a"]) == 2
     assert "numbers with commas" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_profiles_of_cells_the_network_never_learned_from(small):
+    folder = drain(train(small, name="mine", config=TINY, training={**SHORT, "epochs": 1, "held_out": 0.3}))
+    written = pd.read_csv(folder / "cells.csv", index_col="cell_id")
+    card = json.loads((folder / "model.json").read_text())["cells"]
+    obs = small.cells.obs
+    assert set(written.index) == set(obs.index[obs["good"]])  # flagged cells were no part of it
+    assert written["part"].value_counts().to_dict() == {
+        "learned": card["learned"],
+        "validation": card["validation"],
+    }
+    # The loop itself says the same of its batches.
+    made = prepare(
+        small,
+        model="paired_cell_inpainting",
+        name="mine",
+        config=TINY,
+        training={**SHORT, "epochs": 1, "held_out": 0.3},
+    )
+    shown = np.concatenate(
+        [
+            np.concatenate(list(b.values()))
+            for b in make_sampler(made.net, made.cells, made.settings, 16).epoch(0)
+        ]
+    )
+    assert set(made.cells.ids_of(shown).index) == set(written.index[written["part"] == "learned"])
+
+    drain(embed(small, model="mine"))
+    whole = drain(analyze(small, recipe="profile", embedding="mine"))
+    assert f"learned from {card['learned']:,} of these" in whole.summary
+    held = drain(analyze(small, recipe="profile", embedding="mine", cells="held-out", average="median"))
+    cells, groups = small.cells, small.groups
+    never = ~cells.obs.index.isin(written.index[written["part"] == "learned"]) & cells.obs["good"].to_numpy()
+    for name, x in zip(groups.obs["name"], groups.obsm["X_mine"], strict=True):
+        own = never & (cells.obs["group"].astype(str) == str(name)).to_numpy()
+        np.testing.assert_allclose(
+            x, np.median(np.asarray(cells.obsm["X_mine"])[own].astype(float), axis=0), rtol=1e-5, atol=1e-6
+        )
+    made = provenance(groups)["profile_mine"]
+    assert (made["options"]["cells"], made["numbers"]["learned"]) == ("held-out", card["learned"])
+    assert f"{int(never.sum()):,} held-out cells" in held.summary
+    with pytest.raises(InputError, match="set none aside for a test"):
+        drain(analyze(small, recipe="profile", embedding="mine", cells="test"))
+
+    # One that goes on from it has learned from its cells, too; nothing is left.
+    more = {"name": "more", "weights": "mine", "training": {**SHORT, "epochs": 1, "held_out": 0}}
+    drain(train(small, **more))
+    drain(embed(small, model="more"))
+    with pytest.raises(InputError, match="No cell is left for held-out profiles"):
+        drain(analyze(small, recipe="profile", embedding="more", cells="held-out"))
+    drain(train(small, name="mine", config=TINY, training={**SHORT, "epochs": 1, "seed": 5}, resume=False))
+    with pytest.raises(InputError, match="is not known"):
+        drain(analyze(small, recipe="profile", embedding="more", cells="held-out"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -35,6 +36,7 @@ from napari_cellrep.data.sets import cells_digest, read_sets
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import InputError, digest, join_words
 from napari_cellrep.steps import recipes
+from napari_cellrep.steps.networks import parts_of_training
 from napari_cellrep.steps.work import (
     Found,
     Work,
@@ -85,6 +87,9 @@ OUTLIERS = {
     "own": "by the distance from their middle in their own spread",
 }
 FITS = ("cells", "fields", "groups")  # what a map is made from
+# Which cells a profile is of. All by default: most networks here learn without labels, or from other images, and what they
+# were not trained on is then one cell in twenty. PIFiA's profiles are of its test cells.
+PROFILED = ("all", "held-out", "test")
 
 
 # ---- recipes: the first line of each is what the command line's help says ------------------------
@@ -322,19 +327,23 @@ def rank_groups(
     return Found(summary=summary, table=table, numbers=numbers)
 
 
-def profile_groups(work: Work, *, by: str = "group", average: str = "mean", min_cells: int = 1) -> Job[Found]:
-    """Describe every group (well, protein, treatment) by the average of its cells."""
+def profile_groups(
+    work: Work, *, by: str = "group", average: str = "mean", min_cells: int = 1, cells: str = "all"
+) -> Job[Found]:
+    """Describe every group (well, protein, treatment) by the average of its cells, or of those the network never learned from."""
     check_within("min_cells", min_cells, 1, 1_000_000)
     if average not in ("mean", "median"):
         raise InputError(f"A profile is the mean or the median of its cells; got average={average!r}.")
     yield Progress(0, 1, f"Profile of every {by}")
+    use, about, words = _profiled_cells(work, cells)
     names, of = work.groups(by)
     middle = np.mean if average == "mean" else np.median
     vectors = np.full((len(names), work.x.shape[1]), np.nan, np.float32)
-    rows = [np.flatnonzero(of == i) for i in range(len(names))]
+    rows = [np.flatnonzero((of == i) & use) for i in range(len(names))]
     few = [str(name) for name, r in zip(names, rows, strict=True) if len(r) < min_cells]
     if len(few) == len(names):
-        raise InputError(f"No {by} has {min_cells} usable cells, so there is nothing to average.")
+        which = "usable" if cells == "all" else f"usable {cells}"
+        raise InputError(f"No {by} has {min_cells} {which} cells, so there is nothing to average.")
     for i, r in enumerate(rows):
         if len(r) >= min_cells:
             vectors[i] = middle(work.x[r].astype(np.float64), axis=0)
@@ -344,13 +353,56 @@ def profile_groups(work: Work, *, by: str = "group", average: str = "mean", min_
     if have.sum() >= 3 and vectors.shape[1] >= 2:
         components[have] = projection.pca(projection.z_score(vectors[have]), 2)[0]
     summary = f"Averaged the cells of {len(names) - len(few)} groups ({by}, {average})"
-    summary += f"; {len(few)} with fewer than {min_cells} cells left out." if few else "."
+    fewer = f"fewer than {min_cells} such" if min_cells > 1 or cells == "all" else "no such"
+    summary += f"; {len(few)} with {fewer} cells left out." if few else "."
     return Found(
-        summary=summary,
+        summary=f"{summary}{words}",
         table=table,
         vectors=vectors,
         components=components,
-        numbers={"by": by, "left_out": few},
+        numbers={"by": by, "left_out": few, **about},
+    )
+
+
+def _profiled_cells(work: Work, cells: str) -> tuple[np.ndarray, dict[str, Any], str]:
+    """Which cells a profile is of: all, those the network never learned from, or those only looked at in the end; in words."""
+    if cells not in PROFILED:
+        raise InputError(f"A profile is of {join_words(PROFILED)} cells; got cells={cells!r}.")
+    everyone = np.ones(len(work.x), bool)
+    assert work.project is not None  # `analyze` gives it
+    try:
+        part, none = parts_of_training(work.project, work.embedding, work.obs)
+    except InputError:
+        if cells != "all":
+            raise
+        return everyone, {"cells": cells}, ""
+    count = {name: int((part == name).sum()) for name in ("learned", "validation", "test")}
+    about = {"cells": cells, **({} if none else count)}
+    if none and cells != "all":
+        if cells == "test":
+            raise InputError(f"{none} So there are no test cells; cells=held-out takes all of them.")
+        return everyone, about, f" {none} So all cells count as held out."
+    if cells == "all":
+        learned = count["learned"]
+        words = (
+            f" The network learned from {learned:,} of these {len(part):,} cells (held-out leaves them out)."
+            if learned
+            else ""
+        )
+        return everyone, about, words
+    use = part == "test" if cells == "test" else part != "learned"
+    if not use.any():
+        what = (
+            "its training set none aside for a test" if cells == "test"
+            else f"it learned from all {len(part):,} cells that count"
+        )  # fmt: skip
+        raise InputError(
+            f"No cell is left for {cells} profiles of {work.embedding}: {what}. Use all cells, or train with held_out above 0."
+        )
+    return (
+        use,
+        about,
+        f" Of {int(use.sum()):,} {cells} cells, the network having learned from {count['learned']:,} others.",
     )
 
 
@@ -740,6 +792,9 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "n_draws": {"label": "Draws for the interval", "min": 0, "max": 100_000,
                 "help": "How often cells are drawn again (bootstrap) for the interval of the SD; 0: no interval."},
     "average": {"label": "Average", "choices": ["mean", "median"]},
+    "cells": {"label": "Of cells", "choices": list(PROFILED),
+              "help": "All; held-out: those a network trained here never learned from; test: those it was only tried on at the "
+              "end. A network can know by heart the cells it learned from."},
     "group": {"label": "Group", "help": "Name of the one that the others are compared with, as in the column chosen below."},
     "metric": {"label": "Distance", "choices": list(profiles.METRICS),
                "help": "1 − correlation looks at the pattern of the numbers, Euclidean at their size too; every number is "
@@ -795,7 +850,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
                "help": "The cells with the same value of this column, or all cells."},
 }  # fmt: skip
 _VERSIONS = {
-    "profile": 2,
+    "profile": 3,
     "variability": 3,
     "score": 2,
     "outliers": 2,
@@ -826,7 +881,12 @@ TABLES = (
     "enrichment",
     "terms",
 )  # their result is a table worth a file
-OF_PROJECT = ("classes", "inpainting", "knows")  # they ask the network again, or look at other embeddings
+OF_PROJECT = (
+    "classes",
+    "inpainting",
+    "knows",
+    "profile",
+)  # they ask the network again, or look at other embeddings
 OF_SCORES = ("variability", "rare", "fields")  # they compare with reference A of the score
 
 
@@ -1153,6 +1213,9 @@ def _fingerprint(work: Work, recipe: str, options: Mapping[str, Any]) -> str:
     for file in ("sets_file", "table_file"):
         if Path(str(options.get(file, ""))).is_file():
             h.update(Path(str(options[file])).read_bytes())
+    if recipe == "profile" and work.project is not None:
+        with contextlib.suppress(InputError):
+            h.update("\n".join(parts_of_training(work.project, work.embedding, work.obs)[0]).encode())
     if recipe == "learn":
         names = chosen_sets(work.sets, str(options.get("sets")))
         h.update(json.dumps([[name, cells_digest(work.sets[name])] for name in names]).encode())

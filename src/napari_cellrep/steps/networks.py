@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
 
 from napari_cellrep import registry
 from napari_cellrep.data import Project
@@ -14,6 +19,7 @@ if TYPE_CHECKING:
     from napari_cellrep.models import EmbeddingModel
 
 UNTRAINED = "The network's weights are random: it has learned nothing yet."
+CELLS = "cells.csv"  # beside a model trained here: which cells it learned from, and which judged it
 
 
 @dataclass(frozen=True)
@@ -90,3 +96,83 @@ def _same_weights(project: Project, embedding: str, how: dict[str, Any]) -> tupl
         f"The weights that made {embedding.replace('_', ' ')} are not in this project any more; embed again to have "
         "them and their vectors together."
     )
+
+
+# ---- which cells a network has learned from ------------------------------------------------------------
+
+
+def parts_of_training(project: Project, embedding: str, obs: pd.DataFrame) -> tuple[np.ndarray, str]:
+    """What each cell was to the network that made an embedding, from its ``cells.csv``; torch is not needed.
+
+    A network that started from another one of the project has learned from that one's cells, too.
+
+    Parameters
+    ----------
+    embedding : str
+        A key of the project's embeddings.
+    obs : DataFrame
+        Rows of the cell table.
+
+    Returns
+    -------
+    part : ndarray of shape (n,), object
+        "learned", "validation" (chose the best epoch), "test" (only looked at in the end), or "" where the cell was no
+        part of the training.
+    words : str
+        Why none was, where none was; else "".
+
+    Raises
+    ------
+    InputError
+        If it is not known which cells the network learned from.
+    """
+    how = project.embedding_info(embedding)
+    said = embedding.replace("_", " ")
+    none = np.full(len(obs), "", dtype=object)
+    if "weights" not in how or how.get("model") not in registry.names("models"):
+        raise InputError(
+            f"The project does not say by which network {said} was made, nor what that learned from."
+        )
+    if how.get("published"):
+        return none, f"The weights ({how['published']}) are their authors', from other images."
+    if not how.get("trained", True):
+        return none, "Nothing was trained."
+    part, wanted, seen = none, str(how["weights"]), set()
+    while wanted and wanted not in seen:
+        seen.add(wanted)
+        folder, card = _folder_of(project, wanted, said)
+        own = _parts_in(folder, card, project, obs)
+        part = np.where((own == "learned") | ((part == "") & (own != "")), own, part)
+        initial = card.get("initial") or {}
+        wanted = "" if initial.get("published") else str(initial.get("digest", ""))
+    return part, ""
+
+
+def _folder_of(project: Project, weights: str, said: str) -> tuple[Path, dict[str, Any]]:
+    """The project's model that has these weights and says which cells it learned from."""
+    for path in sorted((project.root / "models").glob("*/model.json")):
+        try:
+            card = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        cells = card.get("cells")
+        if isinstance(cells, dict) and cells.get("weights") == weights and (path.parent / CELLS).is_file():
+            return path.parent, card
+    raise InputError(
+        f"Which cells {said} learned from is not known: its network was trained elsewhere, again since, or before that was "
+        "written down. Train and embed again to have it."
+    )
+
+
+def _parts_in(folder: Path, card: dict[str, Any], project: Project, obs: pd.DataFrame) -> np.ndarray:
+    """What each cell was in one training."""
+    table = pd.read_csv(
+        folder / CELLS, dtype={"cell_id": str, "mask_hash": str, "part": str}, index_col="cell_id"
+    )
+    at = table.index.get_indexer(obs.index)
+    found = np.where(at >= 0, table["part"].to_numpy(object)[at], "")
+    if card.get("trained_on") != project.name and not (folder / "run.json").is_file():
+        # Brought from another project, where the same name can be another cell.
+        same = table["mask_hash"].to_numpy(object)[at] == obs["mask_hash"].astype(str).to_numpy(object)
+        found = np.where(same, found, "")
+    return np.asarray(found, object)

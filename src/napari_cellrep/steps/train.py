@@ -33,6 +33,7 @@ from napari_cellrep.specs import (
     match_channels,
 )
 from napari_cellrep.steps.embed import boxes_of, find_model, set_crop, weights_digest
+from napari_cellrep.steps.networks import CELLS
 
 if TYPE_CHECKING:
     from napari_cellrep.models import EmbeddingModel
@@ -153,6 +154,7 @@ def train(
             _note_run(path, how, state, last)
     if not processes.first:
         return made.folder
+    _note_cells(made)
     project.log(
         "train", model=model, name=made.folder.name, training=dataclasses.asdict(made.settings),
         config=dataclasses.asdict(made.net.config), **made.card, result=result,
@@ -241,6 +243,7 @@ def train_several(
             return made.folder
         table = pd.DataFrame(rows).assign(kept=[i == best for i in range(len(rows))])
         _take_run(made.folder, run_folder(made), table)
+        _note_cells(made)
         state = "done"
     finally:
         if last.total and processes.first:
@@ -302,6 +305,26 @@ def _take_run(folder: Path, best: Path, table: pd.DataFrame) -> None:
     card = json.loads((best / "model.json").read_text(encoding="utf-8"))
     card["runs"] = json.loads(table.to_json(orient="records"))
     write_text(folder / "model.json", json.dumps(card, indent=1, ensure_ascii=False))
+
+
+def _note_cells(made: Prepared) -> None:
+    """Write down which cells the model learned from and which judged it (``cells.csv``), and of which weights that is true.
+
+    What is held out follows from the cells and the settings alone, so it is the same again as it was in training.
+    """
+    from napari_cellrep.models import load_model
+    from napari_cellrep.models._train import make_sampler
+
+    sampler = make_sampler(made.net, made.cells, made.settings, made.settings.batch_size)
+    parts = {"learned": sampler.rows, "validation": sampler.validation, "test": sampler.test}
+    table = pd.concat([made.cells.ids_of(rows).assign(part=part) for part, rows in parts.items()])
+    write_text(made.folder / CELLS, table.to_csv(index_label="cell_id", lineterminator="\n"))
+    path = made.folder / "model.json"
+    card = json.loads(path.read_text(encoding="utf-8"))
+    card["cells"] = {
+        "file": CELLS, "weights": weights_digest(load_model(made.folder)), **{part: len(rows) for part, rows in parts.items()}
+    }  # fmt: skip
+    write_text(path, json.dumps(card, indent=1, ensure_ascii=False))
 
 
 def resume_training(project: Project, *, name: str, device: str = "auto", finish: bool = False) -> Job[Path]:
@@ -418,6 +441,7 @@ def prepare(
             "weights": weights,
             "digest": weights_digest(start),
             **({"mapped": words} if words else {}),
+            **({"published": True} if start.card.get("published") == weights else {}),
         }
         net.crop = dataclasses.replace(start.crop, channels=net.roles)
     if channels:
@@ -572,6 +596,10 @@ class ProjectCells:
 
     def __len__(self) -> int:
         return len(self._obs)
+
+    def ids_of(self, rows: np.ndarray) -> pd.DataFrame:
+        """Ids (the index) and mask hashes of some rows."""
+        return self._obs.iloc[rows][["mask_hash"]]
 
     def crops(self, rows: np.ndarray) -> np.ndarray:
         """Raw crops (B, C, S, S) of some rows, in the fields' dtype; see `weights`."""
