@@ -515,9 +515,11 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     export.add_argument(
         "--format",
         default="",
-        choices=("", "h5ad", "zarr", "csv", "parquet", "ranking", "report"),
-        help="when the ending does not say it",
+        choices=("", "h5ad", "zarr", "csv", "parquet", "ranking", "groups", "likeness", "report"),
+        help="when the ending does not say it; groups: the group table with profiles and likeness (.h5ad, .csv); likeness: "
+        "correlation of each two groups (.csv)",
     )
+    export.add_argument("--embedding", default="", help="only this one (of likeness and ranking: of which)")
     export.add_argument("--keep-missing", action="store_true", help="keep cells without a vector (as NaN)")
 
     info = add("info", _info, "Tell what a project (or a trained model) holds and how it was made.")
@@ -1199,11 +1201,12 @@ def _export(args: argparse.Namespace) -> None:
     if kind == "report":
         from napari_cellrep.steps.report import write_report
 
-        run(write_report(project, args.out))
+        run(write_report(project, args.out, embedding=args.embedding))
     else:
         from napari_cellrep.steps.export import export
 
-        run(export(project, args.out, format=kind, drop_missing=not args.keep_missing))
+        how = {"format": kind, "drop_missing": not args.keep_missing, "embedding": args.embedding}
+        run(export(project, args.out, **how))
     print(f"Wrote {args.out}.")
 
 

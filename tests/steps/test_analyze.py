@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from noise import add_noise_embedding
 from scipy import stats
+from scipy.spatial.distance import cdist
 
 from napari_cellrep.analysis.outliers import control_distance
 from napari_cellrep.data import Project, open_project
@@ -181,9 +182,29 @@ def test_map_and_neighbours_follow_scanpys_conventions(simple_project: Project):
     distances = cells.obsp[how["distances_key"]]
     assert np.array_equal(np.diff(distances.indptr), np.where(good, 7, 0))
     assert np.isin(distances.indices, np.flatnonzero(good)).all()
+    # Under plain names too, for the embedding asked for last: there scanpy and others look.
+    assert (cells.obsp["distances"] != distances).nnz == 0
+    assert cells.uns["neighbors"]["connectivities_key"] == "connectivities"
+    assert cells.uns["neighbors"]["params"]["use_rep"] == "X_simple"
     assert 0.5 < found.numbers["balanced_accuracy"] <= 1
     assert "control right for" in found.summary
     assert drain(analyze(simple_project, recipe="map", n_neighbors=10)).skipped
+
+
+def test_scanpy_finds_the_neighbours_without_being_told(simple_project: Project):
+    sc = pytest.importorskip("scanpy")
+    drain(analyze(simple_project, recipe="neighbours"))
+    cells = open_project(simple_project.root).cells
+    known = cells[cells.obs["good"]].copy()
+    sc.tl.diffmap(known, n_comps=4)
+    assert np.isfinite(known.obsm["X_diffmap"]).all()
+    add_noise_embedding(simple_project, "noise")
+    drain(analyze(simple_project, recipe="neighbours", embedding="noise"))
+    assert open_project(simple_project.root).cells.uns["neighbors"]["params"]["use_rep"] == "X_noise"
+    again = drain(analyze(simple_project, recipe="neighbours", embedding="simple"))
+    assert not again.skipped  # the plain names were the other one's
+    assert open_project(simple_project.root).cells.uns["neighbors"]["params"]["use_rep"] == "X_simple"
+    assert drain(analyze(simple_project, recipe="neighbours", embedding="simple")).skipped
 
 
 def test_a_set_gets_a_map_of_its_own_beside_that_of_all_cells(simple_project: Project):
@@ -298,6 +319,33 @@ def test_profiles_have_a_map_of_their_own(simple_project: Project):
     )  # what varies most between wells is the drug's work
     assert session.profile_map("compound") is None
     assert session.profile_map("field") is None
+
+
+def test_likeness_of_each_two_groups_lies_in_obsp(simple_project: Project):
+    drain(analyze(simple_project, recipe="profile"))
+    drain(analyze(simple_project, recipe="profile", by="dose_rank"))
+    result = drain(analyze(simple_project, recipe="variability"))  # writes the table once more
+    assert not any(w.startswith("obsp") for w in result.written)
+    groups = open_project(simple_project.root).groups
+    assert groups is not None
+    for by in ("group", "dose_rank"):
+        own = np.flatnonzero(groups.obs["by"].astype(str) == by)
+        x = np.asarray(groups.obsm["X_simple"])[own].astype(float)
+        z = (x - x.mean(axis=0)) / x.std(axis=0)
+        at = np.ix_(own, own)
+        np.testing.assert_allclose(groups.obsp["pearson_simple"][at], np.corrcoef(z), atol=1e-5)
+        np.testing.assert_allclose(groups.obsp["cosine_simple"][at], 1 - cdist(z, z, "cosine"), atol=1e-5)
+        others = np.ix_(own, np.setdiff1d(np.arange(groups.n_obs), own))
+        assert np.isnan(groups.obsp["pearson_simple"][others]).all()
+    made = provenance(groups)["profile_simple"]
+    assert {"obsp/pearson_simple", "obsp/cosine_simple"} <= set(made["written"])
+    assert made["numbers"]["likeness"] == "of profiles z-scored over the groups"
+    drain(
+        analyze(simple_project, recipe="profile", by="compound")
+    )  # two of them: each would be the other's opposite
+    groups = open_project(simple_project.root).groups
+    own = (groups.obs["by"].astype(str) == "compound").to_numpy()
+    assert np.isnan(groups.obsp["pearson_simple"][own]).all()
 
 
 def test_groups_like_one_of_them(simple_project: Project):

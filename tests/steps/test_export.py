@@ -69,6 +69,25 @@ def test_only_one_embedding(project: Project, tmp_path: Path):
     assert "score_noise" in project.cells.obs  # the project itself is as it was
 
 
+def test_groups_and_how_alike_they_are(project: Project, tmp_path: Path):
+    with pytest.raises(InputError, match="no likeness of groups"):
+        drain(export(project, tmp_path / "alike.csv", format="likeness"))
+    drain(analyze(project, recipe="profile"))
+    groups = ad.read_h5ad(drain(export(project, tmp_path / "groups.h5ad", format="groups")))
+    assert groups.obsm["X_simple"].shape == (8, 6)
+    assert groups.obsp["cosine_simple"].shape == (8, 8)
+    assert json.loads(groups.uns["cellrep"]["profile_simple"])["options"]["average"] == "mean"
+    table = pd.read_csv(
+        drain(export(project, tmp_path / "groups.csv", format="groups")), index_col="group_id"
+    )
+    assert list(table.index) == list(groups.obs_names)
+    alike = pd.read_csv(drain(export(project, tmp_path / "alike.csv", format="likeness")), index_col=0)
+    assert list(alike.index) == list(alike.columns) == list(groups.obs["name"])
+    np.testing.assert_allclose(alike, groups.obsp["pearson_simple"], atol=1e-5)
+    with pytest.raises(InputError, match="ends otherwise"):
+        drain(export(project, tmp_path / "groups.txt", format="groups"))
+
+
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [

@@ -38,12 +38,14 @@ from napari_cellrep.specs import InputError, digest, join_words
 from napari_cellrep.steps import recipes
 from napari_cellrep.steps.networks import parts_of_training
 from napari_cellrep.steps.work import (
+    MOST_PAIRED,
     Found,
     Work,
     as_ranks,
     as_text,
     between,
     check_within,
+    likeness_of,
     members_of,
     plain,
     two_references,
@@ -176,20 +178,17 @@ def neighbour_graph(
     n_neighbors = min(n_neighbors, n)
     distances, connectivities = neighbours.graph(x, n_neighbors, seed)
     key = f"neighbors_{work.embedding}"
-    found = Found(
-        summary=f"Found the {n_neighbors - 1} nearest neighbours of {n:,} cells.",
-        obsp={f"{key}_distances": distances, f"{key}_connectivities": connectivities},
-        uns={
-            key: {
-                "distances_key": f"{key}_distances",
-                "connectivities_key": f"{key}_connectivities",
-                "params": {
-                    "n_neighbors": n_neighbors, "method": "umap", "metric": "euclidean", "random_state": seed,
-                    "use_rep": f"X_{work.embedding}", "z_scored": scale,
-                },
-            }
-        },
-    )  # fmt: skip
+    params = {
+        "n_neighbors": n_neighbors, "method": "umap", "metric": "euclidean", "random_state": seed,
+        "use_rep": f"X_{work.embedding}", "z_scored": scale,
+    }  # fmt: skip
+    found = Found(summary=f"Found the {n_neighbors - 1} nearest neighbours of {n:,} cells.")
+    # Under the embedding's name, and, for the one asked for last, where scanpy and others look without being told.
+    for place, of in ((f"{key}_", key), ("", "neighbors")):
+        found.obsp |= {f"{place}distances": distances, f"{place}connectivities": connectivities}
+        found.uns[of] = {
+            "distances_key": f"{place}distances", "connectivities_key": f"{place}connectivities", "params": params
+        }  # fmt: skip
     if label:
         yield Progress(1, 2, f"Predicting {label} from the neighbours")
         known = as_text(work.column(label))
@@ -352,6 +351,10 @@ def profile_groups(
     have = np.isfinite(vectors).all(axis=1)
     if have.sum() >= 3 and vectors.shape[1] >= 2:
         components[have] = projection.pca(projection.z_score(vectors[have]), 2)[0]
+    alike = np.full(vectors.shape, np.nan)
+    if have.any():
+        alike[have] = projection.z_score(vectors[have])
+    likeness = likeness_of(alike, work.embedding)
     summary = f"Averaged the cells of {len(names) - len(few)} groups ({by}, {average})"
     fewer = f"fewer than {min_cells} such" if min_cells > 1 or cells == "all" else "no such"
     summary += f"; {len(few)} with {fewer} cells left out." if few else "."
@@ -360,7 +363,13 @@ def profile_groups(
         table=table,
         vectors=vectors,
         components=components,
-        numbers={"by": by, "left_out": few, **about},
+        obsp=likeness,
+        numbers={
+            "by": by,
+            "left_out": few,
+            **about,
+            **({"likeness": "of profiles z-scored over the groups"} if likeness else {}),
+        },
     )
 
 
@@ -851,6 +860,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 _VERSIONS = {
     "profile": 3,
+    "neighbours": 2,
+    "treatments": 2,
     "variability": 3,
     "score": 2,
     "outliers": 2,
@@ -949,7 +960,10 @@ def analyze(
     else:
         target = cells
     old = provenance(target).get(name, {}) if target is not None else {}
-    if target is not None and old.get("digest") == stamp and _all_there(target, old["written"]):
+    whole = target is not None and _all_there(target, old.get("written", []))
+    if recipe == "neighbours" and whole:  # the plain names may be another embedding's since
+        whole = dict(cells.uns.get("neighbors", {})).get("params", {}).get("use_rep") == f"X_{key}"
+    if target is not None and old.get("digest") == stamp and whole:
         yield Progress(1, 1, f"{recipe} of {key} is up to date")
         table = _in_order(project, recipe, key, options, old["numbers"])
         summary = f"Up to date, nothing to do. {old['summary']}"
@@ -1310,6 +1324,20 @@ def _put_groups(
     if old is not None:
         for place, x in old.obsm.items():
             groups.obsm[place] = _moved(np.asarray(x), old.obs.index, groups.obs.index)
+    whole_n = groups.n_obs
+    for place in dict.fromkeys([*(old.obsp if old is not None else ()), *found.obsp]):
+        if whole_n > MOST_PAIRED:
+            break
+        pairs = np.full((whole_n, whole_n), np.nan, np.float32)
+        if old is not None and place in old.obsp:
+            _put_pairs(pairs, np.asarray(old.obsp[place]), old.obs.index.get_indexer(groups.obs.index))
+        if place in found.obsp:
+            own = (groups.obs["by"].astype(str) == by).to_numpy()
+            pairs[own] = np.nan
+            pairs[:, own] = np.nan
+            _put_pairs(pairs, found.obsp[place], new.index.get_indexer(groups.obs.index))
+            written.append(f"obsp/{place}")
+        groups.obsp[place] = pairs
     for place, vectors in ((f"X_{key}", found.vectors), (f"X_pca_{key}", found.components)):
         if vectors is None:
             continue
@@ -1328,6 +1356,12 @@ def _moved(x: np.ndarray, rows: pd.Index, to: pd.Index) -> np.ndarray:
     """Vectors of `rows` at the places of `to`; NaN where there is none."""
     at = rows.get_indexer(to)
     return np.where((at >= 0)[:, None], x[at], np.nan).astype(np.float32)
+
+
+def _put_pairs(pairs: np.ndarray, known: np.ndarray, at: np.ndarray) -> None:
+    """Put what is known of pairs of rows where these rows are now; −1 is a row that was not there."""
+    here = np.flatnonzero(at >= 0)
+    pairs[np.ix_(here, here)] = known[np.ix_(at[here], at[here])]
 
 
 def _typed(column: str, values: list[Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Table → a file other programs open: AnnData (scanpy, R), CSV or parquet of the cells, or the ranking."""
+"""Table → a file other programs open: AnnData (scanpy, R), CSV or parquet of the cells; the ranking; the groups."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 
 from napari_cellrep.data import Project
-from napari_cellrep.data.cells import MAP_PREFIXES, embedding_names
+from napari_cellrep.data.cells import MAP_PREFIXES, embedding_names, provenance
 from napari_cellrep.data.files import replacing
 from napari_cellrep.data.project import write_table
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import InputError, join_words
 from napari_cellrep.steps.analyze import ranking
 
-FORMATS = ("h5ad", "zarr", "csv", "parquet", "ranking")
+FORMATS = ("h5ad", "zarr", "csv", "parquet", "ranking", "groups", "likeness")
 
 
 def export(
@@ -37,13 +37,15 @@ def export(
     out : Path
         File (a folder for "zarr") to write; replaced when it is there, unless it is something else than
         what this step writes.
-    format : {"h5ad", "zarr", "csv", "parquet", "ranking"}
+    format : {"h5ad", "zarr", "csv", "parquet", "ranking", "groups", "likeness"}
         "h5ad" and "zarr" hold everything, provenance (``uns["cellrep"]``, JSON) included; "csv" and "parquet"
-        one row per cell with its columns, map places and scores; "ranking" a CSV with one row per group.
+        one row per cell with its columns, map places and scores; "ranking" a CSV with one row per group. "groups": the group
+        table, h5ad with profiles and likeness, or CSV with its columns, as the file's ending says; "likeness": a CSV with
+        the Pearson correlation of each two profiles, of the grouping profiled last.
     drop_missing : bool
         Leave out cells that lack a vector (of `embedding`, else of every embedding).
     embedding : str
-        Only this embedding and what was computed from it; empty: all. For "ranking": which one, empty the last.
+        Only this embedding and what was computed from it; empty: all. For "ranking" and "likeness": which one, empty the last.
 
     Yields
     ------
@@ -69,6 +71,11 @@ def export(
             # Where the group is the well (or another column), one column is enough.
             known = any((table[c].astype(str) == table.index).all() for c in table)
             _tidy(table).to_csv(tmp, index=not known)
+    elif format == "likeness":
+        with replacing(out) as tmp:
+            likeness_table(project, embedding).to_csv(tmp, float_format="%.6g")
+    elif format == "groups":
+        _write_groups(project, out)
     else:
         cells = _select(project.cells, embedding, drop_missing)
         if format == "zarr":
@@ -102,6 +109,51 @@ def _h5ad(cells: ad.AnnData) -> memoryview:
     return buffer.getbuffer()
 
 
+def _write_groups(project: Project, out: Path) -> None:
+    groups = project.groups
+    if groups is None:
+        raise InputError(
+            "There are no groups yet: run `cellrep analyze PROJECT profile` (or variability) first."
+        )
+    if out.suffix.lower() not in (".csv", ".h5ad"):
+        raise InputError(f"Groups are written to .h5ad or .csv; {out.name} ends otherwise.")
+    with replacing(out) as tmp:
+        if out.suffix.lower() == ".csv":
+            _tidy(groups.obs).to_csv(tmp)
+        else:
+            tmp.write_bytes(_h5ad(groups))
+
+
+def likeness_table(project: Project, embedding: str = "") -> pd.DataFrame:
+    """Pearson correlation of each two groups' profiles, of the grouping that was profiled last.
+
+    Parameters
+    ----------
+    embedding : str
+        Empty: the one profiled last.
+
+    Raises
+    ------
+    InputError
+        If no profiles were made, or of fewer than three groups.
+    """
+    groups = project.groups
+    made = [] if groups is None else [
+        m for m in provenance(groups).values()
+        if m.get("recipe") in ("profile", "treatments") and "likeness" in m["numbers"] and embedding in ("", m["embedding"])
+    ]  # fmt: skip
+    if groups is None or not made:
+        of = f" of {embedding}" if embedding else ""
+        raise InputError(
+            f"There is no likeness of groups{of} yet: run `cellrep analyze PROJECT profile` on three groups or more first."
+        )
+    last = max(made, key=lambda m: str(m["made"]))
+    x = np.asarray(groups.obsp[f"pearson_{last['embedding']}"])
+    own = (groups.obs["by"].astype(str) == last["options"]["by"]).to_numpy() & np.isfinite(np.diag(x))
+    names = pd.Index(groups.obs["name"].astype(str)[own], name=last["options"]["by"])
+    return pd.DataFrame(x[np.ix_(own, own)], index=names, columns=pd.Index(names, name=None))
+
+
 def flat_table(cells: ad.AnnData) -> pd.DataFrame:
     """Cells as one plain table: their columns, and x and y on every map; no long vectors."""
     table = cells.obs.copy()
@@ -131,6 +183,10 @@ def _select(cells: ad.AnnData, embedding: str, drop_missing: bool) -> ad.AnnData
         chosen.uns.pop(f"neighbors_{other}", None)
         for key in (f"neighbors_{other}_distances", f"neighbors_{other}_connectivities"):
             chosen.obsp.pop(key, None)
+        if dict(chosen.uns.get("neighbors", {})).get("params", {}).get("use_rep") == f"X_{other}":
+            del chosen.uns["neighbors"]
+            for key in ("distances", "connectivities"):
+                chosen.obsp.pop(key, None)
         theirs = [f"{c}_{other}" for c in ("has", "score", "outlier", "unlike")]
         chosen.obs = chosen.obs.drop(columns=[c for c in theirs if c in chosen.obs])
     return chosen

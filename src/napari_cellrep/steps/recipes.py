@@ -31,6 +31,7 @@ from napari_cellrep.steps.work import (
     as_text,
     between,
     check_within,
+    likeness_of,
     members_of,
     plain,
     two_references,
@@ -435,7 +436,15 @@ def profile_treatments(
     if label:
         numbers["matched"] = _matched(wells, rows, vectors, label, compound or by, batch)
         summary += "".join(f" {words}" for words in numbers["matched"]["words"])
-    return Found(summary=summary, table=table, vectors=vectors, numbers=numbers)
+    scaled = projection.z_score(vectors) if correct == "none" else vectors
+    likeness = likeness_of(scaled, work.embedding)
+    if likeness:
+        numbers["likeness"] = (
+            "of profiles z-scored over the treatments"
+            if correct == "none"
+            else f"of profiles as corrected ({correct})"
+        )
+    return Found(summary=summary, table=table, vectors=vectors, obsp=likeness, numbers=numbers)
 
 
 def _wells(work: Work, batch: str, average: str) -> tuple[np.ndarray, pd.DataFrame]:

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
-from napari_cellrep.analysis import projection
+from napari_cellrep.analysis import projection, retrieval
 from napari_cellrep.data import Project
 from napari_cellrep.data.references import reference_of
 from napari_cellrep.specs import InputError, join_words
@@ -75,12 +74,39 @@ class Found:
     summary: str
     obs: dict[str, np.ndarray] = field(default_factory=dict)
     obsm: dict[str, np.ndarray] = field(default_factory=dict)
-    obsp: dict[str, sparse.csr_matrix] = field(default_factory=dict)
+    obsp: dict[str, Any] = field(default_factory=dict)  # of cells: csr_matrix; of groups: float32 (n, n)
     uns: dict[str, Any] = field(default_factory=dict)
     numbers: dict[str, Any] = field(default_factory=dict)
     table: pd.DataFrame | None = None  # rows are groups
     vectors: np.ndarray | None = None  # of the same groups
     components: np.ndarray | None = None  # of the same groups: their place on a map of their own
+
+
+MOST_PAIRED = 5000  # groups in the whole table; all pairs of more are not kept (200 MB for each matrix)
+
+
+def likeness_of(vectors: np.ndarray, embedding: str) -> dict[str, np.ndarray]:
+    """Pearson correlation and cosine of each two groups' profiles, for ``obsp`` of the group table; {} of fewer than three.
+
+    Parameters
+    ----------
+    vectors : ndarray of shape (n, d), float
+        Scaled as they are to be compared; rows with NaN have none.
+
+    Returns
+    -------
+    dict of str to ndarray of shape (n, n), float32
+        "pearson_<embedding>", "cosine_<embedding>".
+    """
+    have = np.flatnonzero(np.isfinite(vectors).all(axis=1))
+    if not 3 <= len(have) <= MOST_PAIRED or vectors.shape[1] < 3:
+        return {}
+    found = {}
+    for name, metric in (("pearson", "correlation"), ("cosine", "cosine")):
+        full = np.full((len(vectors), len(vectors)), np.nan, np.float32)
+        full[np.ix_(have, have)] = retrieval.similarity(vectors[have], metric)
+        found[f"{name}_{embedding}"] = full
+    return found
 
 
 # ---- reading what users write --------------------------------------------------------------------

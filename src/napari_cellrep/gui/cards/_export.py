@@ -31,7 +31,18 @@ KINDS = {
     "h5ad": ("For scanpy (h5ad)", ".h5ad", "Everything, the embeddings and how they were made included: an AnnData file."),
     "zarr": ("For scanpy (zarr folder)", ".zarr", "The same as a folder of small files, for very many cells."),
     "ranking": ("Ranking of the groups (CSV)", ".csv", "One row per group, the most variable first."),
+    "groups": ("Groups for scanpy (h5ad)", ".h5ad",
+               "One row per group: its profile (what its cells are on average), scores, and how alike each two groups are."),
+    "likeness": ("How alike the groups are (CSV)", ".csv",
+                 "One row and one column per group: Pearson's correlation of their profiles, for a heat map elsewhere."),
 }  # fmt: skip
+
+
+NEEDS_GROUPS = {
+    "ranking": "Rank the groups first (Which groups vary most from cell to cell?)",
+    "groups": "Average the groups first (What does each group look like on average?)",
+    "likeness": "Average the groups first (What does each group look like on average?)",
+}
 
 
 class ExportDialog(QDialog):
@@ -45,10 +56,10 @@ class ExportDialog(QDialog):
         self.kind = combo("What is written")
         refill(self.kind, [(words, kind) for kind, (words, *_) in KINDS.items()])
         if not (card.project.root / "groups.zarr").exists():
-            row = list(KINDS).index("ranking")
-            item = self.kind.model().item(row)
-            item.setEnabled(False)
-            item.setToolTip("Rank the groups first (Which groups vary most from cell to cell?)")
+            for kind, first in NEEDS_GROUPS.items():
+                item = self.kind.model().item(list(KINDS).index(kind))
+                item.setEnabled(False)
+                item.setToolTip(first)
         self.about = text(least_px=380)
         self.embedding = combo("Embedding: a list of numbers that describes how a cell looks")
         names = card.session.embeddings
