@@ -828,6 +828,7 @@ def _segment(args: argparse.Namespace) -> None:
     skipped = f" ({result.skipped:,} were up to date)" if result.skipped else ""
     print(f"{result.n_cells:,} cells in {result.done + result.skipped:,} fields{skipped}.")
     _print_problems(result.problems, "need a look")
+    _print_problems(result.notes, "brought labels with something to know")
     if args.shard.world == 1:
         rules = _settings(args.rule)
         if args.window_px:

@@ -203,3 +203,37 @@ def test_bars_find_the_field_under_the_pointer(qtbot):
         QTest.mouseClick(bars, Qt.MouseButton.LeftButton, pos=QPoint(round(bars.x_of("A90")), 10))
     assert heard.args == ["A90"]
     bars.grab()
+
+
+def test_labels_of_another_program_are_chosen_for_one_field_and_found_for_all(
+    qtbot, dock, project, viewer, tmp_path, monkeypatch
+):
+    for field in project.fields:
+        labels = project.read_labels(field.id).astype(np.uint16)
+        np.save(tmp_path / f"{field.id}_seg.npy", {"masks": np.where(labels > 5, labels, 0)})
+    opened(qtbot, dock, project)
+    segment = card(dock, "segment")
+    assert not segment.browse.isVisible()
+    choose(segment.method, "Imported")
+    assert segment.browse.isVisible()
+    name = dock.shown_field()
+    assert name in segment.browse.text()
+    monkeypatch.setattr(
+        "napari_cellrep.gui.cards.segment.QFileDialog.getOpenFileName",
+        lambda *_: (str(tmp_path / f"{name}_seg.npy"), ""),
+    )
+    click(segment.browse)
+    idle(qtbot, dock)
+    assert segment.form.value()["pattern"] == f"{tmp_path.as_posix()}/{{field}}_seg.npy"
+    (layer,) = shown_trial(viewer)
+    np.testing.assert_array_equal(
+        layer.data, np.load(tmp_path / f"{name}_seg.npy", allow_pickle=True).item()["masks"]
+    )
+    click(segment.all)
+    idle(qtbot, dock)
+    qtbot.waitUntil(
+        lambda: project.label_info(project.fields[-1].id).get("segmenter") == "imported", timeout=LONG
+    )
+    for field in project.fields:
+        held = np.load(tmp_path / f"{field.id}_seg.npy", allow_pickle=True).item()["masks"]
+        np.testing.assert_array_equal(project.read_labels(field.id), held)

@@ -1,9 +1,11 @@
+from pathlib import Path
+
 import imageio.v3 as iio
 import numpy as np
 import pytest
 import tifffile
 
-from napari_cellrep.segmenters import imported
+from napari_cellrep.segmenters import Source, imported
 from napari_cellrep.specs import Channel, InputError
 
 DNA = [Channel("DNA", "nucleus")]
@@ -96,3 +98,45 @@ def test_files_that_are_not_there_or_not_one_are_a_sentence(tmp_path, two):
     (tmp_path / "A1.tif").write_bytes(b"II*\0broken")
     with pytest.raises(InputError, match="cannot be read"):
         labels_of(tmp_path / "{field}.tif")
+
+
+def test_an_empty_pattern_finds_the_one_file_beside_the_image(tmp_path, two):
+    beside = Source((tmp_path / "plate_A1.ome.tif",))
+    config = imported.Config()
+    with pytest.raises(InputError, match=r"no labels beside plate_A1\.ome\.tif"):
+        imported.segment(IMAGE, DNA, config, field_id="A1", source=beside)
+    np.save(tmp_path / "plate_A1_seg.npy", {"masks": two})
+    np.testing.assert_array_equal(imported.segment(IMAGE, DNA, config, field_id="A1", source=beside), two)
+    iio.imwrite(tmp_path / "plate_A1_cp_masks.png", two)
+    with pytest.raises(InputError, match=r"2 files of labels.*\{file\}_seg.npy"):
+        imported.segment(IMAGE, DNA, config, field_id="A1", source=beside)
+    (tmp_path / "plate_A1_seg.npy").unlink()
+    np.testing.assert_array_equal(imported.segment(IMAGE, DNA, config, field_id="A1", source=beside), two)
+
+
+def test_the_images_name_and_folder_serve_a_pattern(tmp_path, two):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    tifffile.imwrite(tmp_path / "masks" / "plate_A1-cells.tif", two)
+    source = Source((tmp_path / "images" / "plate_A1.tif",))
+    for pattern in (tmp_path / "masks" / "{file}-*.tif", "../masks/{file}-cells.tif"):
+        config = imported.Config(pattern=str(pattern))
+        np.testing.assert_array_equal(imported.segment(IMAGE, DNA, config, field_id="A1", source=source), two)
+        assert imported.files_read(config, "A1", source)[0].samefile(
+            tmp_path / "masks" / "plate_A1-cells.tif"
+        )
+    with pytest.raises(InputError, match="image's file"):
+        imported.segment(IMAGE, DNA, config, field_id="A1")
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "image", "pattern"),
+    [
+        ("/m/A01_mask.png", "A01", "x/A01.tif", "/m/{field}_mask.png"),
+        ("/m/plate1_A01_seg.npy", "week1_A01", "x/plate1_A01.tif", "/m/{file}_seg.npy"),
+        ("/A01/masks/cells.tif", "A01", "A01/image.tif", "/{field}/masks/cells.tif"),
+        ("/m/cells.tif", "A", "x/A.tif", "/m/cells.tif"),
+    ],
+)
+def test_a_chosen_file_tells_the_pattern_of_the_others(path, field, image, pattern):
+    assert imported.pattern_of(Path(path), field, [Path(image)]) == pattern

@@ -1,9 +1,13 @@
+import json
+
 import numpy as np
 import pytest
 import tifffile
 
+from napari_cellrep.data import open_project
 from napari_cellrep.jobs import Shard, drain
 from napari_cellrep.specs import InputError
+from napari_cellrep.steps.crop import crop
 from napari_cellrep.steps.segment import preview, segment, unusual_fields
 
 
@@ -131,3 +135,37 @@ def test_fields_that_are_unlike_the_others_are_named():
 def test_no_field_is_no_news():
     assert unusual_fields({}) == {}
     assert unusual_fields({"A01": 0, "A02": 0}) == {"A01": "no cells", "A02": "no cells"}
+
+
+def test_labels_brought_are_read_again_when_their_file_changes_and_their_classes_are_a_column(small):
+    for field in small.fields:
+        path = small.root / small.field(field.id).planes[0].path
+        square = [[10, 10], [40, 10], [40, 40], [10, 40], [10, 10]]
+        cells = [
+            {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [square]},
+             "properties": {"classification": {"name": "Tumor"}}},
+            {"type": "Feature", "properties": {},
+             "geometry": {"type": "Polygon", "coordinates": [[[x + 60, y] for x, y in square]]}},
+        ]  # fmt: skip
+        beside = path.with_name(path.name.split(".")[0] + ".geojson")
+        beside.write_text(json.dumps({"type": "FeatureCollection", "features": cells}))
+    assert drain(segment(small, segmenter="imported", overwrite=True)).n_cells == 8
+    drain(crop(small))
+    obs = small.cells.obs
+    assert obs.loc["A01:1", "class"] == "Tumor"
+    assert obs["class"].notna().sum() == 4
+    again = open_project(small.root)
+    assert again.cells.obs.loc["A06:1", "class"] == "Tumor"
+    assert drain(segment(small, segmenter="imported")).skipped == 4
+    cells = [
+        *cells,
+        {**cells[0], "geometry": {"type": "Polygon", "coordinates": [[[x - 5, y - 5] for x, y in square]]}},
+    ]
+    beside.write_text(json.dumps({"type": "FeatureCollection", "features": cells}))
+    result = drain(segment(small, segmenter="imported"))
+    assert (result.done, result.skipped, result.n_cells) == (1, 3, 9)
+    (note,) = result.notes.values()
+    assert "1 of 3 outlines" in note
+    shown = drain(preview(small, field=again.fields[-1].id, segmenter="imported"))
+    assert len(shown.area_px) == 3
+    assert "1 of 3 outlines" in shown.notes[0]

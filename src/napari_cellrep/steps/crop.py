@@ -58,7 +58,11 @@ def crop(project: Project, *, rules: dict[str, Any] | None = None, fields: Seque
                 image = project.read_image(field.id)
                 if labels.shape != image.shape[1:]:
                     raise InputError(f"Field {field.id}: labels and image differ in size; segment it again.")
-                frames.append(measure_field(field, image, labels, project.channels, quality.window_px))
+                frame = measure_field(field, image, labels, project.channels, quality.window_px)
+                classes = project.label_info(field.id).get("classes")
+                if classes and "class" not in frame:  # what the file that brought the labels calls them
+                    frame["class"] = frame["label"].astype(str).map(classes)
+                frames.append(frame)
             except InputError as error:
                 problems[field.id] = str(error)
                 if old is not None:
@@ -70,7 +74,11 @@ def crop(project: Project, *, rules: dict[str, Any] | None = None, fields: Seque
         raise InputError(
             "No cell was found in any field; look at the segmentation of one field and change its settings."
         )
-    known = [*OBS_COLUMNS, *dict.fromkeys(k for f in labelled for k in f.metadata if k not in OBS_COLUMNS)]
+    known = [
+        *OBS_COLUMNS,
+        "class",
+        *dict.fromkeys(k for f in labelled for k in f.metadata if k not in (*OBS_COLUMNS, "class")),
+    ]
     obs = pd.concat([_plain(f)[[c for c in known if c in f]] for f in frames])
     table = project.merge(set_flags(obs, quality))
     project.log(

@@ -136,7 +136,7 @@ def _segment(
     def one(part: np.ndarray) -> tuple[float, int]:
         start = perf_counter()
         with watched() as peak:
-            labels = module.segment(part, project.channels, settings, device, field_id=field.id)
+            labels = segmenting.find_in(project, field, module, settings, device, part).labels
             measure_field(field, part, labels, project.channels, WINDOW_PX)
         return perf_counter() - start, peak[0]
 

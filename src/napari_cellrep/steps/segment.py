@@ -14,6 +14,7 @@ from napari_cellrep.data import Project
 from napari_cellrep.data.fields import Field
 from napari_cellrep.data.images import stamps_of
 from napari_cellrep.jobs import Job, Progress, Shard
+from napari_cellrep.segmenters import Source
 from napari_cellrep.specs import InputError, digest, make_config
 
 
@@ -29,12 +30,15 @@ class SegmentResult:
         Cells in both together.
     problems : dict of str to str
         Field → sentence, for fields that could not be segmented or hold no cell.
+    notes : dict of str to str
+        Field → what is to be known of labels that were brought: outlines that overlap, entries that are no cells.
     """
 
     done: int
     skipped: int
     n_cells: int
     problems: dict[str, str]
+    notes: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,23 @@ class Preview:
         Pixels of every cell.
     n_border : int
         Cells that touch the image's edge.
+    notes : tuple of str
+        As in `SegmentResult`.
     """
 
     labels: np.ndarray
     area_px: np.ndarray
     n_border: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """Labels of one field, and what the file they came from says (see `napari_cellrep.segmenters`)."""
+
+    labels: np.ndarray
+    notes: tuple[str, ...] = ()
+    classes: dict[int, str] = dataclasses.field(default_factory=dict)
 
 
 def segment(
@@ -94,6 +110,7 @@ def segment(
     chosen = [project.field(f) for f in shard.of(fields or [f.id for f in project.fields])]
     done = skipped = n_cells = 0
     problems: dict[str, str] = {}
+    notes: dict[str, str] = {}
     yield Progress(0, len(chosen), "Segmenting")
     for i, field in enumerate(chosen):
         how = how_made(project, field, segmenter, settings)
@@ -103,10 +120,13 @@ def segment(
             if not int(info["n_cells"]):
                 problems[field.id] = _no_cell(field)
         else:
-            labels, problem = _segment_one(project, field, module, settings, device)
-            if labels is not None:
-                project.write_labels(field.id, labels, {**how, "digest": stamp})
-                done, n_cells = done + 1, n_cells + _count(labels)
+            found, problem = _segment_one(project, field, module, settings, device)
+            if found is not None:
+                classes = {"classes": found.classes} if found.classes else {}
+                project.write_labels(field.id, found.labels, {**how, "digest": stamp, **classes})
+                done, n_cells = done + 1, n_cells + _count(found.labels)
+                if found.notes:
+                    notes[field.id] = f"Field {field.id}: {' '.join(found.notes)}"
             if problem:
                 problems[field.id] = problem
         yield Progress(i + 1, len(chosen), f"Segmented {field.id}", {"cells": n_cells})
@@ -115,13 +135,13 @@ def segment(
         project.mark({**solved, **problems})
     project.log(
         "segment", segmenter=segmenter, settings=dataclasses.asdict(settings), fields=done, skipped=skipped,
-        cells=n_cells, problems=problems,
+        cells=n_cells, problems=problems, **({"notes": notes} if notes else {}),
     )  # fmt: skip
     if chosen and not done and not skipped:
         raise InputError(
             f"None of the {len(chosen)} fields could be segmented. The first: {next(iter(problems.values()))}"
         )
-    return SegmentResult(done, skipped, n_cells, problems)
+    return SegmentResult(done, skipped, n_cells, problems, notes)
 
 
 def prepare(segmenter: str, config: dict[str, Any] | None) -> tuple[Any, Any]:
@@ -135,11 +155,30 @@ def prepare(segmenter: str, config: dict[str, Any] | None) -> tuple[Any, Any]:
 
 def how_made(project: Project, field: Field, segmenter: str, settings: Any) -> dict[str, Any]:
     """What a field's labels depend on."""
+    files_read = getattr(registry.load("segmenters", segmenter), "files_read", None)
+    read = files_read(settings, field.id, source_of(project, field)) if files_read else []
     return {
         "segmenter": segmenter,
         "settings": dataclasses.asdict(settings),
         "image": image_stamp(project, field),
+        **({"files": [[p.as_posix(), *stamps_of(p)] for p in read]} if files_read else {}),
     }
+
+
+def source_of(project: Project, field: Field) -> Source:
+    """Where a field comes from, as segmenters that read files beside its image want it."""
+    files = dict.fromkeys(path for plane in field.planes for path in plane.files(project.root))
+    return Source(tuple(files), field.um_per_px)
+
+
+def find_in(
+    project: Project, field: Field, module: Any, settings: Any, device: str, image: np.ndarray
+) -> Found:
+    """Labels of pixels (C, H, W) of a field by a segmenter's module."""
+    if hasattr(module, "bring"):
+        brought = module.bring(image, project.channels, settings, field.id, source_of(project, field))
+        return Found(brought.labels, tuple(brought.notes), dict(brought.classes))
+    return Found(module.segment(image, project.channels, settings, device, field_id=field.id))
 
 
 def stands(info: dict[str, Any], stamp: str, overwrite: bool) -> bool:
@@ -159,12 +198,11 @@ def preview(
     module = registry.load("segmenters", segmenter)
     settings = make_config(module.Config, config)
     yield Progress(0, 1, f"Segmenting {field}")
-    labels: np.ndarray = module.segment(
-        project.read_image(field), project.channels, settings, device, field_id=field
-    )
-    area_px = np.bincount(labels.ravel())[1:]
+    found = find_in(project, project.field(field), module, settings, device, project.read_image(field))
+    labels = found.labels
+    area_px = np.unique(labels[labels > 0], return_counts=True)[1]  # numbers may be in the millions
     rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    return Preview(labels, area_px[area_px > 0], int(np.unique(rim[rim > 0]).size))
+    return Preview(labels, area_px, int(np.unique(rim[rim > 0]).size), found.notes)
 
 
 def unusual_fields(n_cells: Mapping[str, int]) -> dict[str, str]:
@@ -200,17 +238,14 @@ def unusual_fields(n_cells: Mapping[str, int]) -> dict[str, str]:
 
 def _segment_one(
     project: Project, field: Field, module: Any, settings: Any, device: str
-) -> tuple[np.ndarray | None, str]:
+) -> tuple[Found | None, str]:
     """Labels and a problem sentence ("" if none) of one field; only a user's error is caught."""
     try:
-        image = project.read_image(field.id)
-        labels = module.segment(image, project.channels, settings, device, field_id=field.id)
+        found = find_in(project, field, module, settings, device, project.read_image(field.id))
     except InputError as error:
         text = str(error)
         return None, text if field.id in text else f"Field {field.id}: {text}"
-    if labels.max(initial=0) == 0:
-        return labels, _no_cell(field)
-    return labels, ""
+    return found, "" if found.labels.any() else _no_cell(field)
 
 
 def _no_cell(field: Field) -> str:

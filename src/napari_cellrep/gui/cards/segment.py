@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import html
 import importlib.util
 from collections.abc import Mapping
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from napari.utils.colormaps import DirectLabelColormap
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import (
     QCheckBox,
+    QFileDialog,
     QListWidget,
     QListWidgetItem,
     QVBoxLayout,
@@ -24,13 +27,15 @@ from napari_cellrep.gui._image import OURS
 from napari_cellrep.gui.cards._charts import FieldBars, Histogram
 from napari_cellrep.gui.cards._estimate import EstimateLine, PilotButton
 from napari_cellrep.gui.cards._parts import Card, More, button, combo, refill, text
-from napari_cellrep.steps.segment import unusual_fields
+from napari_cellrep.segmenters.imported import pattern_of
+from napari_cellrep.steps.segment import source_of, unusual_fields
 
 if TYPE_CHECKING:
     from napari_cellrep.gui._dock import CellRepDock
 
 # One colour that is seen on every channel's; napari's random ones are not.
 PREVIEW_COLOURS = {None: (1.0, 0.95, 0.35, 1.0), 0: (0.0, 0.0, 0.0, 0.0)}
+LABEL_FILES = "Labels (*.tif *.tiff *.png *.npy *.geojson *.json *.gz *.roi *.zip);;All files (*)"
 LIVE_AFTER_MS = 300  # as long as a person needs for the next step of a spin box
 
 
@@ -54,6 +59,12 @@ class SegmentCard(Card):
         self.settings = QWidget()
         self.settings.setLayout(self.form_place)
         self.form_place.setContentsMargins(0, 0, 0, 0)
+        self.browse = button(
+            "Choose the labels of this field…",
+            self.choose_labels,
+            "A label image, Cellpose’s _seg.npy, QuPath’s GeoJSON or Fiji’s ROIs; where its name holds the field’s or "
+            "the image’s name, the files of the other fields are found the same way",
+        )
         self.live = QCheckBox("Live preview")
         self.live.toggled.connect(self._set_live)
         self.one = button(
@@ -78,8 +89,8 @@ class SegmentCard(Card):
         self.flagged.setTextElideMode(Qt.TextElideMode.ElideRight)
         self.flagged.itemClicked.connect(lambda item: dock.show_field(item.data(Qt.ItemDataRole.UserRole)))
         for item in (
-            self.hint, self.method, self.about, self.weights, self.licence, self.more, self.live, self.one, self.tried,
-            self.sizes, self.all, self.estimate, self.flagged_words, self.bars, self.flagged,
+            self.hint, self.method, self.about, self.weights, self.licence, self.browse, self.more, self.live, self.one,
+            self.tried, self.sizes, self.all, self.estimate, self.flagged_words, self.bars, self.flagged,
         ):  # fmt: skip
             self.layout_.addWidget(item)
         self._found: dict[str, Any] = {}
@@ -118,6 +129,7 @@ class SegmentCard(Card):
             refill(self.weights, [(f"{n}: {words}", n) for n, words in about.get("models", {}).items()])
             for i in range(self.weights.count()):
                 self.weights.setItemData(i, self.weights.itemText(i), Qt.ItemDataRole.ToolTipRole)
+        self.browse.setVisible(name == "imported")
         self.weights.setVisible(bool(self.weights.count() and about and about.get("models")))
         self.refresh()
         self._live_soon()
@@ -125,6 +137,34 @@ class SegmentCard(Card):
     def _choose_weights(self, _: int) -> None:
         if self.form is not None:
             self.form.set_value({"model": self.weights.currentData()})
+
+    def choose_labels(self) -> None:
+        """Ask for one field's file of labels; the files of all fields are those whose names are made the same way."""
+        project, field = self.project, self.dock.shown_field()
+        if project is None or not field or self.form is None:
+            return
+        files = source_of(project, project.field(field)).files
+        start = str(files[0].parent) if files else ""
+        name, _ = QFileDialog.getOpenFileName(self, f"Labels of field {field}", start, LABEL_FILES)
+        if name:
+            self.use_labels(Path(name))
+
+    def use_labels(self, path: Path) -> None:
+        """Take this file as the labels of the field that is shown, and its name as the pattern of the others."""
+        project, field = self.project, self.dock.shown_field()
+        if project is None or self.form is None:
+            return
+        files = source_of(project, project.field(field)).files
+        pattern = pattern_of(path, field, files)
+        self.form.set_value({"pattern": pattern})
+        self.more.button.setChecked(True)
+        if "{" not in pattern and len(project.usable_fields) > 1:
+            self.dock.strip.say(
+                f"⚠ The name of {path.name} holds neither the field’s name nor the image’s: it would serve every field. "
+                "Write {field} or {file} where the names differ."
+            )
+        elif not self.live.isChecked():
+            self.try_one()
 
     def lacking(self) -> str:
         """What has to be installed for the chosen method; "" when nothing is."""
@@ -151,6 +191,10 @@ class SegmentCard(Card):
         self.pilot.refresh()
         self.all.setToolTip(why or "Writes the outlines of every field, then makes the table of cells")
         self.one.setEnabled(ready and bool(field))
+        self.browse.setEnabled(ready and bool(field))
+        self.browse.setText(
+            f"Choose the labels of field {field}…" if field else "Choose the labels of this field…"
+        )
         self.one.setToolTip(why or "Shows the outlines on the field you look at; nothing is written")
         slow = about.get("slow", "")
         self.live.setEnabled(ready and bool(field) and not slow)
@@ -361,7 +405,9 @@ class SegmentCard(Card):
         words = f"<b>{len(area):,} cells</b>" if len(area) else "<b>No cell</b> with these settings"
         if len(area):
             words += f", median size {np.median(area):,.0f} px; {trial['n_border'] / len(area):.0%} touch the image’s edge."
-        self.tried.setText(words + (f" ({seconds:.1f} s)" if seconds >= 2 else ""))
+        words += f" ({seconds:.1f} s)" if seconds >= 2 else ""
+        words += "".join(f"<br>⚠ {html.escape(note)}" for note in trial.get("notes") or ())
+        self.tried.setText(words)
         self.sizes.set_values(area)
 
     # ---- all fields ----
@@ -378,14 +424,17 @@ class SegmentCard(Card):
         )  # fmt: skip
 
     def _segmented(self, result: Mapping[str, Any]) -> None:
-        problems = result.get("problems") or {}
-        self.dock.submit("crop.crop", "Finding cells", then=lambda n: self._cropped(n, problems))
+        problems, notes = result.get("problems") or {}, result.get("notes") or {}
+        self.dock.submit("crop.crop", "Finding cells", then=lambda n: self._cropped(n, problems, notes))
 
-    def _cropped(self, n_cells: int, problems: Mapping[str, str]) -> None:
+    def _cropped(self, n_cells: int, problems: Mapping[str, str], notes: Mapping[str, str]) -> None:
         fields = len(self.project.usable_fields)
         words = f"✓ {n_cells:,} cells in {fields:,} field{'s' * (fields != 1)}."
         if problems:
             words += f" ⚠ {len(problems):,} left out: {next(iter(problems.values()))}"
+        if notes:
+            words += f" ⚠ {next(iter(notes.values()))}"
+            words += f" (and {len(notes) - 1:,} more fields)" if len(notes) > 1 else ""
         self.dock.strip.say(words)
         self.dock.open_card("cells")
 
