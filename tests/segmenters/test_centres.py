@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from napari_cellrep.segmenters import centres, nuclei
+from napari_cellrep.segmenters import Source, centres, nuclei
 from napari_cellrep.specs import Channel, InputError
 
 DNA = [Channel("DNA", "nucleus")]
@@ -68,3 +68,60 @@ def test_tables_that_cannot_be_used_are_a_sentence(tmp_path, rows, columns, fiel
 def test_a_missing_table_is_a_sentence(tmp_path):
     with pytest.raises(InputError, match="no table of centres"):
         centres.segment(np.zeros((1, 9, 9)), DNA, centres.Config(csv=str(tmp_path / "no.csv")))
+
+
+@pytest.mark.parametrize(
+    ("heading", "row"),
+    [
+        ("Label,X,Y", "1,5,20"),
+        ("Nuclei_Location_Center_X,Nuclei_Location_Center_Y", "5,20"),
+        ("ImageNumber,ObjectNumber,Location_Center_X,Location_Center_Y", "1,1,5,20"),
+        ("index,axis-0,axis-1", "0,20,5"),
+        ("Image;Centroid X µm;Centroid Y µm", "A.tif;2,5;10,0"),
+        ("x_um\ty_um", "2.5\t10"),
+        ("FileName_DNA,Location_Center_X,Location_Center_Y", "A.tif,5,20"),
+    ],
+)
+def test_columns_of_other_programs_are_known(tmp_path, heading, row):
+    (tmp_path / "c.csv").write_text(f"{heading}\n{row}\n", encoding="utf-8")
+    labels = centres.segment(
+        np.zeros((1, 40, 50), np.uint8), DNA, centres.Config(csv=str(tmp_path / "c.csv")), field_id="week1_A",
+        source=Source((tmp_path / "A.tif",), 0.5),
+    )  # fmt: skip
+    assert labels.max() == 1
+    assert labels[20, 5] == 1
+
+
+def test_cellprofilers_image_numbers_are_looked_up_in_its_table_of_images(tmp_path):
+    (tmp_path / "Nuclei.csv").write_text(
+        "ImageNumber,ObjectNumber,Location_Center_X,Location_Center_Y\n1,1,5,20\n2,1,9,9\n2,2,30,30\n"
+    )
+    config, image = centres.Config(csv=str(tmp_path / "Nuclei.csv")), np.zeros((1, 40, 50), np.uint8)
+    with pytest.raises(InputError, match=r"Image\.csv"):
+        centres.segment(image, DNA, config, field_id="B", source=Source((tmp_path / "B.tif",)))
+    (tmp_path / "Image.csv").write_text(
+        "ImageNumber,FileName_DNA,FileName_GFP\n1,A.tif,Ag.tif\n2,B.tif,Bg.tif\n"
+    )
+    for name, n in (("A", 1), ("B", 2), ("C", 0)):
+        labels = centres.segment(
+            image, DNA, config, field_id=name, source=Source((tmp_path / f"{name}.tif",))
+        )
+        assert labels.max() == n
+
+
+def test_micrometres_need_a_pixel_size(tmp_path):
+    (tmp_path / "c.csv").write_text("x,y\n5,20\n")
+    config = centres.Config(csv=str(tmp_path / "c.csv"), units="um")
+    with pytest.raises(InputError, match="pixel size of field A"):
+        centres.segment(np.zeros((1, 40, 50), np.uint8), DNA, config, field_id="A")
+    scaled = centres.segment(
+        np.zeros((1, 80, 50), np.uint8), DNA, config, field_id="A", source=Source((), 0.5)
+    )
+    assert scaled[40, 10] == 1
+
+
+def test_an_empty_or_broken_table_is_a_sentence(tmp_path):
+    for text in ("", "\n\n"):
+        (tmp_path / "c.csv").write_text(text)
+        with pytest.raises(InputError, match=r"cannot be read as CSV|no column"):
+            centres.segment(np.zeros((1, 9, 9)), DNA, centres.Config(csv=str(tmp_path / "c.csv")))

@@ -7,8 +7,10 @@ nothing: leave measurements of area out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage, spatial
 
+from napari_cellrep.segmenters import Source
 from napari_cellrep.segmenters._blobs import (
     background,
     blurred_noise_sd,
@@ -24,6 +27,16 @@ from napari_cellrep.segmenters._blobs import (
     read_plane,
 )
 from napari_cellrep.specs import Channel, InputError, join_words
+
+UNITS = ("auto", "px", "um")
+# Names that programs give to the columns, in small letters; what "nuclei_" stands before in CellProfiler is cut off.
+NAMES = {
+    "y": ("y", "location_center_y", "areashape_center_y", "centroid y px", "centroid y µm", "centroid y um", "y_px", "y_um",
+          "position_y", "axis-0", "centroid-0", "y [px]", "y [µm]", "y (px)", "y (µm)"),
+    "x": ("x", "location_center_x", "areashape_center_x", "centroid x px", "centroid x µm", "centroid x um", "x_px", "x_um",
+          "position_x", "axis-1", "centroid-1", "x [px]", "x [µm]", "x (px)", "x (µm)"),
+    "field": ("field", "field_id", "filename", "file_name", "file", "image", "label_image", "image_name"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,18 +63,31 @@ class Config:
         str,
         {
             "label": "Coordinates (CSV)",
-            "help": "A table of centres in pixels; empty: find them in the image.",
+            "help": "A table of centres; empty: find them in the image. Columns of CellProfiler, QuPath, Fiji, TrackMate and "
+            "napari are known; others are named below.",
         },
     ] = ""
     y_column: Annotated[str, {"label": "Column of y"}] = "y"
     x_column: Annotated[str, {"label": "Column of x"}] = "x"
     field_column: Annotated[
-        str, {"label": "Column of the field", "help": "May be missing from a table that serves one field."}
-    ] = "field"
+        str,
+        {"label": "Column of the field",
+         "help": "Holds the field's id or the name of its image file; may be missing from a table that serves one field."},
+    ] = "field"  # fmt: skip
+    units: Annotated[
+        str,
+        {"choices": UNITS, "label": "Coordinates are in",
+         "help": "auto: µm (um) where the column's name says so, else pixels."},
+    ] = "auto"  # fmt: skip
 
 
 def segment(
-    image: np.ndarray, channels: Sequence[Channel], config: Config, device: str = "cpu", field_id: str = ""
+    image: np.ndarray,
+    channels: Sequence[Channel],
+    config: Config,
+    device: str = "cpu",
+    field_id: str = "",
+    source: Source = Source(),
 ) -> np.ndarray:
     """Put a disc on every centre of one field.
 
@@ -76,6 +102,8 @@ def segment(
         Not used: this is computed on the CPU.
     field_id : str, default ""
         Picks the rows of `Config.csv`.
+    source : Source
+        The field's files, whose names pick rows too, and its pixel size, for coordinates in µm.
 
     Returns
     -------
@@ -90,7 +118,14 @@ def segment(
     if config.csv:
         check_image(image, channels)
         centres = read_centres(
-            config.csv, field_id, config.y_column, config.x_column, config.field_column, image.shape[1:]
+            config.csv,
+            field_id,
+            config.y_column,
+            config.x_column,
+            config.field_column,
+            image.shape[1:],
+            source,
+            config.units,
         )
     else:
         centres = find_centres(
@@ -136,20 +171,39 @@ def find_centres(
     return np.asarray(ndimage.center_of_mass(top, spots, ids[keep]), dtype=float).reshape(-1, 2)
 
 
+def files_read(config: Config, field_id: str, source: Source) -> list[Path]:
+    """Files the centres come from, so that new ones are read again."""
+    path = Path(config.csv).expanduser()
+    return [path] if config.csv and path.is_file() else []
+
+
 def read_centres(
-    path: str | Path, field_id: str, y_column: str, x_column: str, field_column: str, shape: tuple[int, ...]
+    path: str | Path,
+    field_id: str,
+    y_column: str,
+    x_column: str,
+    field_column: str,
+    shape: tuple[int, ...],
+    source: Source = Source(),
+    units: str = "auto",
 ) -> np.ndarray:
-    """Read the centres of one field from a CSV.
+    """Read the centres of one field from a CSV (comma, semicolon or tab).
 
     Parameters
     ----------
     path : str or Path
     field_id : str
-        Only rows with this in `field_column` are read; all rows if the table has no such column.
+        Only rows with this, or the name of one of the field's files, in `field_column` are read; all rows if the table has
+        no such column.
     y_column, x_column, field_column : str
-        Names of columns; coordinates are in pixels, from 0.
+        Names of columns; where "y", "x" or "field" is not there, what other programs call them. Coordinates count from the
+        middle of the first pixel.
     shape : tuple of int
         Height and width of the field.
+    source : Source
+        The field's files and pixel size.
+    units : {"auto", "px", "um"}
+        Of the coordinates.
 
     Returns
     -------
@@ -159,34 +213,122 @@ def read_centres(
     Raises
     ------
     InputError
-        If the file is missing or unreadable, a column is missing, or a coordinate is no number or off the image.
+        If the file is missing or unreadable, a column is missing, it is not clear which rows are the field's, or a coordinate
+        is no number or off the image.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise InputError(f"There is no table of centres at {path}; check the path.")
-    try:
-        table = pd.read_csv(path, dtype={field_column: str})
-    except (ValueError, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path.name} cannot be read as CSV ({error}).") from error
-    for column in (y_column, x_column):
-        if column not in table:
-            have = join_words(map(str, table.columns), 12)
-            raise InputError(f"{path.name} has no column {column!r}; its columns are {have}.")
-    if field_column in table:
-        if not field_id:
+    table = _read_table(path, path.stat().st_mtime_ns)
+    y_column, x_column = (_column(table, name, key, path) for name, key in ((y_column, "y"), (x_column, "x")))
+    table = _rows_of(table, path, field_id, field_column, source)
+    yx = np.stack(
+        [pd.to_numeric(table[c], errors="coerce").to_numpy(float) for c in (y_column, x_column)], axis=1
+    )
+    says_um = any(re.search(r"[µμ]m|\bum\b|_um$", c.lower()) for c in (y_column, x_column))
+    if units == "um" or (units == "auto" and says_um):
+        if source.um_per_px <= 0:
             raise InputError(
-                f"{path.name} has a column {field_column!r}, so the field's id is needed to read it."
+                f"{path.name} gives centres in µm ({y_column}), and the pixel size of field {field_id} is not known; import the "
+                "images with their pixel size, or say that they are in px."
             )
-        table = table[table[field_column].str.strip() == field_id]
-    yx = table[[y_column, x_column]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
-    wrong = ~(np.isfinite(yx).all(axis=1) & (yx >= 0).all(axis=1) & (yx < np.array(shape)).all(axis=1))
+        yx = yx / source.um_per_px
+    wrong = ~(np.isfinite(yx).all(axis=1) & (yx >= -0.5).all(axis=1) & (yx < np.array(shape)).all(axis=1))
     if wrong.any():
         line = int(table.index[wrong][0]) + 2
         raise InputError(
             f"{path.name} line {line}: the centre has to be two numbers inside the image "
-            f"({shape[0]} px high, {shape[1]} px wide), in pixels."
+            f"({shape[0]} px high, {shape[1]} px wide), in pixels, or in µm if the setting units says so."
         )
-    return yx
+    return np.clip(yx, 0, np.array(shape) - 1)
+
+
+@lru_cache(maxsize=2)  # one table serves every field of a plate
+def _read_table(path: Path, changed_ns: int) -> pd.DataFrame:
+    """The table as text, so that a field called 001 stays that; numbers with decimal commas have points."""
+    try:
+        with path.open(encoding="utf-8-sig") as f:
+            heading = f.readline()
+        separator = max(",;\t", key=heading.count)
+        table = pd.read_csv(path, sep=separator, dtype=str, encoding="utf-8-sig", keep_default_na=False)
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path.name} cannot be read as CSV ({str(error).splitlines()[0]}).") from error
+    table.columns = [str(c).strip() for c in table.columns]
+    if separator != ",":
+        numbers = r"^\s*-?\d+,\d+\s*$"
+        table = table.apply(
+            lambda c: c.str.replace(",", ".", regex=False) if c.str.match(numbers).any() else c
+        )
+    return table
+
+
+def _column(table: pd.DataFrame, name: str, key: str, path: Path) -> str:
+    """The column called `name`, or, where that is only the usual name, what other programs call it."""
+    if name in table:
+        return name
+    plain = {
+        re.sub(r"^(nuclei|cells?|cytoplasm)_(?=\w+_center_)", "", str(c).lower()): str(c)
+        for c in table.columns
+    }
+    found = next((plain[n] for n in NAMES[key] if n in plain), "") if name == key else ""
+    if not found:
+        have = join_words(map(str, table.columns), 12)
+        raise InputError(f"{path.name} has no column {name!r}; its columns are {have}.")
+    return found
+
+
+def _rows_of(
+    table: pd.DataFrame, path: Path, field_id: str, field_column: str, source: Source
+) -> pd.DataFrame:
+    """Rows of one field: by its id or by the names of its files."""
+    low = {str(c).lower(): str(c) for c in table.columns}
+    own = {field_id.casefold()} | {
+        text.casefold() for p in source.files for text in (p.name, p.name.split(".")[0], p.stem)
+    }
+    if field_column in table:
+        columns = [field_column]
+    elif field_column == "field":
+        columns = [low[n] for n in NAMES["field"] if n in low][:1] or [
+            c for n, c in low.items() if re.match(r"(image_)?filename_", n)
+        ]
+    else:
+        columns = []
+    if not columns and "imagenumber" in low:
+        numbers = table[low["imagenumber"]].str.strip()
+        if numbers.nunique() == 1:
+            return table
+        return table[numbers.isin(_image_numbers(path, own))]
+    if not columns:
+        return table
+    if not field_id:
+        raise InputError(f"{path.name} has a column {columns[0]!r}, so the field's id is needed to read it.")
+    mine = np.zeros(len(table), bool)
+    for column in columns:
+        values = (
+            table[column]
+            .str.strip()
+            .str.replace("\\", "/", regex=False)
+            .str.rpartition("/")[2]
+            .str.casefold()
+        )
+        mine |= (values.isin(own) | values.str.split(".").str[0].isin(own)).to_numpy()
+    return table[mine]
+
+
+def _image_numbers(path: Path, own: set[str]) -> list[str]:
+    """CellProfiler's numbers of the images of one field, from the table of images beside that of objects."""
+    for beside in sorted(path.parent.glob("*Image.csv")):
+        images = _read_table(beside, beside.stat().st_mtime_ns)
+        low = {str(c).lower(): str(c) for c in images.columns}
+        names = [c for n, c in low.items() if n.startswith(("filename_", "image_filename_"))]
+        if "imagenumber" in low and names:
+            files = images[names].apply(lambda c: c.str.casefold())
+            mine = (files.isin(own) | files.apply(lambda c: c.str.split(".").str[0]).isin(own)).any(axis=1)
+            return [str(n).strip() for n in images.loc[mine, low["imagenumber"]]]
+    raise InputError(
+        f"{path.name} says by ImageNumber which image a centre is in, and no table …Image.csv with ImageNumber and FileName_… is "
+        "beside it; put CellProfiler's there, or add a column field."
+    )
 
 
 def draw_discs(centres: np.ndarray, radius_px: int, shape: tuple[int, ...]) -> np.ndarray:

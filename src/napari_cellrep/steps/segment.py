@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -178,7 +179,10 @@ def find_in(
     if hasattr(module, "bring"):
         brought = module.bring(image, project.channels, settings, field.id, source_of(project, field))
         return Found(brought.labels, tuple(brought.notes), dict(brought.classes))
-    return Found(module.segment(image, project.channels, settings, device, field_id=field.id))
+    more: dict[str, Any] = {}
+    if "source" in inspect.signature(module.segment).parameters:
+        more["source"] = source_of(project, field)
+    return Found(module.segment(image, project.channels, settings, device, field_id=field.id, **more))
 
 
 def stands(info: dict[str, Any], stamp: str, overwrite: bool) -> bool:
