@@ -510,16 +510,33 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     export.add_argument(
         "out",
         type=Path,
-        help="file to write; its ending decides: .h5ad, .zarr, .csv, .parquet, .html (report)",
+        help="file to write; its ending decides: .h5ad, .zarr, .csv, .parquet, .html (report), .png, .svg, .pdf (a map)",
     )
     export.add_argument(
         "--format",
         default="",
-        choices=("", "h5ad", "zarr", "csv", "parquet", "ranking", "groups", "likeness", "report"),
+        choices=("", "h5ad", "zarr", "csv", "parquet", "ranking", "groups", "likeness", "report", "map"),
         help="when the ending does not say it; groups: the group table with profiles and likeness (.h5ad, .csv); likeness: "
         "correlation of each two groups (.csv)",
     )
-    export.add_argument("--embedding", default="", help="only this one (of likeness and ranking: of which)")
+    export.add_argument(
+        "--embedding", default="", help="only this one (of likeness, ranking and map: of which)"
+    )
+    export.add_argument(
+        "--map",
+        default="umap",
+        metavar="MAP",
+        help=".png, .svg, .pdf: which map, umap, densmap, tsne or a key",
+    )
+    export.add_argument(
+        "--colour",
+        default="",
+        metavar="COLUMN",
+        help="of a map: the kernel density of this column's values over the points",
+    )
+    export.add_argument(
+        "--values", default="", metavar="A,B", help="which of them; by default the most frequent"
+    )
     export.add_argument("--keep-missing", action="store_true", help="keep cells without a vector (as NaN)")
 
     info = add("info", _info, "Tell what a project (or a trained model) holds and how it was made.")
@@ -1195,6 +1212,7 @@ def _literal(text: str) -> Any:
 
 def _export(args: argparse.Namespace) -> None:
     endings = {".h5ad": "h5ad", ".zarr": "zarr", ".csv": "csv", ".parquet": "parquet", ".html": "report"}
+    endings |= {".png": "map", ".svg": "map", ".pdf": "map"}
     kind = args.format or endings.get(args.out.suffix.lower(), "")
     if not kind:
         raise InputError(f"{args.out.name} has no ending we know; use {', '.join(endings)}, or --format.")
@@ -1203,6 +1221,11 @@ def _export(args: argparse.Namespace) -> None:
         from napari_cellrep.steps.report import write_report
 
         run(write_report(project, args.out, embedding=args.embedding))
+    elif kind == "map":
+        from napari_cellrep.steps.map_figure import write_map
+
+        chosen = {"colour": args.colour, "values": args.values, "place": args.map}
+        run(write_map(project, out=args.out, embedding=args.embedding, **chosen))
     else:
         from napari_cellrep.steps.export import export
 

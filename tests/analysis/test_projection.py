@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.interpolate import RegularGridInterpolator
+from scipy.stats import gaussian_kde
 from sklearn.manifold import trustworthiness
 
-from napari_cellrep.analysis.projection import map_by_means, pca, tsne_map, umap_map, z_score
+from napari_cellrep.analysis.projection import kernel_density, map_by_means, pca, tsne_map, umap_map, z_score
 from napari_cellrep.specs import InputError
 
 
@@ -109,3 +111,26 @@ def test_densmap_and_tsne_keep_neighbours_and_the_same_seed_gives_the_same_map(p
         umap_map(x, n_neighbors=10, n_epochs=100), umap_map(x, n_neighbors=10, n_epochs=100, dens=True)
     )
     assert tsne_map(x[:4]).shape == (4, 2)
+
+
+def test_density_is_scotts_and_its_levels_hold_their_shares():
+    rng = np.random.default_rng(0)
+    xy = np.concatenate([rng.normal((0, 0), (1, 2), (400, 2)), rng.normal((6, 1), 0.5, (200, 2))])
+    found = kernel_density(xy)
+    known = gaussian_kde(xy.T, bw_method="scott")
+    gx, gy = np.meshgrid(found.x, found.y)
+    np.testing.assert_allclose(found.z.ravel(), known(np.stack([gx.ravel(), gy.ravel()])), rtol=1e-9)
+    assert found.z.sum() * (found.x[1] - found.x[0]) * (found.y[1] - found.y[0]) == pytest.approx(1, abs=0.01)
+    at = known(xy.T)
+    assert [float((at >= level).mean()) for level in found.levels] == pytest.approx(
+        [0.75, 0.5, 0.25], abs=0.01
+    )
+    fewer = kernel_density(xy, most=150)
+    there = RegularGridInterpolator((fewer.y, fewer.x), fewer.z, bounds_error=False, fill_value=0)
+    assert (
+        np.corrcoef(there(np.stack([gy.ravel(), gx.ravel()], axis=1)), found.z.ravel())[0, 1] > 0.95
+    )  # stand-ins
+    with pytest.raises(InputError, match="not on one line"):
+        kernel_density(np.stack([np.arange(20.0), np.arange(20.0)], axis=1))
+    with pytest.raises(InputError, match="there are 1 points"):
+        kernel_density(np.zeros((1, 2)))

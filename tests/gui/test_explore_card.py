@@ -1,6 +1,7 @@
 """Card 5: groups chosen once, questions answered, and results taken elsewhere."""
 
 import anndata as ad
+import imageio.v3 as iio
 import numpy as np
 import pandas as pd
 import pytest
@@ -162,6 +163,20 @@ def test_export_by_the_dialog(qtbot, dock, explore, project, tmp_path, kind):
             "X_measured",
             "X_umap_measured",
         ]
+
+
+def test_export_of_a_map_with_densities(qtbot, dock, explore, tmp_path):
+    click(explore.export)
+    dialog = explore.findChild(ExportDialog)
+    choose(dialog.kind, KINDS["map"][0])
+    assert dialog.map_.isVisible()
+    assert not dialog.embedding.isVisible()
+    dialog.colour.setCurrentIndex(dialog.colour.findData("group"))
+    dialog.place.setText(str(tmp_path / "map.png"))
+    click(dialog.ok)
+    idle(qtbot, dock)
+    assert dock.strip.message.text() == f"✓ Written: {tmp_path / 'map.png'}"
+    assert iio.imread(tmp_path / "map.png").shape[0] > 300
 
 
 def test_export_of_the_report(qtbot, dock, explore, tmp_path):

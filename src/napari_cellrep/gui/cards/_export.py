@@ -18,6 +18,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_cellrep.gui.cards._parts import button, combo, refill, text
+from napari_cellrep.gui.views._words import column_words
 
 if TYPE_CHECKING:
     from napari_cellrep.gui.cards.explore import ExploreCard
@@ -31,6 +32,9 @@ KINDS = {
     "h5ad": ("For scanpy (h5ad)", ".h5ad", "Everything, the embeddings and how they were made included: an AnnData file."),
     "zarr": ("For scanpy (zarr folder)", ".zarr", "The same as a folder of small files, for very many cells."),
     "ranking": ("Ranking of the groups (CSV)", ".csv", "One row per group, the most variable first."),
+    "map": ("Map with densities (PNG)", ".png",
+            "A map for print: all cells in grey, and over them lines that hold 25, 50 and 75 % of the cells of each value of a "
+            "column (at most seven values). Another ending, .svg or .pdf, makes that."),
     "groups": ("Groups for scanpy (h5ad)", ".h5ad",
                "One row per group: its profile (what its cells are on average), scores, and how alike each two groups are."),
     "likeness": ("How alike the groups are (CSV)", ".csv",
@@ -64,6 +68,17 @@ class ExportDialog(QDialog):
         self.embedding = combo("Embedding: a list of numbers that describes how a cell looks")
         names = card.session.embeddings
         refill(self.embedding, [("all", ""), *((card.dock.cards["model"].title_of(n), n) for n in names)])
+        self.map_ = combo("Which map is drawn")
+        refill(self.map_, [
+            (f"{column_words(m.embedding)} · {m.name}", (m.embedding, m.key)) for m in card.session.maps if "X_pca_" not in m.key
+        ])  # fmt: skip
+        self.colour = combo("The column whose values have their densities drawn")
+        columns = [(column_words(c), c) for c in card.session.row_columns()]
+        refill(self.colour, [("points alone", ""), *columns], keep=card.session.colour_by)
+        if not self.map_.count():
+            item = self.kind.model().item(list(KINDS).index("map"))
+            item.setEnabled(False)
+            item.setToolTip("Make the map first")
         self.drop = QCheckBox("Leave out cells that have no numbers")
         self.drop.setChecked(True)
         self.place = QLineEdit(str(Path.home() / f"{card.project.name}.html"))
@@ -85,6 +100,9 @@ class ExportDialog(QDialog):
         layout.addRow("What", self.kind)
         layout.addRow("", self.about)
         layout.addRow("Embedding", self.embedding)
+        layout.addRow("Map", self.map_)
+        layout.addRow("Densities of", self.colour)
+        self.form_ = layout
         layout.addRow("", self.drop)
         layout.addRow("File", where)
         layout.addRow(self.buttons)
@@ -97,6 +115,9 @@ class ExportDialog(QDialog):
         kind = self.kind.currentData()
         _, ending, about = KINDS[kind]
         self.about.setText(about)
+        self.form_.setRowVisible(self.embedding, kind != "map")
+        self.form_.setRowVisible(self.map_, kind == "map")
+        self.form_.setRowVisible(self.colour, kind == "map")
         self.drop.setVisible(kind in ("csv", "parquet", "h5ad", "zarr"))
         if place := self.place.text().strip():
             self.place.setText(str(Path(place).with_suffix(ending)))
@@ -123,6 +144,12 @@ class ExportDialog(QDialog):
                 "out_html": place,
                 "embedding": self.embedding.currentData(),
             }
+        if kind == "map":
+            embedding, key = self.map_.currentData()
+            return {
+                "step": "map_figure.write_map", "out": place, "embedding": embedding, "place": key,
+                "colour": self.colour.currentData(),
+            }  # fmt: skip
         return {
             "step": "export.export", "out": place, "format": kind, "embedding": self.embedding.currentData(),
             "drop_missing": self.drop.isChecked(),

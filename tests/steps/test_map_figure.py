@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+
+from napari_cellrep.cli import main
+from napari_cellrep.data import Project
+from napari_cellrep.jobs import drain
+from napari_cellrep.specs import InputError
+from napari_cellrep.steps.map_figure import COLOURS, write_map
+
+
+@pytest.fixture
+def project(simple_project: Project) -> Project:
+    """With a t-SNE that has the untreated cells left and the fully treated ones right."""
+    cells = simple_project.cells
+    rng = np.random.default_rng(0)
+    xy = np.full((cells.n_obs, 2), np.nan, np.float32)
+    good = cells.obs["good"].to_numpy(bool)
+    xy[good] = (
+        rng.normal(0, 1, (good.sum(), 2))
+        + np.c_[cells.obs["control"].to_numpy(float)[good] * 5, np.zeros(good.sum())]
+    )
+    cells.obsm["X_tsne_simple"] = xy
+    cells.obs["term"] = np.where(cells.obs["control"].to_numpy(float) == 0, "even; odd", "odd")
+    simple_project.write_cells(cells)
+    return simple_project
+
+
+def place_of(image: np.ndarray, colour: str) -> float:
+    """Mean place along the width, 0 to 1, of the pixels of a colour."""
+    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+    upper = image[: int(0.75 * len(image))]  # the legend is below
+    at = np.nonzero((np.abs(upper[..., :3].astype(int) - rgb) < 12).all(axis=-1))[1]
+    assert len(at) > 50
+    return float(at.mean() / image.shape[1])
+
+
+def test_densities_lie_where_their_cells_are(project: Project, tmp_path):
+    out = drain(write_map(project, out=tmp_path / "map.png", place="tsne", colour="control", values="-1,1"))
+    image = iio.imread(out)
+    assert place_of(image, COLOURS[0]) < 0.4
+    assert place_of(image, COLOURS[1]) > 0.6
+    # An annotation with several values in a cell counts for each of them: "odd" is everywhere, "even" in the middle.
+    image = iio.imread(
+        drain(write_map(project, out=tmp_path / "b.png", place="X_tsne_simple", colour="term", values="even"))
+    )
+    assert 0.4 < place_of(image, COLOURS[0]) < 0.6
+
+
+def test_from_the_command_line(project: Project, tmp_path, capsys):
+    out = tmp_path / "map.pdf"
+    assert main(["export", str(project.root), str(out), "--map", "tsne", "--colour", "compound"]) == 0
+    assert out.read_bytes().startswith(b"%PDF")
+    assert main(["export", str(project.root), str(tmp_path / "points.svg"), "--map", "tsne"]) == 0
+    assert main(["export", str(project.root), str(out), "--map", "umap"]) == 2
+    assert "cellrep analyze PROJECT map --embedding simple" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        ({"out": "map.gif"}, "has to end in"),
+        ({"place": "densmap"}, "--set method=densmap"),
+        ({"place": "X_tsne_other"}, "There is no map"),
+        ({"colour": "mood"}, "There is no column 'mood'"),
+        ({"values": "a"}, "no column; say which"),
+        ({"colour": "control", "values": "7"}, "control has no value '7'"),
+        ({"colour": "control", "width": 0.0}, "Scott's rule"),
+        ({"colour": "well", "values": "a,b,c,d,e,f,g,h"}, "can be told apart"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(project: Project, tmp_path, how, sentence):
+    with pytest.raises(InputError, match=sentence):
+        drain(write_map(project, **{"out": tmp_path / "map.png", "place": "tsne", **how}))
+    assert not list(tmp_path.glob("*.png"))
