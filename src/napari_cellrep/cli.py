@@ -161,7 +161,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         metavar="A,B",
         help="columns whose fields hold cells that count as alike (default: plate and well, else the field)",
     )
-    _import_arguments(new)
+    _import_arguments(new, argv)
 
     more = add("add", _add, "Add images to a project: next week's plate, read by the same rules.")
     _project_argument(more)
@@ -169,8 +169,24 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     more.add_argument(
         "--channels", default="", metavar="A,B,…", help="where the new files name their channels differently"
     )
-    _import_arguments(more)
+    _import_arguments(more, argv)
     more.set_defaults(stack="")  # as in the project's own import
+
+    known = add(
+        "metadata", _metadata, "Give a project another table of what is known of its fields; cells stay."
+    )
+    _project_argument(known)
+    known.add_argument("table", type=Path, help="CSV, Excel or parquet with a row per well, file or field")
+    known.add_argument(
+        "--on",
+        default="",
+        help="column that says which field a row is of, or several: plate+well (default: found out)",
+    )
+    known.add_argument(
+        "--add",
+        action="store_true",
+        help="keep what earlier tables said of other columns (default: the new table replaces them)",
+    )
 
     replay = add(
         "replay", _replay,
@@ -629,17 +645,40 @@ def _config_values(args: argparse.Namespace, cls: str) -> dict[str, Any]:
     return {k.removeprefix(start): v for k, v in vars(args).items() if k.startswith(start) and v is not None}
 
 
-def _import_arguments(parser: argparse.ArgumentParser) -> None:
+def _layout_names(argv: Sequence[str]) -> str:
+    if not {"new", "add"} & set(argv[:1]):
+        return ""  # nobody reads it, and it takes a while to load
+    from napari_cellrep.data.layouts import LAYOUTS
+
+    return ", ".join(layout.name for layout in LAYOUTS) + "; "
+
+
+def _import_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument(
         "--pattern",
         default="",
         help='how file names are built when a field has several files, for example "{well}_{site}_{channel}.tif"',
     )
     parser.add_argument(
-        "--metadata", default="", type=str, help="CSV with what is known of each well, file or field"
+        "--layout",
+        default="",
+        metavar="NAME",
+        help=f"how a microscope or screen names its files: {_layout_names(argv)}none: each file is a field (default: found "
+        "out from the names)",
     )
     parser.add_argument(
-        "--on", default="", help="column of the CSV that says which field a row is of (default: found out)"
+        "--metadata",
+        default="",
+        type=str,
+        help="CSV, Excel or parquet with what is known of each well, file or field",
+    )
+    parser.add_argument(
+        "--on",
+        default="",
+        help="column of the table that says which field a row is of, or several: plate+well (default: found out)",
+    )
+    parser.add_argument(
+        "--preview", action="store_true", help="only say how the files would be understood, and make nothing"
     )
     parser.add_argument(
         "--z",
@@ -649,8 +688,8 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rgb",
         default="",
-        choices=("", "grey", "split"),
-        help="colour images: one grey channel, or red, green and blue apart",
+        choices=("", "grey", "split", "rgba"),
+        help="colour images: one grey channel, red, green and blue apart, or alpha, too",
     )
     parser.add_argument(
         "--stack",
@@ -778,16 +817,40 @@ def _demo(args: argparse.Namespace) -> None:
         _start_napari(args.out / "bbbc013.cellrep")
 
 
+def _import_options(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "channels": _words(args.channels), "pattern": args.pattern, "layout": args.layout, "metadata": args.metadata,
+        "on": args.on, "z": args.z, "rgb": args.rgb, "stack": args.stack, "um_per_px": args.um_per_px,
+    }  # fmt: skip
+
+
+def _print_preview(images: Sequence[str], project: str, options: dict[str, Any]) -> None:
+    """How files would be understood, in the order in which a person checks it."""
+    from napari_cellrep.steps.import_fields import mistake_words, preview_import
+
+    found = run(preview_import(images, project=project, **options))
+    print(f"{found['n_fields']:,} fields from {found['n_files']:,} files. {found['why']}".strip())
+    print(f"Channels: {join_words(found['channels'], 12)}.")
+    for row in found["rows"]:
+        said = [row["size"], row["known"], f"⚠ {row['problem']}" if row["problem"] else ""]
+        print("  " + " · ".join([row["field"], *(text for text in said if text)]))
+    if len(found["rows"]) < found["n_fields"]:
+        print(f"  … and {found['n_fields'] - len(found['rows']):,} more")
+    for sentence in [*found["lacking"], *found["table"], *map(mistake_words, found["mistakes"])]:
+        print(f"⚠ {sentence}")
+    if found["unfit"]:
+        print(f"⚠ Not understood: {join_words(found['unfit'], 12)}.")
+
+
 def _new(args: argparse.Namespace) -> None:
     from napari_cellrep.steps.import_fields import import_fields
 
+    if args.preview:
+        _print_preview(args.images, "", _import_options(args))
+        return
     project = run(
-        import_fields(
-            args.project, args.images, channels=_words(args.channels), pattern=args.pattern, metadata=args.metadata,
-            on=args.on, group_by=_words(args.group_by), z=args.z, rgb=args.rgb, stack=args.stack,
-            um_per_px=args.um_per_px,
-        )
-    )  # fmt: skip
+        import_fields(args.project, args.images, group_by=_words(args.group_by), **_import_options(args))
+    )
     bad = [f for f in project.fields if f.problem]
     channels = join_words(f"{c.name} ({c.role})" for c in project.channels)
     print(f"{project.root}: {len(project.fields):,} fields, channels {channels}.")
@@ -802,19 +865,27 @@ def _add(args: argparse.Namespace) -> None:
     from napari_cellrep.steps.import_fields import add_fields
 
     project = _open(args.project)
+    if args.preview:
+        _print_preview(args.images, str(project.root), _import_options(args))
+        return
     before = {f.id for f in project.fields if not f.problem}
-    run(
-        add_fields(
-            project, args.images, channels=_words(args.channels), pattern=args.pattern, metadata=args.metadata,
-            on=args.on, z=args.z, rgb=args.rgb, stack=args.stack, um_per_px=args.um_per_px,
-        )
-    )  # fmt: skip
+    run(add_fields(project, args.images, **_import_options(args)))
     new = [f for f in project.fields if f.id not in before]
     print(f"{project.root}: {len(new):,} fields added, {len(project.fields):,} now.")
     _print_problems({f.id: f.problem for f in new if f.problem}, "could not be used")
     for note in project.history[-1].get("notes", []):
         print(f"  {note}")
     print(f"Now: cellrep replay {args.project}")
+
+
+def _metadata(args: argparse.Namespace) -> None:
+    from napari_cellrep.steps.import_fields import mistake_words
+    from napari_cellrep.steps.metadata import set_metadata
+
+    result = run(set_metadata(_open(args.project), args.table, on=args.on, add=args.add))
+    print(result.summary)
+    for sentence in [*result.notes, *map(mistake_words, result.mistakes)]:
+        print(f"  {sentence}")
 
 
 def _replay(args: argparse.Namespace) -> None:

@@ -448,6 +448,12 @@ def join_words(words: Iterable[str], most: int = 5) -> str:
     return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
 
 
+def counted(names: Sequence[str], what: str) -> str:
+    """How many, and the first of them: "3 fields (A01, A02, A03)"."""
+    shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    return f"{len(names)} {what}{'s' * (len(names) != 1)} ({shown})"
+
+
 def p_words(p: float) -> str:
     """A p-value as people read it: "p = 0.003", "p < 0.001"."""
     return f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"

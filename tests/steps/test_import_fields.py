@@ -9,9 +9,10 @@ import pytest
 import tifffile
 
 from napari_cellrep.data import open_project
+from napari_cellrep.data.tables import read_metadata
 from napari_cellrep.jobs import drain
 from napari_cellrep.specs import Channel, InputError
-from napari_cellrep.steps.import_fields import add_fields, import_arrays, import_fields, read_metadata
+from napari_cellrep.steps.import_fields import add_fields, import_arrays, import_fields, preview_import
 
 
 def pixels(*shape: int, seed: int = 0, dtype: str = "uint8") -> np.ndarray:
@@ -165,13 +166,13 @@ def test_one_file_per_channel(tmp_path, pattern):
     assert "thumb.png" in notes(project)
 
 
-def test_channels_in_folders_and_default_roles(tmp_path):
+def test_channels_in_folders_and_roles_by_their_names(tmp_path):
     for channel in ("nucleus", "Alexa488"):
         for name in ("x1", "x2"):
             write(tmp_path / "in" / channel / f"{name}.tif", pixels(8, 8))
     project = made(tmp_path / "p", [tmp_path / "in"], pattern="{channel}/{field}.tif")
     assert [f.id for f in project.fields] == ["x1", "x2"]
-    assert {c.name: c.role for c in project.channels} == {"Alexa488": "other", "nucleus": "nucleus"}
+    assert {c.name: c.role for c in project.channels} == {"Alexa488": "protein", "nucleus": "nucleus"}
 
 
 def test_pattern_that_names_only_the_channel(tmp_path):
@@ -578,3 +579,146 @@ def test_add_next_weeks_plate(tmp_path):
     with pytest.raises(InputError, match="no option"):
         drain(add_fields(project, [folder], colour="x"))
     assert open_project(project.root).fields == project.fields
+
+
+# ---- layouts ---------------------------------------------------------------------------------------
+
+
+def test_a_layout_is_guessed_and_names_wells_and_channels(tmp_path):
+    images = tmp_path / "BR00117006__2020-11-08T18_18_58-Measurement1" / "Images"
+    for f in (1, 2):
+        for ch in (1, 2, 3, 4, 5):
+            if (f, ch) != (2, 3):
+                write(images / f"r03c12f0{f}p01-ch{ch}sk1fk1fl1.tiff", pixels(8, 8, seed=10 * f + ch))
+    write(images / "overview.tif", pixels(4, 4))
+    project = made(tmp_path / "p", [tmp_path])
+    assert [c.name for c in project.channels] == ["Mito", "AGP", "RNA", "ER", "DNA"]
+    assert [c.role for c in project.channels] == ["mito", "agp", "rna", "er", "nucleus"]
+    one, two = project.fields
+    assert one.id == "BR00117006_C12_01"
+    assert dict(one.metadata) == {"plate": "BR00117006", "site": "01", "well": "C12"}
+    assert np.array_equal(project.read_image(one.id)[4], pixels(8, 8, seed=15))
+    assert two.problem == "It has no file for channel 3 (there are: 1, 2, 4, 5)."
+    line = project.history[-1]
+    assert line["layout"] == "jump"
+    assert line["notes"][0].startswith("9 of 10 files are named as by JUMP Cell Painting")
+    assert "The layout jump does not fit 1 file (overview.tif)" in line["notes"][1]
+    each = made(tmp_path / "q", [tmp_path], layout="none")
+    assert len(each.fields) == 10
+    assert each.history[-1]["layout"] == "none"
+    with pytest.raises(InputError, match="The layout 'hpa' fits none of 10 files"):
+        made(tmp_path / "r", [tmp_path], layout="hpa")
+    with pytest.raises(InputError, match="not both"):
+        made(tmp_path / "r", [tmp_path], layout="hpa", pattern="{well}.tif")
+
+
+def test_next_weeks_plate_is_read_by_the_same_layout_unless_told_otherwise(tmp_path):
+    for week in (1, 2):
+        for well in ("A01", "A02"):
+            for w in (1, 2):
+                write(tmp_path / f"w{week}" / f"P{week}_{well}_s1_w{w}.TIF", pixels(8, 8, seed=w + week))
+                write(tmp_path / f"w{week}" / f"P{week}_{well}_s1_thumb_w{w}.TIF", pixels(2, 2))
+    project = made(tmp_path / "p", [tmp_path / "w1"], channels=("DNA:nucleus", "GFP:protein"))
+    assert [f.id for f in project.fields] == ["P1_A01_1", "P1_A02_1"]
+    drain(add_fields(project, [tmp_path / "w2"]))
+    assert [f.id for f in project.fields][2:] == ["P2_A01_1", "P2_A02_1"]
+    assert project.history[-1]["layout"] == "imagexpress"
+    write(tmp_path / "w3" / "B01-1.tif", pixels(8, 8))
+    write(tmp_path / "w3" / "B01-2.tif", pixels(8, 8, seed=4))
+    drain(add_fields(project, [tmp_path / "w3"], pattern="{well}-{channel}.tif"))
+    assert project.fields[-1].id == "B01"
+
+
+def test_time_counts_only_where_it_varies(tmp_path):
+    for t in (1, 2):
+        write(tmp_path / "in" / f"P_B03_T000{t}F001L01A01Z01C01.tif", pixels(8, 8, seed=t))
+    project = made(tmp_path / "p", [tmp_path / "in"])
+    assert [(f.id, f.metadata["time"]) for f in project.fields] == [
+        ("P_B03_001_0001", "0001"),
+        ("P_B03_001_0002", "0002"),
+    ]
+    one = made(tmp_path / "q", [tmp_path / "in" / "P_B03_T0001F001L01A01Z01C01.tif"])
+    assert one.fields[0].id == "P_B03_001"
+    assert "time" not in one.fields[0].metadata
+
+
+def test_packed_tiffs_of_the_protein_atlas(tmp_path):
+    import gzip
+
+    images = {c: pixels(8, 8, seed=i) for i, c in enumerate(("blue", "green", "red", "yellow"))}
+    for colour, image in images.items():
+        plain = write(tmp_path / "in" / "x.tif", image)
+        plain.with_name(f"1832_C1_2_{colour}.tif.gz").write_bytes(gzip.compress(plain.read_bytes()))
+        plain.unlink()
+    project = made(tmp_path / "p", [tmp_path / "in"])
+    (field,) = project.fields
+    assert (field.id, field.metadata["well"]) == ("1832_C01_2", "C01")
+    assert {c.role for c in project.channels} == {"nucleus", "protein", "microtubules", "er"}
+    green = [c.role for c in project.channels].index("protein")
+    assert np.array_equal(project.read_image(field.id)[green], images["green"])
+    (tmp_path / "in" / "1832_C1_2_blue.tif.gz").write_bytes(gzip.compress(b"II*")[:-4])
+    with pytest.raises(InputError, match="cannot be read as TIFF"):
+        project.read_image(field.id)
+
+
+def test_four_channels_of_a_png_and_their_mapping(tmp_path):
+    write(tmp_path / "in" / "a.png", pixels(8, 8, 4))
+    project = made(tmp_path / "p", [tmp_path / "in"], layout="hpa-rgba")
+    assert [c.role for c in project.channels] == ["microtubules", "protein", "nucleus", "er"]
+    assert np.array_equal(project.read_image("a"), np.moveaxis(pixels(8, 8, 4), -1, 0))
+    other = made(tmp_path / "q", [tmp_path / "in"], rgb="rgba", channels=("a", "b", "c", "d:protein"))
+    assert other.channels[3] == Channel("d", "protein")
+
+
+def test_load_data_beside_a_plate(tmp_path):
+    images = tmp_path / "BR1" / "Images"
+    for f in (1, 2):
+        for ch in (1, 2):
+            write(images / f"r01c01f0{f}p01-ch{ch}sk1fk1fl1.tiff", pixels(8, 8, seed=10 * f + ch))
+    rows = [
+        f"r01c01f0{f}p01-ch2sk1fk1fl1.tiff,/gone/BR1/Images,r01c01f0{f}p01-ch1sk1fk1fl1.tiff,/gone/BR1/Images,BR1,A01,{f},5"
+        for f in (1, 2, 3)
+    ]
+    head = (
+        "FileName_OrigDNA,PathName_OrigDNA,FileName_OrigMito,PathName_OrigMito,"
+        "Metadata_Plate,Metadata_Well,Metadata_Site,Metadata_Dose"
+    )
+    table = tmp_path / "load_data.csv"
+    table.write_text("\n".join([head, *rows]))
+    project = made(tmp_path / "p", [table, tmp_path / "BR1"])
+    assert [(c.name, c.role) for c in project.channels] == [("DNA", "nucleus"), ("Mito", "mito")]
+    assert [f.id for f in project.fields] == ["BR1_A01_1", "BR1_A01_2"]
+    assert project.fields[1].metadata["Dose"] == "5"
+    assert np.array_equal(project.read_image("BR1_A01_2")[1], pixels(8, 8, seed=21))
+    assert "row (4) of load_data.csv are not there" in notes(project)
+
+
+def test_frames_of_one_file_named_by_load_data(tmp_path):
+    stack = pixels(3, 8, 8)
+    tif = write(tmp_path / "s.tif", stack)
+    table = tmp_path / "t.csv"
+    table.write_text(
+        f"URL_A,Frame_A,URL_B,Frame_B\n{tif.as_uri()},2,{tif.as_uri()},0\n{tif.as_uri()},1,{tif.as_uri()},7\n"
+    )
+    project = made(tmp_path / "p", [table])
+    assert np.array_equal(project.read_image("s"), stack[[2, 0]])
+    assert "s.tif and s.tif would both be field s" in notes(project)
+
+
+def test_a_preview_says_what_is_lacking_and_which_rows_fit_nothing(tmp_path):
+    for well in ("A01", "A02", "A03"):
+        for w in (1, 2):
+            if (well, w) != ("A02", 2):
+                write(tmp_path / "in" / f"P_{well}_s1_w{w}.tif", pixels(8, 8, seed=w))
+    write(tmp_path / "in" / "notes.tif", pixels(8, 8))
+    table = tmp_path / "t.csv"
+    table.write_text("well,drug\nA1,x\nA2,y\nA3,z\nB7,lost\n")
+    found = drain(preview_import([tmp_path / "in"], metadata=table))
+    assert (found["n_files"], found["n_fields"], found["layout"]) == (6, 3, "imagexpress")
+    assert found["why"].startswith("5 of 6 files are named as by ImageXpress")
+    assert found["unfit"] == ["notes.tif"]
+    assert found["fit"][0] == ("P_A01_s1_w1.tif", "plate P, well A01, site 1, channel 1")
+    assert found["lacking"] == ["P_A02_1 has no file for 2."]
+    assert found["mistakes"] == [(5, "B07", "no field belongs to it")]
+    assert [row["problem"] for row in found["rows"]][1].startswith("It has no file for channel 2")
+    assert not list(tmp_path.glob("*.cellrep"))

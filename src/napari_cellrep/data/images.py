@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
+import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ import tifffile
 from napari_cellrep.data import ome_zarr
 from napari_cellrep.specs import InputError
 
-TIFF_SUFFIXES = (".tif", ".tiff")
+TIFF_SUFFIXES = (".tif", ".tiff", ".tif.gz", ".tiff.gz")
 IMAGE_SUFFIXES = (*TIFF_SUFFIXES, ".png", ".jpg", ".jpeg")
 READ = "TIFF, OME-TIFF, OME-Zarr, PNG or JPEG"
 Z_METHODS = ("max", "mean", "sharpest")
@@ -27,6 +29,12 @@ _UM_PER_UNIT = {
     "m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3,
     "meter": 1e6, "centimeter": 1e4, "millimeter": 1e3, "micrometer": 1.0, "nanometer": 1e-3,
 }  # fmt: skip
+
+
+def suffix_of(path: Path) -> str:
+    """The ending that says what a file is, in small letters: ".tif", and ".tif.gz" of a packed one."""
+    suffix = path.suffix.lower()
+    return Path(path.stem).suffix.lower() + suffix if suffix == ".gz" else suffix
 
 
 @dataclass(frozen=True)
@@ -186,8 +194,8 @@ def _open(path: Path, stack: str) -> ImageInfo:
         axes = _name_axes(held.axes, held.shape, stack, path)
         um = _to_um(held.x_scale, held.x_unit)
         return _info(axes, held.shape, held.dtype, False, um, held.channel_names, (path.name,), path)
-    if path.suffix.lower() in TIFF_SUFFIXES:
-        with _reading(path, "TIFF"), tifffile.TiffFile(path) as tif:
+    if suffix_of(path) in TIFF_SUFFIXES:
+        with _reading(path, "TIFF"), _tiff(path) as tif:
             series = _pick_series(tif, path)
             axes = _name_axes(series.axes, series.shape, stack, path)
             um, names = _tiff_metadata(tif, series)
@@ -219,8 +227,8 @@ def _read_czyx(path: Path, stack: str) -> np.ndarray:
             held, array = ome_zarr.inspect(path)
             image = np.asarray(array[...])
         axes = _name_axes(held.axes, held.shape, stack, path)
-    elif path.suffix.lower() in TIFF_SUFFIXES:
-        with _reading(path, "TIFF"), tifffile.TiffFile(path) as tif:
+    elif suffix_of(path) in TIFF_SUFFIXES:
+        with _reading(path, "TIFF"), _tiff(path) as tif:
             series = _pick_series(tif, path)
             axes = _name_axes(series.axes, series.shape, stack, path)
             image = series.asarray()
@@ -245,6 +253,19 @@ def _kept_dtype(dtype: np.dtype, path: Path) -> np.dtype:
     if dtype == np.float16:
         return np.dtype(np.float32)
     return dtype.newbyteorder("=")
+
+
+@contextlib.contextmanager
+def _tiff(path: Path) -> Iterator[Any]:
+    """A TIFF, opened; a packed one is unpacked into memory."""
+    if path.suffix.lower() != ".gz":
+        with tifffile.TiffFile(path) as tif:
+            yield tif
+        return
+    with gzip.open(path) as packed:
+        data = io.BytesIO(packed.read())
+    with tifffile.TiffFile(data, name=path.name) as tif:
+        yield tif
 
 
 @contextlib.contextmanager
@@ -365,7 +386,7 @@ def stamps_of(path: Path) -> list[list[int]]:
 def _check_exists(path: Path) -> None:
     if ome_zarr.is_zarr(path):
         return
-    if (path.is_file() and path.suffix.lower() not in IMAGE_SUFFIXES) or path.is_dir():
+    if (path.is_file() and suffix_of(path) not in IMAGE_SUFFIXES) or path.is_dir():
         raise InputError(f"{path.name} is not an image we read; use {READ}.")
     if not path.is_file():
         raise InputError(f"{path} is not there; bring it back, or import again from where it is now.")

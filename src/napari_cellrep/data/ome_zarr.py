@@ -52,42 +52,49 @@ def is_zarr(path: Path) -> bool:
     return path.is_dir() and any((path / name).is_file() for name in _METADATA)
 
 
-def find_images(path: Path) -> list[Path]:
-    """The image groups in a Zarr: itself, every field of every well of a plate, or every series; [] if none.
+def find_images(path: Path) -> dict[Path, dict[str, str]]:
+    """The image groups in a Zarr and the place of each: itself, every field of every well of a plate, or every series.
 
-    Images of labels are not among them. Only metadata is read; where it is broken, the folder counts as an image, and
-    whoever reads that says so.
+    Images of labels are not among them. Only metadata is read, that of a plate and of each well once; where it is
+    broken, the folder counts as an image, and whoever reads that says so.
+
+    Returns
+    -------
+    dict of Path to dict
+        Image → ``{"plate", "well", "site"}`` of a field of a plate, the well as in "A01", else {}. A field is called
+        by its number in the well, from 0, as its folder is.
     """
     try:
         said = _metadata(path)
     except _BROKEN:
-        return [path]
+        return {path: {}}
     if "multiscales" in said:
-        return [path]
+        return {path: _place(path) if _on_plate(path.parent) else {}}
     if isinstance(said.get("plate"), Mapping):
         wells = [path / str(well["path"]) for well in said["plate"].get("wells", ())]
-        return [image for well in wells for image in _fields_of(well)]
+        return {image: _place(image) for well in wells for image in _fields_of(well)}
     if "well" in said:
-        return _fields_of(path)
+        on_plate = _on_plate(path)
+        return {image: _place(image) if on_plate else {} for image in _fields_of(path)}
     if "bioformats2raw.layout" in said:
         series = sorted((p for p in path.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
-        return [image for p in series for image in find_images(p)]
-    return []
+        return {image: place for p in series for image, place in find_images(p).items()}
+    return {}
 
 
-def place_of(path: Path) -> dict[str, str]:
-    """``{"plate", "well", "site"}`` of an image that is a field of a plate, the well as in "A01"; else {}.
-
-    A field is called by its number in the well, from 0, as its folder is.
-    """
+def _on_plate(well: Path) -> bool:
+    """Whether a folder is a well of a plate."""
     try:
-        if "well" not in _metadata(path.parent) or "plate" not in _metadata(path.parents[2]):
-            return {}
+        return "well" in _metadata(well) and "plate" in _metadata(well.parents[1])
     except (*_BROKEN, IndexError):
-        return {}
-    column = path.parent.name
-    well = path.parent.parent.name + (column.zfill(2) if column.isdigit() else column)
-    return {"plate": path.parents[2].name.split(".")[0], "well": well, "site": path.name}
+        return False
+
+
+def _place(image: Path) -> dict[str, str]:
+    """Where a field of a plate is, by the names of its folders."""
+    column = image.parent.name
+    well = image.parent.parent.name + (column.zfill(2) if column.isdigit() else column)
+    return {"plate": image.parents[2].name.split(".")[0], "well": well, "site": image.name}
 
 
 def inspect(path: Path) -> tuple[ZarrImage, Any]:

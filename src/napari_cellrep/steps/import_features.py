@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from napari_cellrep.data import Project
+from napari_cellrep.data.tables import join_key
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import InputError, join_words
 from napari_cellrep.steps.embed import EmbedResult
-from napari_cellrep.steps.import_fields import join_key
 
 # Columns of CellProfiler's tables that count or place objects instead of describing them.
 BOOKKEEPING = (

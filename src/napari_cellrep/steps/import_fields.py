@@ -10,35 +10,37 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import tifffile
 
 from napari_cellrep.data import ome_zarr
-from napari_cellrep.data.cells import OBS_COLUMNS
-from napari_cellrep.data.fields import OWN_COLUMNS, Field, safe_id, well_name, with_groups
+from napari_cellrep.data.fields import Field, safe_id, well_name, with_groups
 from napari_cellrep.data.files import replacing
-from napari_cellrep.data.images import GREY, IMAGE_SUFFIXES, READ, ImageInfo, Plane, inspect_image, is_grey
+from napari_cellrep.data.images import (
+    GREY,
+    IMAGE_SUFFIXES,
+    READ,
+    ImageInfo,
+    Plane,
+    inspect_image,
+    is_grey,
+    suffix_of,
+)
+from napari_cellrep.data.layouts import NONE, Layout, find_layout, guess_layout, role_of, well_of
+from napari_cellrep.data.load_data import Listed, is_load_data, read_load_data
 from napari_cellrep.data.project import Project, create_project, open_project, project_root
+from napari_cellrep.data.tables import KEYS, Joined, column_name, join_table, stem
 from napari_cellrep.jobs import Job, Progress
-from napari_cellrep.specs import ROLES, Channel, InputError, find_channel
+from napari_cellrep.specs import Channel, InputError, counted, find_channel
 
 # Pixels are looked at during import only while that takes seconds; above it the first step that reads a field
 # finds black or broken pixels.
 LOOK_PIXELS = 64_000_000
-
-KEYS = ("plate", "well", "site")  # together they name a field
-_COLUMN_WORDS = {
-    "filename": "file", "file_name": "file", "image": "file", "image_file": "file", "field_id": "field",
-    "well_id": "well", "plate_id": "plate", "fov": "site",
-}  # fmt: skip
-_RESERVED = {*OWN_COLUMNS, *OBS_COLUMNS, "flags", "good", "cell_id"} - {"field"}
-_MISSING = ["", "NA", "N/A", "#N/A", "NaN", "nan"]
 
 
 def import_fields(
@@ -47,6 +49,7 @@ def import_fields(
     *,
     channels: Sequence[str] = (),
     pattern: str = "",
+    layout: str = "",
     metadata: Path | str = "",
     on: str = "",
     group_by: Sequence[str] = (),
@@ -66,27 +69,33 @@ def import_fields(
     path : path
         The project's folder; ".cellrep" is added.
     images : sequence of paths
-        Files, folders (searched with all their folders) or globs; TIFF, OME-TIFF, PNG, JPEG. Of an OME-Zarr every
-        image is a field: of a plate with its plate, well and site.
+        Files, folders (searched with all their folders) or globs; TIFF (also gzipped), OME-TIFF, PNG, JPEG. Of an
+        OME-Zarr every image is a field: of a plate with its plate, well and site. A CSV of CellProfiler's LoadData
+        (``FileName_…``, ``Metadata_…``) names the fields itself; folders beside it say where its files are now.
     channels : sequence of str
         ``name``, ``role`` or ``name:role`` in plane order. With one file per channel also ``w1=DNA:nucleus``:
         the files whose channel part is "w1". Default: the files' own channel names.
     pattern : str
         Parts of the file name: ``{plate}_{well}_{site}_{channel}.tif``, or a regular expression with named groups.
         ``field``, ``plate``, ``well``, ``site`` and any other name become metadata; ``channel`` and ``z`` tell
-        which files make up one field. With a slash it is matched to the end of the whole path. Without a
-        pattern every file is a field.
+        which files make up one field; ``row`` and ``column`` are a well; ``time`` counts only where it varies. With
+        a slash it is matched to the end of the whole path.
+    layout : str
+        How a microscope names its files, by the name of one of `data.layouts.LAYOUTS`; "none": every file is a
+        field. Default, where there is no pattern: the one that explains most files, if it explains at least half.
     metadata : path
-        CSV (comma, semicolon or tab) with one row per field or well.
+        CSV (comma, semicolon or tab), Excel or parquet with one row per field or well.
     on : str
-        Columns to join it by, "plate+well"; default: the first that fit of plate, well and site, file, field.
+        Columns to join it by, "plate+well"; default: the first that fit of plate, well and site, file, the beginning of
+        the file's name (prefix), field.
     group_by : sequence of str
         Columns whose values make a group; default plate and well, else the field.
     z : str
         How z-stacks become planes: "max", "mean", "sharpest" or the number of a plane (from 0); or per channel
         "nucleus=max,protein=mean".
     rgb : str
-        What a colour image is: "grey" (their mean) or "split" (red, green and blue are channels).
+        What a colour image is: "grey" (their mean), "split" (red, green and blue are channels) or "rgba" (alpha is a
+        channel, too).
     stack : {"channel", "z"}
         What an axis is that the file does not name.
     um_per_px : float
@@ -105,11 +114,13 @@ def import_fields(
     root = project_root(path)
     if root.exists():
         raise InputError(f"{root} exists already; choose another name, or add to it.")
-    options = _Options(tuple(channels), pattern, str(metadata), on, z, rgb, stack, float(um_per_px))
+    options = _Options(
+        tuple(channels), pattern, str(metadata), on, z, rgb, stack, float(um_per_px), layout.strip().lower()
+    )
     found = yield from _collect(root, images, options, ())
     fields = with_groups(found.fields, group_by)
     project = create_project(root, fields, found.channels, group_by)
-    project.log("import", **dataclasses.asdict(options), **found.report())
+    project.log("import", **{**dataclasses.asdict(options), "layout": found.layout}, **found.report())
     return project
 
 
@@ -144,8 +155,7 @@ def add_fields(project: Project, images: Sequence[Path | str], **options: Any) -
     before = {n: first[n] for n in names if n in first and n != "metadata"}
     if "on" in before and not options.get("metadata"):
         del before["on"]
-    used = {**before, **{n: v for n, v in options.items() if v not in ("", (), [], 0, None)}}
-    used["channels"] = tuple(used.get("channels", ()))
+    used = _like_before(before, options)
     used["metadata"] = str(used.get("metadata", ""))
     found = yield from _collect(project.root, images, _Options(**used), project.channels)
     present = {f.id.casefold(): f for f in project.fields}
@@ -154,7 +164,7 @@ def add_fields(project: Project, images: Sequence[Path | str], **options: Any) -
     ]
     if taken:
         raise InputError(
-            f"{project.root.name} has {_some(taken, 'field')} already; give the new files another folder or plate, "
+            f"{project.root.name} has {counted(taken, 'field')} already; give the new files another folder or plate, "
             "or leave these out."
         )
     new = {f.id.casefold() for f in found.fields}
@@ -162,6 +172,17 @@ def add_fields(project: Project, images: Sequence[Path | str], **options: Any) -
     project.write_fields(with_groups([*kept, *found.fields], project.group_by))
     project.log("add", **used, **found.report())
     return project
+
+
+def _like_before(before: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The first import's options, and those given now; names are read by a pattern or by a layout, not by both."""
+    given = {n: v for n, v in options.items() if v not in ("", (), [], 0, None)}
+    named = ("pattern", "layout")
+    used = {n: v for n, v in before.items() if n not in named or not any(k in given for k in named)} | given
+    used["channels"] = tuple(used.get("channels", ()))
+    if used.get("layout") == "table":
+        del used["layout"]
+    return used
 
 
 LOOKED_AT = 24  # fields of which `preview_import` opens the files
@@ -184,16 +205,19 @@ def preview_import(
     Yields
     ------
     Progress
-        Once per file. The generator returns ``{"n_files", "n_fields", "unfit", "channels", "rows"}``: how many there
-        are, the names of files that the pattern does not fit, the channels in words, and for each of the first fields
-        its ``field``, ``well``, ``site``, ``size``, ``known`` (the other metadata) and ``problem``.
+        Once per file. The generator returns ``{"n_files", "n_fields", "unfit", "fit", "layout", "why", "channels",
+        "lacking", "table", "mistakes", "rows"}``: how many there are; the names of files that the pattern or layout does
+        not fit, and of the first that it fits with what it makes of each; the layout's name and why it was taken; the
+        channels in words; sentences about fields that lack a channel or have one twice; the table's notes and its rows
+        that do not fit (row, what it names, what is wrong); and for each of the first fields its ``field``, ``well``,
+        ``site``, ``size``, ``known`` (the other metadata) and ``problem``.
 
     Raises
     ------
     InputError
         As `import_fields` would.
     """
-    used: dict[str, Any] = {k: v for k, v in options.items() if v not in ("", (), [], 0, None)}
+    before: dict[str, Any] = {}
     present: tuple[Channel, ...] = ()
     taken: set[str] = set()
     root = Path()
@@ -203,14 +227,28 @@ def preview_import(
         taken = {f.id.casefold() for f in opened.usable_fields}
         first: dict[str, Any] = next((line for line in opened.history if line["step"] == "import"), {})
         names = [f.name for f in dataclasses.fields(_Options) if f.name not in ("metadata", "on")]
-        used = {**{n: first[n] for n in names if n in first}, **used}
-    used["channels"] = tuple(used.get("channels", ()))
-    found, problems = _find_files(images, root)
-    drafts, unfit = _draft_fields(found, _read_pattern(used.get("pattern", "")))
-    if not drafts and not unfit:
-        raise InputError(problems[0] if problems else "There are no images there.")
-    files = [p for d in drafts[:LOOKED_AT] for some in d.files.values() for p in some] or found[:1]
-    told = yield from _collect(root, files, _Options(**used), present)
+        before = {n: first[n] for n in names if n in first}
+    used = _Options(**_like_before(before, options))
+    read = _read_names(images, root, used)
+    if not read.drafts and not read.unfit:
+        raise InputError(read.problems[0] if read.problems else "There are no images there.")
+    values = [
+        v for v, n in Counter(v for d in read.drafts for v in d.files).items() if 2 * n >= len(read.drafts)
+    ]
+    lacking = [
+        f"{d.name}: {d.problem}"
+        if d.problem
+        else f"{d.name} has no file for {', '.join(v for v in values if v not in d.files)}."
+        for d in read.drafts
+        if read.by_file and (d.problem or any(v not in d.files for v in values))
+    ]
+    joined: Joined | None = None
+    if (
+        used.metadata and read.drafts
+    ):  # by names alone, of all fields: a row that belongs to none of the first is no mistake
+        named = [Field(safe_id(d.name), (), metadata=d.metadata) for d in read.drafts]
+        joined = join_table(named, [_files_of(d) for d in read.drafts], Path(used.metadata), used.on)
+    told = yield from _collect(root, read.first(LOOKED_AT), used, present)
     rows = [
         {
             "field": f.id,
@@ -225,8 +263,14 @@ def preview_import(
         for f in told.fields
     ]
     return {
-        "n_files": len(found), "n_fields": len(drafts), "unfit": [p.name for p in unfit],
-        "channels": [f"{c.name} ({c.role})" for c in told.channels], "rows": rows,
+        "n_files": read.n_files, "n_fields": len(read.drafts), "unfit": [p.name for p in read.unfit],
+        "fit": [
+            (p.name, ", ".join(f"{k} {v}" for k, v in [*d.metadata.items(), ("channel", value)] if v))
+            for d in read.drafts[:LOOKED_AT] for value, some in d.files.items() for p in some
+        ] if read.regex is not None else [],
+        "layout": read.layout.name if read.layout else "", "why": read.why,
+        "channels": [f"{c.name} ({c.role})" for c in told.channels], "lacking": lacking,
+        "table": joined.notes if joined else [], "mistakes": joined.mistakes if joined else [], "rows": rows,
     }  # fmt: skip
 
 
@@ -320,10 +364,15 @@ class _Options:
     rgb: str = ""
     stack: str = "channel"
     um_per_px: float = 0.0
+    layout: str = ""
 
     def __post_init__(self) -> None:
-        if self.rgb not in ("", "grey", "split"):
-            raise InputError(f'Colour images become "grey" or "split" channels, not {self.rgb!r}.')
+        if self.rgb not in ("", "grey", "split", "rgba"):
+            raise InputError(f'Colour images become "grey", "split" or "rgba" channels, not {self.rgb!r}.')
+        if self.layout and self.layout not in (NONE, "table"):
+            find_layout(self.layout)
+        if self.pattern and self.layout not in ("", NONE):
+            raise InputError("Give a pattern or a layout, not both: each says how the files are named.")
         if self.stack not in ("channel", "z"):
             raise InputError(f'An axis without a name is "channel" or "z", not {self.stack!r}.')
         if not 0 <= self.um_per_px < 1e6:
@@ -337,10 +386,13 @@ class _Found:
     fields: list[Field]
     channels: tuple[Channel, ...]
     notes: list[str]
+    layout: str = ""
+    table_columns: tuple[str, ...] = ()
 
     def report(self) -> dict[str, Any]:
         bad = [f"{f.id}: {f.problem}" for f in self.fields if f.problem]
-        return {"n_fields": len(self.fields), "n_unusable": len(bad), "problems": bad, "notes": self.notes}
+        return {"n_fields": len(self.fields), "n_unusable": len(bad), "problems": bad, "notes": self.notes,
+                "table_columns": list(self.table_columns)}  # fmt: skip
 
 
 @dataclass
@@ -353,26 +405,107 @@ class _Draft:
     metadata: dict[str, Any]
     problem: str = ""
     asks: bool = False  # the problem is a question to the user
+    pages: dict[str, int] = dataclasses.field(default_factory=dict)  # which plane of its file a channel is
+
+
+def _files_of(draft: _Draft) -> list[Path]:
+    return [p for some in draft.files.values() for p in some]
+
+
+@dataclass
+class _Read:
+    """What the names of the files say, before any is opened."""
+
+    drafts: list[_Draft]
+    unfit: list[Path]
+    problems: list[str]
+    n_files: int
+    regex: re.Pattern[str] | None = None
+    layout: Layout | None = None
+    why: str = ""
+    of_table: bool = False  # a table names files and channels
+
+    @property
+    def by_file(self) -> bool:
+        """Whether a file is one channel."""
+        return self.of_table or (self.regex is not None and "channel" in self.regex.groupindex)
+
+    @property
+    def layout_name(self) -> str:
+        """For the project's history: next week's plate is read the same way."""
+        if self.of_table:
+            return "table"
+        return self.layout.name if self.layout else "" if self.regex is not None else NONE
+
+    def first(self, n: int) -> _Read:
+        """The first fields only."""
+        return dataclasses.replace(self, drafts=self.drafts[:n], unfit=[])
+
+
+def _read_names(images: Sequence[Path | str], root: Path, options: _Options) -> _Read:
+    """Find the files, and say by their names alone which make up a field."""
+    given = [images] if isinstance(images, str | Path) else list(images)
+    tables = [Path(g).expanduser() for g in given if is_load_data(Path(g).expanduser())]
+    if tables:
+        rest = [g for g in given if Path(g).expanduser() not in tables]
+        files, problems = _find_files(rest, root) if rest else ({}, [])
+        drafts: list[_Draft] = []
+        for table in tables:
+            listed, notes = read_load_data(table, list(files))
+            drafts += [_listed_draft(one) for one in listed]
+            problems += notes
+        n = len({p for d in drafts for p in _files_of(d)})
+        why = f"{', '.join(t.name for t in tables)} lists fields as CellProfiler's LoadData."
+        return _Read(drafts, [], problems, n, why=why, of_table=True)
+    files, problems = _find_files(given, root)
+    regex, layout, why = _read_pattern(options.pattern), None, ""
+    if regex is None and options.layout != NONE:
+        if options.layout and options.layout != "table":
+            layout = find_layout(options.layout)
+            why = f"Named as by {layout.title}, as you said."
+        elif guess := guess_layout([p for p in files if suffix_of(p) in IMAGE_SUFFIXES]):
+            layout, why = guess.layout, guess.why
+    kept = list(files)
+    if layout is not None:
+        regex = layout.regex
+        kept = [p for p in kept if not layout.leaves_out(p)]
+    drafts, unfit = _draft_fields({p: files[p] for p in kept}, regex)
+    return _Read(drafts, unfit, problems, len(files), regex, layout, why)
+
+
+def _listed_draft(listed: Listed) -> _Draft:
+    known = {column_name(k): v for k, v in listed.metadata.items()}
+    if "well" in known:
+        known["well"] = well_name(known["well"])
+    parts = [str(known[k]) for k in KEYS if k in known]
+    name = "_".join(parts) if len(parts) > 1 else stem(next(iter(listed.files.values())))
+    files = {c: [p] for c, p in listed.files.items()}
+    return _Draft(name, listed.folder, files, known, listed.problem, pages=dict(listed.pages))
 
 
 def _collect(
-    root: Path, images: Sequence[Path | str], options: _Options, present: Sequence[Channel]
+    root: Path, images: Sequence[Path | str] | _Read, options: _Options, present: Sequence[Channel]
 ) -> Job[_Found]:
     """Find the files, look at each, and make fields of them. `present`: the channels the fields have to have."""
-    files, problems = _find_files(images, root)
-    regex = _read_pattern(options.pattern)
-    drafts, unfit = _draft_fields(files, regex)
+    read = images if isinstance(images, _Read) else _read_names(images, root, options)
+    drafts, unfit, problems, by_file = read.drafts, read.unfit, list(read.problems), read.by_file
+    if read.why:
+        problems.insert(0, read.why)
     if unfit:
-        problems.append(f"The pattern does not fit {_some([p.name for p in unfit], 'file')}; left out.")
+        what = f"The layout {read.layout.name}" if read.layout else "The pattern"
+        problems.append(f"{what} does not fit {counted([p.name for p in unfit], 'file')}; left out.")
     if not drafts:
         if unfit:
-            raise InputError(
-                f"The pattern {options.pattern!r} fits none of {len(unfit)} files; one is {unfit[0].name!r}."
-            )
-        raise InputError(problems[0] if problems else "There are no images to import.")
+            what = f"layout {read.layout.name!r}" if read.layout else f"pattern {options.pattern!r}"
+            raise InputError(f"The {what} fits none of {len(unfit)} files; one is {unfit[0].name!r}.")
+        raise InputError(problems[-1] if problems else "There are no images to import.")
+    if read.layout is not None:
+        options = dataclasses.replace(
+            options, channels=options.channels or read.layout.planes, rgb=options.rgb or read.layout.rgb, layout="", pattern=""
+        )  # fmt: skip
 
     infos: dict[Path, ImageInfo | str] = {}
-    wanted = [p for draft in drafts for some in draft.files.values() for p in some]
+    wanted = list(dict.fromkeys(p for draft in drafts for p in _files_of(draft)))
     for i, file in enumerate(wanted):
         yield Progress(i, len(wanted), f"Reading {file.name}")
         try:
@@ -384,8 +517,13 @@ def _collect(
             infos[file] = str(error)
     drafts = [d for d in drafts if not _is_part(d, infos)]
 
-    by_file = regex is not None and "channel" in regex.groupindex
-    order, channels = _decide_channels(drafts, infos, options, by_file, present)
+    known = read.layout.channels if read.layout else {}
+    order, channels = _decide_channels(drafts, infos, options, by_file, present, known)
+    if by_file:
+        unused = Counter(v for d in drafts for v in d.files if v not in order)
+        problems += [
+            f"Channel {v} is not used; {n} of {len(drafts)} fields have it." for v, n in unused.items()
+        ]
     fields = [_make_field(d, infos, order, channels, options, root, by_file) for d in drafts]
     usable = [f for f in fields if not f.problem]
     asking = [d for d in drafts if d.asks]
@@ -404,55 +542,65 @@ def _collect(
         more = f" (and {len(fields) - 1} more fields with problems)" if len(fields) > 1 else ""
         raise InputError(f"None of the fields can be used: {fields[0].problem.rstrip('.')}{more}.")
 
-    files_of = [[p for some in d.files.values() for p in some] for d in drafts]
+    files_of = [_files_of(d) for d in drafts]
     fields, files_of, more_problems = _unique_ids(fields, [d.folder for d in drafts], files_of)
     problems += more_problems
+    brought: tuple[str, ...] = ()
     if options.metadata:
-        fields, more_problems = _join_table(fields, files_of, Path(options.metadata), options.on)
-        problems += more_problems
+        joined = join_table(fields, files_of, Path(options.metadata), options.on)
+        fields, brought = joined.fields, joined.columns
+        problems += [*joined.notes, *(mistake_words(m) for m in joined.mistakes[:MISTAKES_TOLD])]
+        if len(joined.mistakes) > MISTAKES_TOLD:
+            problems.append(f"… and {len(joined.mistakes) - MISTAKES_TOLD:,} more rows.")
     yield Progress(len(wanted), len(wanted), f"{len(fields)} fields")
-    return _Found(fields, channels, problems)
+    return _Found(fields, channels, problems, read.layout_name, brought)
 
 
-def _find_files(images: Sequence[Path | str], root: Path) -> tuple[list[Path], list[str]]:
-    """Every image file meant, in natural order within each thing given; and what was not found."""
-    if isinstance(images, str | Path):
-        images = [images]
-    found: dict[Path, None] = {}
+MISTAKES_TOLD = 10  # rows of a table that do not fit, told one by one
+
+
+def mistake_words(mistake: tuple[int, str, str]) -> str:
+    """One row of a table that does not fit, in words."""
+    row, name, wrong = mistake
+    return f"Row {row} ({name}): {wrong}."
+
+
+def _find_files(images: Sequence[Path | str], root: Path) -> tuple[dict[Path, Mapping[str, str]], list[str]]:
+    """Every image file meant, in natural order within each thing given, with its place on a plate; what was not found."""
+    found: dict[Path, Mapping[str, str]] = {}
     problems = []
     for given in images:
         path = Path(os.path.normpath(Path(given).expanduser().absolute()))
+        here: dict[Path, Mapping[str, str]] = {}
         if path.is_dir():
             here = _search(path)
             if not here:
                 problems.append(f"There are no images ({READ}) in {path}.")
         elif not path.exists() and glob.has_magic(str(path)):
-            here = []
             for match in glob.glob(str(path), recursive=True):  # noqa: PTH207  (Path.glob takes no absolute pattern)
                 at = Path(match)
-                here += _search(at) if at.is_dir() else [at] if at.suffix.lower() in IMAGE_SUFFIXES else []
+                here |= _search(at) if at.is_dir() else {at: {}} if suffix_of(at) in IMAGE_SUFFIXES else {}
             if not here:
                 problems.append(f"No image is called {given}.")
-        elif path.exists() and path.suffix.lower() not in IMAGE_SUFFIXES:
-            here = []
+        elif path.exists() and suffix_of(path) not in IMAGE_SUFFIXES:
             problems.append(f"{path.name} is not an image we read; use {READ}.")
         elif not path.exists() and not path.suffix:
-            here = []
             problems.append(f"{path} is not there.")
         else:
-            here = [path]  # a file that is missing becomes a field with a problem
+            here = {path: {}}  # a file that is missing becomes a field with a problem
         for file in sorted(here, key=_natural):
             if not file.is_relative_to(root):
-                found[file] = None
-    return list(found), problems
+                found[file] = here[file]
+    return found, problems
 
 
-def _search(folder: Path) -> list[Path]:
+def _search(folder: Path) -> dict[Path, Mapping[str, str]]:
     """Images below a folder; hidden ones and projects left out, links to folders followed once."""
+    files: dict[Path, Mapping[str, str]] = {}
     if ome_zarr.is_zarr(folder):
-        return ome_zarr.find_images(folder)
+        files.update(ome_zarr.find_images(folder))
+        return files
     seen: set[str] = set()
-    files = []
     for here, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
         if real in seen:
@@ -461,11 +609,12 @@ def _search(folder: Path) -> list[Path]:
         seen.add(real)
         folders[:] = [n for n in folders if not n.startswith(".") and not n.endswith(".cellrep")]
         zarrs = {n for n in folders if ome_zarr.is_zarr(Path(here, n))}
-        files += [image for n in sorted(zarrs) for image in ome_zarr.find_images(Path(here, n))]
+        for n in sorted(zarrs):
+            files.update(ome_zarr.find_images(Path(here, n)))
         folders[:] = [n for n in folders if n not in zarrs]
-        files += [
-            Path(here, n) for n in names if not n.startswith(".") and Path(n).suffix.lower() in IMAGE_SUFFIXES
-        ]
+        for n in names:
+            if not n.startswith(".") and suffix_of(Path(n)) in IMAGE_SUFFIXES:
+                files[Path(here, n)] = {}
     return files
 
 
@@ -510,32 +659,45 @@ def _read_pattern(pattern: str) -> re.Pattern[str] | None:
         raise InputError(f"The pattern {pattern!r} is not a regular expression ({error}).") from None
 
 
-def _draft_fields(files: Iterable[Path], regex: re.Pattern[str] | None) -> tuple[list[_Draft], list[Path]]:
-    """Put files together that belong to one field; and the files that the pattern does not fit."""
+def _draft_fields(
+    files: Mapping[Path, Mapping[str, str]], regex: re.Pattern[str] | None
+) -> tuple[list[_Draft], list[Path]]:
+    """Put files together that belong to one field; and the files that the pattern does not fit.
+
+    `files`: each with its place on a plate, where its format says it.
+    """
     if regex is None:
         drafts = []
-        for p in files:
-            name = _stem(p)
+        for p, place in files.items():
+            name = stem(p)
             known = {"well": well_name(name)} if _is_well(name) else {}
-            if p.suffix.lower() not in IMAGE_SUFFIXES and (place := ome_zarr.place_of(p)):
+            if place:
                 name, known = "_".join(place.values()), {**place, "well": well_name(place["well"])}
             drafts.append(_Draft(name, p.parent, {"": [p]}, known))
         return drafts, []
     whole_path = "/" in regex.pattern.replace("[^/]", "").replace("(?:^|/)", "", 1)
     made: dict[tuple[Any, ...], _Draft] = {}
     depth: dict[tuple[Any, ...], list[tuple[Any, str, Path]]] = {}
-    unfit = []
+    unfit, matches = [], []
     for p in files:
         text = p.as_posix() if whole_path else p.name
         match = regex.search(text)
         if match is None:
             unfit.append(p)
-            continue
+        else:
+            matches.append((p, text, match))
+    one_time = len({match.groupdict().get("time") for *_, match in matches}) < 2
+    for p, text, match in matches:
         parts = {k: v for k, v in match.groupdict().items() if v is not None and k not in ("channel", "z")}
+        if one_time:
+            parts.pop("time", None)
+        if "well" not in parts and {"row", "column"} <= set(parts):
+            parts["well"] = well_of(parts.pop("row"), parts.pop("column"))
         if "well" in parts:
             parts["well"] = well_name(parts["well"])
         if whole_path:
-            before = text[: match.start()].rpartition("/")[0] if match.start() else ""
+            start = match.start() + 1 if text[match.start()] == "/" else match.start()
+            before = text[:start].rpartition("/")[0] if start else ""
             folder = Path(before or p.anchor)
         else:
             folder = p.parent
@@ -548,7 +710,7 @@ def _draft_fields(files: Iterable[Path], regex: re.Pattern[str] | None) -> tuple
             name = _without(text, match).rpartition("/")[2]
         key = (folder, name, *sorted(parts.items()))
         draft = made.setdefault(
-            key, _Draft(name, folder, {}, {_column(k): v for k, v in parts.items() if k != "field"})
+            key, _Draft(name, folder, {}, {column_name(k): v for k, v in parts.items() if k != "field"})
         )
         at = match.groupdict().get("z") or ""
         channel = match.groupdict().get("channel") or ""
@@ -559,7 +721,7 @@ def _draft_fields(files: Iterable[Path], regex: re.Pattern[str] | None) -> tuple
         made[key].files[channel] = [p for _, _, p in some]
         if len({at for _, at, _ in some}) < len(some):
             made[key].problem = (
-                f"Several files are the same part of it ({_some([p.name for _, _, p in some], 'file')}); "
+                f"Several files are the same part of it ({counted([p.name for _, _, p in some], 'file')}); "
                 "make the pattern tell them apart."
             )
     return list(made.values()), unfit
@@ -572,10 +734,6 @@ def _without(text: str, match: re.Match[str]) -> str:
     for a, b in spans:
         text = text[:a].rstrip("_- ") + text[b:]
     return text.removesuffix(".ome") or "field"
-
-
-def _stem(path: Path) -> str:
-    return path.stem.removesuffix(".ome").removesuffix(".OME") or path.stem
 
 
 def _is_well(text: str) -> bool:
@@ -607,10 +765,14 @@ def _decide_channels(
     options: _Options,
     by_file: bool,
     present: Sequence[Channel],
+    known: Mapping[str, str],
 ) -> tuple[tuple[str, ...], tuple[Channel, ...]]:
-    """The project's channels, and for each what it is called in the files (value of the pattern, or name)."""
+    """The project's channels, and for each what it is called in the files (value of the pattern, or name).
+
+    `known`: what the layout says of values.
+    """
     if by_file:
-        return _channels_by_file(drafts, options.channels, present)
+        return _channels_by_file(drafts, options.channels, present, known)
     looks = Counter(_planes_of(d, infos, options) for d in drafts)
     looks.pop((), None)
     if not looks:
@@ -645,14 +807,14 @@ def _decide_channels(
 
 def _channel_text(name: str) -> str:
     """A file's channel name as `Channel.parse` text: a colon in it is no role."""
-    return f"{name}:{name.lower() if name.lower() in ROLES else 'other'}"
+    return f"{name}:{role_of(name)}"
 
 
 def _channels_by_file(
-    drafts: Sequence[_Draft], texts: Sequence[str], present: Sequence[Channel]
+    drafts: Sequence[_Draft], texts: Sequence[str], present: Sequence[Channel], known: Mapping[str, str]
 ) -> tuple[tuple[str, ...], tuple[Channel, ...]]:
     counts = Counter(value for d in drafts for value in d.files)
-    values = sorted((v for v, n in counts.items() if n * 2 > len(drafts)), key=_natural)
+    values = sorted((v for v, n in counts.items() if n * 2 >= len(drafts)), key=_natural)
     values = values or sorted(counts, key=_natural)
     pairs = [text.partition("=") for text in texts]
     if pairs and all(sep for _, sep, _ in pairs):
@@ -678,7 +840,12 @@ def _channels_by_file(
                 "say which is which: value=name:role."
             )
     else:
-        order, channels = values, [Channel.parse(_channel_text(v or "channel 0")) for v in values]
+        words = [known.get(v.lower().lstrip("0") or v) for v in values]
+        order = values
+        channels = [
+            Channel.parse(word or _channel_text(v or "channel 0"))
+            for word, v in zip(words, values, strict=True)
+        ]
     if present:
         if len(order) != len(present):
             raise InputError(f"The project has {len(present)} channels and the new files have {len(order)}.")
@@ -693,7 +860,9 @@ def _planes_of(draft: _Draft, infos: Mapping[Path, ImageInfo | str], options: _O
     if isinstance(info, str):
         return ()
     if info.colour:
-        return ("grey",) if options.rgb != "split" else ("red", "green", "blue")
+        if options.rgb not in ("split", "rgba"):
+            return ("grey",)
+        return ("red", "green", "blue", "alpha")[: info.n_channels if options.rgb == "rgba" else 3]
     if len(set(info.channel_names)) == info.n_channels:
         return info.channel_names
     return tuple(f"channel {i}" for i in range(info.n_channels))
@@ -775,6 +944,8 @@ def _plan(
                 f"{files[0].name} is a z-stack and one of several z files; only one of the two is possible."
             )
         word = _z_word(options.z, channel, channels) if n_z > 1 else ""
+        if n_z > 1 and info.n_channels == 1 and draft.pages.get(value, -1) >= 0:
+            word = str(draft.pages[value])
         if n_z > 1 and not word:
             draft.asks = True
             raise InputError(
@@ -790,6 +961,14 @@ def _plan(
                     f"{files[0].name} is part of a multi-file OME-TIFF; import it without a pattern."
                 )
             grey = info.colour and options.rgb == "grey"
+            page = draft.pages.get(value, -1)
+            if page >= 0 and info.n_channels > 1:
+                if page >= info.n_channels:
+                    raise InputError(
+                        f"{files[0].name} has planes 0 to {info.n_channels - 1}; number {page} is not among them."
+                    )
+                planes.append(Plane(where, page, word))
+                continue
             if info.n_channels > 1 and not grey:
                 raise InputError(
                     f"{files[0].name} holds {info.n_channels} channels; the pattern says that each file is one channel."
@@ -874,186 +1053,3 @@ def _unique_ids(
         out.append(dataclasses.replace(field, id=name))
         out_files.append(mine)
     return out, out_files, problems
-
-
-# ---- the lab's table -------------------------------------------------------------------------------
-
-
-def _column(name: str) -> str:
-    """A metadata column that anndata can keep and that is none of ours."""
-    name = name.strip().replace("/", "_") or "column"
-    return f"meta_{name}" if name in _RESERVED or name.startswith(("q_", "has_")) else name
-
-
-def read_metadata(path: Path | str) -> pd.DataFrame:
-    """Read a lab's table: comma, semicolon or tab; UTF-8 (with or without BOM), UTF-16 or Latin-1.
-
-    Keys (plate, well, site, field, file) stay text; columns of numbers are numbers, also with decimal commas.
-
-    Raises
-    ------
-    InputError
-        If it is missing or not a table.
-    """
-    path = Path(path).expanduser()
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"The table {path} cannot be read ({error.strerror}).") from None
-    encodings = ["utf-16"] if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ["utf-8-sig", "latin-1"]
-    text = ""
-    for encoding in encodings:
-        try:
-            text = raw.decode(encoding)
-            break
-        except UnicodeDecodeError:
-            continue
-    lines = [line for line in text.splitlines() if line.strip()]
-    if len(lines) < 2:
-        raise InputError(
-            f"The table {path.name} has no rows; a line of column names and one row per field are wanted."
-        )
-    # The separator is the one the heading uses most: sniffing the whole text guesses wrong on one column.
-    separator = max(",;\t", key=lines[0].count)
-    from io import StringIO
-
-    try:
-        table = pd.read_csv(
-            StringIO(text),
-            sep=separator,
-            dtype=str,
-            keep_default_na=False,
-            na_values=_MISSING,
-            skipinitialspace=True,
-        )
-    except (pd.errors.ParserError, ValueError) as error:
-        raise InputError(f"The table {path.name} cannot be read ({str(error).splitlines()[0]}).") from None
-    keys = (*KEYS, "field", "file")
-    names = []
-    for name in table.columns:
-        low = str(name).strip().lower()
-        low = _COLUMN_WORDS.get(low, low)
-        names.append(low if low in keys and low not in names else _column(str(name)))
-    table.columns = names
-    table = table.loc[:, ~table.columns.duplicated() & ~table.columns.str.fullmatch(r"Unnamed: \d+")]
-    table = table.dropna(how="all").reset_index(drop=True)
-    for column in table.columns:
-        values = table[column].str.strip()
-        if column in keys:
-            table[column] = values.map(well_name, na_action="ignore") if column == "well" else values
-            continue
-        numbers = pd.to_numeric(values, errors="coerce")
-        if separator != "," and numbers.isna().sum() > values.isna().sum():
-            numbers = pd.to_numeric(values.str.replace(",", ".", regex=False), errors="coerce")
-        table[column] = (
-            numbers if (numbers.isna() == values.isna()).all() and values.notna().any() else values
-        )
-    return table
-
-
-def _join_table(
-    fields: Sequence[Field], files: Sequence[list[Path]], path: Path, on: str
-) -> tuple[list[Field], list[str]]:
-    """Add a table's columns to the fields; rows and fields that stay alone are reported."""
-    table = read_metadata(path)
-    columns = _join_columns(table, fields, files, on, path.name)
-    problems: list[str] = []
-    rows: dict[tuple[str, ...], dict[str, Any]] = {}
-    several = []
-    for record in table.to_dict("records"):
-        key = tuple(join_key(c, record[c]) for c in columns)
-        values = {
-            str(k): v for k, v in record.items() if k not in ("field", "file") and v == v and v is not None
-        }
-        if key in rows and rows[key] != values:
-            several.append(" ".join(str(record[c]) for c in columns))
-        rows.setdefault(key, values)
-    if several:
-        problems.append(
-            f"{path.name} has different rows for {_some(several, '+'.join(columns))}; the first was used."
-        )
-    used, out, alone = set(), [], []
-    for field, mine in zip(fields, files, strict=True):
-        key = next((k for k in _field_keys(field, mine, columns) if k in rows), ())
-        if key in rows:
-            used.add(key)
-            field = dataclasses.replace(field, metadata={**rows[key], **field.metadata})
-        else:
-            alone.append(field.id)
-        out.append(field)
-    left = [" ".join(key) for key in rows if key not in used]
-    if alone:
-        problems.append(f"{path.name} has no row for {_some(alone, 'field')}.")
-    if left:
-        problems.append(f"No field belongs to {_some(left, 'row')} of {path.name}.")
-    return out, problems
-
-
-def _join_columns(
-    table: pd.DataFrame, fields: Sequence[Field], files: Sequence[list[Path]], on: str, name: str
-) -> tuple[str, ...]:
-    """The columns a table is joined by: the user's, else the first that both sides have."""
-    if on:
-        columns = tuple(c.strip() for c in re.split(r"[+,]", on) if c.strip())
-        for column in columns:
-            if column not in table.columns:
-                raise InputError(f"{name} has no column {column!r}; columns are {', '.join(table.columns)}.")
-            if column not in ("field", "file") and not any(column in f.metadata for f in fields):
-                raise InputError(
-                    f"The fields have no {column!r} to join {name} by; name it in the pattern, for example {{{column}}}.tif."
-                )
-        return columns
-    ways = (("plate", "well", "site"), ("plate", "well"), ("well", "site"), ("well",), ("file",), ("field",))
-    for way in ways:
-        if all(c in table.columns for c in way) and any(
-            _field_keys(f, p, way) for f, p in zip(fields, files, strict=True)
-        ):
-            return way
-    raise InputError(
-        f"{name} cannot be joined to the fields: it needs a column well (and the file names or the pattern a well), "
-        f"field or file; its columns are {', '.join(table.columns)}."
-    )
-
-
-def _field_keys(field: Field, files: Sequence[Path], columns: Sequence[str]) -> list[tuple[str, ...]]:
-    """The keys under which a field may be found: more than one where several files make it up."""
-    options = {""}
-    if "file" in columns:
-        options = {join_key("file", p.name) for p in files} | {join_key("file", _stem(p)) for p in files}
-    keys = []
-    for file in sorted(options):
-        values = [
-            file
-            if c == "file"
-            else join_key(c, field.id)
-            if c == "field"
-            else join_key(c, field.metadata.get(c))
-            for c in columns
-        ]
-        if all(values):
-            keys.append(tuple(values))
-    return keys
-
-
-def join_key(column: str, value: Any) -> str:
-    """A value as it is compared: wells canonical, "s1" = "01" = site 1, files without folders."""
-    if value is None or value != value or str(value).strip() == "":
-        return ""
-    text = str(value).strip()
-    if column == "well":
-        return well_name(text)
-    if column == "site":
-        match = re.fullmatch(r"[A-Za-z_-]*0*(\d+)(?:\.0)?", text)
-        return match[1] if match else text.casefold()
-    if column == "file":
-        return text.replace("\\", "/").rpartition("/")[2].casefold()
-    if column == "field":
-        return safe_id(text).casefold()
-    number = re.fullmatch(r"(-?\d+)\.0", text)
-    return number[1] if number else text.casefold()
-
-
-def _some(names: Sequence[str], what: str) -> str:
-    """How many, and the first of them: "3 fields (A01, A02, A03)"."""
-    shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-    return f"{len(names)} {what}{'s' * (len(names) != 1)} ({shown})"

@@ -31,6 +31,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_cellrep.data.layouts import guess_roles
 from napari_cellrep.gui._image import OURS
 from napari_cellrep.gui._sample import TAG, projects_folder
 from napari_cellrep.gui.cards._parts import Card, button, combo, refill, text
@@ -41,22 +42,6 @@ if TYPE_CHECKING:
 
 LOOK_AFTER_MS = 400  # how long typing rests before the files are looked at
 
-# Words in a layer's name → the role it probably has; the first that fits counts.
-_ROLE_WORDS = (
-    ("nucleus", r"dapi|hoechst|dna|nucl|draq|h2b|histone"),
-    ("brightfield", r"bright|\bbf\b|\bdic\b|phase|trans"),
-    ("microtubules", r"tubul|\bmt\b"),
-    ("mito", r"mito|tomm?20"),
-    ("actin", r"actin|phalloidin"),
-    ("agp", r"\bagp\b"),
-    ("er", r"\ber\b|calnexin|conca|endoplasm"),
-    ("rna", r"\brna\b|syto"),
-    ("membrane", r"membrane|wga|cellmask"),
-    ("structure", r"rfp|mcherry|cytosol|marker|tdtomato"),
-    ("protein", r"gfp|protein|yfp|venus|neon|fitc|antibody|488"),
-)
-
-
 # Preset → roles in channel order.
 PRESETS = {
     "Cell Painting": ("nucleus", "er", "rna", "agp", "mito"),
@@ -65,17 +50,6 @@ PRESETS = {
     "DNA and protein": ("nucleus", "protein"),
     "Protein and DNA": ("protein", "nucleus"),
 }
-
-
-def guess_roles(names: Sequence[str]) -> list[str]:
-    """Roles that channel names suggest; the first without one is taken for the protein if none is."""
-    roles = [
-        next((role for role, words in _ROLE_WORDS if re.search(words, name.replace("_", " "), re.I)), "other")
-        for name in names
-    ]
-    if "protein" not in roles and "other" in roles:
-        roles[roles.index("other")] = "protein"
-    return roles
 
 
 class ImagesCard(Card):

@@ -1,0 +1,404 @@
+"""The lab's table: what is known of each well, file or field, and which row is of which field."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from napari_cellrep.data.cells import OBS_COLUMNS
+from napari_cellrep.data.fields import OWN_COLUMNS, Field, safe_id, well_name
+from napari_cellrep.data.layouts import well_of
+from napari_cellrep.specs import InputError, counted
+
+KEYS = ("plate", "well", "site")  # together they name a field
+TABLES = (".csv", ".tsv", ".txt", ".xlsx", ".xlsm", ".parquet", ".pq")
+_JOINED_BY = (*KEYS, "field", "file", "prefix")
+_COLUMN_WORDS = {
+    "filename": "file", "file_name": "file", "image": "file", "image_file": "file", "field_id": "field",
+    "well_id": "well", "plate_id": "plate", "fov": "site", "metadata_well": "well", "metadata_plate": "plate",
+    "metadata_site": "site", "image_metadata_well": "well", "image_metadata_plate": "plate", "image_metadata_site": "site",
+    "file_prefix": "prefix", "file_name_prefix": "prefix", "filename_prefix": "prefix",
+}  # fmt: skip
+_ROWS, _COLUMNS = ("row", "well_row", "wellrow"), ("column", "col", "well_column", "well_col", "wellcol")
+_RESERVED = {*OWN_COLUMNS, *OBS_COLUMNS, "flags", "good", "cell_id"} - {"field"}
+_MISSING = ["", "NA", "N/A", "#N/A", "NaN", "nan"]
+_WAYS = (
+    ("plate", "well", "site"),
+    ("plate", "well"),
+    ("well", "site"),
+    ("well",),
+    ("file",),
+    ("prefix",),
+    ("field",),
+)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What came of joining a table to fields.
+
+    Parameters
+    ----------
+    fields : list of Field
+        As given, with what the table knows of each.
+    by : tuple of str
+        The columns it was joined by.
+    columns : tuple of str
+        Those that the fields have from it.
+    matched : tuple of str
+        Ids of the fields that have a row.
+    notes : list of str
+        What did not fit, in sentences.
+    mistakes : list of (int, str, str)
+        Each row that does not fit: its number as a spreadsheet counts (the names of the columns are row 1), what it
+        names, and what is wrong.
+    """
+
+    fields: list[Field]
+    by: tuple[str, ...]
+    columns: tuple[str, ...]
+    matched: tuple[str, ...]
+    notes: list[str]
+    mistakes: list[tuple[int, str, str]]
+
+
+def column_name(name: str) -> str:
+    """A metadata column that anndata can keep and that is none of ours."""
+    name = name.strip().replace("/", "_") or "column"
+    return f"meta_{name}" if name in _RESERVED or name.startswith(("q_", "has_")) else name
+
+
+def read_metadata(path: Path | str) -> pd.DataFrame:
+    """Read a lab's table: CSV with comma, semicolon or tab (UTF-8 with or without BOM, UTF-16, Latin-1), Excel, parquet.
+
+    Of an Excel file the first sheet with rows that name wells, files or fields is read, else the first with rows.
+    Keys (plate, well, site, field, file, prefix) stay text; columns of numbers are numbers, also with decimal commas.
+    Where a row and a column stand for the well ("row" 1 or A, "column" 1), it is made of them.
+
+    Returns
+    -------
+    DataFrame
+        Its index is where each row stands in the file: 0 is the first below the names of the columns.
+
+    Raises
+    ------
+    InputError
+        If it is missing or not a table.
+    """
+    path = Path(path).expanduser()
+    suffix = path.suffix.lower()
+    if suffix in (".xls", ".ods"):
+        raise InputError(f"The table {path.name} is of a kind we do not read; save it as .xlsx or .csv.")
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"The table {path} cannot be read ({error.strerror}).") from None
+    try:
+        if suffix in (".xlsx", ".xlsm"):
+            table, decimal_comma = _read_excel(path), False
+        elif suffix in (".parquet", ".pq"):
+            table, decimal_comma = pd.read_parquet(path), False
+            table = table.reset_index() if table.index.name is not None else table.reset_index(drop=True)
+        else:
+            table, decimal_comma = _read_text(raw, path.name)
+    except InputError:
+        raise
+    except Exception as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"The table {path.name} cannot be read ({why}).") from error
+    table.columns = _names(table.columns)
+    table = table.loc[:, ~table.columns.duplicated() & ~table.columns.str.fullmatch(r"Unnamed: \d+")]
+    table = table.dropna(how="all").copy()
+    if not len(table):
+        raise InputError(_no_rows(path.name))
+    for column in table.columns:
+        if column in _JOINED_BY:
+            values = table[column].map(_as_text, na_action="ignore")
+            table[column] = values.map(well_name, na_action="ignore") if column == "well" else values
+        elif not (pd.api.types.is_numeric_dtype(table[column]) or pd.api.types.is_bool_dtype(table[column])):
+            table[column] = _numbers_or_text(table[column], decimal_comma)
+    return _with_wells(table)
+
+
+def _names(columns: Iterable[Any]) -> pd.Index:
+    names: list[str] = []
+    for name in columns:
+        low = str(name).strip().lower()
+        low = _COLUMN_WORDS.get(low, low)
+        names.append(low if low in _JOINED_BY and low not in names else column_name(str(name)))
+    return pd.Index(names)
+
+
+def _read_text(raw: bytes, name: str) -> tuple[pd.DataFrame, bool]:
+    """A table of text, and whether its numbers may be written with commas."""
+    encodings = ["utf-16"] if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ["utf-8-sig", "latin-1"]
+    text = ""
+    for encoding in encodings:
+        try:
+            text = raw.decode(encoding)
+            break
+        except UnicodeDecodeError:
+            continue
+    lines = [line for line in text.splitlines() if line.strip()]
+    if len(lines) < 2:
+        raise InputError(_no_rows(name))
+    # The separator is the one the heading uses most: sniffing the whole text guesses wrong on one column.
+    separator = max(",;\t", key=lines[0].count)
+    table = pd.read_csv(
+        StringIO(text.lstrip("\r\n")), sep=separator, dtype=str, keep_default_na=False, na_values=_MISSING,
+        skipinitialspace=True, skip_blank_lines=False,
+    )  # fmt: skip
+    return table, separator != ","
+
+
+def _read_excel(path: Path) -> pd.DataFrame:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # styles and validations of the workbook that openpyxl leaves out
+        sheets = pd.read_excel(
+            path, sheet_name=None, header=None, dtype=str, keep_default_na=False, na_values=_MISSING
+        )
+    found = []
+    for sheet in sheets.values():
+        filled = sheet.dropna(how="all").index
+        if len(filled) < 2:
+            continue
+        table = sheet.loc[filled[0] + 1 :].copy()
+        table.columns = [
+            f"Unnamed: {i}" if pd.isna(n) else str(n) for i, n in enumerate(sheet.loc[filled[0]])
+        ]
+        table.index = table.index - 1  # as if the names were the first row
+        found.append(table)
+    if not found:
+        raise InputError(_no_rows(path.name))
+    return next((t for t in found if set(_JOINED_BY) & set(_names(t.columns))), found[0])
+
+
+def _no_rows(name: str) -> str:
+    return f"The table {name} has no rows; a line of column names and one row per field are wanted."
+
+
+def _as_text(value: Any) -> str:
+    return (
+        str(int(value)) if isinstance(value, float) and value == value and value.is_integer() else str(value)
+    ).strip()
+
+
+def _numbers_or_text(column: pd.Series, decimal_comma: bool) -> pd.Series:
+    values = column.map(str, na_action="ignore").str.strip()
+    numbers = pd.to_numeric(values, errors="coerce")
+    if decimal_comma and numbers.isna().sum() > values.isna().sum():
+        numbers = pd.to_numeric(values.str.replace(",", ".", regex=False), errors="coerce")
+    return numbers if (numbers.isna() == values.isna()).all() and values.notna().any() else values
+
+
+def _with_wells(table: pd.DataFrame) -> pd.DataFrame:
+    """With a column well, where two columns say it: 1 and 1 are A01."""
+    if "well" in table.columns:
+        return table
+    by_word = {str(c).lower().removeprefix("metadata_"): c for c in table.columns}
+    row = next((by_word[w] for w in _ROWS if w in by_word), None)
+    column = next((by_word[w] for w in _COLUMNS if w in by_word), None)
+    if row is None or column is None:
+        return table
+    both = table[row].notna() & table[column].notna()
+    wells = [
+        well_of(r, c) if there else "" for r, c, there in zip(table[row], table[column], both, strict=True)
+    ]
+    return table.assign(well=pd.Series(wells, table.index, dtype=object)) if any(wells) else table
+
+
+# ---- which row is of which field -------------------------------------------------------------------
+
+
+def join_table(
+    fields: Sequence[Field],
+    files: Sequence[Sequence[Path]],
+    path: Path,
+    on: str = "",
+    overwrite: bool = False,
+) -> Joined:
+    """Add a table's columns to the fields; rows and fields that stay alone are reported.
+
+    Parameters
+    ----------
+    fields : sequence of Field
+    files : sequence of sequences of Path
+        Those of each field.
+    path : Path
+        The table; see `read_metadata`.
+    on : str
+        Columns to join by, "plate+well"; "": the first that fit of plate, well and site; file; the beginning of the
+        file's name; field.
+    overwrite : bool
+        Whether the table's word counts more than what is known of a field; where it is, never.
+
+    Raises
+    ------
+    InputError
+        If the table cannot be read, or cannot be joined.
+    """
+    table = read_metadata(path)
+    notes: list[str] = []
+    fields = _with_plates(table, fields, files)
+    columns = _join_columns(table, fields, files, on, path.name)
+    rows: dict[tuple[str, ...], dict[str, Any]] = {}
+    first_row: dict[tuple[str, ...], int] = {}
+    mistakes: list[tuple[int, str, str]] = []
+    several: list[str] = []
+    for at, record in zip(table.index, table.to_dict("records"), strict=True):
+        key = tuple(join_key(c, record[c]) for c in columns)
+        name = " ".join(str(record[c]) for c in columns)
+        if not all(key):
+            mistakes.append((int(at) + 2, name.replace("nan", "–"), f"{'+'.join(columns)} is not filled in"))
+            continue
+        left_out = ("field", "file", "prefix")
+        values = {str(k): v for k, v in record.items() if k not in left_out and v == v and v is not None}
+        if key in rows and rows[key] != values:
+            several.append(name)
+            mistakes.append(
+                (int(at) + 2, name, f"row {first_row[key]} is of the same {'+'.join(columns)}, and was used")
+            )
+        rows.setdefault(key, values)
+        first_row.setdefault(key, int(at) + 2)
+    if several:
+        what = counted(several, "+".join(columns))
+        notes.append(f"{path.name} has different rows for {what}; the first was used.")
+    used, out, alone, brought = set(), [], [], dict[str, None]()
+    for field, mine in zip(fields, files, strict=True):
+        key = next((k for k in _field_keys(field, mine, columns) if k in rows), ())
+        if not key and columns in (("file",), ("prefix",)):
+            key = _longest_prefix(mine, rows)
+        if key in rows:
+            used.add(key)
+            known = field.metadata
+            fixed = {k: v for k, v in known.items() if k in KEYS} if overwrite else known
+            brought |= dict.fromkeys(k for k in rows[key] if k not in fixed)
+            said = {**known, **rows[key], **fixed} if overwrite else {**rows[key], **known}
+            field = dataclasses.replace(field, metadata=said)
+        else:
+            alone.append(field.id)
+        out.append(field)
+    left = [key for key in rows if key not in used]
+    mistakes += [(first_row[key], " ".join(key), "no field belongs to it") for key in left]
+    if alone:
+        notes.append(f"{path.name} has no row for {counted(alone, 'field')}.")
+    if left:
+        notes.append(f"No field belongs to {counted([' '.join(key) for key in left], 'row')} of {path.name}.")
+    lonely = set(alone)
+    matched = tuple(f.id for f in out if f.id not in lonely)
+    return Joined(out, columns, tuple(brought), matched, notes, sorted(mistakes))
+
+
+def _with_plates(
+    table: pd.DataFrame, fields: Sequence[Field], files: Sequence[Sequence[Path]]
+) -> list[Field]:
+    """Fields with their plate by the name of a folder, where the table tells plates apart and no field has one."""
+    if "plate" not in table.columns or any("plate" in f.metadata for f in fields):
+        return list(fields)
+    plates = {join_key("plate", p): str(p) for p in table["plate"].dropna()}
+    out = []
+    for field, mine in zip(fields, files, strict=True):
+        parts = [part.casefold() for part in mine[0].parent.parts[::-1]] if mine else []
+        own = next((plates[p] for p in parts if p in plates), None)
+        if own is None:  # "BR00117006__2020-11-08…" is plate BR00117006
+            own = next(
+                (
+                    name
+                    for part in parts
+                    for p, name in plates.items()
+                    if part.startswith(p) and not part[len(p)].isalnum()
+                ),
+                None,
+            )
+        out.append(
+            field if own is None else dataclasses.replace(field, metadata={"plate": own, **field.metadata})
+        )
+    return out
+
+
+def _join_columns(
+    table: pd.DataFrame, fields: Sequence[Field], files: Sequence[Sequence[Path]], on: str, name: str
+) -> tuple[str, ...]:
+    """The columns a table is joined by: the user's, else the first that both sides have."""
+    if on:
+        columns = tuple(c.strip() for c in re.split(r"[+,]", on) if c.strip())
+        for column in columns:
+            if column not in table.columns:
+                raise InputError(f"{name} has no column {column!r}; columns are {', '.join(table.columns)}.")
+            if column not in ("field", "file", "prefix") and not any(column in f.metadata for f in fields):
+                raise InputError(
+                    f"The fields have no {column!r} to join {name} by; name it in the pattern, for example {{{column}}}.tif."
+                )
+        return columns
+    for way in _WAYS:
+        if all(c in table.columns for c in way) and (
+            way == ("prefix",) or any(_field_keys(f, p, way) for f, p in zip(fields, files, strict=True))
+        ):
+            return way
+    raise InputError(
+        f"{name} cannot be joined to the fields: it needs a column well (and the file names or the pattern a well), "
+        f"field or file; its columns are {', '.join(table.columns)}."
+    )
+
+
+def _field_keys(field: Field, files: Sequence[Path], columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """The keys under which a field may be found: more than one where several files make it up."""
+    options = {""}
+    if "file" in columns:
+        options = {join_key("file", p.name) for p in files} | {join_key("file", stem(p)) for p in files}
+    keys = []
+    for file in sorted(options):
+        values = [
+            file
+            if c == "file"
+            else join_key(c, field.id)
+            if c == "field"
+            else join_key(c, field.metadata.get(c))
+            for c in columns
+        ]
+        if all(values):
+            keys.append(tuple(values))
+    return keys
+
+
+def _longest_prefix(files: Sequence[Path], rows: Mapping[tuple[str, ...], Any]) -> tuple[str, ...]:
+    """The row whose word the names of all of a field's files begin with, the longest; () if there is none."""
+    names = [p.name.casefold() for p in files]
+    fits = [
+        key
+        for key in rows
+        if all(n.startswith(key[0]) and not n[len(key[0]) : len(key[0]) + 1].isalnum() for n in names)
+    ]
+    return max(fits, key=lambda key: len(key[0]), default=())
+
+
+def join_key(column: str, value: Any) -> str:
+    """A value as it is compared: wells canonical, "s1" = "01" = site 1, files without folders."""
+    if value is None or value != value or str(value).strip() == "":
+        return ""
+    text = str(value).strip()
+    if column == "well":
+        return well_name(text)
+    if column == "site":
+        match = re.fullmatch(r"[A-Za-z_-]*0*(\d+)(?:\.0)?", text)
+        return match[1] if match else text.casefold()
+    if column in ("file", "prefix"):
+        return text.replace("\\", "/").rpartition("/")[2].casefold()
+    if column == "field":
+        return safe_id(text).casefold()
+    number = re.fullmatch(r"(-?\d+)\.0", text)
+    return number[1] if number else text.casefold()
+
+
+def stem(path: Path) -> str:
+    """A file's name without its endings."""
+    name = path.stem if path.suffix.lower() != ".gz" else Path(path.stem).stem
+    return name.removesuffix(".ome").removesuffix(".OME") or name
