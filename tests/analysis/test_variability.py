@@ -147,6 +147,73 @@ def test_a_group_is_compared_with_references_of_its_own_kind():
     )
 
 
+def test_references_are_drawn_as_bright_as_the_group():
+    """The spread grows with the brightness; bright groups are then beyond chance only where that is not matched."""
+    rng = np.random.default_rng(0)
+    n_groups, n = 24, 200
+    group = np.repeat(np.arange(n_groups), n)
+    light = np.exp(rng.normal(0, 0.4, len(group)))
+    light[group >= 20] *= 1.6  # bright groups
+    value = rng.normal(size=len(group)) * light
+    value[group == 23] *= 2  # and one that is mixed, besides
+    reference = group < 12
+    plain = compare_spread(value, group, n_groups, reference)
+    found = compare_spread(value, group, n_groups, reference, brightness=light)
+    assert (plain.p_fdr[20:23] <= 0.05).all()
+    assert (found.p_fdr[12:23] > 0.05).all()
+    assert found.p_fdr[23] <= 0.05
+    assert (plain.n_references == 12).all()
+    assert (found.n_references[12:20] >= 8).all()
+    # Against the plain definition: cells of one reference group weighted such that the fifths of the group's own are even.
+    own = light[group == 20]
+    edges = np.quantile(own, (0.2, 0.4, 0.6, 0.8))
+    rim = 0.1 * (own.max() - own.min())
+    each = []
+    for g in range(12):
+        cells, bright = value[group == g], light[group == g]
+        fifth = np.searchsorted(edges, bright, side="right")
+        fifth[(bright < own.min() - rim) | (bright > own.max() + rim)] = 9
+        if min((fifth == i).sum() for i in range(5)) >= 2:
+            drawn = [
+                np.concatenate([rng.choice(cells[fifth == i], 40) for i in range(5)]).std()
+                for _ in range(300)
+            ]
+            each.append(np.mean(drawn))
+    assert found.n_references[20] == len(each)
+    assert found.expected[20] == pytest.approx(np.mean(each), rel=0.04)
+
+
+def test_references_that_are_not_as_bright_are_refused():
+    rng = np.random.default_rng(1)
+    group = np.repeat(np.arange(8), 60)
+    light = np.where(group < 6, 1.0, 5.0) * np.exp(rng.normal(0, 0.1, len(group)))
+    light[0] = np.nan
+    value = rng.normal(size=len(group))
+    found = compare_spread(value, group, 8, group < 4, brightness=light)
+    assert found.n_cells[0] == 59
+    assert (found.n_references[:6] > 0).all()
+    assert np.array_equal(found.n_references[6:], [0, 0])
+    assert np.isnan(found.p[6:]).all()
+    assert np.array_equal(found.rank[6:], [0, 0])
+    assert np.isfinite(found.value[6:]).all()
+    one = compare_spread(value, group, 8, group < 1, brightness=light)  # all there are
+    assert one.n_references[4] == 1
+    still = compare_spread(
+        value, group, 8, group < 4, brightness=np.ones(len(group))
+    )  # equal everywhere: as without
+    assert still.expected[5] == pytest.approx(
+        compare_spread(value, group, 8, group < 4).expected[5], rel=0.05
+    )
+
+
+def test_weighted_draws_are_those_of_weighted_cells():
+    rng = np.random.default_rng(0)
+    x = np.array([[0.0], [1.0], [5.0]])
+    weight = np.array([0.5, 0.5, 0.0])
+    found = drawn_spread(x, 4000, 200, rng, weight=weight)
+    assert found.mean() == pytest.approx(0.5 * np.sqrt(2), rel=0.01)  # two cells of the same worth: √(2 / 1)
+
+
 def test_bootstrap_interval_is_scipys():
     own = np.random.default_rng(4).gamma(2, size=60)
     found = compare_spread(own, np.zeros(60, int), 1, np.ones(60, bool), n_draws=4000)

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import spearmanr
+from sklearn.linear_model import LinearRegression
 
 from napari_cellrep.data import Project, open_project
 from napari_cellrep.data.cells import embedding_names, provenance
@@ -80,6 +81,29 @@ def test_fields_of_a_group_are_compared_one_by_one(simple_project: Project):
         .isna()
         .all()
     )
+    plain = run(simple_project, "fields", n_draws=0)
+    less = run(simple_project, "fields", n_draws=0, quality="area_px,q_focus")
+    taken = less.numbers["without"]
+    assert taken["columns"] == ["area_px", "q_focus"]
+    assert (
+        f"Taken out of every cell first: area_px and q_focus; left of the variance within fields {taken['left']:.0%}"
+        in less.summary
+    )
+    assert (less.table["field_highest"] < plain.table["field_highest"].reindex(less.table.index)).all()
+    # Against scikit-learn: residuals on both numbers, their squares and a constant for each field.
+    obs = good(simple_project)
+    x = np.asarray(open_project(simple_project.root).cells[obs.index].obsm["X_simple"], float)
+    numbers = [obs[c].to_numpy(float) for c in ("area_px", "q_focus")]
+    numbers = [np.log(v) if v.max() > 10 * v.min() > 0 else v for v in numbers]
+    numbers = [(v - v.mean()) / v.std() for v in numbers]
+    fields = pd.get_dummies(obs["field"].astype(str)).to_numpy(float)
+    known = np.column_stack([*numbers, *(v**2 for v in numbers), fields])
+    z = (x - x.mean(axis=0)) / x.std(axis=0)
+    rest = z - LinearRegression(fit_intercept=False).fit(known, z).predict(known)
+    spread = pd.DataFrame(rest).groupby(obs["group"].astype(str).to_numpy()).std(ddof=0).mean(axis=1)
+    np.testing.assert_allclose(less.table["field_highest"], spread.reindex(less.table.index), rtol=1e-4)
+    with pytest.raises(InputError, match="holds no number"):
+        run(simple_project, "fields", quality="compound")
     with pytest.raises(InputError, match='"sd" or a "distance"'):
         run(simple_project, "fields", measure="range")
     with pytest.raises(InputError, match="Not enough data"):
@@ -285,6 +309,38 @@ def test_quality_is_taken_out_of_the_spread_and_what_is_left_is_said(simple_proj
     assert "average precision of" in hits.summary
     with pytest.raises(InputError, match="COLUMN=VALUE"):
         run(simple_project, "variability", by="well", known="control")
+
+
+def test_groups_are_compared_with_references_as_bright(simple_project: Project):
+    run(simple_project, "score")
+    plain = run(simple_project, "variability", by="well", n_draws=0).table
+    found = run(simple_project, "variability", by="well", n_draws=0, as_bright=True)
+    left = found.table["n_references"]
+    assert (left > 0).any()
+    np.testing.assert_array_equal(found.table["score_sd_p"].notna(), left > 0)
+    assert (found.table["score_sd"] == plain["score_sd"].reindex(found.table.index)).all()
+    np.testing.assert_allclose(
+        found.table["intensity_cv_expected"], plain["intensity_cv_expected"].reindex(found.table.index)
+    )
+    few = int((left == 0).sum())
+    assert "as bright (q_signal)" in found.summary
+    assert (f"for {few} too few are, so they have no p" in found.summary) == (few > 0)
+    groups = open_project(simple_project.root).groups
+    assert str(groups.obs["n_references_simple"].dtype) == "Int64"
+    with pytest.raises(InputError, match="No intensity is known"):
+        run(simple_project, "variability", as_bright=True, intensity="")
+    cells = simple_project.cells
+    cells.obs["dim"] = np.where(cells.obs["control"] == -1, 1.0, 9.0) + np.random.default_rng(0).random(
+        cells.n_obs
+    )
+    cells.obs["Cell line"] = np.where(cells.obs["well"].astype(str) == "A05", "HeLa", "U2OS")
+    del cells.obs["control"]
+    simple_project.write_cells(cells)
+    run(simple_project, "score", a="compound=Wortmannin", b="compound=LY294002", per="none")
+    assert "of the same Cell line" in run(simple_project, "variability", by="well", n_draws=0).summary
+    assert "of the same" not in run(simple_project, "variability", by="well", n_draws=0, same="none").summary
+    with pytest.raises(InputError, match="no column 'mood'"):
+        run(simple_project, "variability", same="mood")
 
 
 def test_odd_cells_by_density_and_by_their_own_group(simple_project: Project):

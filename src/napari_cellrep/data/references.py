@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 
@@ -39,6 +41,45 @@ def reference_of(obs: pd.DataFrame, codes: np.ndarray, a: str, min_cells: int = 
         if n:
             return found, f"{n:,} reference group{'s' if n > 1 else ''} ({reference_words(reference)})"
     return np.ones(len(obs), bool), "any group (no cell is marked as a reference, control −1)"
+
+
+CELL_LINE = {
+    "cellline",
+    "line",
+}  # a column called so, spaces, lines and capitals aside, says which cell line a cell is of
+
+
+def kinds_of(obs: pd.DataFrame, per: str, same: str = "auto") -> tuple[np.ndarray | None, str]:
+    """In what a group and the groups it is compared with are the same, and in words.
+
+    Parameters
+    ----------
+    obs : DataFrame
+    per : str
+        Column that the score's references are the same in; "" for none.
+    same : str
+        A column; "auto": `per`, and the cell line where a column is called so; "none".
+
+    Returns
+    -------
+    codes : ndarray of int, shape (n,), or None
+        Cells of equal number are of one kind; −1 for those without a value.
+    words : str
+        " of the same compound and cell line", or "".
+    """
+    columns = [same] if same not in ("auto", "none", "") else []
+    if same == "auto":
+        lines = [c for c in obs.columns if re.sub(r"[\W_]", "", str(c)).casefold() in CELL_LINE]
+        columns = list(dict.fromkeys(c for c in (per, *lines[:1]) if c in obs))
+    if not columns:
+        return None, ""
+    each = [pd.factorize(obs[c].astype(str).where(obs[c].notna(), None))[0] for c in columns]
+    codes = each[0]
+    for more in each[1:]:
+        known = (codes >= 0) & (more >= 0)
+        codes = np.where(known, codes * (int(more.max(initial=0)) + 1) + more, -1)
+    codes = pd.factorize(pd.Series(codes).where(codes >= 0))[0]
+    return codes, " of the same " + " and ".join(c.replace("_", " ") for c in columns)
 
 
 def reference_words(reference: str) -> str:

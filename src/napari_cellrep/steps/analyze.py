@@ -32,6 +32,7 @@ from napari_cellrep.analysis import (
 from napari_cellrep.data import Project
 from napari_cellrep.data.cells import embedding_names, map_key, provenance
 from napari_cellrep.data.classes import MOST_CLASSES
+from napari_cellrep.data.references import kinds_of
 from napari_cellrep.data.sets import cells_digest, read_sets
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import InputError, digest, join_words
@@ -244,6 +245,8 @@ def rank_groups(
     n_draws: int = 500,
     quality: str = "",
     intensity: str = "q_signal",
+    as_bright: bool = False,
+    same: str = "auto",
     known: str = "",
     seed: int = 0,
 ) -> Job[Found]:
@@ -260,18 +263,37 @@ def rank_groups(
         z, value, taken = recipes.without_quality(work, z, value, of, quality)
     features = variability.feature_spread(z, of, len(names), min_cells=min_cells)
     reference, with_what = work.reference(of, min_cells)
-    match = None
-    if work.scored.get("per") in work.obs and not reference.all():
-        match = pd.factorize(work.obs[work.scored["per"]])[0]
+    match, of_kind = None, ""
+    if same not in ("auto", "none", ""):
+        work.column(same)
+    if not reference.all():
+        match, of_kind = kinds_of(work.obs, str(work.scored.get("per", "")), same)
+    light = intensity if intensity in work.obs else ""
+    if intensity not in ("", "q_signal"):
+        work.column(intensity)
+    bright = pd.to_numeric(work.obs[light], errors="coerce").to_numpy(float) if light else None
+    if as_bright and bright is None:
+        raise InputError(
+            "No intensity is known, so references cannot be as bright; name its column with intensity=COLUMN."
+        )
+    if as_bright and reference.all():
+        raise InputError(
+            "No cell is marked as a reference that could be as bright: set control to −1 in the metadata, or score between two "
+            "references first."
+        )
 
     def by_chance(x: np.ndarray, relative: bool = False) -> dict[str, np.ndarray]:
         """What as many cells of a reference group show, and how often they spread as much."""
         found = variability.compare_spread(
-            x, of, len(names), reference, match=match, relative=relative, min_cells=min_cells, seed=seed
-        )
+            x, of, len(names), reference, match=match, relative=relative, min_cells=min_cells, seed=seed,
+            brightness=bright if as_bright and not relative else None,
+        )  # fmt: skip
         if relative:
             return {"": found.value, "_expected": found.expected, "_p_fdr": found.p_fdr}
+        left[:] = found.n_references
         return {"expected": found.expected, "p": found.p, "p_fdr": found.p_fdr}
+
+    left = np.zeros(len(names), np.int64)  # references of each group
 
     table = pd.DataFrame(index=pd.Index(names, name=by, dtype=object))
     table["n_cells"] = features.n_cells
@@ -297,18 +319,31 @@ def rank_groups(
     table["heterogeneity"], table["rank_heterogeneity"] = features.sd, as_ranks(features.rank)
     for name, found in by_chance(z).items():
         table[f"heterogeneity_{name}"] = found
-    light = intensity if intensity in work.obs else ""
-    if intensity not in ("", "q_signal"):
-        work.column(intensity)
-    if light:  # the other of two numbers: a group can vary in how much protein there is, and not in where
-        bright = pd.to_numeric(work.obs[light], errors="coerce").to_numpy(float)
+    if as_bright:
+        table["n_references"] = left
+    if (
+        bright is not None
+    ):  # the other of two numbers: a group can vary in how much protein there is, and not in where
         for name, found in by_chance(bright, relative=True).items():
             table[f"intensity_cv{name}"] = found
     few = int((features.rank == 0).sum())
     summary += f"; {few} with fewer than {min_cells} cells not ranked." if few else "."
     n_sure = int((table[sure] <= 0.05).sum())
+    with_what += of_kind + (f", as bright ({light})" if as_bright else "")
     summary += f" {n_sure} {'varies' if n_sure == 1 else 'vary'} more than as many cells of {with_what}, p ≤ 0.05 (FDR)."
-    if light:
+    if as_bright:
+        judged, without = left[left > 0], int(((left == 0) & (features.rank > 0)).sum())
+        if not len(judged):
+            raise InputError(
+                f"Not enough data: no {by} has {variability.LEAST_REFERENCES} references with cells as bright ({light}) as its "
+                "own; compare without (as_bright=false)."
+            )
+        least, most = int(judged.min()), int(judged.max())
+        summary += (
+            f" Each was compared with {least if least == most else f'{least} to {most}'} references as bright"
+        )
+        summary += f"; for {without:,} too few are, so they have no p." if without else "."
+    if bright is not None:
         n_bright = int((table["intensity_cv_p_fdr"] <= 0.05).sum())
         summary += f" By intensity ({light}) {n_bright} {'does' if n_bright == 1 else 'do'}."
     if "score_sd" not in table:
@@ -771,10 +806,16 @@ _OPTIONS: dict[str, dict[str, Any]] = {
              "with dose or conc in its name."},
     "quality": {"label": "Take out",
                 "help": "Columns with commas between them, or quality for all quality numbers: what follows them from cell to "
-                "cell within a group is taken out first, and how much is left is said."},
+                "cell within a group (of fields: within a field) is taken out first, and how much is left is said."},
     "intensity": {"label": "Intensity", "column": True, "also": ["", "q_signal"],
                   "help": "Column of the protein's intensity: its spread in every group stands beside that of the place, because "
                   "a group can vary in one and not in the other. Empty: none."},
+    "as_bright": {"label": "References as bright",
+                  "help": "Compares each group with reference cells of the same intensities, so that dim or bright cells "
+                  "alone do not make it vary; groups without such references have no p."},
+    "same": {"label": "References of the same", "column": True, "also": ["auto", "none"],
+             "help": "A group is compared with references that have its value of this column. auto: what the score's references "
+             "share, and the cell line where a column is called so."},
     "known": {"label": "Known to vary",
               "help": "COLUMN=VALUE of groups that are known to vary (several values of a cell parted by ;): says how many of "
               "the first k of the ranking are. Empty: nothing is compared."},
@@ -862,7 +903,7 @@ _VERSIONS = {
     "profile": 3,
     "neighbours": 2,
     "treatments": 2,
-    "variability": 3,
+    "variability": 4,
     "score": 2,
     "outliers": 2,
 }  # of what is written: an older result is made again
@@ -1141,7 +1182,7 @@ _RANKED = (
     "heterogeneity_p", "heterogeneity_p_fdr", "distance", "n_compared", "rare_share", "rare_p", "rare_p_fdr", "rare_upper",
     "rank_rare", "field_highest", "field_expected", "field_p", "field_p_fdr", "n_counted_fields", "moved_shift",
     "moved_expected", "moved_ratio", "moved_p", "moved_p_fdr", "n_wells", "average_precision", "average_precision_p",
-    "average_precision_p_fdr", "agreement", "intensity_cv", "intensity_cv_expected", "intensity_cv_p_fdr",
+    "average_precision_p_fdr", "agreement", "intensity_cv", "intensity_cv_expected", "intensity_cv_p_fdr", "n_references",
 )  # fmt: skip
 
 
@@ -1207,7 +1248,13 @@ def _fingerprint(work: Work, recipe: str, options: Mapping[str, Any]) -> str:
             "control",
             *users_columns(work.all_obs),
         ],
-        "fields": [options.get("by"), "field", "control", *users_columns(work.all_obs)],
+        "fields": [
+            options.get("by"),
+            "field",
+            "control",
+            *(recipes.quality_columns(work, str(options["quality"])) if options.get("quality") else ()),
+            *users_columns(work.all_obs),
+        ],
         "moved": [options.get("by"), options.get("condition"), "field", *users_columns(work.all_obs)],
         "treatments": ["field", *users_columns(work.all_obs)],
         "knows": [options.get("label"), options.get("held_out")],
@@ -1368,7 +1415,16 @@ def _typed(column: str, values: list[Any]) -> Any:
     """A column of the group table: whole numbers, numbers or categories; every kind may have gaps."""
     empty = [v is None or pd.isna(v) for v in values]
     if column.startswith(
-        ("n_cells_", "n_left_out_", "n_profiled_", "n_compared_", "n_counted_fields_", "n_wells_", "rank_")
+        (
+            "n_cells_",
+            "n_left_out_",
+            "n_profiled_",
+            "n_compared_",
+            "n_counted_fields_",
+            "n_wells_",
+            "n_references_",
+            "rank_",
+        )
     ):
         return pd.array([None if e else int(v) for v, e in zip(values, empty, strict=True)], dtype="Int64")
     kept = [v for v, e in zip(values, empty, strict=True) if not e]

@@ -14,7 +14,7 @@ from napari_cellrep.analysis.outliers import scale_of
 from napari_cellrep.analysis.variability import Compared, compare_spread, without
 from napari_cellrep.data import Project
 from napari_cellrep.data.cells import embedding_names, provenance
-from napari_cellrep.data.references import members, reference_of
+from napari_cellrep.data.references import kinds_of, members, reference_of
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import InputError, join_words, p_words
 from napari_cellrep.steps import believe as cell
@@ -116,9 +116,7 @@ class _Group:
         """Spread of all groups (or of others, by `codes`), and in words what chance is."""
         obs = self.obs.iloc[rows]
         reference, words = reference_of(obs, self.codes[rows], self.a, MIN_CELLS)
-        match = None
-        if self.per in obs and not reference.all():
-            match = pd.factorize(obs[self.per])[0]
+        match = None if reference.all() else kinds_of(obs, self.per)[0]
         of = self.codes[rows] if codes is None else codes
         found = compare_spread(
             values,

@@ -115,9 +115,9 @@ def quality_columns(work: Work, text: str) -> list[str]:
 
 
 def without_quality(
-    work: Work, z: np.ndarray, value: np.ndarray, of: np.ndarray, text: str
+    work: Work, z: np.ndarray, value: np.ndarray, of: np.ndarray, text: str, within: str = "groups"
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """Take quality numbers out of the features and of the score within groups, and say how much is left of each."""
+    """Take quality numbers out of the features and of the score within groups (fields), and say how much is left of each."""
     columns, numbers, used = quality_columns(work, text), [], []
     for name in columns:
         own = pd.to_numeric(work.column(name).astype(object), errors="coerce").to_numpy(float)
@@ -137,9 +137,7 @@ def without_quality(
     if not np.isfinite(rest).any():
         raise InputError(f"No cell has a number in each of {join_words(used, 6)}.")
     taken: dict[str, Any] = {"columns": used, "left": left, "left_out": lost}
-    words = (
-        f"Taken out of every cell first: {join_words(used, 6)}; left of the variance within groups {left:.0%}"
-    )
+    words = f"Taken out of every cell first: {join_words(used, 6)}; left of the variance within {within} {left:.0%}"
     if np.isfinite(value).any():
         alone, of_score = variability.without(value[:, None], number, of)
         value, taken["left_of_score"] = alone[:, 0].astype(float), of_score
@@ -282,6 +280,7 @@ def compare_fields(
     measure: str = "sd",
     min_cells: int = 10,
     n_draws: int = 200,
+    quality: str = "",
     seed: int = 0,
 ) -> Job[Found]:
     """Measure how cells differ within each field, and rank groups by their most mixed field."""
@@ -292,6 +291,17 @@ def compare_fields(
     fields = pd.factorize(work.obs["field"].astype(str))[0]
     reference, words = work.reference(of, min_cells)
     z = projection.z_score(work.x)
+    taken: dict[str, Any] = {}
+    if quality:  # within the fields of each group, because that is where the cells are compared
+        each = np.where(of >= 0, fields * len(names) + of, -1)
+        z, _, taken = without_quality(
+            work,
+            z,
+            np.full(len(z), np.nan),
+            pd.factorize(pd.Series(each).where(each >= 0))[0],
+            quality,
+            "fields",
+        )
     found = mixtures.field_spread(
         z, fields, of, len(names), reference, measure=measure, min_cells=min_cells, n_draws=n_draws, seed=seed
     )
@@ -309,7 +319,9 @@ def compare_fields(
         summary += (
             f": {n:,} {'is' if n == 1 else 'are'} more mixed than as many fields of {words}, p ≤ 0.05 (FDR)"
         )
-    return Found(summary=f"{summary}.", table=table, numbers={"by": by, "measure": measure})
+    summary += f". {taken['words']}" if taken else "."
+    numbers = {"by": by, "measure": measure, **({"without": taken} if taken else {})}
+    return Found(summary=summary, table=table, numbers=numbers)
 
 
 def find_moved(

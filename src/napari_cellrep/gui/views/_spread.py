@@ -18,7 +18,7 @@ from napari_cellrep.analysis.variability import (
     main_axis,
     without,
 )
-from napari_cellrep.data.references import members, reference_of, reference_words
+from napari_cellrep.data.references import kinds_of, members, reference_of, reference_words
 from napari_cellrep.gui.views._raster import _natural
 
 MIN_CELLS = 10
@@ -158,9 +158,9 @@ def measure(
     of = np.split(rows[by_code[int((codes < 0).sum()) :]], ends[:-1]) if names else []
     reference, with_what = reference_of(own, codes, asked.a, MIN_CELLS)
     match = None
-    if asked.like in own and not reference.all():
-        match = pd.factorize(own[asked.like])[0]
-        with_what += f" of the same {asked.like.replace('_', ' ')}"
+    if not reference.all():
+        match, of_kind = kinds_of(own, asked.like)
+        with_what += of_kind
 
     scale, x = None, None
     if vectors is not None:
