@@ -4,15 +4,18 @@ import numpy as np
 import pytest
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import pdist, squareform
+from sklearn.metrics import adjusted_rand_score
 
 from napari_cellrep.analysis.profiles import (
     grow,
+    join,
     likeness,
     mean_profiles,
     represent,
     similar_groups,
     typical,
 )
+from napari_cellrep.analysis.projection import z_score
 from napari_cellrep.specs import InputError
 
 
@@ -229,5 +232,16 @@ def test_more_rows_than_a_tree_holds_go_through_representatives(monkeypatch):
     found = grow(centres, "euclidean", "ward").clusters(4)[of]
     assert {tuple(np.unique(kind[found == i])) for i in range(1, 5)} == {(0,), (1,), (2,), (3,)}
     assert np.array_equal(of, represent(x, 20)[1])
+    # `join` takes representatives by itself, and says so; every row has a cluster.
+    for metric in ("correlation", "euclidean"):
+        joined = join(z_score(x), metric, "ward")
+        assert len(joined.of) == 900
+        assert joined.tree.n_leaves == len(joined.leaves) <= 100
+        assert "of 900 rows were joined" in joined.words
+        got = joined.clusters(4)
+        assert adjusted_rand_score(kind, got) > 0.99
+    few = join(x[:90], "euclidean")
+    assert (few.words, few.tree.n_leaves) == ("", 90)
+    assert np.array_equal(few.clusters(5), grow(x[:90], "euclidean").clusters(5))
     with pytest.raises(InputError, match="2 to 100 representatives"):
         represent(x, 101)

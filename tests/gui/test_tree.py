@@ -8,6 +8,7 @@ import pytest
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtGui import QImage
 
+from napari_cellrep.analysis import profiles
 from napari_cellrep.gui._image import canvas_of
 from napari_cellrep.gui._pictures import compose, default_look
 from napari_cellrep.gui._state import session_of
@@ -252,6 +253,28 @@ def test_too_many_cells_are_drawn_from_and_it_says_so(view, qtbot, monkeypatch):
     assert view.plot.shown.tree.n_leaves == len(set(view.plot.shown.names)) == 50
     assert set(view.plot.shown.names) <= ids(session)
     assert view.words.text().startswith(f"50 of {session.n_visible:,} selected cells, drawn at random")
+
+
+def test_more_cells_than_a_tree_joins_are_all_in_it_by_representatives(view, qtbot, monkeypatch):
+    monkeypatch.setattr(profiles, "JOINED_MOST", 60)
+    session = view.session
+    session.select(np.flatnonzero(session.visible))
+    view.rows_of.setCurrentIndex(view.rows_of.findData(""))
+    settled(qtbot, view)
+    shown = view.plot.shown
+    n = shown.tree.n_leaves
+    assert n <= 60
+    known = np.isfinite(session.cells.obsm[f"X_{session.embedding}"]).all(axis=1)
+    np.testing.assert_array_equal(
+        np.sort(np.concatenate(shown.members)), np.flatnonzero(session.visible & known)
+    )
+    for name, own in zip(shown.names, shown.members, strict=True):
+        assert session.row_of_id(name) in own
+    assert view.words.text().startswith(
+        f"{int((session.visible & known).sum()):,} selected cells, {n:,} representatives"
+    )
+    assert any(len(own) > 1 for own in shown.members)
+    assert (shown.noun, shown.counted) == ("representatives", True)
 
 
 def test_keys_walk_through_the_tree(view, qtbot):

@@ -18,6 +18,7 @@ FEW_CELLS = 10  # the mean of fewer is mostly luck
 ORDERED_MOST = 600
 # All pairs of so many rows are 1.6 GB, twice, and time grows with the square: more rows go through `represent`.
 JOINED_MOST = 20_000
+REPRESENTATIVES = 2000  # of more rows than that
 
 
 @dataclass(frozen=True)
@@ -305,7 +306,7 @@ def grow(z: np.ndarray, metric: str = "correlation", linkage: str = "average") -
     if len(z) > JOINED_MOST:
         raise InputError(
             f"A tree joins {JOINED_MOST:,} rows at most; there are {len(z):,}. Join groups instead of cells, or "
-            "representatives of them (profiles.represent)."
+            "representatives of them (profiles.join)."
         )
     _check_features(z, metric)
     rows = np.asarray(z, np.float64) if metric == "euclidean" else _unit(z)
@@ -320,6 +321,56 @@ def grow(z: np.ndarray, metric: str = "correlation", linkage: str = "average") -
 
         joined = hierarchy.optimal_leaf_ordering(joined, distance)
     return _drawn(joined)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A tree of rows, or of what stands for them.
+
+    Parameters
+    ----------
+    tree : Tree
+    of : ndarray of shape (n_rows,), int64
+        The leaf of each row.
+    leaves : ndarray of shape (n_leaves, d), float
+        What was joined: the rows, or their representatives.
+    words : str
+        That representatives were joined and how many, in a sentence; "" where the rows were.
+    """
+
+    tree: Tree
+    of: np.ndarray
+    leaves: np.ndarray
+    words: str
+
+    def clusters(self, most: int) -> np.ndarray:
+        """Cluster of each row, int (n_rows,), as `Tree.clusters` numbers them."""
+        return np.asarray(self.tree.clusters(most)[self.of])
+
+
+def join(z: np.ndarray, metric: str = "correlation", linkage: str = "average", *, seed: int = 0) -> Joined:
+    """`grow` a tree of rows; of more than `JOINED_MOST`, of the representatives that stand for them (`represent`).
+
+    Parameters
+    ----------
+    z, metric, linkage
+        As in `grow`.
+    seed : int
+        Of the representatives.
+
+    Raises
+    ------
+    InputError
+        As `grow`, but for many rows.
+    """
+    if len(z) <= JOINED_MOST:
+        return Joined(grow(z, metric, linkage), np.arange(len(z)), z, "")
+    leaves, of = represent(
+        _unit(z) if metric == "correlation" else z, min(REPRESENTATIVES, JOINED_MOST), seed
+    )
+    leaves = mean_profiles(z, _members(of))
+    words = f"{len(leaves):,} representatives (k-means) of {len(z):,} rows were joined; each stands for those nearest to it."
+    return Joined(grow(leaves, metric, linkage), of, leaves, words)
 
 
 def represent(z: np.ndarray, n: int = 2000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

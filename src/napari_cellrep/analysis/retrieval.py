@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from napari_cellrep.analysis.profiles import grow
+from napari_cellrep.analysis.profiles import JOINED_MOST, grow
 from napari_cellrep.analysis.variability import corrected
 from napari_cellrep.specs import InputError
 
@@ -358,6 +358,11 @@ def functional_standard(
         raise InputError(
             f"{len(rows)} of {len(names):,} items are in a set that two of them share; three are needed. Names have to be "
             "those of the sets."
+        )
+    if len(rows) > JOINED_MOST:
+        raise InputError(
+            f"All pairs of at most {JOINED_MOST:,} annotated items are ranked; there are {len(rows):,}. Take fewer sets (an "
+            "aspect), or a coarser grouping."
         )
     s = similarity(np.asarray(x)[rows], metric)
     own = member[rows]

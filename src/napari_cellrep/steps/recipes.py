@@ -743,7 +743,8 @@ def score_standard(
     known = [str(names[i]) for i in have]
     found = retrieval.functional_standard(z, known, sets)
     yield Progress(1, 2, "Sets enriched in clusters")
-    cluster = profiles.grow(z).clusters(clusters)
+    joined = profiles.join(z)
+    cluster = joined.clusters(clusters)
     rows: list[dict[str, Any]] = []
     for c in np.unique(cluster):
         chosen = [n for n, own in zip(known, cluster, strict=True) if own == c]
@@ -755,6 +756,7 @@ def score_standard(
         f"precision {found.average_precision:.3f} over all pairs, {found.item_precision:.3f} per item, best F0.5 "
         f"{found.f_half:.3f}, adjusted mutual information {found.mutual_information:.3f}. {n_sure:,} of {n_clusters:,} clusters "
         f"have an enriched set (p ≤ 0.05, FDR; background: the {len(known):,} groups here)."
+        + (f" {joined.words}" if joined.words else "")
     )
     numbers = {
         "average_precision": found.average_precision, "item_precision": found.item_precision, "chance": found.chance,

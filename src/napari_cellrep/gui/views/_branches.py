@@ -83,7 +83,6 @@ def branches_of(
         All cells.
     """
     out = []
-    noun = "cells" if not shown.by else "groups" if shown.by == "group" else "values"
     for number, leaves in branches:
         cells = np.concatenate([shown.members[leaf] for leaf in leaves])
         cells = cells[np.isfinite(vectors[cells]).all(axis=1)]
@@ -92,7 +91,7 @@ def branches_of(
         there = cells[(fields == field_id).to_numpy()]
         names = [shown.names[leaf] for leaf in leaves]
         more = f" and {len(names) - NAMES:,} more" if len(names) > NAMES else ""
-        count = f"{len(leaves):,} {noun}" + (f", {len(cells):,} cells" if shown.by else "")
+        count = f"{len(leaves):,} {shown.noun}" + (f", {len(cells):,} cells" if shown.counted else "")
         red, green, blue = (int(v) for v in colours[number])
         out.append(
             Branch(

@@ -205,7 +205,7 @@ class Dendrogram(QAbstractScrollArea):
     def _name(self, leaf: int) -> str:
         shown = self.shown
         assert shown is not None
-        return f"{shown.names[leaf]} ({len(shown.members[leaf]):,})" if shown.by else shown.names[leaf]
+        return f"{shown.names[leaf]} ({len(shown.members[leaf]):,})" if shown.counted else shown.names[leaf]
 
     def _title(self) -> str:
         by = self.shown.by if self.shown is not None else ""
@@ -575,9 +575,8 @@ class Dendrogram(QAbstractScrollArea):
         n = len(shown.tree.leaves(one))
         if n == 1:
             return self._name(one)
-        what = "cells" if not shown.by else f"{'groups' if shown.by == 'group' else 'values'}"
-        cells = f", {len(self.cells_of(one)):,} cells" if shown.by else ""
-        return f"{n:,} {what}{cells}\njoined at {shown.tree.height[one]:.3g}"
+        cells = f", {len(self.cells_of(one)):,} cells" if shown.counted else ""
+        return f"{n:,} {shown.noun}{cells}\njoined at {shown.tree.height[one]:.3g}"
 
     def mouseReleaseEvent(self, event: QMouseEvent) -> None:
         """Select what was clicked: a branch's cells, one cell, or the cells of two leaves."""

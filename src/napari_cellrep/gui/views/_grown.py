@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from napari_cellrep.analysis.profiles import Tree, grow, likeness, mean_profiles, typical
+from napari_cellrep.analysis import profiles
+from napari_cellrep.analysis.profiles import Tree, likeness, mean_profiles, typical
 from napari_cellrep.analysis.projection import z_score
 from napari_cellrep.gui.views._raster import viridis
 
@@ -37,6 +38,8 @@ class Grown:
         Cells, or groups, without an embedding.
     of : int
         Cells the leaves were drawn from, when there were too many.
+    words : str
+        That leaves stand for several cells each, when there were even more; else "".
     """
 
     tree: Tree
@@ -50,6 +53,19 @@ class Grown:
     by: str
     left_out: int = 0
     of: int = 0
+    words: str = ""
+
+    @property
+    def counted(self) -> bool:
+        """Whether leaves are of several cells, so that they are counted."""
+        return bool(self.by or self.words)
+
+    @property
+    def noun(self) -> str:
+        """What several leaves are called."""
+        if self.words:
+            return "representatives"
+        return "cells" if not self.by else "groups" if self.by == "group" else "values"
 
 
 def grown(
@@ -71,7 +87,8 @@ def grown(
     rows : ndarray of int
         The cells that count.
     by : str
-        Column; "" for a leaf per cell (`MOST_CELLS` of them drawn at random if there are more).
+        Column; "" for a leaf per cell (`MOST_CELLS` of them drawn at random if there are more; of more cells than a tree can
+        join, a leaf for each of as many representatives, so that every cell is in the tree).
 
     Raises
     ------
@@ -84,23 +101,43 @@ def grown(
         in_order, ends = np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes + 1))
         members = [rows[own] for own in np.split(in_order, ends[:-1])[1:]]
         names = [str(name) for name in found]
-        profiles = mean_profiles(vectors, members)
+        means = mean_profiles(vectors, members)
+    elif len(rows) > profiles.JOINED_MOST:
+        return _representatives(vectors, obs, rows, metric, linkage)
     else:
         if len(rows) > MOST_CELLS:
             of = len(rows)
             rows = np.sort(np.random.default_rng(0).choice(rows, MOST_CELLS, replace=False))
         members = [rows[i : i + 1] for i in range(len(rows))]
         names = [str(name) for name in obs.index[rows]]
-        profiles = np.asarray(vectors[rows], np.float64)
-    known = np.flatnonzero(np.isfinite(profiles).all(axis=1))
+        means = np.asarray(vectors[rows], np.float64)
+    known = np.flatnonzero(np.isfinite(means).all(axis=1))
     members, names = [members[i] for i in known], [names[i] for i in known]
-    z = z_score(profiles[known]) if len(known) else profiles[known]
-    tree = grow(z, metric, linkage)
+    z = z_score(means[known]) if len(known) else means[known]
+    tree = profiles.grow(z, metric, linkage)
     strips = [typical(vectors, own, STRIP) for own in members] if by else members
     alike = likeness(z, metric)[np.ix_(tree.order, tree.order)]
     return Grown(
         tree, names, members, strips, alike, heat_colours(alike, metric), metric, linkage, by,
-        len(profiles) - len(known), of,
+        len(means) - len(known), of,
+    )  # fmt: skip
+
+
+def _representatives(
+    vectors: np.ndarray, obs: pd.DataFrame, rows: np.ndarray, metric: str, linkage: str
+) -> Grown:
+    """A tree of many cells: each leaf stands for those nearest to it, and is called by the most typical one."""
+    known = rows[np.isfinite(vectors[rows]).all(axis=1)]
+    joined = profiles.join(z_score(vectors[known]), metric, linkage)
+    in_order, ends = np.argsort(joined.of, kind="stable"), np.cumsum(np.bincount(joined.of))
+    members = [known[own] for own in np.split(in_order, ends[:-1])]
+    first = [typical(vectors, own, 1) for own in members]
+    names = [str(obs.index[own[0]]) for own in first]
+    order = joined.tree.order
+    alike = likeness(joined.leaves, metric)[np.ix_(order, order)]
+    return Grown(
+        joined.tree, names, members, first, alike, heat_colours(alike, metric), metric, linkage, "",
+        len(rows) - len(known), 0, joined.words,
     )  # fmt: skip
 
 

@@ -307,7 +307,9 @@ class TreeView(CellView):
 
     def _sentence(self, shown: Grown) -> str:
         n = shown.tree.n_leaves
-        if not shown.by:
+        if shown.words:
+            what = f"{sum(map(len, shown.members)):,} selected cells, {n:,} representatives of them as leaves"
+        elif not shown.by:
             what = f"{n:,} of {shown.of:,} selected cells, drawn at random" if shown.of else f"{n:,} cells"
         else:
             what = f"{rows_words(n, shown.by)}, {sum(map(len, shown.members)):,} cells"
