@@ -161,6 +161,12 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         metavar="A,B",
         help="columns whose fields hold cells that count as alike (default: plate and well, else the field)",
     )
+    new.add_argument(
+        "--crops",
+        action="store_true",
+        help="the images are ready-made crops, one cell each: folders, zips, or npz, npy and HDF5 files; the table has a row "
+        "per cell (default: the one beside them)",
+    )
     _import_arguments(new, argv)
 
     more = add("add", _add, "Add images to a project: next week's plate, read by the same rules.")
@@ -845,6 +851,9 @@ def _print_preview(images: Sequence[str], project: str, options: dict[str, Any])
 def _new(args: argparse.Namespace) -> None:
     from napari_cellrep.steps.import_fields import import_fields
 
+    if args.crops:
+        _new_of_crops(args)
+        return
     if args.preview:
         _print_preview(args.images, "", _import_options(args))
         return
@@ -859,6 +868,28 @@ def _new(args: argparse.Namespace) -> None:
         print(f"  {note}")
     if all(c.role == "other" for c in project.channels):
         print('  No channel has a role yet: give them, for example --channels "protein,nucleus".')
+
+
+def _new_of_crops(args: argparse.Namespace) -> None:
+    from napari_cellrep.steps.import_crops import import_crops
+
+    for name in ("on", "z", "preview"):
+        if getattr(args, name):
+            raise InputError(f"--{name} is for images of many cells; leave it out with --crops.")
+    project = run(
+        import_crops(
+            args.project, args.images, channels=_words(args.channels), pattern=args.pattern, layout=args.layout,
+            metadata=args.metadata, group_by=_words(args.group_by), rgb=args.rgb, um_per_px=args.um_per_px,
+        )
+    )  # fmt: skip
+    channels = join_words(f"{c.name} ({c.role})" for c in project.channels)
+    line = project.last("import")
+    print(
+        f"{project.root}: {line['n_cells']:,} cells on {line['n_fields']:,} contact sheets, channels {channels}."
+    )
+    for note in line["notes"]:
+        print(f"  {note}")
+    print(f"Now: cellrep embed {args.project}")
 
 
 def _add(args: argparse.Namespace) -> None:

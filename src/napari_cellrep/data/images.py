@@ -98,7 +98,7 @@ def inspect_image(path: Path, *, stack: str = "channel") -> ImageInfo:
 
 def is_grey(path: Path) -> bool:
     """Whether red, green and blue of a colour image are equal everywhere: grey, saved as colour."""
-    image = _read_czyx(path, "channel")
+    image = read_czyx(path, "channel")
     return len(image) >= 3 and bool((image[0] == image[1]).all() and (image[0] == image[2]).all())
 
 
@@ -124,7 +124,7 @@ def read_planes(planes: Sequence[Plane], root: Path, *, stack: str = "channel") 
         path = paths[0]
         for line, one in zip(plane.path.split("\n"), paths, strict=True):
             if line not in decoded:
-                decoded[line] = _read_czyx(one, stack)
+                decoded[line] = read_czyx(one, stack)
         image = decoded[plane.path] if len(paths) == 1 else _stack_files(paths, plane, decoded)
         if plane.channel == GREY:
             out.append(to_grey(image[:, 0]))
@@ -219,7 +219,7 @@ def _info(
     )  # fmt: skip
 
 
-def _read_czyx(path: Path, stack: str) -> np.ndarray:
+def read_czyx(path: Path, stack: str) -> np.ndarray:
     """The file's image as (C, Z, H, W); the samples of a colour image are channels."""
     _check_exists(path)
     if path.is_dir():

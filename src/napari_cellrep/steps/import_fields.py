@@ -114,7 +114,7 @@ def import_fields(
     root = project_root(path)
     if root.exists():
         raise InputError(f"{root} exists already; choose another name, or add to it.")
-    options = _Options(
+    options = ImportOptions(
         tuple(channels), pattern, str(metadata), on, z, rgb, stack, float(um_per_px), layout.strip().lower()
     )
     found = yield from _collect(root, images, options, ())
@@ -146,7 +146,7 @@ def add_fields(project: Project, images: Sequence[Path | str], **options: Any) -
     InputError
         If an option is unknown, no field can be used, or an id is taken.
     """
-    names = [f.name for f in dataclasses.fields(_Options)]
+    names = [f.name for f in dataclasses.fields(ImportOptions)]
     for name in options:
         if name not in names:
             raise InputError(f"There is no option {name!r} here; options are {', '.join(names)}.")
@@ -157,7 +157,7 @@ def add_fields(project: Project, images: Sequence[Path | str], **options: Any) -
         del before["on"]
     used = _like_before(before, options)
     used["metadata"] = str(used.get("metadata", ""))
-    found = yield from _collect(project.root, images, _Options(**used), project.channels)
+    found = yield from _collect(project.root, images, ImportOptions(**used), project.channels)
     present = {f.id.casefold(): f for f in project.fields}
     taken = [
         f.id for f in found.fields if f.id.casefold() in present and not present[f.id.casefold()].problem
@@ -226,10 +226,10 @@ def preview_import(
         present, root = opened.channels, opened.root
         taken = {f.id.casefold() for f in opened.usable_fields}
         first: dict[str, Any] = next((line for line in opened.history if line["step"] == "import"), {})
-        names = [f.name for f in dataclasses.fields(_Options) if f.name not in ("metadata", "on")]
+        names = [f.name for f in dataclasses.fields(ImportOptions) if f.name not in ("metadata", "on")]
         before = {n: first[n] for n in names if n in first}
-    used = _Options(**_like_before(before, options))
-    read = _read_names(images, root, used)
+    used = ImportOptions(**_like_before(before, options))
+    read = read_names(images, root, used)
     if not read.drafts and not read.unfit:
         raise InputError(read.problems[0] if read.problems else "There are no images there.")
     values = [
@@ -355,7 +355,9 @@ def import_arrays(
 
 
 @dataclass(frozen=True)
-class _Options:
+class ImportOptions:
+    """How files are understood: the options of `import_fields` that a project keeps for next week's plate."""
+
     channels: tuple[str, ...] = ()
     pattern: str = ""
     metadata: str = ""
@@ -442,8 +444,10 @@ class _Read:
         return dataclasses.replace(self, drafts=self.drafts[:n], unfit=[])
 
 
-def _read_names(images: Sequence[Path | str], root: Path, options: _Options) -> _Read:
-    """Find the files, and say by their names alone which make up a field."""
+def read_names(
+    images: Sequence[Path | str], root: Path, options: ImportOptions, crops: bool = False
+) -> _Read:
+    """Find the files, and say by their names alone which make up a field (or, of `crops`, a cell)."""
     given = [images] if isinstance(images, str | Path) else list(images)
     tables = [Path(g).expanduser() for g in given if is_load_data(Path(g).expanduser())]
     if tables:
@@ -463,7 +467,7 @@ def _read_names(images: Sequence[Path | str], root: Path, options: _Options) -> 
         if options.layout and options.layout != "table":
             layout = find_layout(options.layout)
             why = f"Named as by {layout.title}, as you said."
-        elif guess := guess_layout([p for p in files if suffix_of(p) in IMAGE_SUFFIXES]):
+        elif guess := guess_layout([p for p in files if suffix_of(p) in IMAGE_SUFFIXES], crops):
             layout, why = guess.layout, guess.why
     kept = list(files)
     if layout is not None:
@@ -484,10 +488,10 @@ def _listed_draft(listed: Listed) -> _Draft:
 
 
 def _collect(
-    root: Path, images: Sequence[Path | str] | _Read, options: _Options, present: Sequence[Channel]
+    root: Path, images: Sequence[Path | str] | _Read, options: ImportOptions, present: Sequence[Channel]
 ) -> Job[_Found]:
     """Find the files, look at each, and make fields of them. `present`: the channels the fields have to have."""
-    read = images if isinstance(images, _Read) else _read_names(images, root, options)
+    read = images if isinstance(images, _Read) else read_names(images, root, options)
     drafts, unfit, problems, by_file = read.drafts, read.unfit, list(read.problems), read.by_file
     if read.why:
         problems.insert(0, read.why)
@@ -762,7 +766,7 @@ def _is_part(draft: _Draft, infos: Mapping[Path, ImageInfo | str]) -> bool:
 def _decide_channels(
     drafts: Sequence[_Draft],
     infos: Mapping[Path, ImageInfo | str],
-    options: _Options,
+    options: ImportOptions,
     by_file: bool,
     present: Sequence[Channel],
     known: Mapping[str, str],
@@ -772,7 +776,7 @@ def _decide_channels(
     `known`: what the layout says of values.
     """
     if by_file:
-        return _channels_by_file(drafts, options.channels, present, known)
+        return channels_by_file(drafts, options.channels, present, known)
     looks = Counter(_planes_of(d, infos, options) for d in drafts)
     looks.pop((), None)
     if not looks:
@@ -810,9 +814,10 @@ def _channel_text(name: str) -> str:
     return f"{name}:{role_of(name)}"
 
 
-def _channels_by_file(
+def channels_by_file(
     drafts: Sequence[_Draft], texts: Sequence[str], present: Sequence[Channel], known: Mapping[str, str]
 ) -> tuple[tuple[str, ...], tuple[Channel, ...]]:
+    """The channels where each file is one, and the value of each in the names; `known`: what a layout says of values."""
     counts = Counter(value for d in drafts for value in d.files)
     values = sorted((v for v, n in counts.items() if n * 2 >= len(drafts)), key=_natural)
     values = values or sorted(counts, key=_natural)
@@ -853,7 +858,9 @@ def _channels_by_file(
     return tuple(order), tuple(channels)
 
 
-def _planes_of(draft: _Draft, infos: Mapping[Path, ImageInfo | str], options: _Options) -> tuple[str, ...]:
+def _planes_of(
+    draft: _Draft, infos: Mapping[Path, ImageInfo | str], options: ImportOptions
+) -> tuple[str, ...]:
     """Names of a file's planes, as the file calls them; () when it is not readable."""
     first = next(iter(draft.files.values()))[0]
     info = infos[first]
@@ -873,7 +880,7 @@ def _make_field(
     infos: Mapping[Path, ImageInfo | str],
     order: Sequence[str],
     channels: Sequence[Channel],
-    options: _Options,
+    options: ImportOptions,
     root: Path,
     by_file: bool,
 ) -> Field:
@@ -905,7 +912,7 @@ def _plan(
     infos: Mapping[Path, ImageInfo | str],
     order: Sequence[str],
     channels: Sequence[Channel],
-    options: _Options,
+    options: ImportOptions,
     root: Path,
     by_file: bool,
 ) -> tuple[tuple[Plane, ...], ImageInfo]:
@@ -983,7 +990,7 @@ def _plan(
     return tuple(planes), first
 
 
-def _plane_index(names: Sequence[str], order: Sequence[str], i: int, options: _Options) -> int:
+def _plane_index(names: Sequence[str], order: Sequence[str], i: int, options: ImportOptions) -> int:
     """Index in this file of what is plane `i` elsewhere: by name where the names say so, else by place."""
     if len(names) != len(order):
         raise InputError(

@@ -1,0 +1,190 @@
+"""Ready-made crops: every form that labs have them in, and that a network sees the very pixels."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+
+import h5py
+import imageio.v3 as iio
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+
+from napari_cellrep.cli import BAD_INPUT, OK, main
+from napari_cellrep.data import open_project
+from napari_cellrep.data.crop_files import read_crop_arrays
+from napari_cellrep.data.crops import cut_crops, find_cells
+from napari_cellrep.jobs import drain
+from napari_cellrep.specs import CropSpec, InputError
+from napari_cellrep.steps.embed import embed
+from napari_cellrep.steps.import_crops import import_crops
+
+
+def crops(n: int, *shape: int, dtype: str = "uint8") -> np.ndarray:
+    return np.random.default_rng(1).integers(1, 250, (n, *shape)).astype(dtype)
+
+
+def seen(project, side: int) -> dict[str, np.ndarray]:
+    """Name of each crop → the window that a network sees of its cell."""
+    out = {}
+    names = project.cells.obs["crop"]
+    for field in project.fields:
+        labels = project.read_labels(field.id)
+        cells = find_cells(labels)
+        windows = cut_crops(
+            project.read_image(field.id), labels, cells, CropSpec(size_px=side, window_px=side)
+        )
+        out |= {names[f"{field.id}:{n}"]: w for n, w in zip(cells.label, windows, strict=True)}
+    return out
+
+
+def test_a_zip_with_a_table_as_published(shared, tmp_path):
+    """The first cells of the yeast set, packed as it is."""
+    with zipfile.ZipFile(shared / "data" / "pci_yeast" / "crops.zip") as whole:
+        table = pd.read_csv(shared / "data" / "pci_yeast" / "index.csv").groupby("protein").head(5)
+        names = {n.rpartition("/")[2]: n for n in whole.namelist()}
+        with zipfile.ZipFile(tmp_path / "crops.zip", "w") as some:
+            for name in [*table["gfp"], *table["rfp"]]:
+                some.writestr(name, whole.read(names[name.rpartition("/")[2]]))
+        images = {
+            name.rpartition("/")[2]: tifffile.imread(io.BytesIO(whole.read(names[name.rpartition("/")[2]])))
+            for name in table["gfp"]
+        }
+    table.to_csv(tmp_path / "index.csv", index=False)
+    progress = []
+    project = drain(import_crops(tmp_path / "p", [tmp_path / "crops.zip"]), progress.append)
+    assert progress[-1].done == progress[-1].total
+    assert [(c.name, c.role) for c in project.channels] == [("gfp", "protein"), ("rfp", "structure")]
+    obs = project.cells.obs
+    assert obs["good"].all()
+    assert obs.groupby(obs["protein"].astype(str)).size().to_dict() == {"AAC1": 5, "AAC3": 5, "AAP1": 5}
+    assert {f.metadata["protein"] for f in project.fields} == {"AAC1", "AAC3", "AAP1"}
+    for name, window in seen(project, 64).items():
+        np.testing.assert_array_equal(window[0], images[name])
+    drain(embed(project, model="measurements"))
+    assert np.isfinite(project.cells.obsm["X_measurements"]).all()
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+    # What is known of each cell outlives a new look at the labels.
+    from napari_cellrep.steps.crop import crop
+
+    before = obs["cell"].copy()
+    drain(crop(project))
+    assert (open_project(project.root).cells.obs["cell"] == before).all()
+
+
+def test_names_alone_tell_the_layout_and_crops_lacking_a_channel_are_told(tmp_path):
+    for protein in ("AAC1", "AAC3"):
+        for i in range(3):
+            for j, c in enumerate(("gfp", "rfp")):
+                if (protein, i, c) != ("AAC3", 2, "rfp"):
+                    path = tmp_path / "in" / protein / f"{protein}_1_rfp_{i}_{c}.tif"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    tifffile.imwrite(path, crops(2, 32, 32)[j])
+    project = drain(import_crops(tmp_path / "p", [tmp_path / "in"]))
+    assert project.cells.n_obs == 5
+    assert [f.metadata["protein"] for f in project.fields] == ["AAC1", "AAC3"]
+    notes = " ".join(project.last("import")["notes"])
+    assert "named as by Paired Cell Inpainting's yeast cells" in notes
+    assert "has no file for rfp; left out" in notes
+
+
+def test_crops_of_many_sizes_keep_their_outlines(tmp_path):
+    (tmp_path / "in").mkdir()
+    truth = {}
+    for i, (h, w) in enumerate(((21, 30), (40, 17), (12, 12), (33, 35))):
+        y, x = np.ogrid[:h, :w]
+        mask = ((y - (h - 1) / 2) / (h / 2)) ** 2 + ((x - (w - 1) / 2) / (w / 2)) ** 2 <= 1
+        crop = crops(1, h, w)[0] * mask
+        truth[f"cell_{i}.png"] = crop[mask]
+        rgba = np.dstack([crop, crop, crop, np.full_like(crop, 255)])
+        iio.imwrite(tmp_path / "in" / f"cell_{i}.png", rgba)
+    project = drain(import_crops(tmp_path / "p", [tmp_path / "in"], channels=("nucleus",)))
+    (field,) = project.fields
+    image, labels = project.read_image(field.id)[0], project.read_labels(field.id)
+    names = project.cells.obs["crop"]
+    for n in range(1, 5):
+        np.testing.assert_array_equal(image[labels == n], truth[names[f"{field.id}:{n}"]])
+    side = project.last("import")["window_px"]
+    assert side <= 44
+    for name, window in seen(project, side).items():  # no neighbour reaches in
+        assert window.sum() == truth[name].sum()
+
+
+@pytest.mark.parametrize("form", ["nchw", "nhwc", "nhw", "hdf5"])
+def test_arrays(tmp_path, form):
+    images = crops(7, 3, 20, 20, dtype="uint16")
+    phases = np.array(["G1", "S", "G2", "G1", "S", "G2", "M"])
+    path = tmp_path / f"set.{'h5' if form == 'hdf5' else 'npz'}"
+    if form == "hdf5":  # flattened, floats, one-hot, as DeepLoc's
+        with h5py.File(path, "w") as file:
+            file["data1"] = images.reshape(7, -1).astype(float)
+            kinds = sorted(set(phases))
+            file["Index1"] = np.stack([phases == k for k in kinds], axis=1).astype(float)
+            file.attrs["Index1_columns"] = np.array(kinds, "S")
+    else:
+        held = {"nchw": images, "nhwc": np.moveaxis(images, 1, -1), "nhw": images[:, 0]}[form]
+        np.savez(path, images=held, phase=phases, score=np.arange(7.0))
+    n_channels = 1 if form == "nhw" else 3
+    channels = ("BF:brightfield", "DNA:nucleus", "DF")[:n_channels]
+    project = drain(import_crops(tmp_path / "p", [path], channels=channels))
+    obs = project.cells.obs
+    assert list(obs["Index1" if form == "hdf5" else "phase"].astype(str)) == list(phases)
+    windows = seen(project, 20)
+    for i in range(7):
+        np.testing.assert_array_equal(windows[f"set_{i + 1}"], images[i][:n_channels])
+    if form == "hdf5":
+        return
+    table = tmp_path / "t.csv"
+    table.write_text("well,drug\n" + "\n".join(f"A{i % 2 + 1},d{i}" for i in range(7)))
+    project = drain(import_crops(tmp_path / "q", [path], metadata=table, group_by=("drug",)))
+    assert sorted({f.metadata["well"] for f in project.fields}) == ["A01", "A02"]
+    assert [f.group for f in project.fields][:2] == ["d0", "d2"] or len(project.fields) == 7
+    assert set(project.cells.obs["drug"].astype(str)) == {f"d{i}" for i in range(7)}
+
+
+def test_many_crops_are_pages(tmp_path):
+    np.save(tmp_path / "a.npy", crops(401, 6, 6))
+    project = drain(import_crops(tmp_path / "p", [tmp_path / "a.npy"]))
+    assert [f.id for f in project.fields] == ["a_page1", "a_page2"]
+    assert project.cells.n_obs == 401
+
+
+def test_what_goes_wrong_is_said_and_leaves_nothing(tmp_path, capsys):
+    def refused(*argv: object) -> str:
+        capsys.readouterr()
+        assert main(["new", str(tmp_path / "p"), *map(str, argv), "--crops"]) == BAD_INPUT
+        return capsys.readouterr().err.splitlines()[-1]
+
+    (tmp_path / "bad.zip").write_bytes(b"PK no zip")
+    (tmp_path / "bad.npz").write_bytes(b"no npz")
+    (tmp_path / "none").mkdir()
+    np.savez(tmp_path / "words.npz", words=np.array(["a", "b"]))
+    np.savez(tmp_path / "odd.npz", x=np.zeros((3, 7)))
+    np.savez(tmp_path / "ok.npz", x=crops(3, 2, 8, 8))
+    (tmp_path / "t.csv").write_text("drug\na\n")
+    assert "bad.zip cannot be unpacked" in refused(tmp_path / "bad.zip")
+    assert "bad.npz cannot be read" in refused(tmp_path / "bad.npz")
+    assert "no images" in refused(tmp_path / "none")
+    assert "is not there" in refused(tmp_path / "nowhere")
+    assert "words.npz holds no array of cells" in refused(tmp_path / "words.npz")
+    assert "no square pictures" in refused(tmp_path / "odd.npz")
+    assert "has 2 channels; there are names for 3" in refused(tmp_path / "ok.npz", "--channels", "a,b,c")
+    assert "t.csv has 1 rows and there are 3 cells" in refused(
+        tmp_path / "ok.npz", "--metadata", tmp_path / "t.csv"
+    )
+    assert "no column 'x' to group by" in refused(tmp_path / "ok.npz", "--group-by", "x")
+    assert "--z is for images of many cells" in refused(tmp_path / "ok.npz", "--z", "max")
+    assert not [p.name for p in tmp_path.iterdir() if "cellrep" in p.name]
+    assert main(["new", str(tmp_path / "p"), str(tmp_path / "ok.npz"), "--crops"]) == OK
+    assert "exists already" in refused(tmp_path / "ok.npz")
+
+
+def test_floats_that_hold_whole_numbers_become_whole(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.full((2, 4, 4), 32_900.0))
+    assert read_crop_arrays(tmp_path / "a.npz").images.dtype == np.uint16
+    np.savez(tmp_path / "a.npz", x=np.full((2, 4, 4), 0.5))
+    assert read_crop_arrays(tmp_path / "a.npz").images.dtype == np.float32
+    with pytest.raises(InputError, match="cannot be read"):
+        read_crop_arrays(tmp_path / "b.npz")
