@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -527,22 +528,29 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
             option, default=None, metavar="COLUMN=VALUE", help=f"{text}; empty takes it back"
         )
 
-    export = add("export", _export, "Write the cell table or the ranking for other programs.")
+    export = add(
+        "export", _export, "Write results for other programs: tables, crops, a report, a project to share."
+    )
     _project_argument(export)
     export.add_argument(
         "out",
         type=Path,
-        help="file to write; its ending decides: .h5ad, .zarr, .csv, .parquet, .html (report), .png, .svg, .pdf (a map)",
+        help="file or folder to write; its ending decides: .h5ad, .zarr, .csv, .parquet, .html (report), .txt (methods), "
+        ".png, .svg, .pdf (a map), .cellrep (the project without its images)",
     )
     export.add_argument(
         "--format",
         default="",
-        choices=("", "h5ad", "zarr", "csv", "parquet", "ranking", "groups", "likeness", "report", "map"),
-        help="when the ending does not say it; groups: the group table with profiles and likeness (.h5ad, .csv); likeness: "
-        "correlation of each two groups (.csv)",
+        choices=("", *EXPORTS),
+        help="when the ending does not say it: crops (a folder of OME-TIFFs), crops-zarr (one sharded zarr), spatialdata "
+        "(images, labels and table; extra napari-cellrep[spatialdata]), ranking (CSV), groups (the group table with profiles "
+        "and likeness: .h5ad, .csv), likeness (correlation of each two groups: .csv), …",
     )
     export.add_argument(
-        "--embedding", default="", help="only this one (of likeness, ranking and map: of which)"
+        "--embedding",
+        default="",
+        help="only these numbers (default: all); of crops: cut as its network saw the cells; of methods, report, likeness, "
+        "ranking and map: what they are about",
     )
     export.add_argument(
         "--map",
@@ -560,6 +568,68 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "--values", default="", metavar="A,B", help="which of them; by default the most frequent"
     )
     export.add_argument("--keep-missing", action="store_true", help="keep cells without a vector (as NaN)")
+    export.add_argument(
+        "--include-flagged", action="store_true", help="crops, spatialdata: write flagged cells too"
+    )
+    export.add_argument("--set", default="", metavar="NAME", help="crops: only the cells of this set")
+    export.add_argument(
+        "--per",
+        default="group",
+        choices=("group", "cell"),
+        help="crops: one file per group (default) or per cell",
+    )
+    export.add_argument(
+        "--window-px",
+        type=int,
+        default=0,
+        metavar="N",
+        help="crops: side of the window (default: the project's)",
+    )
+    export.add_argument(
+        "--no-labels", action="store_true", help="project: leave the outlines of the cells out as well"
+    )
+
+    lit = add(
+        "illumination", _illumination,
+        "Even out the illumination of the images when they are read, per plate and channel; the files stay as they are.",
+    )  # fmt: skip
+    _project_argument(lit)
+    lit.add_argument(
+        "--functions",
+        nargs="+",
+        default=(),
+        metavar="PATH",
+        help="functions that CellProfiler made (.npy, .tif): files or folders, found by channel and plate in their names "
+        "(default: estimated from the project's fields)",
+    )
+    lit.add_argument(
+        "--operation",
+        default="divide",
+        choices=("divide", "subtract"),
+        help="as in CellProfiler (default: divide)",
+    )
+    lit.add_argument("--off", action="store_true", help="read the images as they are in their files again")
+    lit.add_argument(
+        "--preview",
+        type=Path,
+        metavar="FILE",
+        help="change nothing; draw a field before and after into a picture (.png, .svg, .pdf)",
+    )
+    lit.add_argument("--field", default="", help="the field of --preview (default: the first)")
+
+    undo = add(
+        "undo", _undo, "Take back what the last step wrote: segmenting, embedding, an analysis or an edit."
+    )
+    _project_argument(undo)
+
+    moved = add("relocate", _relocate, "Find images that were moved or renamed; nothing is computed again.")
+    _project_argument(moved)
+    moved.add_argument(
+        "folder",
+        nargs="?",
+        default="",
+        help="where the images are now, or a folder above (default: look beside the project and the old place)",
+    )
 
     info = add("info", _info, "Tell what a project (or a trained model) holds and how it was made.")
     info.add_argument(
@@ -1312,28 +1382,81 @@ def _literal(text: str) -> Any:
     return {"true": True, "yes": True, "false": False, "no": False}.get(text.lower(), text)
 
 
+# Format of an export → endings that mean it.
+EXPORTS: dict[str, tuple[str, ...]] = {
+    "h5ad": (".h5ad",), "zarr": (".zarr",), "csv": (".csv",), "parquet": (".parquet",), "ranking": (),
+    "groups": (), "likeness": (), "map": (".png", ".svg", ".pdf"), "report": (".html",),
+    "methods": (".txt",), "crops": (), "crops-zarr": (), "spatialdata": (), "project": (".cellrep",),
+}  # fmt: skip
+
+
 def _export(args: argparse.Namespace) -> None:
-    endings = {".h5ad": "h5ad", ".zarr": "zarr", ".csv": "csv", ".parquet": "parquet", ".html": "report"}
-    endings |= {".png": "map", ".svg": "map", ".pdf": "map"}
+    endings = {ending: kind for kind, known in EXPORTS.items() for ending in known}
     kind = args.format or endings.get(args.out.suffix.lower(), "")
     if not kind:
         raise InputError(f"{args.out.name} has no ending we know; use {', '.join(endings)}, or --format.")
     project = _open(args.project)
-    if kind == "report":
-        from napari_cellrep.steps.report import write_report
+    if kind in ("report", "methods"):
+        from napari_cellrep.steps import report
 
-        run(write_report(project, args.out, embedding=args.embedding))
+        step = report.write_report if kind == "report" else report.write_methods
+        written = run(step(project, args.out, embedding=args.embedding))
+    elif kind in ("crops", "crops-zarr"):
+        from napari_cellrep.steps.export_images import write_crops
+
+        written = run(
+            write_crops(
+                project, args.out, format="zarr" if kind == "crops-zarr" else "tiff", per=args.per, set=args.set,
+                embedding=args.embedding, window_px=args.window_px, include_flagged=args.include_flagged,
+            )
+        )  # fmt: skip
+    elif kind == "spatialdata":
+        from napari_cellrep.steps.export_images import write_spatialdata
+
+        written = run(write_spatialdata(project, args.out, include_flagged=args.include_flagged))
     elif kind == "map":
         from napari_cellrep.steps.map_figure import write_map
 
         chosen = {"colour": args.colour, "values": args.values, "place": args.map}
         run(write_map(project, out=args.out, embedding=args.embedding, **chosen))
+        written = args.out
+    elif kind == "project":
+        from napari_cellrep.steps.export import share
+
+        written = run(share(project, args.out, labels=not args.no_labels))
     else:
         from napari_cellrep.steps.export import export
 
-        how = {"format": kind, "drop_missing": not args.keep_missing, "embedding": args.embedding}
-        run(export(project, args.out, **how))
-    print(f"Wrote {args.out}.")
+        drop = not args.keep_missing
+        written = run(export(project, args.out, format=kind, drop_missing=drop, embedding=args.embedding))
+    print(f"Wrote {written}.")
+
+
+def _illumination(args: argparse.Namespace) -> None:
+    from napari_cellrep.steps import illumination
+
+    if args.off and (args.functions or args.preview):
+        raise InputError("--off takes the correction away; it goes without --functions and --preview.")
+    project, how = _open(args.project), {"functions": list(args.functions), "operation": args.operation}
+    if args.preview:
+        from napari_cellrep.steps.look_figure import check_out
+
+        out = check_out(args.preview)
+        found = run(illumination.preview(project, field=args.field, **how))
+        illumination.save_preview(found, out)
+        print(f"{found.words}\nSaved as {out}. Nothing was changed.")
+        return
+    print(run(illumination.correct(project, off=args.off, **how)))
+
+
+def _undo(args: argparse.Namespace) -> None:
+    print(f"Taken back: {_open(args.project).undo()}.")
+
+
+def _relocate(args: argparse.Namespace) -> None:
+    from napari_cellrep.steps.relocate import relocate
+
+    print(run(relocate(_open(args.project), args.folder)).summary)
 
 
 def _info(args: argparse.Namespace) -> None:
@@ -1342,12 +1465,23 @@ def _info(args: argparse.Namespace) -> None:
         return
     if not args.path.exists() and _info_published(str(args.path)):
         return
+    from napari_cellrep.steps.relocate import missing_fields
+
     project = _open(args.path)
     fields, bad = project.fields, {f.id: f.problem for f in project.fields if f.problem}
     print(f"{project.name}: {len(fields):,} fields, {len({f.group for f in fields}):,} groups")
     print(f"  channels    {join_words(f'{c.name} ({c.role})' for c in project.channels)}")
     um = {f.um_per_px for f in fields}
     print(f"  pixel size  {', '.join(f'{u:g} µm' if u else 'unknown' for u in sorted(um))}")
+    if project.illumination is not None:
+        print(f"  corrected   {project.illumination.words()}")
+    if project.read_only:
+        print("  read-only   it can be viewed and exported, not changed")
+    gone = missing_fields(project, most=1000)
+    if gone and not any(f.problem for f in gone):
+        print(
+            f"  images      not where they were (the first: {gone[0].id}); cellrep relocate {args.path} NEW_FOLDER"
+        )
     _print_problems(bad, "have a problem")
     if project.has_cells:
         obs = project.cells.obs
@@ -1358,17 +1492,53 @@ def _info(args: argparse.Namespace) -> None:
             layer = f" layer {made['layer']}" if made.get("layer") else ""
             print(f"  embedding   {name}: {count:,} cells, {made.get('model')}{layer}"
                   f"{'' if made.get('trained', True) else ', random weights'}")  # fmt: skip
+            lit = project.illumination.digest if project.illumination else None
+            if made.get("crop") and made.get("illumination") != lit:
+                print(
+                    "              out of date: the illumination of the images was corrected differently then"
+                )
     print("  history")
     for line in project.history:
-        told = {
-            k: v
-            for k, v in line.items()
-            if k in ("segmenter", "model", "recipe", "embedding", "fields", "cells", "good")
-        }
-        text = ", ".join(f"{k} {v}" for k, v in told.items() if not isinstance(v, (dict, list)))
+        print(f"    {_line_of_history(line)}")
+    if back := project.undoable:
+        of = f" ({back['of']})" if back["of"] else ""
         print(
-            f"    {line['when'][:16].replace('T', ' ')}  {line['step']:<8} {text}  [{line['machine']}, {line['version']}]"
+            f"  undo        {back['step']}{of} can be taken back: cellrep undo {args.path} ({back['bytes'] / 1e6:.1f} MB kept)"
         )
+
+
+def _line_of_history(line: dict[str, Any]) -> str:
+    """When, what, with what, how long, on which machine, by which versions."""
+    named = (
+        "segmenter", "model", "name", "recipe", "embedding", "keys", "n_fields", "fields", "skipped", "cells", "n_cells", "good",
+        "source", "operation", "of", "folder",
+    )  # fmt: skip
+    told = {k: line[k] for k in named if line.get(k) not in (None, "", [], {})}
+    told = {k: ", ".join(map(str, v)) if isinstance(v, list) else v for k, v in told.items()}
+    text = ", ".join(f"{k} {v}" for k, v in told.items() if not isinstance(v, dict))
+    if line.get("problems"):
+        text += f", {len(line['problems'])} with a problem"
+    engine, result = line.get("engine") or {}, line.get("result") or {}
+    seconds = line.get("seconds") or (result.get("seconds") if isinstance(result, dict) else None)
+    if seconds is not None:
+        text += f", took {_duration(float(seconds))}"
+    device = engine.get("device_name") or line.get("device") or ""
+    if device:
+        precision = engine.get("precision", "")
+        text += f", on {device} {precision}".rstrip()
+    software = line.get("software") or {}
+    torch = f", torch {software['torch']}" if "torch" in software else ""
+    python = f", Python {software['python']}" if "python" in software else ""
+    made_by = f"{line.get('version', '')}{python}{torch}"
+    where = f"{line['machine']}, " if line.get("machine") else ""
+    undone = "undone: " if line.get("undone") and line["step"] != "undo" else ""
+    return f"{str(line['when'])[:16].replace('T', ' ')}  {undone}{line['step']:<8} {text}  [{where}{made_by}]"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _info_published(name: str) -> bool:
@@ -1493,7 +1663,8 @@ def _start_napari(root: Path) -> None:
 def _print_problems(problems: dict[str, str], what: str) -> None:
     if problems:
         print(f"{len(problems):,} field{'s' * (len(problems) > 1)} {what}:")
-        for text in list(problems.values())[:20]:
-            print(f"  {text}")
-        if len(problems) > 20:
-            print(f"  … and {len(problems) - 20:,} more; `cellrep info` lists them all.")
+        counts = Counter(problems.values())  # a sentence that many fields share is said once
+        for text, n in list(counts.items())[:20]:
+            print(f"  {text}{f' ({n:,} fields)' if n > 1 else ''}")
+        if len(counts) > 20:
+            print(f"  … and {len(counts) - 20:,} more; `cellrep info` lists them all.")

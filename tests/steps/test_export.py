@@ -9,11 +9,14 @@ import pandas as pd
 import pytest
 from noise import add_noise_embedding
 
-from napari_cellrep.data import Project
+import napari_cellrep
+from napari_cellrep.data import Project, open_project
 from napari_cellrep.jobs import drain
 from napari_cellrep.specs import InputError
 from napari_cellrep.steps.analyze import analyze
-from napari_cellrep.steps.export import export
+from napari_cellrep.steps.export import export, share
+from napari_cellrep.steps.relocate import relocate
+from napari_cellrep.steps.report import write_methods
 
 
 @pytest.fixture
@@ -107,3 +110,88 @@ def test_bad_input_is_one_sentence(
 def test_the_projects_own_table_is_safe(simple_project: Project):
     with pytest.raises(InputError, match="inside the project"):
         drain(export(simple_project, simple_project.root / "cells.zarr", format="zarr"))
+
+
+def test_scanpy_and_cellxgene_find_what_they_want(project: Project, tmp_path: Path):
+    """Columns that other programs refuse: mixed types, gaps, slashes, hashes of 64 bits, a field called "0"."""
+    import scanpy as sc
+
+    drain(analyze(project, recipe="map", n_neighbors=10))
+    cells = project.cells
+    n = cells.n_obs
+    cells.obs["mixed"] = pd.Series([1, "two", None, 4.5] * n, dtype=object).to_numpy()[:n]
+    cells.obs["maybe"] = pd.array([True, False, None] * n, dtype="boolean")[:n]
+    cells.obs["count"] = pd.array([1, None] * n, dtype="Int64")[:n]
+    first = str(cells.obs["field"].iloc[0])
+    cells.obs["field"] = cells.obs["field"].astype(str).replace({first: "0"})
+    cells.obs.index = [i.replace(f"{first}:", "0:") for i in cells.obs.index]
+    table = ad.read_h5ad(drain(export(project, tmp_path / "cells.h5ad")))
+    assert table.obs_names.is_unique
+    assert "0" in set(table.obs["field"])
+    for name, column in table.obs.items():
+        assert "/" not in name
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            assert all(isinstance(c, str) for c in column.cat.categories)
+        elif name != "mask_hash":
+            assert column.dtype.kind in "bif", name
+            assert column.dtype.kind != "i" or column.dtype == np.int32, name
+    assert table.obs["count"].dtype == np.float64
+    assert np.isnan(
+        table.obs["count"].iloc[1] if table.obs["count"].iloc[0] == 1 else table.obs["count"].iloc[0]
+    )
+    assert set(table.obs["mixed"].cat.categories) == {"1", "two", "4.5"}
+    assert all(len(h) == 16 for h in table.obs["mask_hash"])
+    for key, x in table.obsm.items():
+        assert key.startswith("X_")
+        assert (x.ndim, x.dtype) == (2, np.float32)
+    assert table.X.shape == (table.n_obs, 6)  # cellxgene opens no table without a matrix
+    assert np.array_equal(table.X, table.obsm["X_simple"])
+    sc.pp.neighbors(table, use_rep="X_simple", n_neighbors=10)
+    sc.tl.leiden(table, flavor="igraph", n_iterations=2) if _has_igraph() else sc.tl.diffmap(table)
+    again = tmp_path / "again.h5ad"
+    table.write_h5ad(again)
+    assert ad.read_h5ad(again).n_obs == table.n_obs
+
+
+def _has_igraph() -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec("igraph") is not None
+
+
+def test_methods_say_what_was_done_and_nothing_else(project: Project, tmp_path: Path):
+    text = drain(write_methods(project, tmp_path / "methods.txt")).read_text(encoding="utf-8")
+    assert "8 fields of view" in text
+    assert "FKHR-GFP (protein) and DNA (nucleus)" in text
+    assert "Recipe variability" in text
+    assert "Log-ratio score: Lu" in text
+    assert "numpy " in text
+    assert "UMAP" not in text  # no map was made
+    assert "illumination" not in text
+    with pytest.raises(InputError, match="is a folder"):
+        drain(write_methods(project, tmp_path))
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_project_without_its_images_can_be_shared(project: Project, tmp_path: Path, labels: bool):
+    n = project.cells.n_obs
+    out = drain(share(project, tmp_path / "shared", labels=labels))
+    assert not [p for p in out.rglob("*") if p.suffix in (".tif", ".png") and p.parent.name != "labels"]
+    assert any((out / "labels").iterdir()) == labels
+    assert str(tmp_path) not in (out / "project.json").read_text(encoding="utf-8")
+    shared = open_project(out)
+    assert shared.cells.n_obs == n
+    assert np.array_equal(shared.cells.obsm["X_simple"], project.cells.obsm["X_simple"], equal_nan=True)
+    assert shared.groups is not None
+    assert all("not in this copy" in f.problem for f in shared.fields)
+    assert not shared.usable_fields
+    assert not any("/" in p.path for f in shared.fields for p in f.planes)
+    with pytest.raises(InputError, match="is not there"):
+        shared.read_image(shared.fields[0].id)
+    drain(analyze(shared, recipe="map", n_neighbors=10))  # what needs no pixels goes on
+    drain(export(shared, tmp_path / "again.h5ad"))
+    with pytest.raises(InputError, match="exists already"):
+        drain(share(project, tmp_path / "shared"))
+    found = drain(relocate(shared, Path(napari_cellrep.__file__).parent / "sample"))
+    assert (found.found, found.missing) == (8, 0)
+    assert np.array_equal(shared.read_image("A01"), project.read_image("A01"))

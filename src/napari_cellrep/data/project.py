@@ -12,6 +12,7 @@ import platform
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
@@ -22,7 +23,9 @@ from filelock import FileLock, Timeout
 from napari_cellrep.data.cells import make_table, provenance
 from napari_cellrep.data.fields import Field, read_fields, write_fields
 from napari_cellrep.data.files import recover, replacing, sweep, write_text
+from napari_cellrep.data.illumination import FOLDER, Illumination, functions_digest, read_illumination
 from napari_cellrep.data.images import stamps_of
+from napari_cellrep.data.undo import LastStep
 from napari_cellrep.data.verdicts import apply_verdicts, read_verdicts
 from napari_cellrep.specs import Channel, InputError, digest, find_channel
 
@@ -50,6 +53,8 @@ class Project:
         sets.json         named sets of cells
         view.json         how it was looked at last: map, colours, contrast, what was open
         models/           <name>/weights.safetensors, model.json, history.csv, checkpoint
+        illumination/     functions that are divided out of the images when they are read, per plate and channel
+        .undo/            what the last step replaced, until the next one
     """
 
     def __init__(self, root: Path, info: dict[str, Any]):
@@ -58,7 +63,10 @@ class Project:
         self._fields: dict[str, Field] | None = None
         self._cells: ad.AnnData | None = None
         self._cells_stamp: int = 0
+        self._illumination: Illumination | None = None
         self._lock = FileLock(root / ".lock")  # one object, so that a writer may call another
+        self._last = LastStep(root)
+        self._began: dict[str, float] = {}  # step → when it began here, by the clock
 
     def __repr__(self) -> str:
         return f"Project({str(self.root)!r}, {len(self.fields)} fields)"
@@ -114,7 +122,77 @@ class Project:
 
     def last(self, step: str) -> dict[str, Any]:
         """The newest line of the history about a step; empty when it was never run."""
-        return next((line for line in reversed(self.history) if line.get("step") == step), {})
+        lines = (line for line in reversed(self.history) if line.get("step") == step)
+        return next((line for line in lines if not line.get("undone")), {})
+
+    # ---- one step back ---------------------------------------------------------------------------
+
+    def begin_step(self, step: str, *, follows: Sequence[str] = ()) -> None:
+        """Say that a step begins whose outputs can be taken back as one; those of the step before no longer can.
+
+        Parameters
+        ----------
+        step : str
+            Its name, as `log` gets it.
+        follows : sequence of str
+            Steps of which this one is a part when it comes right after them, as finding cells is of segmenting.
+        """
+        self._began[step] = perf_counter()
+        open_now = self._last.info()
+        if open_now.get("step") in follows:
+            since = _read_info(self.root)["history"][open_now["n_history"] :]
+            if all(line.get("step") in follows for line in since):
+                return
+        with self.lock():
+            now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+            self._last.begin(step, now, len(_read_info(self.root)["history"]))
+
+    def forget_step(self) -> None:
+        """What the last step wrote can no longer be taken back: what follows would be lost with it."""
+        if self._last.info():
+            with self.lock():
+                self._last.forget()
+
+    @property
+    def undoable(self) -> dict[str, Any]:
+        """The step whose outputs `undo` takes back: "step", "when" and "words"; empty when there is none."""
+        found = self._last.info()
+        if not found:
+            return {}
+        lines = self.history[found["n_history"] :]
+        told = [line for line in lines if not line.get("undone")]
+        words = next((str(line["summary"]) for line in told if line.get("summary")), "")
+        what = next((line for line in told if line.get("step") == found["step"]), {})
+        of = what.get("recipe") or what.get("model") or what.get("segmenter") or ""
+        return {**found, "words": words, "of": of, "bytes": self._last.n_bytes}
+
+    def undo(self) -> str:
+        """Take back what the last step wrote (labels, cells, vectors, analyses); returns what it was.
+
+        Its lines in the history stay and are marked as undone.
+
+        Raises
+        ------
+        InputError
+            If no step can be taken back.
+        """
+        with self.lock():
+            found = self._last.info()
+            if not found:
+                raise InputError(
+                    f"There is nothing to take back in {self.root.name}: one step is kept, until the next one begins."
+                )
+            of = self.undoable["of"]
+            self._last.restore()
+            self._info = _read_info(self.root)
+            for line in self._info["history"][found["n_history"] :]:
+                line["undone"] = True
+            self._write_info()
+            self._last.forget()
+            self.reload()
+            self.log("undo", of=found["step"], undone=True)
+            self.reload()
+        return f"{found['step']}{f' ({of})' if of else ''}"
 
     def set_channels(self, channels: Sequence[Channel]) -> None:
         """Rename channels or change their roles; the planes stay."""
@@ -137,8 +215,11 @@ class Project:
             "when": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             "machine": platform.node(),
             "version": __version__,
+            "software": _software(),
             **what,
         }
+        if step in self._began:
+            line.setdefault("seconds", round(perf_counter() - self._began.pop(step), 1))
         with self.lock():
             self._info = _read_info(self.root)  # another process may have added lines
             self._info["history"].append(json.loads(json.dumps(line, default=str)))
@@ -146,6 +227,16 @@ class Project:
 
     def _write_info(self) -> None:
         write_text(self.root / "project.json", json.dumps(self._info, indent=1, ensure_ascii=False))
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the project can be viewed but not changed: no permission, or a disk that takes no writes."""
+        if not os.access(self.root, os.W_OK):
+            return True
+        try:
+            return bool(os.statvfs(self.root).f_flag & os.ST_RDONLY)
+        except (AttributeError, OSError):  # not on Windows
+            return False
 
     @contextlib.contextmanager
     def lock(self, timeout_s: float = 60) -> Iterator[None]:
@@ -190,6 +281,10 @@ class Project:
     def write_fields(self, fields: Sequence[Field]) -> None:
         """Replace the list of fields."""
         with self.lock():
+            if self._fields is None or set(self._fields) == {f.id for f in fields}:
+                self._last.keep(self.root / "fields.parquet")
+            else:  # new images: taking back what was before would lose them
+                self._last.forget()
             write_fields(self.root / "fields.parquet", fields)
         self._fields = {f.id: f for f in fields}
 
@@ -204,15 +299,57 @@ class Project:
             )
 
     def image_stamp(self, field_id: str) -> str:
-        """Short text that changes when a field's files do: their sizes and times. "" if one is gone."""
+        """Short text that changes when a field's files do (sizes and times) or their correction. "" if one is gone."""
         try:
             planes = self.field(field_id).planes
-            return digest([stamp for p in planes for f in p.files(self.root) for stamp in stamps_of(f)])
+            stamps = [stamp for p in planes for f in p.files(self.root) for stamp in stamps_of(f)]
+            lit = self.illumination
+            return digest(stamps if lit is None else [*stamps, lit.digest])
         except OSError:
             return ""
 
+    @property
+    def illumination(self) -> Illumination | None:
+        """What evens out the illumination of every image that is read; None: images are as in their files."""
+        kept = self._info.get("illumination")
+        if not kept:
+            return None
+        if self._illumination is None or self._illumination.digest != kept["digest"]:
+            self._illumination = read_illumination(self.root, kept)
+        return self._illumination
+
+    def set_illumination(
+        self,
+        functions: Mapping[tuple[str, str], np.ndarray],
+        operation: str,
+        source: str,
+        notes: Sequence[str] = (),
+    ) -> None:
+        """Correct every image from now on by functions (plate, channel) → float32 (H, W); without any, by none.
+
+        Labels, flags and vectors made before are out of date then: what they were made from is part of their digest.
+        """
+        import shutil
+
+        with self.lock():
+            self._info = _read_info(self.root)
+            old = self._info.pop("illumination", None)
+            if functions:
+                stamp = functions_digest(functions, operation)
+                folder = self.root / FOLDER / stamp
+                files = {key: f"{i:04d}.npy" for i, key in enumerate(functions)}
+                with replacing(folder) as tmp:
+                    tmp.mkdir(parents=True)
+                    for key, name in files.items():
+                        np.save(tmp / name, functions[key])
+                new = Illumination(folder, files, operation, stamp, source, tuple(notes))
+                self._info["illumination"] = new.to_json()
+            self._write_info()
+            if old and old["folder"] != self._info.get("illumination", {}).get("folder"):
+                shutil.rmtree(self.root / FOLDER / old["folder"], ignore_errors=True)
+
     def read_image(self, field_id: str) -> np.ndarray:
-        """Pixels of a field, (C, H, W) in the project's channel order.
+        """Pixels of a field, (C, H, W) in the project's channel order, their illumination corrected if that was asked for.
 
         Raises
         ------
@@ -231,7 +368,7 @@ class Project:
                 f"Field {field_id} was {field.width_px}×{field.height_px} px when it was imported and is "
                 f"{image.shape[2]}×{image.shape[1]} px now; import it again."
             )
-        return image
+        return image if self.illumination is None else self.illumination.correct(image, field, self.channels)
 
     # ---- labels ----------------------------------------------------------------------------------
 
@@ -282,6 +419,7 @@ class Project:
         dtype = np.uint16 if labels.max(initial=0) <= 65_535 else np.uint32
         labels = labels.astype(dtype)
         info = {**how, "n_cells": int(np.unique(labels[labels > 0]).size)}
+        self._last.keep(self.labels_path(field_id))
         with replacing(self.labels_path(field_id)) as tmp:
             tifffile.imwrite(
                 tmp, labels, compression="zlib", ome=True,
@@ -327,7 +465,9 @@ class Project:
         with self.lock():
             if folder.exists() and self.embedding_info(key).get("digest") != stamp:
                 for path in folder.glob("*.npy"):
+                    self._last.keep(path)
                     path.unlink()
+            self._last.keep(folder / "key.json")
             write_text(folder / "key.json", json.dumps({**notes, **how, "digest": stamp}, default=str))
 
     def write_rows(
@@ -337,7 +477,9 @@ class Project:
         dtype = [("label", np.int64), ("mask_hash", np.uint64), ("x", np.float32, (x.shape[1],))]
         rows = np.empty(len(x), dtype)
         rows["label"], rows["mask_hash"], rows["x"] = labels, hashes, x
-        with replacing(self.embedding_folder(key) / f"{field_id}.npy") as tmp, tmp.open("wb") as f:
+        path = self.embedding_folder(key) / f"{field_id}.npy"
+        self._last.keep(path)
+        with replacing(path) as tmp, tmp.open("wb") as f:
             np.save(f, rows)
 
     def read_rows(self, key: str, field_id: str) -> np.ndarray | None:
@@ -356,7 +498,10 @@ class Project:
     def _recovered(self, name: str) -> Path:
         """A table's folder, made whole first if a process was killed between two renames."""
         path = self.root / name
-        if path.with_name(f".{name}.old").exists():
+        old = path.with_name(f".{name}.old")
+        if old.exists():
+            if self.read_only:
+                return path if path.exists() else old
             with self.lock():  # a living writer holds it, and is done when we have it
                 recover(path)
         return path
@@ -379,7 +524,8 @@ class Project:
                     f"{self.root.name} has no cells yet: run `cellrep segment {self.root}` first."
                 )
             try:
-                self._cells_stamp, self._cells = self._stamp(), read_table(self.root / "cells.zarr")
+                path = self._recovered("cells.zarr")
+                self._cells_stamp, self._cells = self._stamp(), read_table(path)
             except InputError:  # replaced while it was read? Then it can be read once the writer is done
                 with self.lock():
                     self._cells_stamp, self._cells = self._stamp(), read_table(self.root / "cells.zarr")
@@ -390,12 +536,14 @@ class Project:
     def write_cells(self, cells: ad.AnnData) -> None:
         """Replace the cell table, by rename."""
         with self.lock():
+            self._last.keep(self.root / "cells.zarr")
             write_table(self.root / "cells.zarr", cells)
             self._cells_stamp, self._cells = self._stamp(), cells
 
     def write_groups(self, groups: ad.AnnData) -> None:
         """Replace the group table, by rename."""
         with self.lock():
+            self._last.keep(self.root / "groups.zarr")
             write_table(self.root / "groups.zarr", groups)
 
     @property
@@ -407,6 +555,7 @@ class Project:
     def write_field_table(self, table: ad.AnnData) -> None:
         """Replace the table of whole-field embeddings, by rename."""
         with self.lock():
+            self._last.keep(self.root / "fields.zarr")
             write_table(self.root / "fields.zarr", table)
 
     @property
@@ -657,6 +806,25 @@ def _read_info(root: Path) -> dict[str, Any]:
             "update napari-cellrep."
         )
     return {"history": [], **info}
+
+
+def _software() -> dict[str, str]:
+    """Versions of Python, the system, and of the libraries in use that numbers depend on."""
+    import sys
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    for module, package in _LIBRARIES.items():
+        if module in sys.modules:
+            with contextlib.suppress(PackageNotFoundError):
+                found[package] = version(package)
+    return found
+
+
+_LIBRARIES = {
+    "numpy": "numpy", "scipy": "scipy", "skimage": "scikit-image", "sklearn": "scikit-learn", "umap": "umap-learn",
+    "anndata": "anndata", "torch": "torch", "cellpose": "cellpose",
+}  # fmt: skip
 
 
 def _twice(names: Sequence[str]) -> list[str]:

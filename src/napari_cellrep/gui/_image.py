@@ -896,6 +896,7 @@ class Canvas:
             if np.array_equal(old, new):
                 return False
             how = {k: v for k, v in project.label_info(field_id).items() if k != "digest"}
+            project.begin_step("edit")
             project.write_labels(field_id, reconcile_labels(old, new), {**how, "edited": True})
             return True
 

@@ -1010,6 +1010,7 @@ def analyze(
         summary = f"Up to date, nothing to do. {old['summary']}"
         return AnalyzeResult(recipe, key, summary, tuple(old["written"]), True, old["numbers"], table)
 
+    project.begin_step("analyze")
     found = yield from RECIPES[recipe](work, **options)
 
     made = {

@@ -49,6 +49,7 @@ def crop(project: Project, *, rules: dict[str, Any] | None = None, fields: Seque
     old = project.cells.obs if project.has_cells else None
     frames, problems = [], {}
     yield Progress(0, len(labelled), "Finding cells")
+    project.begin_step("crop", follows=("segment", "edit"))
     for i, field in enumerate(labelled):
         if field.id not in again and old is not None:
             frames.append(old.loc[old["field"] == field.id])

@@ -141,6 +141,10 @@ def embed(
             )
         engine = Embedder(ready.net, ready.taps, device=device, precision=precision, batch_size=batch_size)
         runs.append(_Run(ready, engine))
+    if shard.world == 1:
+        project.begin_step("embed")
+    else:
+        project.forget_step()
     for run in runs:  # only now: until here nothing was written
         feature_names: Any = getattr(
             run.ready.net, "feature_names", None
@@ -251,6 +255,7 @@ def prepare(
         "channels": ["" if i == EMPTY else project.channels[i].name for i in planes],
         **({"published": published} if published else {}),
         **_sides(net.crop, project),
+        **({"illumination": project.illumination.digest} if project.illumination else {}),
     }  # fmt: skip
     return Prepared(net, trained, tuple(planes), taps, keys, how, published)
 

@@ -129,6 +129,7 @@ def embed_fields(
     if not trained:
         notes.append(f"{net.spec.title} ran with random weights (seed {seed}); give it trained weights.")
     n_done = n_skipped
+    project.begin_step("embed fields")
     try:
         for names, vectors, bad, said in _vectors(project, net, missing, planes, mode, device, precision):
             found.update(zip(names, vectors, strict=True))

@@ -1,10 +1,14 @@
-"""Table → a file other programs open: AnnData (scanpy, R), CSV or parquet of the cells; the ranking; the groups."""
+"""Table → a file other programs open: AnnData (scanpy, cellxgene, R), CSV or parquet, ranking, groups, or the project itself."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
-import warnings
+import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import h5py
@@ -13,13 +17,16 @@ import pandas as pd
 
 from napari_cellrep.data import Project
 from napari_cellrep.data.cells import MAP_PREFIXES, embedding_names, provenance
+from napari_cellrep.data.fields import Field, write_fields
 from napari_cellrep.data.files import replacing
-from napari_cellrep.data.project import write_table
+from napari_cellrep.data.images import Plane
+from napari_cellrep.data.project import project_root, write_table
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import InputError, join_words
 from napari_cellrep.steps.analyze import ranking
 
 FORMATS = ("h5ad", "zarr", "csv", "parquet", "ranking", "groups", "likeness")
+NOT_HERE = "Its images are not in this copy of the project, which was shared without them; `cellrep relocate` finds yours."
 
 
 def export(
@@ -38,10 +45,11 @@ def export(
         File (a folder for "zarr") to write; replaced when it is there, unless it is something else than
         what this step writes.
     format : {"h5ad", "zarr", "csv", "parquet", "ranking", "groups", "likeness"}
-        "h5ad" and "zarr" hold everything, provenance (``uns["cellrep"]``, JSON) included; "csv" and "parquet"
-        one row per cell with its columns, map places and scores; "ranking" a CSV with one row per group. "groups": the group
-        table, h5ad with profiles and likeness, or CSV with its columns, as the file's ending says; "likeness": a CSV with
-        the Pearson correlation of each two profiles, of the grouping profiled last.
+        "h5ad" and "zarr" hold everything, provenance (``uns["cellrep"]``, JSON) included, as scanpy and cellxgene
+        want it (see `for_others`); "csv" and "parquet" one row per cell with its columns, map places and scores;
+        "ranking" a CSV with one row per group. "groups": the group table, h5ad with profiles and likeness, or CSV with its
+        columns, as the file's ending says; "likeness": a CSV with the Pearson correlation of each two profiles, of the
+        grouping profiled last.
     drop_missing : bool
         Leave out cells that lack a vector (of `embedding`, else of every embedding).
     embedding : str
@@ -60,10 +68,7 @@ def export(
     out = Path(out).expanduser().absolute()
     if format not in FORMATS:
         raise InputError(f"There is no export format {format!r}; formats are {join_words(FORMATS)}.")
-    if out.is_dir() and not (format == "zarr" and (out.suffix == ".zarr" or not any(out.iterdir()))):
-        raise InputError(f"{out} is a folder; give the name of a file to write.")
-    if out.is_relative_to(project.root):
-        raise InputError(f"{out.name} would lie inside the project; write the export beside it.")
+    check_place(project, out, is_ours=format == "zarr" and (out / "zarr.json").is_file())
     yield Progress(0, 1, f"Writing {out.name}")
     if format == "ranking":
         table = ranking(project, embedding=embedding)
@@ -77,25 +82,191 @@ def export(
     elif format == "groups":
         _write_groups(project, out)
     else:
-        cells = _select(project.cells, embedding, drop_missing)
+        cells = select_cells(project.cells, embedding, drop_missing)
         if format == "zarr":
-            write_table(out, cells)
+            write_table(out, for_others(cells, embedding))
         else:
             with replacing(out) as tmp:
                 if format == "h5ad":
-                    with warnings.catch_warnings():
-                        # Text columns become categories, as scanpy's own files have them; anndata says so each time.
-                        warnings.filterwarnings(
-                            "ignore", message=".*storing .* as categorical", category=UserWarning
-                        )
-                        cells.strings_to_categoricals()
-                    tmp.write_bytes(_h5ad(cells))
+                    tmp.write_bytes(_h5ad(for_others(cells, embedding)))
                 elif format == "csv":
                     flat_table(cells).to_csv(tmp, index_label="cell_id")
                 else:
                     flat_table(cells).to_parquet(tmp)
     yield Progress(1, 1, f"Wrote {out.name}")
     return out
+
+
+def share(project: Project, out: Path | str, *, labels: bool = True) -> Job[Path]:
+    """Copy the project without its images and without any other pixels, to share what was computed.
+
+    The copy opens as a project: table, maps, rankings, sets, verdicts, vectors and trained networks are there; its
+    fields say that their images are not here. Of where images were only the file names stay, and no path of the
+    history. Whoever has the images brings them back with ``cellrep relocate``.
+
+    Parameters
+    ----------
+    out : Path
+        The new project's folder; ".cellrep" is added.
+    labels : bool
+        Copy the outlines of the cells (the label images), too.
+
+    Yields
+    ------
+    Progress
+        Once per part; the job returns the new folder.
+
+    Raises
+    ------
+    InputError
+        If the folder exists, or lies inside the project.
+    """
+    root = project_root(out)
+    if root.exists():
+        raise InputError(f"{root} exists already; choose another name.")
+    check_place(project, root)
+    parts = ["cells.zarr", "fields.zarr", "groups.zarr", "sets.json", "verdicts.json", "embeddings"]
+    parts += ["labels"] * labels
+    yield Progress(0, len(parts) + 2, "Copying")
+    with replacing(root) as tmp:
+        tmp.mkdir(parents=True)
+        (tmp / "labels").mkdir()
+        for i, name in enumerate(parts):
+            if (source := project.root / name).is_dir():
+                shutil.copytree(source, tmp / name, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
+            elif source.is_file():
+                shutil.copy2(source, tmp / name)
+            yield Progress(i + 1, len(parts) + 2, f"Copied {name}")
+        for folder in (project.root / "models").glob("*"):
+            for name in ("weights.safetensors", "model.json", "history.csv"):  # no checkpoint: it is large
+                if (folder / name).is_file():
+                    (tmp / "models" / folder.name).mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(folder / name, tmp / "models" / folder.name / name)
+        write_fields(tmp / "fields.parquet", [_without_place(f) for f in project.fields])
+        info = json.loads((project.root / "project.json").read_text(encoding="utf-8"))
+        info["history"] = [_without_paths(line) for line in project.history]
+        info.pop("illumination", None)
+        info["shared_without"] = ["images"] + ["labels"] * (not labels)
+        (tmp / "project.json").write_text(json.dumps(info, indent=1, ensure_ascii=False), encoding="utf-8")
+    yield Progress(len(parts) + 2, len(parts) + 2, f"Wrote {root.name}")
+    return root
+
+
+def _without_place(field: Field) -> Field:
+    """A field whose images are known by their file names only."""
+
+    def name(plane: Plane) -> Plane:
+        return dataclasses.replace(plane, path="\n".join(_file_name(p) for p in plane.path.split("\n")))
+
+    return dataclasses.replace(
+        field, planes=tuple(name(p) for p in field.planes), problem=field.problem or NOT_HERE
+    )
+
+
+def _file_name(path: str) -> str:
+    """The last part of a path written on any system; of an image inside an OME-Zarr, all from its folder on."""
+    parts = path.replace("\\", "/").split("/")
+    first = next((i for i, part in enumerate(parts) if part.endswith(".zarr")), len(parts) - 1)
+    return "/".join(parts[first:])
+
+
+def _without_paths(value: Any) -> Any:
+    """Text of a line of the history without folders: they name people and machines."""
+    if isinstance(value, Mapping):
+        return {k: _without_paths(v) for k, v in value.items() if k not in ("machine", "notes", "problems")}
+    if isinstance(value, list):
+        return [_without_paths(v) for v in value]
+    return _file_name(value) if isinstance(value, str) and _is_path(value) else value
+
+
+def _is_path(text: str) -> bool:
+    return text.startswith(("/", "~", "../", "\\\\")) or text[1:3] in (":\\", ":/")
+
+
+def check_place(project: Project, out: Path, *, is_ours: bool = False) -> None:
+    """Refuse to write an export over a folder that is something else, or into the project.
+
+    Parameters
+    ----------
+    is_ours : bool
+        Whether a folder at this place is such an export, to be replaced.
+    """
+    if out.is_dir() and any(out.iterdir()) and not is_ours:
+        raise InputError(f"{out} is a folder; give the name of a file to write.")
+    if out.is_relative_to(project.root):
+        raise InputError(f"{out.name} would lie inside the project; write the export beside it.")
+
+
+def for_others(cells: ad.AnnData, embedding: str = "") -> ad.AnnData:
+    """A copy of the table as scanpy and cellxgene want it.
+
+    ``X`` holds the numbers of one embedding (`embedding`, else the measurements, whose columns have names, else the
+    first), ``var`` their names: programs that want a matrix find one. Columns of obs are of one plain type each: gaps
+    make whole numbers floats and truth values categories, text becomes categories, 64-bit hashes text. Names have no
+    slash, ids occur once, and every array in ``obsm`` is 2-D float32 under a key that begins with ``X_``.
+    """
+    names = embedding_names(cells)
+    main = embedding or next((n for n in ("measurements", *names) if n in names), "")
+    taken: set[str] = set()
+    columns = {str(c): _plain_column(cells.obs[c]) for c in cells.obs.columns}
+    obs = pd.DataFrame(
+        {_free_name(c, taken): v for c, v in columns.items()}, index=cells.obs.index.astype(str)
+    )
+    obs.index.name = None if "cell_id" in obs else "cell_id"
+    x, var = None, None
+    if main:
+        x = np.asarray(cells.obsm[f"X_{main}"], np.float32)
+        told = provenance(cells).get(f"X_{main}", {}).get("features") or []
+        features = [str(f).replace("/", "_") for f in told]
+        if len(features) != x.shape[1] or len(set(features)) != len(features):
+            features = [f"{main}_{i}" for i in range(x.shape[1])]
+        var = pd.DataFrame(index=pd.Index(features, dtype=object))
+    obsm = {}
+    for key, values in cells.obsm.items():
+        values = np.asarray(values)
+        if values.ndim == 2 and values.dtype.kind in "fiu":
+            name = key.replace("/", "_")
+            obsm[name if name.startswith("X_") else f"X_{name}"] = values.astype(np.float32, copy=False)
+    uns = {str(k).replace("/", "_"): v for k, v in cells.uns.items()}
+    uns["cellrep"] = {k.replace("/", "_"): v for k, v in dict(cells.uns.get("cellrep", {})).items()}
+    if main:
+        uns["cellrep"]["X"] = json.dumps({"embedding": main})
+    out = ad.AnnData(X=x, obs=obs, var=var, obsm=obsm, obsp=dict(cells.obsp), uns=uns)
+    if not out.obs_names.is_unique:  # never ours; a table that was changed by hand
+        out.obs_names_make_unique()
+    return out
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    """A column's name without slashes, which no other has; "_index" is anndata's own."""
+    name = name.replace("/", "_")
+    name = "index" if name == "_index" else name
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
+def _plain_column(values: pd.Series) -> Any:
+    """A column as numbers, truth values, or categories of text."""
+    kind = values.dtype.kind if not isinstance(values.dtype, pd.CategoricalDtype) else "O"
+    if values.name == "mask_hash":  # does not fit the 32 bits that cellxgene has for whole numbers
+        return np.array([f"{int(v):016x}" for v in values], dtype=object)
+    if kind == "b" and not values.isna().any():
+        return values.to_numpy(bool)
+    if kind in "iu":
+        if values.isna().any():
+            return values.to_numpy(np.float64, na_value=np.nan)
+        whole = values.to_numpy(np.int64 if kind == "i" else np.uint64)
+        small = np.iinfo(np.int32)
+        fits = not len(whole) or (whole.min() >= small.min and whole.max() <= small.max)
+        return whole.astype(np.int32) if fits else whole
+    if kind == "f":
+        return values.to_numpy(
+            np.float64 if str(values.dtype).lower() != "float32" else np.float32, na_value=np.nan
+        )
+    text = values.astype(object).where(values.notna(), None)
+    return pd.Categorical(pd.Series([v if v is None else str(v) for v in text], dtype=object))
 
 
 def _h5ad(cells: ad.AnnData) -> memoryview:
@@ -164,7 +335,8 @@ def flat_table(cells: ad.AnnData) -> pd.DataFrame:
     return table
 
 
-def _select(cells: ad.AnnData, embedding: str, drop_missing: bool) -> ad.AnnData:
+def select_cells(cells: ad.AnnData, embedding: str, drop_missing: bool) -> ad.AnnData:
+    """A copy of the table with only one embedding (empty: all), and only cells that have a vector if asked."""
     keys = embedding_names(cells)
     if embedding and embedding not in keys:
         raise InputError(f"There is no embedding {embedding!r}; there are {join_words(keys, 12) or 'none'}.")

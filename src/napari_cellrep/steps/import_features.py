@@ -91,6 +91,7 @@ def import_features(
         "model": f"the table {path.name}", "table": path.name, "sha256": _sha256(path), "on": on,
         "trained": True, "features": kept,
     }  # fmt: skip
+    project.begin_step("features")
     project.start_embedding(key, how, path=str(path))
     field_of = obs["field"].astype(str).to_numpy()
     done = 0

@@ -39,6 +39,8 @@ CITATIONS = {
     "score": "Log-ratio score: Lu, Kraus, Cooper, Moses, PLoS Comput Biol 2019.",
     "heterogeneity": "Heterogeneity ranking: Doron et al. Unbiased single-cell morphology with self-supervised vision "
     "transformers. bioRxiv 2023.",
+    "cellpose": "Cellpose-SAM: Pachitariu, Rariden, Stringer. Cellpose-SAM: superhuman generalization for cellular "
+    "segmentation. bioRxiv 2025, doi:10.1101/2025.04.28.651001.",
     "napari": "napari: napari contributors. napari: a multi-dimensional image viewer for Python. "
     "doi:10.5281/zenodo.3555620.",
 }
@@ -134,6 +136,95 @@ def write_report(
     write_text(out, template.render(page))
     yield Progress(len(parts) + 2, len(parts) + 2, f"Wrote {out.name}")
     return out
+
+
+def write_methods(project: Project, out: Path | str, *, embedding: str = "") -> Job[Path]:
+    """Write what a methods section needs as plain text: what was done, with which settings, versions and papers.
+
+    Everything comes from the project's history and provenance; nothing is said that was not done.
+
+    Parameters
+    ----------
+    out : Path
+        Text file to write.
+    embedding : str
+        Which numbers the text is about; empty: those ranked or mapped last.
+
+    Yields
+    ------
+    Progress
+        The job returns the path written.
+
+    Raises
+    ------
+    InputError
+        If the project has no cells, or the place is a folder.
+    """
+    out = Path(out).expanduser().absolute()
+    if out.is_dir():
+        raise InputError(
+            f"{out} is a folder; give the name of a text file, for example {out / 'methods.txt'}."
+        )
+    yield Progress(0, 1, f"Writing {out.name}")
+    write_text(out, methods_text(project, embedding))
+    yield Progress(1, 1, f"Wrote {out.name}")
+    return out
+
+
+def methods_text(project: Project, embedding: str = "") -> str:
+    """The text of `write_methods`."""
+    from napari_cellrep import __version__
+
+    about = _subject(project, embedding)
+    if not len(about.obs):
+        raise InputError(f"{project.name} has no cells to write about: run `cellrep segment` first.")
+    um = sorted({f.um_per_px for f in project.fields if f.um_per_px})
+    sizes = f" at {join_words(f'{u:g}' for u in um)} µm per pixel" if um else ""
+    first = (
+        f"Images of {len(project.fields):,} fields of view "
+        f"showing {join_words(f'{c.name} ({c.role})' for c in project.channels)}{sizes} were analysed with "
+        f"napari-cellrep {__version__}."
+    )
+    lit = project.illumination
+    if lit is not None:
+        first += f" Uneven illumination was corrected before anything else: {lit.words()}."
+    rules = project.last("crop").get("rules", {})
+    flags = ""
+    if rules:
+        flags = (
+            f"{len(about.obs):,} cells were found. {len(about.obs) - len(about.good):,} of them were flagged and left out: "
+            f"cut off by the image's edge, too small, saturated, blurred or without signal ({_settings(rules)})."
+        )
+    trained = [
+        f"The network “{line['name']}” ({line['model']}) was trained on {line['n_cells']:,} cells of the project."
+        for line in project.history
+        if line.get("step") == "train" and not line.get("undone") and line.get("name") and line.get("n_cells")
+    ]
+    brought = [
+        f"Embedding “{key}” was read from a table." for key in project.embedding_keys()
+        if project.embedding_info(key).get("table")
+    ]  # fmt: skip
+    papers = _cited(about)
+    credit = [str(line["credit"]) for line in project.history if line.get("credit")]
+    parts = [
+        first, flags, *trained, *brought, *_methods(about), f"Versions: {_versions(about)}.", "References",
+        *(f"- {paper}" for paper in dict.fromkeys(papers)), *dict.fromkeys(credit),
+    ]  # fmt: skip
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _cited(about: _Subject) -> list[str]:
+    """Papers of what was used: models, analyses, napari."""
+    used = sorted({str(m["model"]) for m in about.made.values() if m.get("model")})
+    recipes = {m.get("recipe") for m in about.made.values()}
+    cited = {"map": "umap", "score": "score", "variability": "heterogeneity"}
+    papers = [told for told in map(_model_citation, used) if told]
+    papers += [CITATIONS[key] for recipe, key in cited.items() if recipe in recipes]
+    project = about.project
+    labelled = next((f.id for f in project.fields if project.has_labels(f.id)), "")
+    if labelled and project.label_info(labelled).get("segmenter") == "cellpose":
+        papers.append(CITATIONS["cellpose"])
+    return [*papers, CITATIONS["napari"]]
 
 
 def _subject(project: Project, embedding: str) -> _Subject:
@@ -703,11 +794,7 @@ def _words(about: _Subject, numbers: Mapping[str, Any] | None) -> dict[str, Any]
     if dims:
         tiles.append({"value": f"{dims:,}", "label": f"numbers per cell ({about.embedding})"})
     credit = [str(line["credit"]) for line in project.history if line.get("credit")]
-    used = sorted({str(m["model"]) for m in about.made.values() if m.get("model")})
-    citations = [told for told in map(_model_citation, used) if told]
-    recipes = {m.get("recipe") for m in about.made.values()}
-    cited = {"map": "umap", "score": "score", "variability": "heterogeneity"}
-    citations += [CITATIONS[key] for recipe, key in cited.items() if recipe in recipes]
+    citations = _cited(about)
     channels = ", ".join(f"{c.name} ({c.role})" for c in project.channels)
     wide = numbers and json.dumps(numbers, indent=1, default=str, ensure_ascii=False)
     return {
@@ -717,7 +804,7 @@ def _words(about: _Subject, numbers: Mapping[str, Any] | None) -> dict[str, Any]
         "readouts": _readouts(numbers) if about.dose else None,
         "problems": [{"field": f.id, "text": f.problem} for f in project.fields if f.problem],
         "methods": _methods(about), "versions": _versions(about), "credits": list(dict.fromkeys(credit)),
-        "citations": [*citations, CITATIONS["napari"]],
+        "citations": citations,
         "provenance": json.dumps(_shortened(about.made), indent=1, ensure_ascii=False, default=str), "numbers": wide,
     }  # fmt: skip
 

@@ -113,6 +113,10 @@ def segment(
     problems: dict[str, str] = {}
     notes: dict[str, str] = {}
     yield Progress(0, len(chosen), "Segmenting")
+    if shard.world == 1:
+        project.begin_step("segment")
+    else:  # several processes write at once: no one of them can say what was before all
+        project.forget_step()
     for i, field in enumerate(chosen):
         how = how_made(project, field, segmenter, settings)
         stamp, info = digest(how), project.label_info(field.id)
@@ -257,12 +261,17 @@ def _no_cell(field: Field) -> str:
 
 
 def image_stamp(project: Project, field: Field) -> list[list[Any]]:
-    """What tells that a field's files are the same as before: path, channel, z, size and time of change."""
+    """What tells that a field's pixels are the same as before: file name, channel, z, size, time of change, correction.
+
+    The name and not the folder: images that were moved as they are need no new labels.
+    """
     stamp: list[list[Any]] = []
     for plane in field.planes:
         for path in plane.files(project.root):
             here = stamps_of(path) if path.exists() else [[0, 0]]
-            stamp += [[plane.path, plane.channel, plane.z, *one] for one in here]
+            stamp += [[path.name, plane.channel, plane.z, *one] for one in here]
+    if project.illumination is not None:
+        stamp.append(["illumination", project.illumination.digest])
     return stamp
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +27,13 @@ if TYPE_CHECKING:
 # Kind → (what it is, ending, what is in it).
 KINDS = {
     "report": ("Report (one web page)", ".html", "Numbers, maps and pictures of cells on one page; opens in any browser."),
+    "methods": ("Methods (text)", ".txt",
+                "What was done, with which settings and versions, and the papers to cite: for a methods section."),
     "csv": ("Cells as a table (CSV)", ".csv",
             "One row per cell: what is known of it, flags, place on the map, scores. Opens in Excel, R, Prism."),
     "parquet": ("Cells as a table (Parquet)", ".parquet", "The same, smaller and faster to read, for R and Python."),
-    "h5ad": ("For scanpy (h5ad)", ".h5ad", "Everything, the embeddings and how they were made included: an AnnData file."),
+    "h5ad": ("For scanpy and cellxgene (h5ad)", ".h5ad",
+             "Everything, the embeddings and how they were made included: an AnnData file."),
     "zarr": ("For scanpy (zarr folder)", ".zarr", "The same as a folder of small files, for very many cells."),
     "ranking": ("Ranking of the groups (CSV)", ".csv", "One row per group, the most variable first."),
     "map": ("Map with densities (PNG)", ".png",
@@ -39,7 +43,33 @@ KINDS = {
                "One row per group: its profile (what its cells are on average), scores, and how alike each two groups are."),
     "likeness": ("How alike the groups are (CSV)", ".csv",
                  "One row and one column per group: Pearson's correlation of their profiles, for a heat map elsewhere."),
+    "crops": ("Pictures of cells (OME-TIFF, one per group)", "",
+              "A folder: per group one stack, cell after cell with all channels as acquired, and a table that says which is "
+              "which. Opens in Fiji."),
+    "crops-cell": ("Pictures of cells (OME-TIFF, one per cell)", "", "The same with a file for every cell."),
+    "crops-zarr": ("Pictures of cells (zarr, for training)", ".zarr",
+                   "One array of all cells in few files, with their table: for networks of your own. Opens with anndata."),
+    "spatialdata": ("Images, outlines and table (SpatialData)", ".zarr",
+                    "One zarr folder that napari-spatialdata and squidpy open, outlines linked to the table."),
+    "project": ("The project without its images", ".cellrep",
+                "A copy to share: table, maps, sets, networks. Its fields say that the images are not there; whoever has "
+                "them brings them back (card 1, Find the images…)."),
 }  # fmt: skip
+_PIXELS = ("crops", "crops-cell", "crops-zarr", "spatialdata")
+_OF_ONE_EMBEDDING = (
+    "report",
+    "methods",
+    "csv",
+    "parquet",
+    "h5ad",
+    "zarr",
+    "ranking",
+    "groups",
+    "likeness",
+    "crops",
+    "crops-cell",
+    "crops-zarr",
+)
 
 
 NEEDS_GROUPS = {
@@ -61,9 +91,11 @@ class ExportDialog(QDialog):
         refill(self.kind, [(words, kind) for kind, (words, *_) in KINDS.items()])
         if not (card.project.root / "groups.zarr").exists():
             for kind, first in NEEDS_GROUPS.items():
-                item = self.kind.model().item(list(KINDS).index(kind))
-                item.setEnabled(False)
-                item.setToolTip(first)
+                self._leave_out(kind, first)
+        if importlib.util.find_spec("spatialdata") is None:
+            self._leave_out(
+                "spatialdata", 'Needs the package spatialdata: pip install "napari-cellrep[spatialdata]"'
+            )
         self.about = text(least_px=380)
         self.embedding = combo("Embedding: a list of numbers that describes how a cell looks")
         names = card.session.embeddings
@@ -76,11 +108,14 @@ class ExportDialog(QDialog):
         columns = [(column_words(c), c) for c in card.session.row_columns()]
         refill(self.colour, [("points alone", ""), *columns], keep=card.session.colour_by)
         if not self.map_.count():
-            item = self.kind.model().item(list(KINDS).index("map"))
-            item.setEnabled(False)
-            item.setToolTip("Make the map first")
+            self._leave_out("map", "Make the map first")
         self.drop = QCheckBox("Leave out cells that have no numbers")
         self.drop.setChecked(True)
+        self.flagged = QCheckBox("Write flagged cells, too")
+        self.flagged.setToolTip("Cells that are cut off, blurred, saturated, too small or without signal")
+        self.labels = QCheckBox("With the outlines of the cells")
+        self.labels.setChecked(True)
+        self.labels.setToolTip("The label images; without them nobody can see where a cell was")
         self.place = QLineEdit(str(Path.home() / f"{card.project.name}.html"))
         self.place.setMinimumWidth(340)
         self.pick = button("…", self._pick)
@@ -102,25 +137,44 @@ class ExportDialog(QDialog):
         layout.addRow("Embedding", self.embedding)
         layout.addRow("Map", self.map_)
         layout.addRow("Densities of", self.colour)
-        self.form_ = layout
-        layout.addRow("", self.drop)
+        for box in (self.drop, self.flagged, self.labels):
+            layout.addRow("", box)
         layout.addRow("File", where)
+        self.form = layout
         layout.addRow(self.buttons)
         self.setMinimumWidth(540)
         self.kind.currentIndexChanged.connect(lambda _: self._chosen())
         self.place.textChanged.connect(lambda _: self._check())
         self._chosen()
 
+    def _leave_out(self, kind: str, first: str) -> None:
+        """Grey a kind, and say what it needs first."""
+        item = self.kind.model().item(list(KINDS).index(kind))
+        item.setEnabled(False)
+        item.setToolTip(first)
+
     def _chosen(self) -> None:
         kind = self.kind.currentData()
         _, ending, about = KINDS[kind]
         self.about.setText(about)
-        self.form_.setRowVisible(self.embedding, kind != "map")
-        self.form_.setRowVisible(self.map_, kind == "map")
-        self.form_.setRowVisible(self.colour, kind == "map")
-        self.drop.setVisible(kind in ("csv", "parquet", "h5ad", "zarr"))
+        self.form.setRowVisible(self.map_, kind == "map")
+        self.form.setRowVisible(self.colour, kind == "map")
+        self.form.setRowVisible(self.drop, kind in ("csv", "parquet", "h5ad", "zarr"))
+        self.form.setRowVisible(self.flagged, kind in _PIXELS)
+        self.form.setRowVisible(self.labels, kind == "project")
+        self.form.setRowVisible(self.embedding, kind in _OF_ONE_EMBEDDING)
+        self.embedding.setItemText(0, "the project's own window" if kind.startswith("crops") else "all")
         if place := self.place.text().strip():
-            self.place.setText(str(Path(place).with_suffix(ending)))
+            path = Path(place)
+            known = {e for _, e, _ in KINDS.values() if e}
+            stem = path.with_suffix("") if path.suffix in known else path
+            mark = {"spatialdata": "-spatialdata", "project": "-shared"}.get(
+                kind, "-cells" if kind in _PIXELS else ""
+            )
+            name = stem.name
+            for old in ("-spatialdata", "-shared", "-cells"):
+                name = name.removesuffix(old)
+            self.place.setText(str(stem.with_name(f"{name}{mark}{ending}")))
         self._check()
 
     def _check(self) -> None:
@@ -128,6 +182,9 @@ class ExportDialog(QDialog):
         self.ok.setEnabled(bool(place))
         self.ok.setToolTip("" if place else "Say where the file goes")
         there = bool(place) and Path(place).expanduser().exists()
+        if there and self.kind.currentData() == "project":
+            self.ok.setEnabled(False)
+            self.ok.setToolTip("There is such a folder already; choose another name")
         self.ok.setText("Replace it" if there else "Export")
 
     def _pick(self) -> None:
@@ -138,12 +195,22 @@ class ExportDialog(QDialog):
     def value(self) -> dict[str, Any]:
         """Step, and its arguments."""
         kind, place = self.kind.currentData(), self.place.text().strip()
+        embedding = self.embedding.currentData()
         if kind == "report":
+            return {"step": "report.write_report", "out_html": place, "embedding": embedding}
+        if kind == "methods":
+            return {"step": "report.write_methods", "out": place, "embedding": embedding}
+        if kind.startswith("crops"):
             return {
-                "step": "report.write_report",
-                "out_html": place,
-                "embedding": self.embedding.currentData(),
-            }
+                "step": "export_images.write_crops", "out": place, "format": "zarr" if kind == "crops-zarr" else "tiff",
+                "per": "cell" if kind == "crops-cell" else "group", "embedding": embedding,
+                "include_flagged": self.flagged.isChecked(),
+            }  # fmt: skip
+        if kind == "spatialdata":
+            step = "export_images.write_spatialdata"
+            return {"step": step, "out": place, "include_flagged": self.flagged.isChecked()}
+        if kind == "project":
+            return {"step": "export.share", "out": place, "labels": self.labels.isChecked()}
         if kind == "map":
             embedding, key = self.map_.currentData()
             return {
