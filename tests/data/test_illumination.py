@@ -63,6 +63,7 @@ def test_images_are_corrected_when_they_are_read_and_only_then(sample_project: P
         wanted[raw[1] == 255] = 255
         assert np.array_equal(image[1], wanted)
         assert image.dtype == raw.dtype
+        assert np.array_equal(one.read_region("A01", (100, 40, 180, 300)), image[:, 100:180, 40:300])
         assert one.image_stamp("A01") != stamp
     assert file.read_bytes() == bytes_before
     folders = list((project.root / "illumination").iterdir())

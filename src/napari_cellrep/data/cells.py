@@ -60,9 +60,18 @@ class QualityRules:
 
 
 def measure_field(
-    field: Field, image: np.ndarray, labels: np.ndarray, channels: Sequence[Channel], window_px: int
+    field: Field,
+    image: np.ndarray,
+    labels: np.ndarray,
+    channels: Sequence[Channel],
+    window_px: int,
+    *,
+    origin: tuple[int, int] = (0, 0),
+    keep: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """One row per cell of a field: place, size, and the numbers its quality flags are decided from.
+
+    Of a field larger than memory a part is measured; background and the usual signal are then those of the part.
 
     Parameters
     ----------
@@ -70,6 +79,10 @@ def measure_field(
     labels : ndarray of shape (H, W)
     window_px : int
         Side of the window whose overlap with the image edge is reported.
+    origin : tuple of int
+        y, x of the part's first pixel in the field.
+    keep : ndarray of shape (n,), optional
+        Labels of the cells that get a row; the others of the part are only neighbours.
 
     Returns
     -------
@@ -77,20 +90,23 @@ def measure_field(
         Index ``cell_id``; the columns of `OBS_COLUMNS` and the field's metadata.
     """
     cells = find_cells(labels)
-    h, w = labels.shape
+    h, w = labels.shape if keep is None else (field.height_px, field.width_px)
     grown = _with_ring(labels, cells)
     signal, signal_share = _signal(image, labels, grown, cells.label, channels)
-    corner = cells.centroid.astype(int) - window_px // 2
+    corner = (cells.centroid + np.array(origin)).astype(int) - window_px // 2
     edge = (corner < 0).any(axis=1) | (corner + window_px > (h, w)).any(axis=1)
     own = {
         "field": field.id,
         "label": cells.label,
         "group": field.group,
-        "y_px": cells.centroid[:, 0],
-        "x_px": cells.centroid[:, 1],
-        **{name: cells.box[:, i] for i, name in enumerate(("box_y0", "box_x0", "box_y1", "box_x1"))},
+        "y_px": cells.centroid[:, 0] + origin[0],
+        "x_px": cells.centroid[:, 1] + origin[1],
+        **{
+            name: cells.box[:, i] + origin[i % 2]
+            for i, name in enumerate(("box_y0", "box_x0", "box_y1", "box_x1"))
+        },
         "area_px": cells.area_px,
-        "mask_hash": mask_hashes(labels, cells),
+        "mask_hash": mask_hashes(labels, cells, origin),
         "q_window_over_edge": edge,
         "q_area_share": cells.area_px / window_px**2,
         "q_saturated_share": _saturated(image, labels, cells.label),
@@ -100,6 +116,8 @@ def measure_field(
     }
     index = pd.Index([f"{field.id}:{label}" for label in cells.label], name="cell_id", dtype=object)
     frame = pd.DataFrame(own, index=index)
+    if keep is not None:
+        frame = frame[np.isin(cells.label, keep)].copy()
     for key, value in field.metadata.items():
         if key not in frame:
             frame[key] = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,6 +96,45 @@ def find_cells(labels: np.ndarray) -> Boxes:
         box[:, column] = first
         extreme.at(box[:, column], index, v)
     return Boxes(found.astype(np.int64), area.astype(np.int64), centroid, box)
+
+
+def join_boxes(parts: Sequence[Boxes]) -> Boxes:
+    """Cells of a whole field from those of parts that share no pixel; a cell may lie in several."""
+    if not parts:
+        return find_cells(np.zeros((0, 0), np.int32))
+    labels, areas, centres, boxes = (
+        np.concatenate([getattr(p, name) for p in parts]) for name in ("label", "area_px", "centroid", "box")
+    )
+    found, index = np.unique(labels, return_inverse=True)
+    n = len(found)
+    area = np.bincount(index, areas, n)
+    centroid = np.stack([np.bincount(index, c * areas, n) / np.maximum(area, 1) for c in centres.T], axis=1)
+    box = np.empty((n, 4), np.int64)
+    box[:, :2] = np.iinfo(np.int64).max
+    box[:, 2:] = 0
+    np.minimum.at(box[:, :2], index, boxes[:, :2])
+    np.maximum.at(box[:, 2:], index, boxes[:, 2:])
+    return Boxes(found, area.astype(np.int64), centroid, box)
+
+
+def moved(cells: Boxes, origin: tuple[int, int]) -> Boxes:
+    """The same cells seen from another first pixel, `origin` (y, x): where they are in a part of their field."""
+    y0, x0 = origin
+    return dataclasses.replace(
+        cells, centroid=cells.centroid - np.array([y0, x0]), box=cells.box - np.array([y0, x0, y0, x0])
+    )
+
+
+def around(cells: Boxes, specs: Sequence[CropSpec], um_per_px: float = 0.0) -> tuple[int, int, int, int]:
+    """The part of a field, y0, x0, y1, x1, that holds all that `cut_crops` shows of cells; it may reach over the edge."""
+    longest = int((cells.box[:, 2:] - cells.box[:, :2]).max(initial=0))
+    margin = 2
+    for spec in specs:
+        boxed = math.ceil(longest * max(1.0, spec.box_scale)) + spec.size_px
+        margin = max(margin, 2 + (spec.side_px(um_per_px) if spec.mode == "window" else boxed))
+    low = np.minimum(cells.box[:, :2], cells.centroid.astype(np.int64)).min(axis=0) - margin
+    high = np.maximum(cells.box[:, 2:], cells.centroid.astype(np.int64)).max(axis=0) + margin
+    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
 
 def cut_crops(
@@ -312,17 +352,17 @@ def _resize_weights(n_in: int, n_out: int) -> np.ndarray:
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def mask_hashes(labels: np.ndarray, cells: Boxes) -> np.ndarray:
+def mask_hashes(labels: np.ndarray, cells: Boxes, origin: tuple[int, int] = (0, 0)) -> np.ndarray:
     """One number per cell that changes when its mask changes: uint64 (n,).
 
-    What was computed from a cell is out of date once this differs.
+    What was computed from a cell is out of date once this differs. `origin`: y, x of the labels' first pixel in the field.
     """
     import zlib
 
     out = np.zeros(len(cells), np.uint64)
     for i, (y0, x0, y1, x1) in enumerate(cells.box):
         own = labels[y0:y1, x0:x1] == cells.label[i]
-        where = np.array([y0, x0, y1, x1], np.int64).tobytes()
+        where = (np.array([y0, x0, y1, x1], np.int64) + np.tile(np.array(origin, np.int64), 2)).tobytes()
         out[i] = (zlib.crc32(where) << 32) | zlib.crc32(np.packbits(own).tobytes())
     return out
 

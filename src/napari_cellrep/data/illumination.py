@@ -65,20 +65,35 @@ class Illumination:
                 ) from error
         return self._read[name]
 
-    def correct(self, image: np.ndarray, one: Field, channels: Sequence[Channel]) -> np.ndarray:
-        """Corrected pixels (C, H, W) of a field in the dtype of `image`."""
+    def correct(
+        self,
+        image: np.ndarray,
+        one: Field,
+        channels: Sequence[Channel],
+        box: tuple[int, int, int, int] | None = None,
+    ) -> np.ndarray:
+        """Corrected pixels (C, H, W) of a field, or of its part `box` (y0, x0, y1, x1), in the dtype of `image`.
+
+        What the camera could count at most is told from the whole image (see `top_of`); of a part it is the type's largest
+        number, so that all parts of an image are treated alike.
+        """
         functions = [self.function(plate_of(one), c.name) for c in channels]
         if all(f is None for f in functions):
             return image
-        top = top_of(image)
+        shape = image.shape[1:] if box is None else (one.height_px, one.width_px)
+        whole_top = int(np.iinfo(image.dtype).max) if image.dtype.kind in "ui" else 0
+        top = top_of(image) if box is None else whole_top
+        y0, x0, y1, x1 = box or (0, 0, *shape)
         planes = []
         for plane, function in zip(image, functions, strict=True):
-            if function is not None and function.shape != plane.shape:
+            if function is not None and function.shape != shape:
                 raise InputError(
-                    f"Field {one.id} is {plane.shape[1]}×{plane.shape[0]} px and its illumination function is "
+                    f"Field {one.id} is {shape[1]}×{shape[0]} px and its illumination function is "
                     f"{function.shape[1]}×{function.shape[0]} px; give one of the field's size, or none."
                 )
-            planes.append(plane if function is None else apply_function(plane, function, self.operation, top))
+            if function is not None:
+                plane = apply_function(plane, function[y0:y1, x0:x1], self.operation, top)
+            planes.append(plane)
         return np.stack(planes)
 
     def words(self) -> str:

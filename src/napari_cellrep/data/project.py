@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import platform
+import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 import tifffile
 from filelock import FileLock, Timeout
 
+from napari_cellrep.data import slides
 from napari_cellrep.data.cells import make_table, provenance
 from napari_cellrep.data.fields import Field, read_fields, write_fields
 from napari_cellrep.data.files import recover, replacing, sweep, write_text
@@ -44,7 +46,7 @@ class Project:
 
         project.json      format, channels, grouping, history
         fields.parquet    one row per field of view
-        labels/           <field>.ome.tif; how they were made is in the file's description
+        labels/           <field>.ome.tif, of images larger than memory <field>.ome.zarr; how they were made is in the file
         embeddings/       <key>/<field>.npy: structured rows (label, mask_hash, x), and <key>/key.json
         cells.zarr        AnnData, one row per cell
         fields.zarr       AnnData, one row per field: whole-image embeddings
@@ -370,23 +372,78 @@ class Project:
             )
         return image if self.illumination is None else self.illumination.correct(image, field, self.channels)
 
+    def is_big(self, field_id: str) -> bool:
+        """Whether a field is worked on in parts, because the whole of it is more than memory should hold."""
+        field = self.field(field_id)
+        return field.height_px * field.width_px > slides.BIG_PX
+
+    def read_region(self, field_id: str, box: slides.Box) -> np.ndarray:
+        """Pixels (C, h, w) of a part of a field, y0, x0, y1, x1; no more is read than the file's own pieces.
+
+        Raises
+        ------
+        InputError
+            As `read_image`.
+        """
+        field = self.field(field_id)
+        try:
+            image = slides.read_region(field.planes, self.root, box, stack=field.stack)
+        except InputError as error:
+            raise InputError(f"Field {field_id}: {error}") from error
+        return (
+            image
+            if self.illumination is None
+            else self.illumination.correct(image, field, self.channels, box)
+        )
+
     # ---- labels ----------------------------------------------------------------------------------
 
     def labels_path(self, field_id: str) -> Path:
-        """Where a field's labels are (or would be)."""
-        return self.root / "labels" / f"{field_id}.ome.tif"
+        """Where a field's labels are (or would be): a TIFF, or an OME-Zarr of one larger than memory."""
+        in_parts = self.root / "labels" / f"{field_id}.ome.zarr"
+        return in_parts if in_parts.is_dir() else self.root / "labels" / f"{field_id}.ome.tif"
+
+    def labelled(self) -> set[str]:
+        """Fields that are segmented: one look at the folder, however many fields."""
+        names = (p.name for p in (self.root / "labels").glob("[!.]*.ome.*"))
+        return {n.removesuffix(".ome.tif").removesuffix(".ome.zarr") for n in names}
 
     def has_labels(self, field_id: str) -> bool:
         """Whether a field is segmented."""
-        return self.labels_path(field_id).is_file()
+        return self.labels_path(field_id).exists()
+
+    def read_labels_region(self, field_id: str, box: slides.Box) -> np.ndarray:
+        """Labels of a part of a field, y0, x0, y1, x1."""
+        path = self.labels_path(field_id)
+        if path.is_dir():
+            return slides.read_labels(path, box)
+        y0, x0, y1, x1 = box
+        return self.read_labels(field_id)[y0:y1, x0:x1]
+
+    @contextlib.contextmanager
+    def writing_labels(self, field_id: str, how: Mapping[str, Any]) -> Iterator[slides.LabelWriter]:
+        """Write labels part by part, for a field larger than memory; they are in place once the block ends."""
+        field = self.field(field_id)
+        old, path = self.labels_path(field_id), self.root / "labels" / f"{field_id}.ome.zarr"
+        for known in {old, path}:
+            self._last.keep(known)
+        with replacing(path) as tmp:
+            writer = slides.LabelWriter(tmp, (field.height_px, field.width_px), field.um_per_px)
+            yield writer
+            writer.finish(how)
+        if old != path:
+            old.unlink(missing_ok=True)
 
     def read_labels(self, field_id: str) -> np.ndarray:
         """Labels of a field, (H, W) unsigned integers, 0 = background."""
         path = self.labels_path(field_id)
-        if not path.is_file():
+        if not path.exists():
             raise InputError(
                 f"Field {field_id} is not segmented yet: run `cellrep segment` (or import labels)."
             )
+        if path.is_dir():
+            field = self.field(field_id)
+            return slides.read_labels(path, (0, 0, field.height_px, field.width_px))
         try:
             labels = np.asarray(tifffile.imread(path))
         except Exception as error:
@@ -419,15 +476,21 @@ class Project:
         dtype = np.uint16 if labels.max(initial=0) <= 65_535 else np.uint32
         labels = labels.astype(dtype)
         info = {**how, "n_cells": int(np.unique(labels[labels > 0]).size)}
-        self._last.keep(self.labels_path(field_id))
-        with replacing(self.labels_path(field_id)) as tmp:
+        old, path = self.labels_path(field_id), self.root / "labels" / f"{field_id}.ome.tif"
+        for known in {old, path}:
+            self._last.keep(known)
+        with replacing(path) as tmp:
             tifffile.imwrite(
                 tmp, labels, compression="zlib", ome=True,
                 metadata={"axes": "YX", "Name": field_id, "Description": json.dumps(info, default=str)},
             )  # fmt: skip
+        if old != path:
+            shutil.rmtree(old, ignore_errors=True)
 
     def label_info(self, field_id: str) -> dict[str, Any]:
         """How a field's labels were made (kept inside the file); empty when there are none."""
+        if self.labels_path(field_id).is_dir():
+            return slides.label_info(self.labels_path(field_id))
         try:
             with tifffile.TiffFile(self.labels_path(field_id)) as tif:
                 root = ElementTree.fromstring(tif.ome_metadata or "<none/>")

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from qtpy.QtCore import QObject, Signal
 
-from napari_cellrep.data.crops import Boxes, cut_crops
+from napari_cellrep.data import slides
+from napari_cellrep.data.crops import Boxes, around, cut_crops, moved
 from napari_cellrep.data.project import Project
 from napari_cellrep.session import Session
 from napari_cellrep.specs import CropSpec
@@ -166,9 +167,21 @@ class Background(QObject):
     def _cut(
         self, project: Project, field_id: str, where: Boxes, side: int, looks: tuple[Look, ...]
     ) -> list[np.ndarray]:
-        image, _ = self.read_field(project, field_id)
-        crops = cut_crops(image, None, where, CropSpec(size_px=side, window_px=side))
-        if len(looks) != image.shape[0]:
+        spec = CropSpec(size_px=side, window_px=side)
+        if project.is_big(field_id):  # one part after the other, each no larger than it has to be
+            crops = np.empty(
+                (len(where), len(project.channels), side, side), project.field(field_id).dtype or float
+            )
+            shape = project.field(field_id).height_px, project.field(field_id).width_px
+            for at in slides.by_tile(where.centroid):
+                some = Boxes(where.label[at], where.area_px[at], where.centroid[at], where.box[at])
+                box = slides.grown(around(some, [spec]), 0, shape)
+                image = project.read_region(field_id, box)
+                crops[at] = cut_crops(image, None, moved(some, box[:2]), spec)
+        else:
+            image, _ = self.read_field(project, field_id)
+            crops = cut_crops(image, None, where, spec)
+        if len(looks) != len(project.channels):
             looks = tuple(
                 default_look(c.role, plane) for c, plane in zip(project.channels, image, strict=True)
             )

@@ -7,14 +7,19 @@ A segmenter file holds a docstring, a frozen dataclass ``Config`` (every field w
 ``image`` is (C, H, W) in any dtype, ``channels`` the `Channel` of each plane (`specs.find_channel` finds one by
 name or role), ``labels`` int32 (H, W), 0 = background. It raises `InputError` for an image it cannot use.
 
+One whose labels of a place depend on what is around it, and on a few numbers of the whole image, takes ``scales``, a `Scales`: it
+can then be run on parts of an image that is larger than memory, with the numbers that were measured on a sample of it.
+
 One that reads files takes ``source`` too, a `Source`, and may hold two more functions: ``bring``, which returns labels with
 ``notes`` for the person and ``classes`` by label, and ``files_read``, the files whose change makes labels out of date.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -31,3 +36,39 @@ class Source:
 
     files: tuple[Path, ...] = ()
     um_per_px: float = 0.0
+
+
+@dataclass
+class Scales:
+    """Numbers of a whole image that segmenting a part of it needs: measured where they are not known yet, and kept.
+
+    Parameters
+    ----------
+    known : dict
+        Name → number.
+    origin : tuple of int
+        y, x of the part's first pixel in the whole image.
+    reach_px : float
+        How far around a place what was looked at lies, noted while segmenting.
+    align_px : int
+        Parts have to begin at a multiple of this; noted while segmenting.
+    """
+
+    known: dict[str, Any] = field(default_factory=dict)
+    origin: tuple[int, int] = (0, 0)
+    reach_px: float = 0.0
+    align_px: int = 1
+
+    def of(self, name: str, measure: Callable[[], Any]) -> Any:
+        """The number called `name`, measured if it is not known."""
+        if name not in self.known:
+            self.known[name] = measure()
+        return self.known[name]
+
+    def looks(self, reach_px: float, align_px: int = 1) -> None:
+        """Note how far a step looks, and at which multiples parts may begin."""
+        self.reach_px, self.align_px = max(self.reach_px, reach_px), max(self.align_px, align_px)
+
+    def at(self, y: int, x: int) -> Scales:
+        """The same numbers for the part that begins at y, x."""
+        return Scales(dict(self.known), (y, x), self.reach_px, self.align_px)

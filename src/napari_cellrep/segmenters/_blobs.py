@@ -19,6 +19,7 @@ from skimage.filters import threshold_otsu
 from skimage.morphology import reconstruction
 from skimage.segmentation import watershed
 
+from napari_cellrep.segmenters import Scales
 from napari_cellrep.specs import Channel, InputError, find_channel
 
 # Found on the manual truth of benchmarks/segmentation.py, which holds no image out;
@@ -45,6 +46,10 @@ _SHAPE_COST = 60  # of an object that fills none of its ellipse, where one SD of
 _OBJECT_COST = 1  # of one object more
 _SEAM_GAIN = 3  # of a seam that is black
 _LEAST_FILL = 0.85  # what fills less of its ellipse is no object
+
+
+# Diameters around a place that its background is made of: half a window of a percentile, and a wide blur of that.
+_REACH = 14.0
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,7 @@ def blurred_noise_sd(plane: np.ndarray, sigma: float) -> float:
     return noise_sd(plane) / max(1.0, 2 * np.sqrt(np.pi) * sigma)
 
 
-def background(smooth: np.ndarray, diameter_px: float) -> np.ndarray:
+def background(smooth: np.ndarray, diameter_px: float, origin: tuple[float, float] = (0, 0)) -> np.ndarray:
     """Slowly varying background: a low percentile over about eight diameters, smoothed.
 
     Parameters
@@ -136,15 +141,20 @@ def background(smooth: np.ndarray, diameter_px: float) -> np.ndarray:
     smooth : ndarray of shape (H, W), float32
     diameter_px : float
         Typical diameter of the objects, which must not count as background.
+    origin : (y, x)
+        Of `smooth` in the whole image: parts of an image are sampled at the same places as the whole.
     """
     h, w = smooth.shape
     step = max(1, round(diameter_px / 3))
-    small = smooth[step // 2 :: step, step // 2 :: step]
+    first = [int((step // 2 - o) % step) for o in origin]
+    first = [f if f < n else n // 2 for f, n in zip(first, (h, w), strict=True)]
+    small = smooth[first[0] :: step, first[1] :: step]
     window = 2 * round(4 * diameter_px / step) + 1
     low = ndimage.percentile_filter(small, 10, size=min(window, 2 * max(small.shape) + 1), mode="reflect")
     low = ndimage.gaussian_filter(low, window / 4, mode="nearest")
     at = [
-        np.clip((np.arange(n) - step // 2) / step, 0, m - 1) for n, m in zip((h, w), small.shape, strict=True)
+        np.clip((np.arange(n) - f) / step, 0, m - 1)
+        for n, m, f in zip((h, w), small.shape, first, strict=True)
     ]
     return _bilinear(low, at[0], at[1])
 
@@ -187,13 +197,15 @@ def estimate_diameter(plane: np.ndarray) -> float:
     return float(2 * factor * radius[np.searchsorted(weight, weight[-1] / 2)])
 
 
-def find_blobs(plane: np.ndarray, rules: Rules) -> np.ndarray:
+def find_blobs(plane: np.ndarray, rules: Rules, scales: Scales | None = None) -> np.ndarray:
     """Outline bright, roughly elliptic objects.
 
     Parameters
     ----------
     plane : ndarray of shape (H, W), float32
     rules : Rules
+    scales : Scales, optional
+        Of the image that `plane` is a part of.
 
     Returns
     -------
@@ -203,24 +215,33 @@ def find_blobs(plane: np.ndarray, rules: Rules) -> np.ndarray:
     empty = np.zeros(plane.shape, np.int32)
     if min(plane.shape) < 4 or plane.max() - plane.min() <= 0:
         return empty
-    diameter = rules.diameter_px or estimate_diameter(plane)
+    scales = Scales() if scales is None else scales
+    again = "diameter" in scales.known
+    diameter = scales.of("diameter", lambda: rules.diameter_px or estimate_diameter(plane))
     if diameter <= 0:
         return empty
-    labels = _find(plane, rules, diameter)
-    if not rules.diameter_px and labels.max() >= _FELLOWS:
-        # What was found says more of the size than the first look did, and all scales follow from it.
-        found = float(2 * np.sqrt(np.median(np.bincount(labels.ravel())[1:]) / np.pi))
+    first = Scales()
+    labels = _find(plane, rules, diameter, scales if again else first)
+    if not again:
+        found = diameter
+        if not rules.diameter_px and labels.max() >= _FELLOWS:
+            # What was found says more of the size than the first look did, and all scales follow from it.
+            found = float(2 * np.sqrt(np.median(np.bincount(labels.ravel())[1:]) / np.pi))
         if abs(found / diameter - 1) > _SAME_SIZE:
-            labels = _find(plane, rules, found)
+            scales.known["diameter"] = found
+            labels = _find(plane, rules, found, scales)
+        else:
+            scales.known |= first.known
+            scales.looks(first.reach_px, first.align_px)
     if rules.split:
-        labels = _split_by_size(labels, plane)
+        labels = _split_by_size(labels, plane, scales)
     # Last, so that a limit neither changes the other objects nor carves smaller ones out of them.
     area = np.bincount(labels.ravel())
     keep = (area >= rules.min_area_px) & (area <= (rules.max_area_px or np.inf))
     return _renumber(np.where(keep[labels], labels, 0))
 
 
-def _find(plane: np.ndarray, rules: Rules, diameter: float) -> np.ndarray:
+def _find(plane: np.ndarray, rules: Rules, diameter: float, scales: Scales) -> np.ndarray:
     """Objects of about this diameter (px)."""
     empty = np.zeros(plane.shape, np.int32)
     factor = max(1, int(diameter / _WORK_DIAMETER_PX))
@@ -236,20 +257,23 @@ def _find(plane: np.ndarray, rules: Rules, diameter: float) -> np.ndarray:
 
     sigma = max(0.7, rules.smooth * d)
     smooth = ndimage.gaussian_filter(small, sigma)
-    height = smooth - background(smooth, d)
-    noise = blurred_noise_sd(_shrink(plane, factor), sigma / up)
-    peak = float(height.max())
+    scales.looks(_REACH * diameter, factor)
+    height = smooth - background(smooth, d, (scales.origin[0] * up / factor, scales.origin[1] * up / factor))
+    noise = scales.of("noise", lambda: blurred_noise_sd(_shrink(plane, factor), sigma / up))
+    peak = scales.of("peak", lambda: float(height.max()))
     low = max(rules.noise_sds / 2 * noise, peak / 200)
-    if peak <= 2 * low or peak <= 0:
+    if peak <= 2 * low or peak <= 0 or height.max() <= low:
         return empty
 
     relief = height - _VALLEY * valleys(height, _VALLEY_SCALE * d) if rules.split else height
+    if relief.max() <= low:
+        return empty
     tree = _component_tree(relief, low, least, most, rules.fill_holes)
     seeds = _cut_tree(tree, height.shape, d, least, most, rules.split)
     labels = _outline(height, relief, seeds, low, rules.edge, rules.fill_holes)
     if rules.split:
         labels = _split_by_shape(labels, d)
-    labels = _keep_objects(labels, height, least, most, noise, rules)
+    labels = _keep_objects(labels, height, least, most, noise, rules, scales)
     if up > 1:
         labels = labels[::up, ::up]
     return _enlarge(labels, factor, plane.shape)
@@ -509,21 +533,30 @@ def _split_by_shape(labels: np.ndarray, diameter: float) -> np.ndarray:
     return out
 
 
-def _split_by_size(labels: np.ndarray, plane: np.ndarray) -> np.ndarray:
+def _split_by_size(labels: np.ndarray, plane: np.ndarray, scales: Scales) -> np.ndarray:
     """Part what is too large for one of its image's objects, where two ellipses and a seam explain it better."""
     n = int(labels.max())
     height = ndimage.gaussian_filter(plane, 0.7)
-    height = height - np.percentile(height, 5)
+    height = height - scales.of("floor", lambda: np.percentile(height, 5))
+    if not n:
+        return labels
     flat = np.flatnonzero(labels)
     area, fill = _ellipse_fill(labels.ravel()[flat] - 1, flat, labels.shape[1], n)
     whole = fill > _WHOLE
     rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
     whole[rim[rim > 0] - 1] = False
-    if whole.sum() < _FELLOWS:
+
+    def sizes() -> tuple[float, float] | None:
+        if whole.sum() < _FELLOWS:
+            return None
+        size = np.log(area[whole])
+        middle = float(np.median(size))
+        return middle, float(np.clip(1.4826 * np.median(np.abs(size - middle)), *_SIZE_SD))
+
+    usual = scales.of("sizes", sizes)
+    if usual is None:
         return labels
-    size = np.log(area[whole])
-    typical = float(np.median(size))
-    sd = float(np.clip(1.4826 * np.median(np.abs(size - typical)), *_SIZE_SD))
+    typical, sd = usual
 
     def cost(own: np.ndarray) -> float:
         at = np.flatnonzero(own)
@@ -637,7 +670,13 @@ def _touching(labels: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _keep_objects(
-    labels: np.ndarray, height: np.ndarray, least: float, most: float, noise: float, rules: Rules
+    labels: np.ndarray,
+    height: np.ndarray,
+    least: float,
+    most: float,
+    noise: float,
+    rules: Rules,
+    scales: Scales,
 ) -> np.ndarray:
     """Drop what is too small, too large, or too faint."""
     n = int(labels.max())
@@ -650,11 +689,14 @@ def _keep_objects(
     keep[1:] &= _ellipse_fill(labels.ravel()[flat] - 1, flat, labels.shape[1], n)[1] >= _LEAST_FILL
     keep[0] = False
     own[0] = 0
-    if keep.any():
+
+    def typical() -> float:
         order = np.argsort(own[keep])
         weight = np.cumsum((area * own**_LIGHT_POWER)[keep][order])
-        typical = own[keep][order][np.searchsorted(weight, weight[-1] / 2)]
-        keep &= own > rules.contrast * typical
+        return float(own[keep][order][np.searchsorted(weight, weight[-1] / 2)])
+
+    if keep.any():
+        keep &= own > rules.contrast * scales.of("typical", typical)
     keep[0] = False
     return _renumber(np.where(keep[labels], labels, 0))
 

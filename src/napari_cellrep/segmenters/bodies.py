@@ -14,6 +14,7 @@ from typing import Annotated
 import numpy as np
 from scipy import ndimage
 
+from napari_cellrep.segmenters import Scales
 from napari_cellrep.segmenters._blobs import Rules, drop_border, find_blobs, read_plane
 from napari_cellrep.specs import Channel, find_channel
 
@@ -68,7 +69,12 @@ class Config:
 
 
 def segment(
-    image: np.ndarray, channels: Sequence[Channel], config: Config, device: str = "cpu", field_id: str = ""
+    image: np.ndarray,
+    channels: Sequence[Channel],
+    config: Config,
+    device: str = "cpu",
+    field_id: str = "",
+    scales: Scales | None = None,
 ) -> np.ndarray:
     """Outline the cells of one field.
 
@@ -83,6 +89,8 @@ def segment(
         Not used: this is computed on the CPU.
     field_id : str, default ""
         Not used.
+    scales : Scales, optional
+        Of the image that this is a part of.
 
     Returns
     -------
@@ -94,15 +102,18 @@ def segment(
     InputError
         If the channel is missing or its pixels are not finite numbers.
     """
+    scales = Scales() if scales is None else scales
     plane = read_plane(image, channels, config.channel)
     look = config.look
     if look == "auto":
         role = channels[find_channel(channels, config.channel)].role
         look = "structured" if role == "brightfield" else "bright"
     if look == "dark":
-        plane = plane.max() - plane
+        plane = scales.of("ceiling", plane.max) - plane
     elif look == "structured":
-        plane = local_contrast(plane, config.diameter_px)
+        plane = local_contrast(
+            plane, config.diameter_px, scales.of("middle", lambda: float(np.median(plane)))
+        )
     rules = Rules(
         diameter_px=config.diameter_px,
         smooth=config.smoothing,
@@ -113,11 +124,11 @@ def segment(
         min_area_px=config.min_area_px,
         max_area_px=config.max_area_px,
     )
-    labels = find_blobs(plane, rules)
+    labels = find_blobs(plane, rules, scales)
     return drop_border(labels) if config.drop_border else labels
 
 
-def local_contrast(plane: np.ndarray, diameter_px: float = 0.0) -> np.ndarray:
+def local_contrast(plane: np.ndarray, diameter_px: float = 0.0, middle: float | None = None) -> np.ndarray:
     """SD of the pixels in a small window: high at the outlines and inside of cells in brightfield.
 
     Parameters
@@ -125,9 +136,13 @@ def local_contrast(plane: np.ndarray, diameter_px: float = 0.0) -> np.ndarray:
     plane : ndarray of shape (H, W), float32
     diameter_px : float
         The window is a sixth of it; 0: 5 px.
+    middle : float, optional
+        The image's median, where this is a part of it.
     """
     size = max(3, 2 * round(diameter_px / 12) + 1) if diameter_px else 5
-    centred = plane - float(np.median(plane))  # keeps E[x²] − E[x]² exact enough in float32
+    centred = plane - (
+        float(np.median(plane)) if middle is None else middle
+    )  # keeps E[x²] − E[x]² exact enough in float32
     mean = ndimage.uniform_filter(centred, size)
     square = ndimage.uniform_filter(centred * centred, size)
     sd = np.sqrt(np.clip(square - mean * mean, 0, None))

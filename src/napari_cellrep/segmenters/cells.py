@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -15,8 +16,8 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.segmentation import watershed
 
-from napari_cellrep.segmenters import nuclei
-from napari_cellrep.segmenters._blobs import background, drop_border, find_blobs, noise_sd, read_plane
+from napari_cellrep.segmenters import Scales, nuclei
+from napari_cellrep.segmenters._blobs import _REACH, background, drop_border, find_blobs, noise_sd, read_plane
 from napari_cellrep.specs import Channel, InputError
 
 
@@ -47,7 +48,12 @@ class Config(nuclei.Config):
 
 
 def segment(
-    image: np.ndarray, channels: Sequence[Channel], config: Config, device: str = "cpu", field_id: str = ""
+    image: np.ndarray,
+    channels: Sequence[Channel],
+    config: Config,
+    device: str = "cpu",
+    field_id: str = "",
+    scales: Scales | None = None,
 ) -> np.ndarray:
     """Outline the cells of one field.
 
@@ -62,6 +68,8 @@ def segment(
         Not used: this is computed on the CPU.
     field_id : str, default ""
         Not used.
+    scales : Scales, optional
+        Of the image that this is a part of.
 
     Returns
     -------
@@ -74,20 +82,24 @@ def segment(
     InputError
         If a channel is missing, a weight is not a positive number, or pixels are not finite numbers.
     """
-    seeds = find_blobs(read_plane(image, channels, config.channel), nuclei.rules(config))
+    scales = Scales() if scales is None else scales
+    seeds = find_blobs(read_plane(image, channels, config.channel), nuclei.rules(config), scales)
     weights = read_weights(config.cell_channels)
     planes = [read_plane(image, channels, name) for name in weights]
     if not seeds.any():
         return seeds
     areas = np.bincount(seeds.ravel())[1:]
-    diameter = config.diameter_px or float(2 * np.sqrt(np.median(areas) / np.pi))
-    signal = _weighted(planes, list(weights.values()), diameter)
+    diameter = config.diameter_px or scales.of(
+        "nucleus", lambda: float(2 * np.sqrt(np.median(areas) / np.pi))
+    )
+    signal = _weighted(planes, list(weights.values()), diameter, scales)
 
     distance = ndimage.distance_transform_edt(seeds == 0)
     reach = distance <= (config.max_distance_px or 1.5 * diameter)
-    inside = reach & (signal > config.threshold * _threshold(signal, reach)) | (seeds > 0)
+    least = config.threshold * scales.of("threshold", lambda: _threshold(signal, reach))
+    inside = reach & (signal > least) | (seeds > 0)
     # A way costs its length and, more the more the borders are to be followed, its darkness.
-    scale = float(np.percentile(signal[inside], 90)) or 1.0
+    scale = scales.of("bright", lambda: float(np.percentile(signal[inside], 90))) or 1.0
     cost = distance / diameter - config.follow_intensity * np.clip(signal / scale, 0, 1)
     labels = watershed(cost, seeds, mask=inside)
     labels = _smooth_outlines(labels, seeds, max(1, round(diameter / 12)))
@@ -122,16 +134,23 @@ def read_weights(cell_channels: Sequence[str]) -> dict[str, float]:
     return weights
 
 
-def _weighted(planes: Sequence[np.ndarray], weights: Sequence[float], diameter: float) -> np.ndarray:
+def _weighted(
+    planes: Sequence[np.ndarray], weights: Sequence[float], diameter: float, scales: Scales
+) -> np.ndarray:
     """Weighted sum of channels, each over its background and scaled to its own 99th percentile."""
     total = np.zeros(planes[0].shape, np.float32)
-    for plane, weight in zip(planes, weights, strict=True):
+    scales.looks(_REACH * 2 * diameter)
+    for i, (plane, weight) in enumerate(zip(planes, weights, strict=True)):
         smooth = ndimage.gaussian_filter(plane, max(1.0, diameter / 20))
-        height = smooth - background(smooth, 2 * diameter)
-        top = float(np.percentile(height, 99))
-        if top > 3 * noise_sd(smooth):  # a channel without signal adds nothing, not its noise
+        height = smooth - background(smooth, 2 * diameter, scales.origin)
+        top, noise = scales.of(f"top {i}", partial(_top_and_noise, height, smooth))
+        if top > 3 * noise:  # a channel without signal adds nothing, not its noise
             total += weight * height / top
     return total
+
+
+def _top_and_noise(height: np.ndarray, smooth: np.ndarray) -> tuple[float, float]:
+    return float(np.percentile(height, 99)), noise_sd(smooth)
 
 
 def _threshold(signal: np.ndarray, where: np.ndarray) -> float:

@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage, spatial
 
-from napari_cellrep.segmenters import Source
+from napari_cellrep.segmenters import Scales, Source
 from napari_cellrep.segmenters._blobs import (
+    _REACH,
     background,
     blurred_noise_sd,
     check_image,
@@ -88,6 +89,7 @@ def segment(
     device: str = "cpu",
     field_id: str = "",
     source: Source = Source(),
+    scales: Scales | None = None,
 ) -> np.ndarray:
     """Put a disc on every centre of one field.
 
@@ -104,6 +106,8 @@ def segment(
         Picks the rows of `Config.csv`.
     source : Source
         The field's files, whose names pick rows too, and its pixel size, for coordinates in µm.
+    scales : Scales, optional
+        Of the image that this is a part of.
 
     Returns
     -------
@@ -129,13 +133,21 @@ def segment(
         )
     else:
         centres = find_centres(
-            read_plane(image, channels, config.channel), config.diameter_px, config.contrast, config.noise_sds
+            read_plane(image, channels, config.channel),
+            config.diameter_px,
+            config.contrast,
+            config.noise_sds,
+            scales,
         )
     return draw_discs(centres, config.radius_px, image.shape[1:])
 
 
 def find_centres(
-    plane: np.ndarray, diameter_px: float = 0.0, contrast: float = 0.33, noise_sds: float = 6.0
+    plane: np.ndarray,
+    diameter_px: float = 0.0,
+    contrast: float = 0.33,
+    noise_sds: float = 6.0,
+    scales: Scales | None = None,
 ) -> np.ndarray:
     """Middles of bright blobs.
 
@@ -146,28 +158,31 @@ def find_centres(
         Typical diameter; 0 estimates it.
     contrast, noise_sds : float
         Least height as a share of the typical one, and in SDs of the noise.
+    scales : Scales, optional
+        Of the image that `plane` is a part of.
 
     Returns
     -------
     ndarray of shape (n, 2), float64
         y, x in pixels.
     """
-    diameter = diameter_px or estimate_diameter(plane)
+    scales = Scales() if scales is None else scales
+    diameter = diameter_px or scales.of("diameter", lambda: estimate_diameter(plane))
+    scales.looks(_REACH * diameter)
     if diameter <= 0 or plane.max() <= plane.min():
         return np.zeros((0, 2))
-    noise = blurred_noise_sd(plane, diameter / 5)
+    noise = scales.of("noise", lambda: blurred_noise_sd(plane, diameter / 5))
     height = ndimage.gaussian_filter(plane, diameter / 5)
-    height = height - background(height, diameter)
+    height = height - background(height, diameter, scales.origin)
+    peak = scales.of("peak", lambda: float(height.max()))
     near = max(3, 2 * round(0.3 * diameter) + 1)
-    top = (ndimage.maximum_filter(height, near) == height) & (
-        height > max(noise_sds * noise, height.max() / 200)
-    )
+    top = (ndimage.maximum_filter(height, near) == height) & (height > max(noise_sds * noise, peak / 200))
     spots, n = ndimage.label(top, np.ones((3, 3)))  # a plateau is one centre
     if not n:
         return np.zeros((0, 2))
     ids = np.arange(1, n + 1)
     own = np.asarray(ndimage.maximum(height, spots, ids))
-    keep = own > contrast * np.median(own)
+    keep = own > contrast * scales.of("typical", lambda: float(np.median(own)))
     return np.asarray(ndimage.center_of_mass(top, spots, ids[keep]), dtype=float).reshape(-1, 2)
 
 

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import numpy as np
 
+from napari_cellrep.segmenters import Scales
 from napari_cellrep.segmenters._blobs import Rules, drop_border, find_blobs, read_plane
 from napari_cellrep.specs import Channel
 
@@ -74,7 +75,12 @@ def rules(config: Config) -> Rules:
 
 
 def segment(
-    image: np.ndarray, channels: Sequence[Channel], config: Config, device: str = "cpu", field_id: str = ""
+    image: np.ndarray,
+    channels: Sequence[Channel],
+    config: Config,
+    device: str = "cpu",
+    field_id: str = "",
+    scales: Scales | None = None,
 ) -> np.ndarray:
     """Outline the nuclei of one field.
 
@@ -89,6 +95,8 @@ def segment(
         Not used: this is computed on the CPU.
     field_id : str, default ""
         Not used.
+    scales : Scales, optional
+        Of the image that this is a part of.
 
     Returns
     -------
@@ -100,5 +108,5 @@ def segment(
     InputError
         If the channel is missing or its pixels are not finite numbers.
     """
-    labels = find_blobs(read_plane(image, channels, config.channel), rules(config))
+    labels = find_blobs(read_plane(image, channels, config.channel), rules(config), scales)
     return drop_border(labels) if config.drop_border else labels

@@ -8,11 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from napari_cellrep.data import Project
+from napari_cellrep.data import Project, slides
 from napari_cellrep.data.cells import OBS_COLUMNS, QualityRules, measure_field, set_flags
-from napari_cellrep.data.crops import find_cells, mask_hashes
+from napari_cellrep.data.crops import find_cells, join_boxes, mask_hashes, moved
+from napari_cellrep.data.fields import Field
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import InputError, make_config
+
+MOST_AROUND_PX = 1024  # a label in two far corners of a slide is not worth reading the slide for
 
 
 def crop(project: Project, *, rules: dict[str, Any] | None = None, fields: Sequence[str] = ()) -> Job[int]:
@@ -55,13 +58,20 @@ def crop(project: Project, *, rules: dict[str, Any] | None = None, fields: Seque
             frames.append(old.loc[old["field"] == field.id])
         else:
             try:
-                labels = project.read_labels(field.id)
-                image = project.read_image(field.id)
-                if labels.shape != image.shape[1:]:
-                    raise InputError(f"Field {field.id}: labels and image differ in size; segment it again.")
-                frame = measure_field(field, image, labels, project.channels, quality.window_px)
+                if project.is_big(field.id):
+                    frame = yield from measure_in_parts(project, field, quality.window_px)
+                else:
+                    labels = project.read_labels(field.id)
+                    image = project.read_image(field.id)
+                    if labels.shape != image.shape[1:]:
+                        raise InputError(
+                            f"Field {field.id}: labels and image differ in size; segment it again."
+                        )
+                    frame = measure_field(field, image, labels, project.channels, quality.window_px)
                 classes = project.label_info(field.id).get("classes")
-                if classes and "class" not in frame:  # what the file that brought the labels calls them
+                if (
+                    classes and len(frame) and "class" not in frame
+                ):  # what the file that brought the labels calls them
                     frame["class"] = frame["label"].astype(str).map(classes)
                 frames.append(frame)
             except InputError as error:
@@ -90,6 +100,35 @@ def crop(project: Project, *, rules: dict[str, Any] | None = None, fields: Seque
         problems=problems,
     )
     return int(table.n_obs)
+
+
+def measure_in_parts(project: Project, field: Field, window_px: int, side_px: int = 0) -> Job[pd.DataFrame]:
+    """Rows of a field larger than memory, measured part by part; as `napari_cellrep.data.cells.measure_field`."""
+    shape = (field.height_px, field.width_px)
+    parts = slides.tiles(*shape, 0, side_px=side_px)
+    found = []
+    for i, tile in enumerate(parts):
+        y0, x0 = tile.core[:2]
+        found.append(moved(find_cells(project.read_labels_region(field.id, tile.core)), (-y0, -x0)))
+        yield Progress(i, 2 * len(parts), f"Finding cells in part {i + 1} of {len(parts)} of {field.id}")
+    cells = join_boxes(found)
+    side = (cells.box[:, 2:] - cells.box[:, :2]).max(initial=0)
+    halo = int(min(side + side // 2 + 16, MOST_AROUND_PX))
+    frames = []
+    for i, tile in enumerate(slides.tiles(*shape, halo, side_px=side_px)):
+        keep = cells.label[tile.owns(cells.centroid)]
+        if len(keep):
+            image, labels = (
+                project.read_region(field.id, tile.box),
+                project.read_labels_region(field.id, tile.box),
+            )
+            frames.append(
+                measure_field(
+                    field, image, labels, project.channels, window_px, origin=tile.box[:2], keep=keep
+                )
+            )
+        yield Progress(len(parts) + i, 2 * len(parts), f"Measured part {i + 1} of {len(parts)} of {field.id}")
+    return pd.concat(frames).sort_values("label", kind="stable") if frames else pd.DataFrame()
 
 
 def _still_there(project: Project, rows: pd.DataFrame) -> pd.DataFrame:

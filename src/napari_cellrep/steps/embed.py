@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from napari_cellrep import registry
-from napari_cellrep.data import Project
-from napari_cellrep.data.crops import Boxes, cut_crops, weights_to_size
+from napari_cellrep.data import Project, slides
+from napari_cellrep.data.crops import Boxes, around, cut_crops, moved, weights_to_size
 from napari_cellrep.jobs import Job, Progress, Shard
 from napari_cellrep.specs import (
     EMPTY,
@@ -159,21 +159,27 @@ def embed(
         [run.ready.keys for run in runs],
         shard.of(fields or dict.fromkeys(obs["field"].astype(str))),
     )
+    todo = [part for t in todo for part in _in_parts(project, t)]
     n_all, n_done, n_cells = sum(len(t.rows) for t in todo), 0, 0
+    slide = _Slide(project)
     problems: dict[str, str] = {}
     start = perf_counter()
     for item in _prefetch(project, todo, [run.ready for run in runs]):
         n_done += len(item.rows)
         worked = False
-        for run, missing, crops in zip(runs, item.missing, item.crops, strict=True):
+        for i, (run, missing, crops) in enumerate(zip(runs, item.missing, item.crops, strict=True)):
             if isinstance(crops, InputError):
                 problems.setdefault(item.field, str(crops))
             elif len(crops):
                 vectors = run.engine.run(crops, weights_to_size(crops, run.ready.net.crop))
                 for k, tap in run.ready.written:
-                    _write(project, k, item.field, item.rows, missing, vectors[tap])
+                    if item.whole is None:
+                        _write(project, k, item.field, item.rows, missing, vectors[tap])
+                    else:
+                        slide.add(k, item, missing, vectors[tap], item.whole.missing[i])
                 run.n_cells += len(crops)
                 worked = True
+        slide.write(item)
         n_cells += int(item.any_missing.sum()) if worked else 0
         rate = n_cells / max(perf_counter() - start, 1e-9)
         yield Progress(n_done, n_all, f"Embedded {item.field}", {"cells_per_s": rate})
@@ -418,6 +424,9 @@ class _Todo:
     field: str
     rows: pd.DataFrame
     missing: tuple[np.ndarray, ...]  # bool (n,), one per network
+    whole: _Todo | None = None  # the field, where this is a part of one larger than memory …
+    at: np.ndarray | None = None  # … and which of its rows these are
+    last: bool = True
 
     @property
     def any_missing(self) -> np.ndarray:
@@ -429,7 +438,53 @@ class _Todo:
 class _Cut(_Todo):
     """A field whose cells are cut, for each network in its own way; windows of another side than its are not resized."""
 
-    crops: tuple[np.ndarray | InputError, ...]
+    crops: tuple[np.ndarray | InputError, ...] = ()
+
+
+def _in_parts(project: Project, item: _Todo) -> list[_Todo]:
+    """A field larger than memory as the cells of one part after the other; any other as it is."""
+    if not item.any_missing.any() or not project.is_big(item.field):
+        return [item]
+    groups = slides.by_tile(item.rows[["y_px", "x_px"]].to_numpy(float))
+    return [
+        _Todo(item.field, item.rows.iloc[at], tuple(m[at] for m in item.missing), item, at, at is groups[-1])
+        for at in groups
+    ]
+
+
+class _Slide:
+    """Vectors of a field larger than memory, until they are written: now and then, and after its last part."""
+
+    EVERY_S = 120.0
+
+    def __init__(self, project: Project):
+        self._project = project
+        self._held: dict[
+            str, tuple[np.ndarray, np.ndarray, np.ndarray]
+        ] = {}  # key → vectors, done, missing before
+        self._since = perf_counter()
+
+    def add(
+        self, key: str, item: _Todo, missing: np.ndarray, vectors: np.ndarray, before: np.ndarray
+    ) -> None:
+        assert item.whole is not None
+        assert item.at is not None
+        n = len(item.whole.rows)
+        if key not in self._held:
+            self._held[key] = np.full((n, vectors.shape[1]), np.nan, np.float32), np.zeros(n, bool), before
+        x, done, _ = self._held[key]
+        x[item.at[missing]] = vectors
+        done[item.at[missing]] = True
+
+    def write(self, item: _Todo) -> None:
+        if item.whole is None or not (item.last or perf_counter() - self._since > self.EVERY_S):
+            return
+        for key, (x, done, before) in self._held.items():
+            here = done | ~before
+            _write(self._project, key, item.field, item.whole.rows[here], done[here], x[done])
+        self._since = perf_counter()
+        if item.last:
+            self._held = {}
 
 
 def _todo(
@@ -467,11 +522,16 @@ def _prefetch(project: Project, todo: Sequence[_Todo], nets: Sequence[Prepared])
 
     def cut(item: _Todo) -> _Cut:
         if not item.any_missing.any():
-            return _Cut(item.field, item.rows, item.missing, (nothing,) * len(nets))
+            return _Cut(
+                item.field, item.rows, item.missing, item.whole, item.at, item.last, (nothing,) * len(nets)
+            )
+        cells = boxes_of(item.rows)
         try:
-            image, labels = _read(project, item.field, [ready.net.crop for ready in nets])
+            image, labels, cells = _read(project, item.field, [ready.net.crop for ready in nets], cells)
         except InputError as error:
-            return _Cut(item.field, item.rows, item.missing, (error,) * len(nets))
+            return _Cut(
+                item.field, item.rows, item.missing, item.whole, item.at, item.last, (error,) * len(nets)
+            )
         crops: list[np.ndarray | InputError] = []
         for ready, missing in zip(nets, item.missing, strict=True):
             try:
@@ -479,7 +539,13 @@ def _prefetch(project: Project, todo: Sequence[_Todo], nets: Sequence[Prepared])
                     _cut(
                         project,
                         item.field,
-                        item.rows[missing],
+                        dataclasses.replace(
+                            cells,
+                            label=cells.label[missing],
+                            area_px=cells.area_px[missing],
+                            centroid=cells.centroid[missing],
+                            box=cells.box[missing],
+                        ),
                         ready.net.crop,
                         ready.planes,
                         image,
@@ -491,7 +557,7 @@ def _prefetch(project: Project, todo: Sequence[_Todo], nets: Sequence[Prepared])
                 )
             except InputError as error:
                 crops.append(error)
-        return _Cut(item.field, item.rows, item.missing, tuple(crops))
+        return _Cut(item.field, item.rows, item.missing, item.whole, item.at, item.last, tuple(crops))
 
     with ThreadPoolExecutor(1) as pool:
         following = None
@@ -510,7 +576,17 @@ def cut_cells(
     resized: bool = True,
 ) -> np.ndarray:
     """Crops (n, C, S, S) of some cells of one field, channels in the order of `planes`; `resized` as for `cut_crops`."""
-    return _cut(project, field, rows, spec, planes, *_read(project, field, [spec]), resized)
+    cells = boxes_of(rows)
+    if not project.is_big(field):
+        image, labels, cells = _read(project, field, [spec], cells)
+        return _cut(project, field, cells, spec, planes, image, labels, resized)
+    out: np.ndarray | None = None
+    for at in slides.by_tile(cells.centroid):
+        image, labels, some = _read(project, field, [spec], boxes_of(rows.iloc[at]))
+        crops = _cut(project, field, some, spec, planes, image, labels, resized)
+        out = np.empty((len(rows), *crops.shape[1:]), crops.dtype) if out is None else out
+        out[at] = crops
+    return out if out is not None else np.empty((0, len(planes), spec.size_px, spec.size_px), np.float32)
 
 
 def cut_by_field(
@@ -523,20 +599,30 @@ def cut_by_field(
         yield field, own, cut_cells(project, field, rows.iloc[own], spec, planes)
 
 
-def _read(project: Project, field: str, specs: Sequence[CropSpec]) -> tuple[np.ndarray, np.ndarray | None]:
-    """A field's pixels, and its labels if any of the crops wants masks."""
-    image = project.read_image(field)
+def _read(
+    project: Project, field: str, specs: Sequence[CropSpec], cells: Boxes
+) -> tuple[np.ndarray, np.ndarray | None, Boxes]:
+    """A field's pixels, its labels if any of the crops wants masks, and where the cells are in them.
+
+    Of a field larger than memory, only the part that the cells' crops show.
+    """
     masks = any(spec.masked or spec.mask_plane for spec in specs)
-    return image, project.read_labels(field) if masks else None
+    if not project.is_big(field):
+        return project.read_image(field), project.read_labels(field) if masks else None, cells
+    one = project.field(field)
+    y0, x0, y1, x1 = around(cells, specs, one.um_per_px)
+    box = (max(y0, 0), max(x0, 0), min(y1, one.height_px), min(x1, one.width_px))
+    labels = project.read_labels_region(field, box) if masks else None
+    return project.read_region(field, box), labels, moved(cells, box[:2])
 
 
 def _cut(
-    project: Project, field: str, rows: pd.DataFrame, spec: CropSpec, planes: Sequence[int],
+    project: Project, field: str, cells: Boxes, spec: CropSpec, planes: Sequence[int],
     image: np.ndarray, labels: np.ndarray | None, resized: bool,
 ) -> np.ndarray:  # fmt: skip
     labels = labels if spec.masked or spec.mask_plane else None
     um_per_px = project.field(field).um_per_px
-    return cut_crops(pick_planes(image, planes), labels, boxes_of(rows), spec, um_per_px, resized)
+    return cut_crops(pick_planes(image, planes), labels, cells, spec, um_per_px, resized)
 
 
 def boxes_of(rows: pd.DataFrame) -> Boxes:

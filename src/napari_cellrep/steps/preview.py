@@ -14,6 +14,7 @@ from napari_cellrep.specs import EMPTY, CropSpec, InputError, match_channels
 from napari_cellrep.steps.embed import (
     _takes_channels,
     boxes_of,
+    cut_cells,
     find_model,
     pick_planes,
     set_crop,
@@ -89,8 +90,11 @@ def what_it_sees(
     row = obs.loc[[cell_id]]
     field = project.field(str(row["field"].iloc[0]))
     net, planes = _network(project, model, tuple(channels), embedding, settings or {})
-    image, labels = _read(project, field.id)
-    crops = cut_crops(pick_planes(image, planes), labels, boxes_of(row), net.crop, field.um_per_px)
+    if project.is_big(field.id):
+        crops = cut_cells(project, field.id, row, net.crop, planes)
+    else:
+        image, labels = _read(project, field.id)
+        crops = cut_crops(pick_planes(image, planes), labels, boxes_of(row), net.crop, field.um_per_px)
     seen = net.preprocess(to_tensor(crops)).float().numpy()[0]
     plain = seen.shape == crops.shape[1:] and np.array_equal(seen, crops[0].astype(np.float32))
     n = crops.shape[1]

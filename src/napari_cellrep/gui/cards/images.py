@@ -271,7 +271,7 @@ class ImagesCard(Card):
         """Fields without labels, where others have some."""
         if self.project is None:
             return 0
-        labelled = {p.name.removesuffix(".ome.tif") for p in (self.project.root / "labels").glob("*.ome.tif")}
+        labelled = self.project.labelled()
         return sum(1 for f in self.project.fields if f.planes and f.id not in labelled) if labelled else 0
 
     def choose_more(self) -> None:

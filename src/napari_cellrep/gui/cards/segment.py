@@ -176,7 +176,7 @@ class SegmentCard(Card):
 
     def labelled(self) -> set[str]:
         """Fields that have labels: one look at the folder, however many fields."""
-        return {p.name.removesuffix(".ome.tif") for p in (self.project.root / "labels").glob("*.ome.tif")}
+        return set(self.project.labelled())
 
     def refresh(self) -> None:
         """Show the project as it is now."""
