@@ -16,6 +16,7 @@ from napari_cellrep.gui.views._raster import (
     SELECTED,
     Raster,
     View,
+    _stamp,
     colours_of,
     inside_polygon,
 )
@@ -93,6 +94,19 @@ def test_ids_are_where_the_points_are() -> None:
             near = raster.nearest(x, y, 10)
             assert np.hypot(*(view.to_px(points[near][None])[0] - (x, y))) < 1e-9
     assert raster.nearest(-50, -50) == -1
+
+
+@pytest.mark.parametrize("point_px", [1, 2, 4, 7])
+def test_later_discs_cover_earlier_ones_whole(point_px):
+    rng = np.random.default_rng(point_px)
+    w, h, n = 40, 30, 600
+    x, y = (rng.normal(side / 2, side / 3, n).astype(np.float32) for side in (w, h))
+    rows = rng.permutation(n).astype(np.int32)
+    alone = [_stamp(x[i : i + 1], y[i : i + 1], rows[i : i + 1], (w, h), point_px) for i in range(n)]
+    want = np.full((h, w), -1, np.int32)
+    for one in alone:
+        want = np.where(one >= 0, one, want)
+    np.testing.assert_array_equal(_stamp(x, y, rows, (w, h), point_px), want)
 
 
 def test_selected_points_are_orange_and_the_rest_is_dim() -> None:

@@ -548,6 +548,19 @@ def test_hidden_it_measures_nothing_until_it_is_shown(view, qtbot):
     view.session.hide_flagged = True
 
 
+def test_hidden_it_marks_what_is_selected_once_it_is_shown(view, qtbot):
+    session, marks = view.session, []
+    view.pairs.mark = lambda: marks.append("pairs")
+    view.hide()
+    session.select(session.visible & (session.cells.obs["field"] == "A12").to_numpy())
+    session.select(session.visible & (session.cells.obs["field"] == "E12").to_numpy())
+    assert marks == []
+    with qtbot.waitExposed(view):
+        view.show()
+    assert [n for n, on in zip(view.found.names, view.scatter.marked, strict=True) if on] == ["E12"]
+    assert marks == ["pairs"]
+
+
 def test_the_window_goes_on_while_it_measures(view, qtbot, monkeypatch):
     """A slow measurement is given up for a newer one, and nothing waits for it."""
     import threading

@@ -35,6 +35,7 @@ from napari_cellrep.specs import InputError
 
 CLICK_PX = 4
 PAINT_SLICE_S = 0.03  # the overlay is painted in slices of this length, so that the window stays awake
+PAINT_AT_ONCE = 100  # cells
 
 # Values of the overlay. Each mark lies inside its cell's own mask: painting and wiping a cell touch no other.
 FILL, RING, EDGE, FOCUS, HOVER = 1, 2, 3, 4, 5
@@ -439,14 +440,18 @@ class Canvas:
         return wanted
 
     def _mark(self) -> None:
-        """Paint what differs from what is painted, a slice at once and the rest as the window finds time."""
+        """Paint what differs from what is painted: a few cells at once, many as soon as the maps have shown theirs."""
         if self.viewer is None or self.layer("selection") is None:
             return
-        wanted = self._wanted()
-        labels = wanted.keys() | self._marked.keys()
-        self._todo = [k for k in labels if wanted.get(k, 0) != self._marked.get(k, 0)]
+        wanted, marked = self._wanted(), self._marked
+        # Whole sets first: in a crowded field going through all labels would be felt with every move of the pointer.
+        both = wanted.keys() & marked.keys()
+        self._todo = [k for k in both if wanted[k] != marked[k]]
+        self._todo += [*(wanted.keys() - both), *(marked.keys() - both)]
         self._goal = wanted
-        if self._todo:
+        if len(self._todo) > PAINT_AT_ONCE:
+            self._timer.start()
+        elif self._todo:
             self._paint_slice()
 
     def _paint_slice(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from qtpy.QtCore import QEvent, QRect, QSize, Qt
-from qtpy.QtGui import QPainter, QPen
+from qtpy.QtGui import QPainter, QPen, QShowEvent
 from qtpy.QtWidgets import QBoxLayout, QComboBox, QHBoxLayout, QLabel, QSizePolicy, QWidget
 
 from napari_cellrep.gui.views._words import column_words
@@ -31,6 +31,7 @@ class CellView(QWidget):
         super().__init__()
         self.session, self.canvas = session, canvas
         self._signals: tuple[tuple[Any, Callable[..., None]], ...] = ()
+        self._marks_due = False
 
     def arrangement(self) -> dict[str, Any]:
         """What else comes back with the project, as plain values; empty where nobody has changed it."""
@@ -38,6 +39,22 @@ class CellView(QWidget):
 
     def arrange_as(self, kept: Mapping[str, Any]) -> None:
         """Arrange it as `arrangement` told; what does not fit is left out."""
+
+    def mark(self) -> None:
+        """Show what is selected."""
+
+    def on_selected(self) -> None:
+        """Mark what is selected now, or when somebody looks: a view on another tab must not delay the one in front."""
+        self._marks_due = not self.isVisible()
+        if not self._marks_due:
+            self.mark()
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Mark what was selected while nobody looked."""
+        super().showEvent(event)
+        if self._marks_due:
+            self._marks_due = False
+            self.mark()
 
     def listen(self, *signals: tuple[Any, Callable[..., None]]) -> None:
         """Connect (signal of the session, slot) until `disconnect_session`."""

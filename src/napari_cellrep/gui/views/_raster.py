@@ -299,9 +299,9 @@ class Raster:
     def choose(self, selected: np.ndarray) -> None:
         """Draw the selected points anew; the others stay as they are."""
         x, y, rows = self._near
-        on = selected[rows] if selected.any() else np.zeros(len(rows), bool)
+        on = np.flatnonzero(selected[rows]) if selected.any() else np.zeros(0, np.int64)
         w, h = self._view.size
-        if on.any():
+        if len(on):
             self.chosen = _stamp(x[on], y[on], rows[on], (w, h), max(self.point_px, 4))
         else:
             self.chosen = np.full((h, w), -1, np.int32)
@@ -396,10 +396,17 @@ def _stamp(
     i = np.clip(np.floor(y + (pad + 0.5 - point_px / 2)).astype(np.int32), 0, high - point_px)
     j = np.clip(np.floor(x + (pad + 0.5 - point_px / 2)).astype(np.int32), 0, wide - point_px)
     at = i * wide + j
-    if len(steps) == 1:
-        out[at] = rows
-    else:  # point by point, so that a disc is not cut up by its neighbours
+    if len(steps) > 1:
+        last = np.full(
+            high * wide, -1, np.int32
+        )  # at the same place a later disc covers the whole of an earlier one
+        last[at] = np.arange(len(at), dtype=np.int32)
+        seen = np.sort(last[last >= 0])
+        at, rows = at[seen], rows[seen]
+        # point by point, so that a disc is not cut up by its neighbours
         out[(at[:, None] + steps).ravel()] = np.repeat(rows, len(steps))
+    else:
+        out[at] = rows
     return np.ascontiguousarray(out.reshape(high, wide)[pad : pad + h, pad : pad + w])
 
 

@@ -129,7 +129,7 @@ class TreeView(CellView):
             (session.cells_changed, self._on_table_changed),
             (session.visible_changed, self.refresh),
             (session.embedding_changed, self.refresh),
-            (session.selection_changed, self.plot.mark),
+            (session.selection_changed, self.on_selected),
             (session.colour_changed, self._on_colour_changed),
             (session.focus_changed, self._on_focus),
         )
@@ -139,6 +139,10 @@ class TreeView(CellView):
         """Listen no more and let the reading thread end."""
         super().disconnect_session()
         self.background.close()
+
+    def mark(self) -> None:
+        """Show how many cells of each leaf are selected."""
+        self.plot.mark()
 
     # ---- what comes back with the project ----------------------------------------------------------
 

@@ -101,7 +101,7 @@ class VariabilityView(CellView):
         self.found: Found | None = None
         self.chosen = ""  # a group's name: it stays when the groups are measured anew
         self._measured: Any = None  # the table `found` is of
-        self._rows, self._group_of = np.zeros(0, np.int64), np.zeros(0, np.int64)  # of the cells in `found`
+        self._group_of = np.zeros(0, np.int64)  # of every cell of the table; the number of groups: of none
         self._asking = 0  # number of the newest request; older ones stop
         self._stale = True
         self._sort, self._descending = "rank", False
@@ -194,7 +194,7 @@ class VariabilityView(CellView):
             (session.cells_changed, self._on_table_changed),
             (session.embedding_changed, self._on_table_changed),
             (session.visible_changed, self._later),
-            (session.selection_changed, self._mark),
+            (session.selection_changed, self.on_selected),
             (session.focus_changed, self._on_pointed),
             (session.hover_changed, self._on_pointed),
         )
@@ -319,15 +319,16 @@ class VariabilityView(CellView):
     def _show(self, found: Found | None, words: str) -> None:
         self.found, self._measured = found, self.session.cells
         rows = found.rows if found is not None else []
-        self._rows = np.concatenate([np.zeros(0, np.int64), *rows])
-        self._group_of = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
+        self._group_of = np.full(self.session.n_cells, len(rows))
+        for group, own in enumerate(rows):
+            self._group_of[own] = group
         self.words.setText(words)
         self.words.setToolTip(words)
         self.model.frame_of(found)
         self._arrange()
         self.scatter.show_groups(found)
         self._show_group(None, "")
-        self._mark()
+        self.mark()
         if found is not None:
             group = self._group()
             self._look(group if group >= 0 else -1)
@@ -356,7 +357,7 @@ class VariabilityView(CellView):
         self.chosen = self.found.names[group]
         self.session.select(self.found.rows[group], mode, f"{self.by.currentText()} {self.chosen}")
         self._look(group)
-        self._mark()
+        self.mark()
 
     def _look(self, group: int) -> None:
         session, found = self.session, self.found
@@ -489,13 +490,13 @@ class VariabilityView(CellView):
         self.strip.show_group(seen, words)
         self.pairs.show_group(seen)
 
-    def _mark(self) -> None:
+    def mark(self) -> None:
         """Show which groups have selected cells."""
         self.pairs.mark()
         found, selected = self.found, self.session.selected
         marked = np.zeros(0 if found is None else len(found.names), bool)
-        if found is not None and self._measured is self.session.cells and selected.any():
-            marked[np.unique(self._group_of[selected[self._rows]])] = True
+        if found is not None and self._measured is self.session.cells:
+            marked = np.bincount(self._group_of[selected], minlength=len(marked) + 1)[: len(marked)] > 0
         self._tell_check()
         self._tell_field()
         self.model.mark(marked, self._group())
