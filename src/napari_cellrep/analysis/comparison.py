@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -15,7 +15,6 @@ from napari_cellrep.analysis.projection import z_score
 from napari_cellrep.specs import InputError
 
 PROBES = ("knn", "logistic", "forest")
-HIDDEN = (512, 256)  # of the papers' head
 
 
 @dataclass(frozen=True)
@@ -193,6 +192,9 @@ def _balanced(
 # ---- classes of which a cell has several ---------------------------------------------------------------
 
 
+Head = Callable[..., np.ndarray]  # as `probe_several` wants it; networks are beyond this room
+
+
 @dataclass(frozen=True)
 class ManyLabels:
     """What an embedding knows of classes of which a cell may have several.
@@ -229,14 +231,11 @@ def several_labels(entries: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def probe_several(
-    x: np.ndarray, entries: np.ndarray, part: np.ndarray, *, epochs: int = 30, n_folds: int = 5, seed: int = 0
-) -> ManyLabels:
-    """Let the papers' head (a small network) learn several classes per cell, and test it on whole parts (fields) held out.
+    x: np.ndarray, entries: np.ndarray, part: np.ndarray, *, head: Head, epochs: int = 30, n_folds: int = 5, seed: int = 0
+) -> ManyLabels:  # fmt: skip
+    """Let a head (the papers' small network) learn several classes per cell, and test it on whole parts (fields) held out.
 
-    As DINO4Cells: features scaled by the training cells' mean and SD, layers of 512 and 256 with ReLU, a probability for
-    each class by itself (binary cross-entropy), every draw a class first and then one of its cells, present above 0.5. Other
-    than there, because scikit-learn's network has neither: no dropout, L2 instead of decoupled weight decay; and the learning
-    rate is 1e-3 and not 1e-4, for thousands of cells instead of hundreds of thousands.
+    A class counts as said where its probability is above 0.5, as in DINO4Cells.
 
     Parameters
     ----------
@@ -244,6 +243,9 @@ def probe_several(
     entries : ndarray of shape (n,)
         Classes of each cell, parted by ";".
     part : ndarray of shape (n,)
+    head : callable
+        ``head(x, member, ask, epochs=…, seed=…)`` learns from x (m, d) float and member (m, n_classes) bool, and gives the
+        probability of each class for each row of ask, (k, n_classes); `models._probe.head_probabilities` is the papers'.
     epochs : int
         Draws of as many cells as there are to learn from.
     n_folds : int
@@ -273,30 +275,12 @@ def probe_several(
     member = member[:, testable]
     said = np.zeros_like(member)
     for learn, test in GroupKFold(min(n_folds, len(parts))).split(x, groups=part):
-        said[test] = _head(np.asarray(x[learn], np.float64), member[learn], epochs, seed, np.asarray(x[test]))
+        said[test] = head(x[learn], member[learn], x[test], epochs=epochs, seed=seed) > 0.5
     hit, f1 = _f1(member, said)
     return ManyLabels(
         tuple(n for n, ok in zip(names, testable, strict=True) if ok), said, f1, float(f1.mean()),
         float(2 * hit.sum() / max(int(member.sum()) + int(said.sum()), 1)), left_out,
     )  # fmt: skip
-
-
-def _head(x: np.ndarray, member: np.ndarray, epochs: int, seed: int, ask: np.ndarray) -> np.ndarray:
-    """Whether each class is there, of cells the head has not seen, bool (m, n_classes)."""
-    from sklearn.neural_network import MLPClassifier
-
-    mean, sd = x.mean(axis=0), x.std(axis=0)
-    sd = np.where(sd > 1e-6 * np.maximum(np.abs(mean), 1e-30), sd, np.inf)
-    z, asked = (x - mean) / sd, (np.asarray(ask, np.float64) - mean) / sd
-    head = MLPClassifier(HIDDEN, learning_rate_init=1e-3, batch_size=min(128, len(z)), random_state=seed)
-    has = [np.flatnonzero(column) for column in member.T]
-    there = [c for c, rows in enumerate(has) if len(rows)]
-    rng = np.random.default_rng(seed)
-    for _ in range(epochs):
-        own = rng.choice(there, len(z))
-        rows = np.array([has[c][rng.integers(len(has[c]))] for c in own])
-        head.partial_fit(z[rows], member[rows].astype(int), classes=np.arange(member.shape[1]))
-    return np.asarray(head.predict_proba(asked) > 0.5)
 
 
 def _f1(truth: np.ndarray, said: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -306,10 +290,10 @@ def _f1(truth: np.ndarray, said: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def compare_several(
-    embeddings: Mapping[str, np.ndarray], entries: np.ndarray, part: np.ndarray, *, epochs: int = 30, n_draws: int = 1000,
-    level: float = 0.95, seed: int = 0,
+    embeddings: Mapping[str, np.ndarray], entries: np.ndarray, part: np.ndarray, *, head: Head, epochs: int = 30,
+    n_draws: int = 1000, level: float = 0.95, seed: int = 0,
 ) -> tuple[Compared, tuple[str, ...]]:  # fmt: skip
-    """Compare embeddings by the macro-F1 of the papers' head on classes of which a cell may have several.
+    """Compare embeddings by the macro-F1 of a head (as in `probe_several`) on classes of which a cell may have several.
 
     As `compare`, rows with macro_f1, low, high, micro_f1, classes and n_features, and pairs; and the classes that could not be
     tested.
@@ -327,7 +311,7 @@ def compare_several(
     draws: dict[str, np.ndarray] = {}
     left_out: tuple[str, ...] = ()
     for name, x in embeddings.items():
-        found = probe_several(x, entries, part, epochs=epochs, seed=seed)
+        found = probe_several(x, entries, part, head=head, epochs=epochs, seed=seed)
         truth, left_out = member[:, [names.index(c) for c in found.classes]], found.left_out
         count = [np.zeros((n_parts, truth.shape[1])) for _ in range(3)]
         for total, what in zip(count, (truth & found.predicted, truth, found.predicted), strict=True):

@@ -668,10 +668,12 @@ def compare_embeddings(
     n = len(vectors)
     yield Progress(0, 1, f"Asking {n:,} embedding{'s' if n > 1 else ''} for {label}")
     if probe == "mlp":
+        from napari_cellrep.models._probe import head_probabilities
+
         check_within("epochs", epochs, 1, 10_000)
         several, left_out = comparison.compare_several(
             {name: x[use] for name, x in vectors.items()}, known[use], as_text(work.column(held_out))[use],
-            epochs=epochs, n_draws=n_draws, seed=seed,
+            head=head_probabilities, epochs=epochs, n_draws=n_draws, seed=seed,
         )  # fmt: skip
         best = several.rows[0]
         summary = (
