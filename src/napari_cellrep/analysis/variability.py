@@ -301,9 +301,9 @@ def compare_spread(
         compared with reference cells that are. A reference group with fewer than two cells in a part is no reference for that
         group; where fewer than three are left (or all, of fewer), the group is not ranked, and `n_references` is 0. Cells
         without an intensity do not count. Off by default: a treatment that moves a protein changes how bright its cells are,
-        too, and then there is no reference as bright, or what is looked for is taken away. On the bundled sample (24 wells of
-        BBBC013, four of them references; Paired Cell Inpainting) 9 of 10 wells of middle doses vary in the score without it;
-        with it 6 of the 10 have no such references, and the other 4 all vary.
+        too, and then there is no reference as bright, or what is looked for is taken away. On 48 wells of BBBC013 (eight of
+        them references) 8 of 20 wells of middle doses vary in the score of `pci-starter` without it; with it 11 of the 20
+        have no such references, and 5 of the other 9 vary. No control well does either way.
     relative : bool
         Divide by the group's mean: only for one column of positive numbers. NaN where the mean is not positive.
     min_cells : int, default 10
