@@ -47,3 +47,25 @@ def test_cells_that_fit(expression, expected):
 def test_what_cannot_be_read_is_said_in_a_sentence(expression, says):
     with pytest.raises(InputError, match=says):
         matching(OBS, expression)
+
+
+@pytest.mark.parametrize(("expression", "rows"), [
+    ("place has 'cytosol'", [0, 1]), ("place only 'cytosol'", [0]), ("place has 'cytosol;nucleus'", [1]),
+    ("place only 'nucleus; cytosol'", [1]), ("place has 'Cytosol' and not place has 'nucleus'", [0]),
+    ('`the place` has "nucleus" and dose > 1', [2]), ("place has 'cyto'", []), ("not place has 'nucleus'", [0, 3]),
+])  # fmt: skip
+def test_columns_with_several_values(expression, rows):
+    places = ["cytosol", "nucleus; cytosol", "nucleus", None]
+    obs = pd.DataFrame({"place": pd.Categorical(places), "the place": places, "dose": [1, 1, 2, 2]})
+    assert np.flatnonzero(matching(obs, expression)).tolist() == rows
+    assert list(obs) == ["place", "the place", "dose"]
+
+
+def test_columns_with_several_values_mistyped():
+    obs = pd.DataFrame({"place": ["a"]})
+    with pytest.raises(InputError, match="no column plaec; columns are place"):
+        matching(obs, "plaec has 'a'")
+    with pytest.raises(InputError, match="does not say which value"):
+        matching(obs, "place has ' ; '")
+    with pytest.raises(InputError, match="The filter 'place has a' cannot be read"):
+        matching(obs, "place has a")

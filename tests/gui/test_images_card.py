@@ -8,7 +8,8 @@ import tifffile
 
 from _clicks import LONG, card, choose, click, idle, opened, run
 from napari_cellrep.data import open_project
-from napari_cellrep.gui.cards.images import PRESETS, FilesDialog
+from napari_cellrep.gui.cards._files import FilesDialog, TableDialog
+from napari_cellrep.gui.cards.images import PRESETS
 from napari_cellrep.jobs import drain
 from napari_cellrep.specs import ROLES, Channel
 from napari_cellrep.steps.embed import embed
@@ -86,7 +87,7 @@ def test_files_are_shown_as_they_are_understood_before_anything_is_made(qtbot, d
     assert "<b>5 fields</b> from 5 files" in dialog.understood.text()
     dialog.pattern.setText("{well}_{site}_{channel}.tif")
     looked(qtbot, dialog)
-    assert "<b>2 fields</b> from 5 files; channels DNA (other), GFP (other)." in dialog.understood.text()
+    assert "<b>2 fields</b> from 5 files; channels DNA (nucleus), GFP (protein)." in dialog.understood.text()
     assert "1 file does not fit" in dialog.understood.text()
     assert column(dialog, "field") == ["A01_s1", "A02_s1"]
     assert column(dialog, "well") == ["A01", "A02"]
@@ -146,3 +147,90 @@ def test_next_weeks_plate_and_the_same_for_it(qtbot, dock, project, tmp_path):
     click(dialog.ok)
     idle(qtbot, dock)
     assert "has 2 fields (A05, E06) already" in dock.strip.message.text()
+
+
+def test_a_layout_is_found_and_can_be_overruled_and_tables_are_checked_by_row(qtbot, dock, tmp_path):
+    folder = tmp_path / "P1"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for well in ("A01", "A02"):
+        for w in (1, 2):
+            if (well, w) != ("A02", 2):
+                tifffile.imwrite(
+                    folder / f"P1_{well}_s1_w{w}.TIF", rng.integers(0, 999, (20, 30)).astype(np.uint16)
+                )
+    tifffile.imwrite(folder / "overview.tif", np.zeros((4, 4), np.uint8))
+    table = tmp_path / "t.csv"
+    table.write_text("well,drug\nA1,x\nA2,y\nB9,z\n")
+    images = card(dock, "images")
+    click(images.files)
+    dialog = images.findChild(FilesDialog)
+    dialog.images.setText(str(folder))
+    dialog.table.setText(str(table))
+    looked(qtbot, dialog)
+    words = dialog.understood.text()
+    assert "3 of 4 files are named as by ImageXpress" in words
+    assert "⚠ 1 file does not fit the names, such as overview.tif" in words
+    assert "⚠ P1_A02_1 has no file for channel 2." in words
+    assert column(dialog, "well") == ["A01", "A02"]
+    assert column(dialog, "known")[0] == "drug x"
+    assert [dialog.names.item(i, 1).text() for i in range(2)] == [
+        "⚠ does not fit",
+        "plate P1, well A01, site 1, channel 1",
+    ]
+    assert [dialog.rows.item(0, j).text() for j in range(3)] == ["4", "B09", "no field belongs to it"]
+    assert dialog.tabs.tabText(2) == "Table (⚠ 1)"
+    choose(dialog.layout_box, "each file is a field")
+    looked(qtbot, dialog)
+    assert "<b>4 fields</b> from 4 files" in dialog.understood.text()
+    assert "⚠ t.csv cannot be joined to the fields" in dialog.understood.text()
+    assert not dialog.tabs.isTabVisible(1)
+    choose(dialog.layout_box, "Human Protein Atlas (a file")
+    looked(qtbot, dialog)
+    assert dialog.understood.text().startswith("⚠ The layout 'hpa' fits none of 4 files")
+    dialog.reject()
+
+
+def test_crops_are_opened_from_the_same_dialog(qtbot, dock, tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "cells.npz",
+        x=rng.integers(1, 250, (9, 2, 16, 16)).astype(np.uint8),
+        phase=np.array(list("abcabcabc")),
+    )
+    images = card(dock, "images")
+    click(images.files)
+    dialog = images.findChild(FilesDialog)
+    dialog.images.setText(str(tmp_path / "cells.npz"))
+    dialog.crops.setChecked(True)
+    looked(qtbot, dialog)
+    assert "each becomes a cell" in dialog.understood.text()
+    dialog.channels.setText("GFP:protein, DNA:nucleus")
+    dialog.place.setText(str(tmp_path / "mine.cellrep"))
+    click(dialog.ok)
+    idle(qtbot, dock)
+    project = dock.session.project
+    assert project.cells.n_obs == 9
+    assert "phase" in project.cells.obs
+
+
+def test_another_table_for_the_open_project(qtbot, dock, project, tmp_path):
+    opened(qtbot, dock, project)
+    table = tmp_path / "t.csv"
+    table.write_text(
+        "well,batch\n" + "\n".join(f"{f.id},b{i}" for i, f in enumerate(project.fields)) + "\nH12,lost\n"
+    )
+    images = card(dock, "images")
+    click(images.table)
+    dialog = images.findChild(TableDialog)
+    assert not dialog.ok.isEnabled()
+    dialog.table.setText(str(table))
+    click(dialog.ok)
+    idle(qtbot, dock)
+    said = dock.strip.message.text()
+    assert said.startswith(f"✓ {len(project.fields)} fields have batch from the table.")
+    assert "No field belongs to 1 row (H12)" in said
+    fields = open_project(project.root).fields
+    assert [f.metadata["batch"] for f in fields] == [f"b{i}" for i in range(len(fields))]
+    assert "compound" in fields[0].metadata
+    assert dock.session.project.fields[0].metadata["batch"] == "b0"

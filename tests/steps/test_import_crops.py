@@ -69,9 +69,9 @@ def test_a_zip_with_a_table_as_published(shared, tmp_path):
     # What is known of each cell outlives a new look at the labels.
     from napari_cellrep.steps.crop import crop
 
-    before = obs["cell"].copy()
+    before = obs["meta_cell"].copy()
     drain(crop(project))
-    assert (open_project(project.root).cells.obs["cell"] == before).all()
+    assert (open_project(project.root).cells.obs["meta_cell"] == before).all()
 
 
 def test_names_alone_tell_the_layout_and_crops_lacking_a_channel_are_told(tmp_path):

@@ -718,7 +718,13 @@ def test_a_preview_says_what_is_lacking_and_which_rows_fit_nothing(tmp_path):
     assert found["why"].startswith("5 of 6 files are named as by ImageXpress")
     assert found["unfit"] == ["notes.tif"]
     assert found["fit"][0] == ("P_A01_s1_w1.tif", "plate P, well A01, site 1, channel 1")
-    assert found["lacking"] == ["P_A02_1 has no file for 2."]
+    assert found["lacking"] == ["P_A02_1 has no file for channel 2."]
     assert found["mistakes"] == [(5, "B07", "no field belongs to it")]
     assert [row["problem"] for row in found["rows"]][1].startswith("It has no file for channel 2")
+    with pytest.raises(InputError, match="The layout 'hpa' fits none of 6 files"):
+        drain(preview_import([tmp_path / "in"], layout="hpa"))
+    table.write_text("colour\nred\n")
+    found = drain(preview_import([tmp_path / "in"], metadata=table))
+    assert "t.csv cannot be joined" in found["table"][0]
+    assert len(found["rows"]) == 3
     assert not list(tmp_path.glob("*.cellrep"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 
@@ -19,7 +21,8 @@ def matching(obs: pd.DataFrame, expression: str) -> np.ndarray:
         One row per cell.
     expression : str
         What `DataFrame.eval` takes: columns, numbers, quoted words, ``<``, ``==``, ``and``, ``or``, ``not``, ``in``.
-        A column whose name has spaces is put in backticks.
+        A column whose name has spaces is put in backticks. Of columns with several values ("cytosol;nucleus"):
+        ``place has 'cytosol'``, ``place only 'cytosol'``, ``place has 'cytosol;nucleus'`` (both, and maybe more).
 
     Returns
     -------
@@ -35,6 +38,7 @@ def matching(obs: pd.DataFrame, expression: str) -> np.ndarray:
     for column in obs:
         if isinstance(obs[column].dtype, pd.CategoricalDtype):
             plain[column] = obs[column].astype(object)
+    said, expression = expression, _with_values(plain, expression)
     try:
         # "@name" would reach for Python's own variables; an expression is about columns only.
         found = plain.eval(expression.strip(), engine="python", local_dict={}, global_dict={})
@@ -44,18 +48,49 @@ def matching(obs: pd.DataFrame, expression: str) -> np.ndarray:
     except (SyntaxError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"The filter {expression.strip()!r} cannot be read ({why}); write it like: group == 'A01' and area_px > 100."
+            f"The filter {said.strip()!r} cannot be read ({why}); write it like: group == 'A01' and area_px > 100."
         ) from None
     if not isinstance(found, pd.Series) or len(found) != len(obs):
-        raise InputError(
-            f"The filter {expression.strip()!r} does not name a column; columns are {_columns(obs)}."
-        )
+        raise InputError(f"The filter {said.strip()!r} does not name a column; columns are {_columns(obs)}.")
     if not pd.api.types.is_bool_dtype(found.dropna().infer_objects()):
         raise InputError(
-            f"The filter {expression.strip()!r} has to say yes or no for each cell: compare it, for example "
-            f"{expression.strip()} == 1."
+            f"The filter {said.strip()!r} has to say yes or no for each cell: compare it, for example "
+            f"{said.strip()} == 1."
         )
     return found.fillna(False).to_numpy(bool)
+
+
+_OF_VALUES = re.compile(
+    r"""(?P<column>`[^`]+`|[^\W\d]\w*)\s+(?P<word>has|only)\s+(?P<quote>["'])(?P<values>.*?)(?P=quote)"""
+)
+
+
+def values_of(value: object) -> frozenset[str]:
+    """The values of one entry: "cytosol; nucleus" holds two. Compared without regard to case."""
+    if value is None or value != value:
+        return frozenset()
+    return frozenset(part.strip().casefold() for part in str(value).split(";") if part.strip())
+
+
+def _with_values(table: pd.DataFrame, expression: str) -> str:
+    """The expression with ``has`` and ``only`` in it replaced by columns of truth values, which `table` gets."""
+
+    def column_of(match: re.Match[str]) -> str:
+        name = match["column"].strip("`")
+        if name not in table:
+            raise InputError(f"The cells have no column {name}; columns are {_columns(table)}.")
+        wanted = values_of(match["values"])
+        if not wanted:
+            raise InputError(
+                f"The filter {expression.strip()!r} does not say which value: write {name} has 'cytosol'."
+            )
+        known = {v: values_of(v) for v in table[name].unique()}
+        fits = {v: wanted == held if match["word"] == "only" else wanted <= held for v, held in known.items()}
+        made = f"values_{len(table.columns)}"
+        table[made] = table[name].map(fits).astype(bool)
+        return made
+
+    return _OF_VALUES.sub(column_of, expression)
 
 
 def _columns(obs: pd.DataFrame) -> str:

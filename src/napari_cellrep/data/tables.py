@@ -28,7 +28,7 @@ _COLUMN_WORDS = {
     "file_prefix": "prefix", "file_name_prefix": "prefix", "filename_prefix": "prefix",
 }  # fmt: skip
 _ROWS, _COLUMNS = ("row", "well_row", "wellrow"), ("column", "col", "well_column", "well_col", "wellcol")
-_RESERVED = {*OWN_COLUMNS, *OBS_COLUMNS, "flags", "good", "cell_id"} - {"field"}
+_RESERVED = {*OWN_COLUMNS, *OBS_COLUMNS, "flags", "good", "cell_id", "cell", "index"} - {"field"}
 _MISSING = ["", "NA", "N/A", "#N/A", "NaN", "nan"]
 _WAYS = (
     ("plate", "well", "site"),

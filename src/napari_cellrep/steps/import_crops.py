@@ -409,7 +409,7 @@ def _sheets(
             sheets[free] = rows[start : start + MOST_PER_SHEET]
     shared = [
         c for c in sorted(columns)
-        if c != "cell" and all(len({str(known[i].get(c)) for i in rows}) == 1 for rows in sheets.values())
+        if c != column_name("cell") and all(len({str(known[i].get(c)) for i in rows}) == 1 for rows in sheets.values())
     ]  # fmt: skip
     firsts = {name: known[rows[0]] for name, rows in sheets.items()}
     return sheets, {name: {c: first[c] for c in shared if c in first} for name, first in firsts.items()}

@@ -238,16 +238,20 @@ def preview_import(
     lacking = [
         f"{d.name}: {d.problem}"
         if d.problem
-        else f"{d.name} has no file for {', '.join(v for v in values if v not in d.files)}."
+        else f"{d.name} has no file for channel {', '.join(v for v in values if v not in d.files)}."
         for d in read.drafts
         if read.by_file and (d.problem or any(v not in d.files for v in values))
     ]
     joined: Joined | None = None
-    if (
-        used.metadata and read.drafts
-    ):  # by names alone, of all fields: a row that belongs to none of the first is no mistake
-        named = [Field(safe_id(d.name), (), metadata=d.metadata) for d in read.drafts]
-        joined = join_table(named, [_files_of(d) for d in read.drafts], Path(used.metadata), used.on)
+    about_table: list[str] = []
+    if used.metadata and read.drafts:
+        # By names alone, of all fields: a row that belongs to none of the first is no mistake.
+        bare = [Field(safe_id(d.name), (), metadata=d.metadata) for d in read.drafts]
+        try:
+            joined = join_table(bare, [_files_of(d) for d in read.drafts], Path(used.metadata), used.on)
+            about_table = joined.notes
+        except InputError as error:  # the images are understood without it
+            about_table, used = [str(error)], dataclasses.replace(used, metadata="", on="")
     told = yield from _collect(root, read.first(LOOKED_AT), used, present)
     rows = [
         {
@@ -270,7 +274,7 @@ def preview_import(
         ] if read.regex is not None else [],
         "layout": read.layout.name if read.layout else "", "why": read.why,
         "channels": [f"{c.name} ({c.role})" for c in told.channels], "lacking": lacking,
-        "table": joined.notes if joined else [], "mistakes": joined.mistakes if joined else [], "rows": rows,
+        "table": about_table, "mistakes": joined.mistakes if joined else [], "rows": rows,
     }  # fmt: skip
 
 
@@ -441,7 +445,7 @@ class _Read:
 
     def first(self, n: int) -> _Read:
         """The first fields only."""
-        return dataclasses.replace(self, drafts=self.drafts[:n], unfit=[])
+        return dataclasses.replace(self, drafts=self.drafts[:n], unfit=[] if self.drafts else self.unfit)
 
 
 def read_names(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,35 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image
-from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
-    QDialog,
-    QDialogButtonBox,
     QFileDialog,
-    QFormLayout,
     QGridLayout,
     QHBoxLayout,
     QLabel,
     QLineEdit,
     QPushButton,
-    QSizePolicy,
-    QTableWidget,
-    QTableWidgetItem,
     QWidget,
 )
 
 from napari_cellrep.data.layouts import guess_roles
 from napari_cellrep.gui._image import OURS
 from napari_cellrep.gui._sample import TAG, projects_folder
+from napari_cellrep.gui.cards._files import FilesDialog, TableDialog
 from napari_cellrep.gui.cards._parts import Card, button, combo, refill, text
 from napari_cellrep.specs import ROLES, Channel, InputError
 
 if TYPE_CHECKING:
     from napari_cellrep.gui._dock import CellRepDock
-
-LOOK_AFTER_MS = 400  # how long typing rests before the files are looked at
 
 # Preset → roles in channel order.
 PRESETS = {
@@ -83,6 +73,11 @@ class ImagesCard(Card):
         self.add = button(
             "Add images…", self.choose_more, "New fields for this project, such as next week's plate"
         )
+        self.table = button(
+            "Table…",
+            self.choose_table,
+            "Another table of what is known of wells, files or fields; the cells stay",
+        )
         self.again = button(
             "Do the same for the new fields",
             self.replay,
@@ -103,8 +98,12 @@ class ImagesCard(Card):
         sources = QGridLayout()
         for i, made in enumerate((self.sample, self.open, self.layers, self.files)):
             sources.addWidget(made, i // 2, i % 2)
-        for item in (self.hint, self.channels, self.preset, self.fits, self.field_row, self.again, self.add):
+        for item in (self.hint, self.channels, self.preset, self.fits, self.field_row, self.again):
             self.layout_.addWidget(item)
+        more = QHBoxLayout()
+        more.addWidget(self.add)
+        more.addWidget(self.table)
+        self.layout_.addLayout(more)
         self.layout_.addLayout(sources)
         self.layout_.addWidget(self.save)
         self._layer_rows: list[tuple[Any, QCheckBox, QLineEdit, QComboBox]] = []
@@ -118,6 +117,7 @@ class ImagesCard(Card):
         self.save.setVisible(project is not None and project.root.is_relative_to(projects_folder()))
         new = self._new_fields()
         self.add.setVisible(project is not None)
+        self.table.setVisible(project is not None)
         self.again.setVisible(bool(new))
         self.again.setText(f"Do the same for the {new:,} new field{'s' * (new != 1)}")
         if project is None:
@@ -295,6 +295,22 @@ class ImagesCard(Card):
             words += f" ⚠ {len(bad):,} left out: {bad[0]}"
         self.dock.strip.say(words)
 
+    def choose_table(self) -> None:
+        """Ask for another table, and give its columns to fields and cells."""
+        dialog = TableDialog(self)
+        dialog.accepted.connect(
+            lambda: self.dock.submit(
+                "metadata.set_metadata", "Reading the table", then=self._got_table, **dialog.value()
+            )
+        )
+        dialog.open()
+
+    def _got_table(self, result: Mapping[str, Any]) -> None:
+        words = f"✓ {result['n_fields']:,} fields have {', '.join(result['columns']) or 'nothing new'} from the table."
+        if result["dropped"]:
+            words += f" Gone: {', '.join(result['dropped'])}."
+        self.dock.strip.say(words + "".join(f" ⚠ {note}" for note in result["notes"][:3]))
+
     def replay(self) -> None:
         """Do for the new fields what was done for the others."""
         n = self._new_fields()
@@ -366,13 +382,13 @@ class ImagesCard(Card):
     def choose_files(self) -> None:
         """Ask for files, channels and a plate table, and make a project of them."""
         dialog = FilesDialog(self)
-        dialog.accepted.connect(lambda: self._import(dialog.value()))
+        dialog.accepted.connect(lambda: self._import(dialog.value(), dialog.crops.isChecked()))
         dialog.open()
 
-    def _import(self, values: dict[str, Any]) -> None:
+    def _import(self, values: dict[str, Any], crops: bool = False) -> None:
         self.dock.submit(
-            "import_fields.import_fields",
-            "Importing images",
+            "import_crops.import_crops" if crops else "import_fields.import_fields",
+            "Importing crops" if crops else "Importing images",
             then=self.dock.open_project,
             project=None,
             **values,
@@ -455,176 +471,3 @@ def um_per_px(layer: Any) -> float:
 
 def _micrometre(layer: Any) -> Any:
     return type(layer.units[-1])("micrometer")
-
-
-class FilesDialog(QDialog):
-    """Which files, which channels, which table, and where the project goes; and how they are understood.
-
-    Parameters
-    ----------
-    parent : ImagesCard
-    adding : bool
-        For fields that are added to the open project: its channels and rules apply, and its place is known.
-    """
-
-    COLUMNS = ("field", "well", "site", "size", "known", "problem")
-
-    def __init__(self, parent: ImagesCard, adding: bool = False):
-        super().__init__(parent)
-        self.card, self.adding = parent, adding
-        name = parent.project.name if adding else ""
-        self.setWindowTitle(f"Add images to {name}" if adding else "New project from files")
-        self.images, self.channels, self.pattern = QLineEdit(), QLineEdit(), QLineEdit()
-        self.table, self.place = QLineEdit(), QLineEdit()
-        self.images.setPlaceholderText("a folder, files, or plate1/*.tif; several with ; between")
-        self.channels.setPlaceholderText("FKHR-GFP:protein, DNA:nucleus (in plane order)")
-        self.pattern.setPlaceholderText(
-            "as for the project's first images (may stay empty)"
-            if adding
-            else "{well}_{site}_{channel}.tif (may stay empty)"
-        )
-        self.table.setPlaceholderText("CSV with a row per well or file (may stay empty)")
-        layout = QFormLayout(self)
-        for words, edit, pick in (
-            ("Images", self.images, self._pick_images),
-            ("Channels", self.channels, None),
-            ("File names", self.pattern, None),
-            ("Plate table", self.table, self._pick_table),
-            ("Project", self.place, self._pick_place),
-        ):
-            if adding and edit in (self.channels, self.place):
-                continue
-            row = QHBoxLayout()
-            row.addWidget(edit, 1)
-            edit.setMinimumWidth(340)
-            edit.textChanged.connect(lambda _: self._look_soon())
-            if pick:
-                made = button("…", pick)
-                made.setFixedWidth(30)
-                made.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
-                row.addWidget(made)
-            layout.addRow(words, row)
-        self.understood = text(least_px=480)
-        self.fields = QTableWidget(0, len(self.COLUMNS))
-        self.fields.setHorizontalHeaderLabels(["Field", "Well", "Site", "Size", "Known of it", "Problem"])
-        self.fields.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
-        self.fields.verticalHeader().hide()
-        self.fields.horizontalHeader().setStretchLastSection(True)
-        self.fields.setMinimumHeight(150)
-        self.fields.setAccessibleName("How the files are understood")
-        self.buttons = QDialogButtonBox(
-            QDialogButtonBox.StandardButton.Ok | QDialogButtonBox.StandardButton.Cancel
-        )
-        self.ok = self.buttons.button(QDialogButtonBox.StandardButton.Ok)
-        self.ok.setText("Add" if adding else "Import")
-        self.buttons.accepted.connect(self.accept)
-        self.buttons.rejected.connect(self.reject)
-        for item in (self.understood, self.fields, self.buttons):
-            layout.addRow(item)
-        self.setMinimumWidth(620)
-        self._asked: dict[str, Any] | None = None
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(LOOK_AFTER_MS)
-        self._soon.timeout.connect(self._look)
-        for edit in (self.images, self.place):
-            edit.textChanged.connect(self._check)
-        self._say("Choose the images; how they are understood is shown here before anything is made.")
-        self._check()
-
-    def _check(self) -> None:
-        lacking = [] if self.images.text().strip() else ["the images"]
-        if not self.adding and not self.place.text().strip():
-            lacking.append("where the project goes")
-        self.ok.setEnabled(not lacking)
-        self.ok.setToolTip(f"Say {' and '.join(lacking)} first" if lacking else "")
-
-    # ---- how they are understood ----
-
-    def _say(self, words: str) -> None:
-        self.understood.setText(words)
-        self.fields.setVisible(self.fields.rowCount() > 0)
-
-    def _look_soon(self) -> None:
-        self._soon.start()
-
-    def _look(self) -> None:
-        """Ask how the files would be understood; the newest question is the one that is answered."""
-        values = self.value()
-        values.pop("path", None)
-        if not values["images"] or self._asked is not None:
-            return
-        if self.adding:
-            values["project"] = str(self.card.project.root)
-        self._asked = values
-        self._say("Looking at the files…")
-        self.card.dock.runner.ask(
-            "import_fields.preview_import", None, functools.partial(self._on_looked, values),
-            functools.partial(self._on_trouble, values), **values,
-        )  # fmt: skip
-
-    def _is_newest(self, values: dict[str, Any]) -> bool:
-        self._asked = None
-        now = self.value()
-        if all(now.get(k) == v for k, v in values.items() if k != "project"):
-            return True
-        self._look()
-        return False
-
-    def _on_trouble(self, values: dict[str, Any], sentence: str) -> None:
-        with contextlib.suppress(RuntimeError):  # the dialog was closed meanwhile
-            if self._is_newest(values):
-                self.fields.setRowCount(0)
-                self._say(f"⚠ {sentence}")
-
-    def _on_looked(self, values: dict[str, Any], found: Mapping[str, Any]) -> None:
-        with contextlib.suppress(RuntimeError):
-            if self._is_newest(values):
-                self._show(found)
-
-    def _show(self, found: Mapping[str, Any]) -> None:
-        rows, n = found["rows"], found["n_fields"]
-        self.fields.setRowCount(len(rows))
-        for i, row in enumerate(rows):
-            for j, column in enumerate(self.COLUMNS):
-                item = QTableWidgetItem(("⚠ " if column == "problem" and row[column] else "") + row[column])
-                item.setToolTip(row[column])
-                self.fields.setItem(i, j, item)
-        for j, column in enumerate(self.COLUMNS):
-            self.fields.setColumnHidden(j, not any(row[column] for row in rows))
-        self.fields.resizeColumnsToContents()
-        words = f"<b>{n:,} field{'s' * (n != 1)}</b> from {found['n_files']:,} files; channels {', '.join(found['channels'])}."
-        if len(rows) < n:
-            words += f" The first {len(rows)}:"
-        if left := found["unfit"]:
-            verb = "do" if len(left) > 1 else "does"
-            words += f"<br>⚠ {len(left):,} file{'s' * (len(left) > 1)} {verb} not fit the names, such as {left[0]}."
-        self._say(words)
-
-    # ---- choosing ----
-
-    def _pick_images(self) -> None:
-        if folder := QFileDialog.getExistingDirectory(self, "Folder with the images"):
-            self.images.setText(folder)
-            if not self.place.text():
-                self.place.setText(str(Path(folder).with_suffix(".cellrep")))
-
-    def _pick_table(self) -> None:
-        if path := QFileDialog.getOpenFileName(self, "Plate table", filter="Tables (*.csv *.tsv *.txt)")[0]:
-            self.table.setText(path)
-
-    def _pick_place(self) -> None:
-        if path := QFileDialog.getSaveFileName(self, "Project folder", self.place.text())[0]:
-            self.place.setText(path)
-
-    def value(self) -> dict[str, Any]:
-        """Arguments of `steps.import_fields.import_fields`, or `add_fields`."""
-        values = {
-            "images": [p.strip() for p in self.images.text().split(";") if p.strip()],
-            "pattern": self.pattern.text().strip(),
-            "metadata": self.table.text().strip(),
-        }
-        if not self.adding:
-            values["path"] = self.place.text().strip()
-            values["channels"] = [c.strip() for c in self.channels.text().split(",") if c.strip()]
-        return values

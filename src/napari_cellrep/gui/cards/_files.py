@@ -1,0 +1,362 @@
+"""The dialogs of card 1: which files become a project and how they are understood, and another table for it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QDialog,
+    QDialogButtonBox,
+    QFileDialog,
+    QFormLayout,
+    QHBoxLayout,
+    QLineEdit,
+    QSizePolicy,
+    QTableWidget,
+    QTableWidgetItem,
+    QTabWidget,
+)
+
+from napari_cellrep.data.crop_files import ARRAY_SUFFIXES
+from napari_cellrep.data.layouts import LAYOUTS, NONE
+from napari_cellrep.data.tables import TABLES
+from napari_cellrep.gui.cards._parts import button, combo, refill, text
+
+if TYPE_CHECKING:
+    from napari_cellrep.gui.cards.images import ImagesCard
+
+LOOK_AFTER_MS = 400  # how long typing rests before the files are looked at
+_TABLES = f"Tables ({' '.join('*' + t for t in TABLES)})"
+_CROPS = "What each crop shows is said by a table in the folder or zip or beside it, or by the names; each becomes a cell."
+
+
+class FilesDialog(QDialog):
+    """Which files, which channels, which table, and where the project goes; and how they are understood.
+
+    Parameters
+    ----------
+    parent : ImagesCard
+    adding : bool
+        For fields that are added to the open project: its channels and rules apply, and its place is known.
+    """
+
+    COLUMNS = ("field", "well", "site", "size", "known", "problem")
+
+    def __init__(self, parent: ImagesCard, adding: bool = False):
+        super().__init__(parent)
+        self.card, self.adding = parent, adding
+        name = parent.project.name if adding else ""
+        self.setWindowTitle(f"Add images to {name}" if adding else "New project from files")
+        self.images, self.channels, self.pattern = QLineEdit(), QLineEdit(), QLineEdit()
+        self.table, self.place = QLineEdit(), QLineEdit()
+        self.layout_box = combo(
+            "How microscopes and screens name their files: it says which files make up a field, its well and its channels"
+        )
+        refill(
+            self.layout_box,
+            [
+                ("found from the names", ""),
+                *((la.title, la.name) for la in LAYOUTS),
+                ("each file is a field", NONE),
+            ],
+        )
+        self.layout_box.currentIndexChanged.connect(lambda _: self._look_soon())
+        self.crops = QCheckBox("Each image is one cell (ready-made crops)")
+        self.crops.setToolTip(
+            "Crops: small pictures of single cells, as files, a zip, or arrays (npz, npy, HDF5); nothing has to be segmented"
+        )
+        self.crops.toggled.connect(lambda _: self._look_soon())
+        self.images.setPlaceholderText(
+            "a folder, files, plate1/*.tif, or load_data.csv; several with ; between"
+        )
+        self.channels.setPlaceholderText("FKHR-GFP:protein, DNA:nucleus (in plane order)")
+        self.pattern.setPlaceholderText(
+            "as for the project's first images (may stay empty)"
+            if adding
+            else "{well}_{site}_{channel}.tif, instead of a layout"
+        )
+        self.table.setPlaceholderText("CSV, Excel or parquet with a row per well or file (may stay empty)")
+        layout = QFormLayout(self)
+        for words, edit, pick in (
+            ("Images", self.images, self._pick_images),
+            ("Layout", self.layout_box, None),
+            ("Channels", self.channels, None),
+            ("File names", self.pattern, None),
+            ("Plate table", self.table, self._pick_table),
+            ("Project", self.place, self._pick_place),
+        ):
+            if adding and edit in (self.channels, self.place):
+                continue
+            if edit is self.layout_box:
+                layout.addRow(words, edit)
+                continue
+            row = QHBoxLayout()
+            row.addWidget(edit, 1)
+            edit.setMinimumWidth(340)
+            edit.textChanged.connect(lambda _: self._look_soon())
+            if pick:
+                made = button("…", pick)
+                made.setFixedWidth(30)
+                made.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
+                row.addWidget(made)
+            if edit is self.images:
+                made.setToolTip("Choose a folder")
+                some = button("Files…", self._pick_files, "Choose images, a zip, arrays, or a load_data.csv")
+                some.setFixedWidth(60)
+                some.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
+                row.addWidget(some)
+            layout.addRow(words, row)
+            if edit is self.images and not adding:
+                layout.addRow("", self.crops)
+        self.understood = text(least_px=480)
+        self.fields = _sheet(
+            ["Field", "Well", "Site", "Size", "Known of it", "Problem"], "How the files are understood"
+        )
+        self.names = _sheet(["File", "Read as"], "What is read from each name")
+        self.rows = _sheet(["Row", "Of", "Problem"], "Rows of the table that do not fit")
+        self.tabs = QTabWidget()
+        for sheet, words in ((self.fields, "Fields"), (self.names, "File names"), (self.rows, "Table")):
+            self.tabs.addTab(sheet, words)
+        self.tabs.setMinimumHeight(200)
+        self.buttons = QDialogButtonBox(
+            QDialogButtonBox.StandardButton.Ok | QDialogButtonBox.StandardButton.Cancel
+        )
+        self.ok = self.buttons.button(QDialogButtonBox.StandardButton.Ok)
+        self.ok.setText("Add" if adding else "Import")
+        self.buttons.accepted.connect(self.accept)
+        self.buttons.rejected.connect(self.reject)
+        for item in (self.understood, self.tabs, self.buttons):
+            layout.addRow(item)
+        self.setMinimumWidth(620)
+        self._asked: dict[str, Any] | None = None
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(LOOK_AFTER_MS)
+        self._soon.timeout.connect(self._look)
+        for edit in (self.images, self.place):
+            edit.textChanged.connect(self._check)
+        self._say("Choose the images; how they are understood is shown here before anything is made.")
+        self._check()
+
+    def _check(self) -> None:
+        lacking = [] if self.images.text().strip() else ["the images"]
+        if not self.adding and not self.place.text().strip():
+            lacking.append("where the project goes")
+        self.ok.setEnabled(not lacking)
+        self.ok.setToolTip(f"Say {' and '.join(lacking)} first" if lacking else "")
+
+    # ---- how they are understood ----
+
+    def _say(self, words: str) -> None:
+        self.understood.setText(words)
+        self.tabs.setVisible(any(sheet.rowCount() for sheet in (self.fields, self.names, self.rows)))
+
+    def _look_soon(self) -> None:
+        self._soon.start()
+
+    def _look(self) -> None:
+        """Ask how the files would be understood; the newest question is the one that is answered."""
+        values = self.value()
+        values.pop("path", None)
+        if not values["images"] or self._asked is not None:
+            return
+        if self.crops.isChecked():
+            self._clear()
+            self._say(_CROPS)
+            return
+        if self.adding:
+            values["project"] = str(self.card.project.root)
+        self._asked = values
+        self._say("Looking at the files…")
+        self.card.dock.runner.ask(
+            "import_fields.preview_import", None, functools.partial(self._on_looked, values),
+            functools.partial(self._on_trouble, values), **values,
+        )  # fmt: skip
+
+    def _is_newest(self, values: dict[str, Any]) -> bool:
+        self._asked = None
+        now = self.value()
+        if all(now.get(k) == v for k, v in values.items() if k != "project"):
+            return True
+        self._look()
+        return False
+
+    def _on_trouble(self, values: dict[str, Any], sentence: str) -> None:
+        with contextlib.suppress(RuntimeError):  # the dialog was closed meanwhile
+            if self._is_newest(values):
+                self._clear()
+                self._say(f"⚠ {sentence}")
+
+    def _clear(self) -> None:
+        for sheet in (self.fields, self.names, self.rows):
+            sheet.setRowCount(0)
+
+    def _on_looked(self, values: dict[str, Any], found: Mapping[str, Any]) -> None:
+        with contextlib.suppress(RuntimeError):
+            if self._is_newest(values):
+                self._show(found)
+
+    def _show(self, found: Mapping[str, Any]) -> None:
+        rows, n = found["rows"], found["n_fields"]
+        self.fields.setRowCount(len(rows))
+        for i, row in enumerate(rows):
+            for j, column in enumerate(self.COLUMNS):
+                item = QTableWidgetItem(("⚠ " if column == "problem" and row[column] else "") + row[column])
+                item.setToolTip(row[column])
+                self.fields.setItem(i, j, item)
+        for j, column in enumerate(self.COLUMNS):
+            self.fields.setColumnHidden(j, not any(row[column] for row in rows))
+        self.fields.resizeColumnsToContents()
+        words = f"<b>{n:,} field{'s' * (n != 1)}</b> from {found['n_files']:,} files; channels {', '.join(found['channels'])}."
+        if len(rows) < n:
+            words += f" The first {len(rows)}:"
+        if found["why"]:
+            words += f"<br>{found['why']}"
+        if left := found["unfit"]:
+            verb = "do" if len(left) > 1 else "does"
+            words += f"<br>⚠ {len(left):,} file{'s' * (len(left) > 1)} {verb} not fit the names, such as {left[0]}."
+        lacking = found["lacking"]
+        if lacking:
+            words += f"<br>⚠ {lacking[0]}" + (
+                f" So do {len(lacking) - 1:,} more." if len(lacking) > 1 else ""
+            )
+        words += "".join(f"<br>⚠ {sentence}" for sentence in found["table"])
+        _fill(
+            self.names,
+            [(name, "⚠ does not fit") for name in left[:FILES_SHOWN]] + [tuple(row) for row in found["fit"]],
+        )
+        _fill(self.rows, [(str(row), name, wrong) for row, name, wrong in found["mistakes"]])
+        for sheet, title in ((self.names, "File names"), (self.rows, "Table")):
+            at = self.tabs.indexOf(sheet)
+            self.tabs.setTabVisible(at, sheet.rowCount() > 0)
+            wrong = len(left) if sheet is self.names else sheet.rowCount()
+            self.tabs.setTabText(at, f"{title} (⚠ {wrong:,})" if wrong else title)
+        self._say(words)
+
+    # ---- choosing ----
+
+    def _pick_images(self) -> None:
+        if folder := QFileDialog.getExistingDirectory(self, "Folder with the images"):
+            self.images.setText(folder)
+            if not self.place.text():
+                self.place.setText(str(Path(folder).with_suffix(".cellrep")))
+
+    def _pick_files(self) -> None:
+        paths = QFileDialog.getOpenFileNames(self, "Images, a zip, arrays, or a table that lists them")[0]
+        if paths:
+            self.images.setText("; ".join(paths))
+            one = Path(paths[0])
+            if one.suffix.lower() in (".zip", *ARRAY_SUFFIXES):
+                self.crops.setChecked(True)
+            if not self.place.text():
+                self.place.setText(str(one.with_name(f"{one.name.partition('.')[0]}.cellrep")))
+
+    def _pick_table(self) -> None:
+        if path := QFileDialog.getOpenFileName(self, "Plate table", filter=_TABLES)[0]:
+            self.table.setText(path)
+
+    def _pick_place(self) -> None:
+        if path := QFileDialog.getSaveFileName(self, "Project folder", self.place.text())[0]:
+            self.place.setText(path)
+
+    def value(self) -> dict[str, Any]:
+        """Arguments of `steps.import_fields.import_fields`, or `add_fields`; of crops, of `steps.import_crops.import_crops`."""
+        values = {
+            "images": [p.strip() for p in self.images.text().split(";") if p.strip()],
+            "pattern": self.pattern.text().strip(),
+            "layout": self.layout_box.currentData(),
+            "metadata": self.table.text().strip(),
+        }
+        if not self.adding:
+            values["path"] = self.place.text().strip()
+            values["channels"] = [c.strip() for c in self.channels.text().split(",") if c.strip()]
+        return values
+
+
+FILES_SHOWN = 100  # of those that do not fit
+
+
+def _sheet(columns: Sequence[str], name: str) -> QTableWidget:
+    """A table to look at."""
+    made = QTableWidget(0, len(columns))
+    made.setHorizontalHeaderLabels(list(columns))
+    made.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
+    made.verticalHeader().hide()
+    made.horizontalHeader().setStretchLastSection(True)
+    made.setMinimumHeight(150)
+    made.setAccessibleName(name)
+    return made
+
+
+def _fill(sheet: QTableWidget, rows: Sequence[tuple[str, ...]]) -> None:
+    sheet.setRowCount(len(rows))
+    for i, row in enumerate(rows):
+        for j, words in enumerate(row):
+            item = QTableWidgetItem(words)
+            item.setToolTip(words)
+            sheet.setItem(i, j, item)
+    sheet.resizeColumnsToContents()
+
+
+class TableDialog(QDialog):
+    """Another table of what is known of the project's fields: which, and whether the earlier ones' columns stay.
+
+    Parameters
+    ----------
+    parent : ImagesCard
+    """
+
+    def __init__(self, parent: ImagesCard):
+        super().__init__(parent)
+        self.setWindowTitle(f"A table for {parent.project.name}")
+        self.table, self.by = QLineEdit(), QLineEdit()
+        self.table.setMinimumWidth(340)
+        self.table.setPlaceholderText("CSV, Excel or parquet with a row per well, file or field")
+        self.by.setPlaceholderText("plate+well, file, … (found out when empty)")
+        self.by.setToolTip("The columns that say which field a row is of")
+        self.keep = QCheckBox("Keep the other columns of earlier tables")
+        self.keep.setChecked(True)
+        self.keep.setToolTip("Else this table replaces them. Cells, maps and scores stay in any case.")
+        row = QHBoxLayout()
+        row.addWidget(self.table, 1)
+        pick = button("…", self._pick, "Choose the table")
+        pick.setFixedWidth(30)
+        pick.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
+        row.addWidget(pick)
+        buttons = QDialogButtonBox(
+            QDialogButtonBox.StandardButton.Ok | QDialogButtonBox.StandardButton.Cancel
+        )
+        self.ok = buttons.button(QDialogButtonBox.StandardButton.Ok)
+        self.ok.setText("Use this table")
+        buttons.accepted.connect(self.accept)
+        buttons.rejected.connect(self.reject)
+        layout = QFormLayout(self)
+        layout.addRow("Table", row)
+        layout.addRow("Joined by", self.by)
+        layout.addRow("", self.keep)
+        layout.addRow(buttons)
+        self.table.textChanged.connect(self._check)
+        self._check()
+
+    def _check(self) -> None:
+        there = bool(self.table.text().strip())
+        self.ok.setEnabled(there)
+        self.ok.setToolTip("" if there else "Choose the table first")
+
+    def _pick(self) -> None:
+        if path := QFileDialog.getOpenFileName(self, "Table", filter=_TABLES)[0]:
+            self.table.setText(path)
+
+    def value(self) -> dict[str, Any]:
+        """Arguments of `steps.metadata.set_metadata`."""
+        return {
+            "table": self.table.text().strip(),
+            "on": self.by.text().strip(),
+            "add": self.keep.isChecked(),
+        }
