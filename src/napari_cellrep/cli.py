@@ -770,7 +770,7 @@ def _import_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> N
     parser.add_argument(
         "--stack",
         default="channel",
-        choices=("channel", "z"),
+        choices=("channel", "z", "time"),
         help="what pages of a TIFF are that the file does not name",
     )
     parser.add_argument("--um-per-px", type=float, default=0.0, help="pixel size, where the files do not say")

@@ -68,8 +68,11 @@ def test_axes_that_imagej_names(tmp_path):
     assert np.array_equal(read(tmp_path / "ij.tif", 1, z="max")[0], image[:, 1].max(axis=0))
     time = pixels(3, 12, 10, dtype="uint16")
     tifffile.imwrite(tmp_path / "t.tif", time, imagej=True, metadata={"axes": "TYX"})
-    with pytest.raises(InputError, match="3 time points"):
-        inspect_image(tmp_path / "t.tif")
+    assert inspect_image(tmp_path / "t.tif").n_t == 3
+    for t in range(3):
+        assert np.array_equal(read_planes([Plane(str(tmp_path / "t.tif"), t=t)], tmp_path)[0], time[t])
+    with pytest.raises(InputError, match="time points 0 to 2; number 3"):
+        read_planes([Plane(str(tmp_path / "t.tif"), t=3)], tmp_path)
 
 
 def test_unnamed_axes(tmp_path):

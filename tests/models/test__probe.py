@@ -33,7 +33,9 @@ def test_bent_borders_and_rare_classes_are_learned_and_repeated(rings):
     assert ((found >= 0) & (found <= 1)).all()
     f1 = f1_score(member[1000:], found > 0.5, average=None)
     assert f1[:2].min() > 0.75
-    assert (found[:, 2] > 0.5)[member[1000:, 2]].mean() > 0.8  # classes are drawn evenly: the rare one is not lost
+    assert (found[:, 2] > 0.5)[
+        member[1000:, 2]
+    ].mean() > 0.8  # classes are drawn evenly: the rare one is not lost
     assert np.array_equal(found, head_probabilities(x[:1000], member[:1000], x[1000:], epochs=40, seed=3))
     assert not np.array_equal(found, head_probabilities(x[:1000], member[:1000], x[1000:], epochs=40, seed=4))
 

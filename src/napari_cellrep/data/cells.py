@@ -114,7 +114,7 @@ def measure_field(
         "q_signal": signal,
         "q_signal_share": signal_share,
     }
-    index = pd.Index([f"{field.id}:{label}" for label in cells.label], name="cell_id", dtype=object)
+    index = pd.Index([field.cell_id(label) for label in cells.label], name="cell_id", dtype=object)
     frame = pd.DataFrame(own, index=index)
     if keep is not None:
         frame = frame[np.isin(cells.label, keep)].copy()

@@ -49,7 +49,9 @@ class Field:
     problem : str
         A sentence when the field cannot be used; "" when it can.
     stack : str
-        What an axis is that the file does not name: "channel" or "z".
+        What an axis is that the file does not name: "channel", "z" or "time".
+
+    A time point of a time series is a field of its own, called ``<series>_t<frame>``, with ``frame`` among its metadata.
     """
 
     id: str
@@ -62,6 +64,21 @@ class Field:
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     problem: str = ""
     stack: str = "channel"
+
+    @property
+    def series(self) -> str:
+        """The time series that it is a frame of; "" for a field that is none."""
+        frame = self.metadata.get("frame")
+        match = re.fullmatch(r"(.+)_t(\d+)", self.id)
+        if not match or not isinstance(frame, Real) or frame != int(match[2]):
+            return ""
+        return match[1]
+
+    def cell_id(self, label: int) -> str:
+        """What a cell is called in the whole project: ``<field>:<label>``, of a time series ``<series>:<frame>:<label>``."""
+        if self.series:
+            return f"{self.series}:{int(self.metadata['frame'])}:{label}"
+        return f"{self.id}:{label}"
 
     def read(self, root: Path) -> np.ndarray:
         """Pixels as (C, H, W), in the files' dtype; `root` is the project folder."""
@@ -97,7 +114,7 @@ def well_name(text: str) -> str:
 
 
 def with_groups(fields: Iterable[Field], by: Sequence[str] = ()) -> list[Field]:
-    """Set the group of every field: the columns `by`, else plate and well, else the field itself.
+    """Set the group of every field: the columns `by`, else plate and well, else its time series or the field itself.
 
     Raises
     ------
@@ -115,7 +132,7 @@ def with_groups(fields: Iterable[Field], by: Sequence[str] = ()) -> list[Field]:
 
     def name(field: Field) -> str:
         parts = [str(field.metadata[c]) for c in columns if _has_value(field.metadata.get(c))]
-        return " ".join(parts) if parts else field.id
+        return " ".join(parts) if parts else field.series or field.id
 
     return [dataclasses.replace(f, group=name(f)) for f in fields]
 

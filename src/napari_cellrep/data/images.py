@@ -16,6 +16,7 @@ import imagecodecs
 import imageio.v3 as iio
 import numpy as np
 import tifffile
+import zarr
 
 from napari_cellrep.data import ome_zarr
 from napari_cellrep.specs import InputError
@@ -51,11 +52,14 @@ class Plane:
     z : str
         How a z-stack becomes one plane: "max", "mean", "sharpest", or the number of a plane (from 0).
         "" where there is no stack.
+    t : int
+        Which time point of a time series, from 0.
     """
 
     path: str
     channel: int = 0
     z: str = ""
+    t: int = 0
 
     def files(self, root: Path) -> list[Path]:
         """The file or files it is read from; `root` is the project folder."""
@@ -76,6 +80,7 @@ class ImageInfo:
     um_per_px: float  # 0 when the file does not say
     channel_names: tuple[str, ...] = ()
     files: tuple[str, ...] = ()  # names of the files that hold its planes: several for a multi-file OME-TIFF
+    n_t: int = 1  # time points
 
 
 def inspect_image(path: Path, *, stack: str = "channel") -> ImageInfo:
@@ -85,13 +90,13 @@ def inspect_image(path: Path, *, stack: str = "channel") -> ImageInfo:
     ----------
     path : Path
         TIFF, OME-TIFF, PNG, JPEG, or the folder of one image of an OME-Zarr.
-    stack : {"channel", "z"}
+    stack : {"channel", "z", "time"}
         What an axis is that the file does not name.
 
     Raises
     ------
     InputError
-        If the file is missing, empty, truncated, of another kind, or has several time points.
+        If the file is missing, empty, truncated, or of another kind.
     """
     return _open(path, stack)
 
@@ -117,14 +122,14 @@ def read_planes(planes: Sequence[Plane], root: Path, *, stack: str = "channel") 
     InputError
         If a file is missing or cannot be read, or the channels differ in height or width.
     """
-    decoded: dict[str, np.ndarray] = {}
+    decoded: dict[str, np.ndarray] = {}  # all planes of a field are of one time point
     out = []
     for plane in planes:
         paths = plane.files(root)
         path = paths[0]
         for line, one in zip(plane.path.split("\n"), paths, strict=True):
             if line not in decoded:
-                decoded[line] = read_czyx(one, stack)
+                decoded[line] = read_czyx(one, stack, plane.t)
         image = decoded[plane.path] if len(paths) == 1 else _stack_files(paths, plane, decoded)
         if plane.channel == GREY:
             out.append(to_grey(image[:, 0]))
@@ -215,23 +220,28 @@ def _info(
     return ImageInfo(
         n_channels=n_channels, n_z=sizes.get("Z", 1), height_px=sizes["Y"], width_px=sizes["X"],
         dtype=str(_kept_dtype(np.dtype(dtype), path)), colour=colour, um_per_px=um,
-        channel_names=names if len(names) == n_channels and not colour else (), files=files,
+        channel_names=names if len(names) == n_channels and not colour else (), files=files, n_t=sizes.get("T", 1),
     )  # fmt: skip
 
 
-def read_czyx(path: Path, stack: str) -> np.ndarray:
-    """The file's image as (C, Z, H, W); the samples of a colour image are channels."""
+def read_czyx(path: Path, stack: str, t: int = 0) -> np.ndarray:
+    """The file's image at one time point as (C, Z, H, W); the samples of a colour image are channels."""
     _check_exists(path)
     if path.is_dir():
         with _reading(path, "OME-Zarr"):
             held, array = ome_zarr.inspect(path)
-            image = np.asarray(array[...])
-        axes = _name_axes(held.axes, held.shape, stack, path)
+            axes = _name_axes(held.axes, held.shape, stack, path)
+            image = np.asarray(array[_at_time(axes, held.shape, t, path)])
     elif suffix_of(path) in TIFF_SUFFIXES:
         with _reading(path, "TIFF"), _tiff(path) as tif:
             series = _pick_series(tif, path)
             axes = _name_axes(series.axes, series.shape, stack, path)
-            image = series.asarray()
+            at = _at_time(axes, series.shape, t, path)
+            if "T" in axes and series.shape[axes.index("T")] > 1:  # of a long series only this time point
+                with series.aszarr(level=0) as store:
+                    image = np.asarray(zarr.open_array(store, mode="r")[at])
+            else:
+                image = series.asarray()
     else:
         image = _read_plain(path)
         axes = "YX" if image.ndim == 2 else "YXS"
@@ -242,6 +252,15 @@ def read_czyx(path: Path, stack: str) -> np.ndarray:
         sizes.get("C", 1) * sizes.get("S", 1), sizes.get("Z", 1), sizes["Y"], sizes["X"]
     )  # (C, Z, H, W)
     return image.astype(_kept_dtype(image.dtype, path), copy=False)
+
+
+def _at_time(axes: str, shape: tuple[int, ...], t: int, path: Path) -> tuple[slice, ...]:
+    """Index of one time point; the axis stays, with a length of 1."""
+    if "T" in axes and not 0 <= t < shape[axes.index("T")]:
+        raise InputError(
+            f"{path.name} has the time points 0 to {shape[axes.index('T')] - 1}; number {t} is not among them."
+        )
+    return tuple(slice(t, t + 1) if a == "T" else slice(None) for a in axes)
 
 
 def _kept_dtype(dtype: np.dtype, path: Path) -> np.dtype:
@@ -318,17 +337,15 @@ def _is_colour(series: Any, axes: str) -> bool:
 
 
 def _name_axes(axes: str, shape: tuple[int, ...], stack: str, path: Path) -> str:
-    """Name unnamed axes (tifffile's I and Q) as channel or z, once each; refuse what is no channel and no z."""
+    """Name unnamed axes (tifffile's I and Q) as time, channel or z, once each; refuse what is none of them."""
     named = ""
     for axis, size in zip(axes, shape, strict=True):
         if axis in "IQ" and size > 1:
-            for name in {"channel": "CZ", "z": "ZC"}[stack]:
+            for name in {"channel": "CZ", "z": "ZC", "time": "TCZ"}[stack]:
                 if name not in named + axes:
                     axis = name
                     break
-        if axis == "T" and size > 1:
-            raise InputError(f"{path.name} has {size} time points; split it into one file per time point.")
-        if axis not in "CZYXS" and size > 1:
+        if axis not in "TCZYXS" and size > 1:
             raise InputError(f"{path.name} has {size} images along axis {axis}; split it into one file each.")
         named += axis
     return named

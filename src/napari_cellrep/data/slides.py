@@ -118,7 +118,7 @@ def read_region(planes: Sequence[Plane], root: Path, box: Box, *, stack: str = "
             continue
         for path in paths:
             if path not in decoded:
-                decoded[path] = _read_czyx_region(path, stack, box)
+                decoded[path] = _read_czyx_region(path, stack, box, plane.t)
         image = np.concatenate([decoded[p] for p in paths], axis=1)
         if plane.channel == GREY:
             out.append(to_grey(image[:, 0]))
@@ -134,14 +134,14 @@ def read_region(planes: Sequence[Plane], root: Path, box: Box, *, stack: str = "
     return region
 
 
-def _read_czyx_region(path: Path, stack: str, box: Box) -> np.ndarray:
+def _read_czyx_region(path: Path, stack: str, box: Box, t: int) -> np.ndarray:
     """A part of the file's image as (C, Z, h, w)."""
     _check_exists(path)
     if path.is_dir():
         with _reading(path, "OME-Zarr"):
             held, array = ome_zarr.inspect(path)
             axes = _name_axes(held.axes, held.shape, stack, path)
-            part = _part_of(array, axes, box)
+            part = _part_of(array, axes, box, t)
     else:
         with _reading(path, "TIFF"), tifffile.TiffFile(path) as tif:
             series = _pick_series(tif, path)
@@ -150,10 +150,10 @@ def _read_czyx_region(path: Path, stack: str, box: Box) -> np.ndarray:
                 mapped = np.memmap(
                     path, tif.byteorder + series.dtype.char, "r", series.dataoffset, series.shape
                 )
-                part = _part_of(mapped, axes, box)
+                part = _part_of(mapped, axes, box, t)
             else:
                 with series.aszarr(level=0) as store:
-                    part = _part_of(zarr.open(store, mode="r"), axes, box)
+                    part = _part_of(zarr.open(store, mode="r"), axes, box, t)
     sizes = dict(zip(axes, part.shape, strict=True))
     order = [axes.index(a) for a in "CSZYX" if a in axes]
     rest = [i for i in range(part.ndim) if i not in order]
@@ -163,9 +163,9 @@ def _read_czyx_region(path: Path, stack: str, box: Box) -> np.ndarray:
     return part.astype(_kept_dtype(part.dtype, path), copy=False)
 
 
-def _part_of(array: Any, axes: str, box: Box) -> np.ndarray:
+def _part_of(array: Any, axes: str, box: Box, t: int) -> np.ndarray:
     y0, x0, y1, x1 = box
-    where = {"Y": slice(y0, y1), "X": slice(x0, x1)}
+    where = {"Y": slice(y0, y1), "X": slice(x0, x1), "T": slice(t, t + 1)}
     return np.array(array[tuple(where.get(a, slice(None)) for a in axes)])
 
 

@@ -32,10 +32,16 @@ class Source:
         Its image files.
     um_per_px : float
         Its pixel size; 0 if unknown.
+    series : str
+        The time series it is a frame of; "" for none.
+    frame : int
+        Which time point, from 0; -1 for none.
     """
 
     files: tuple[Path, ...] = ()
     um_per_px: float = 0.0
+    series: str = ""
+    frame: int = -1
 
 
 @dataclass

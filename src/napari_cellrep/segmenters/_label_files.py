@@ -67,6 +67,8 @@ def read_file(
     units: str = "px",
     um_per_px: float = 0.0,
     part: str = "cell",
+    series: str = "",
+    frame: int = -1,
 ) -> Brought:
     """Read one field's labels from any of the formats.
 
@@ -85,6 +87,8 @@ def read_file(
         The field's pixel size; 0 if unknown.
     part : {"cell", "nucleus"}
         Which outline of a QuPath cell.
+    series, frame : str, int
+        The time series the field is a frame of, and which: of a file with as many planes as there are frames its own is taken.
 
     Raises
     ------
@@ -95,9 +99,9 @@ def read_file(
     outlines: list[Outline] | None = None
     notes: list[str] = []
     if path.is_dir():
-        labels = read_ome_zarr(path)
+        labels = read_ome_zarr(path, frame)
     elif name.endswith(".npy"):
-        labels = read_cellpose(path)
+        labels = read_cellpose(path, frame)
     elif name.endswith((".geojson", ".json", ".geojson.gz", ".json.gz")):
         per_px = 1.0
         if units == "um":
@@ -113,9 +117,10 @@ def read_file(
     elif name.endswith((".zip", ".roi")):
         outlines, notes = read_rois(path)
     else:
-        labels = read_label_image(path)
+        labels = read_label_image(path, frame)
     if outlines is not None:
-        brought = _draw(path, outlines, shape, field_id, um_per_px if units == "px" else 0.0)
+        named = f"{series}:{frame}" if series else field_id
+        brought = _draw(path, outlines, shape, named, um_per_px if units == "px" else 0.0)
         brought.notes = notes + brought.notes
         return brought
     if labels.shape != shape:
@@ -130,7 +135,7 @@ def read_file(
 # ---- pixels ----------------------------------------------------------------------------------------
 
 
-def read_label_image(path: Path) -> np.ndarray:
+def read_label_image(path: Path, frame: int = -1) -> np.ndarray:
     """Read a TIFF or PNG whose pixels are numbers of cells.
 
     Returns
@@ -149,13 +154,20 @@ def read_label_image(path: Path) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim == 3 and labels.shape[-1] in (3, 4) and (labels[..., :3] == labels[..., :1]).all():
         labels = labels[..., 0]  # a grey mask saved as RGB
-    return _one_plane(labels, path)
+    return _one_plane(labels, path, frame)
 
 
-def _one_plane(labels: np.ndarray, path: Path) -> np.ndarray:
-    """Whatever holds one plane of whole numbers, as int64 (H, W)."""
+def _one_plane(labels: np.ndarray, path: Path, frame: int = -1) -> np.ndarray:
+    """Whatever holds one plane of whole numbers, or one per frame, as int64 (H, W)."""
     if 0 in labels.shape:
         raise InputError(f"{path.name} cannot be read as a label image (it holds no pixels); save it again.")
+    if frame >= 0 and labels.squeeze().ndim == 3:
+        labels = labels.squeeze()
+        if frame >= len(labels):
+            raise InputError(
+                f"{path.name} holds {len(labels)} frames; frame {frame} (from 0) is not among them."
+            )
+        labels = labels[frame]
     if labels.ndim > 2:  # axes of one: a plane of a stack, a channel, a time point
         labels = labels.reshape(labels.shape[-2:] if math.prod(labels.shape[:-2]) == 1 else _squeezed(labels))
     if labels.ndim != 2:
@@ -202,7 +214,7 @@ def _lost_numbers(labels: np.ndarray, path: Path) -> list[str]:
     ]
 
 
-def read_ome_zarr(path: Path) -> np.ndarray:
+def read_ome_zarr(path: Path, frame: int = -1) -> np.ndarray:
     """Read the largest level of an OME-Zarr label image (0.4 or 0.5): ``…/labels/NAME``, or one of its own.
 
     Returns
@@ -229,7 +241,7 @@ def read_ome_zarr(path: Path) -> np.ndarray:
                 hint = f"; it holds the labels {join_words(inside, 12)}" if inside else ""
                 raise InputError(f"{path.name} is a Zarr without a label image in it{hint}.")
             array = group[str(scales[0]["datasets"][0]["path"])]
-        if array.ndim < 2 or math.prod(array.shape[:-2]) != 1:
+        if array.ndim < 2 or (math.prod(array.shape[:-2]) != 1 and frame < 0):
             raise InputError(
                 f"{path.name} has the shape {tuple(array.shape)}; a label image has one plane of numbers, no colours."
             )
@@ -238,7 +250,7 @@ def read_ome_zarr(path: Path) -> np.ndarray:
         raise
     except Exception as error:
         raise InputError(f"{path.name} cannot be read as OME-Zarr labels ({_short(error)}).") from error
-    return _one_plane(labels, path)
+    return _one_plane(labels, path, frame)
 
 
 def label_names(path: Path) -> list[str]:
@@ -257,7 +269,7 @@ def label_names(path: Path) -> list[str]:
 # ---- Cellpose's .npy, which is a pickle --------------------------------------------------------------
 
 
-def read_cellpose(path: Path) -> np.ndarray:
+def read_cellpose(path: Path, frame: int = -1) -> np.ndarray:
     """Read the masks of a Cellpose ``_seg.npy``, or a label image saved by ``numpy.save``.
 
     Such a file is a pickle, which may hold orders to run any program: only arrays, text, numbers and containers of them are
@@ -307,7 +319,7 @@ def read_cellpose(path: Path) -> np.ndarray:
     held = np.asarray(held)
     if held.dtype.hasobject:
         raise InputError(f"{path.name} holds no masks: an array of numbers is wanted.")
-    return _one_plane(held, path)
+    return _one_plane(held, path, frame)
 
 
 class _WantsMoreError(Exception):

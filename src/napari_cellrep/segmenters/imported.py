@@ -103,8 +103,9 @@ def bring(
     path = find_file(config.pattern, field_id, source)
     h, w = image.shape[1:]
     brought = read_file(
-        path, (h, w), field_id=field_id, units=config.units, um_per_px=source.um_per_px, part=config.part
-    )
+        path, (h, w), field_id=field_id, units=config.units, um_per_px=source.um_per_px, part=config.part,
+        series=source.series, frame=source.frame,
+    )  # fmt: skip
     labels = brought.labels
     values = np.unique(labels)
     binary = len(values[values != 0]) == 1 and int(values.max()) in (1, 255, 65535)

@@ -96,8 +96,9 @@ def import_fields(
     rgb : str
         What a colour image is: "grey" (their mean), "split" (red, green and blue are channels) or "rgba" (alpha is a
         channel, too).
-    stack : {"channel", "z"}
-        What an axis is that the file does not name.
+    stack : {"channel", "z", "time"}
+        What an axis is that the file does not name. Every time point becomes a field, with its number (from 0) in the column
+        ``frame`` and the series in ``series``.
     um_per_px : float
         Pixel size in µm, instead of the files' own.
 
@@ -379,8 +380,8 @@ class ImportOptions:
             find_layout(self.layout)
         if self.pattern and self.layout not in ("", NONE):
             raise InputError("Give a pattern or a layout, not both: each says how the files are named.")
-        if self.stack not in ("channel", "z"):
-            raise InputError(f'An axis without a name is "channel" or "z", not {self.stack!r}.')
+        if self.stack not in ("channel", "z", "time"):
+            raise InputError(f'An axis without a name is "channel", "z" or "time", not {self.stack!r}.')
         if not 0 <= self.um_per_px < 1e6:
             raise InputError(f"The pixel size is {self.um_per_px}; it has to be a positive number of µm.")
         if isinstance(self.channels, str):
@@ -412,6 +413,7 @@ class _Draft:
     problem: str = ""
     asks: bool = False  # the problem is a question to the user
     pages: dict[str, int] = dataclasses.field(default_factory=dict)  # which plane of its file a channel is
+    frame: int = -1  # which time point it is, of a series
 
 
 def _files_of(draft: _Draft) -> list[Path]:
@@ -524,6 +526,7 @@ def _collect(
         except InputError as error:
             infos[file] = str(error)
     drafts = [d for d in drafts if not _is_part(d, infos)]
+    drafts = [frame for d in drafts for frame in _frames(d, infos)]
 
     known = read.layout.channels if read.layout else {}
     order, channels = _decide_channels(drafts, infos, options, by_file, present, known)
@@ -764,6 +767,31 @@ def _is_part(draft: _Draft, infos: Mapping[Path, ImageInfo | str]) -> bool:
     )
 
 
+def _frames(draft: _Draft, infos: Mapping[Path, ImageInfo | str]) -> list[_Draft]:
+    """A time series as one field per time point, called ``<name>_t<frame>``; anything else as it is."""
+    counts = {i.n_t for some in draft.files.values() for p in some if isinstance(i := infos[p], ImageInfo)}
+    if counts <= {1}:
+        return [draft]
+    if len(counts) > 1:
+        words = " and ".join(map(str, sorted(counts)))
+        return [
+            dataclasses.replace(
+                draft, problem=f"Its files have {words} time points; the same number is wanted."
+            )
+        ]
+    n = counts.pop()
+    digits = max(3, len(str(n - 1)))
+    return [
+        dataclasses.replace(
+            draft,
+            name=f"{draft.name}_t{t:0{digits}d}",
+            metadata={**draft.metadata, "series": draft.name, "frame": t},
+            frame=t,
+        )
+        for t in range(n)
+    ]
+
+
 # ---- channels --------------------------------------------------------------------------------------
 
 
@@ -892,6 +920,7 @@ def _make_field(
     info: ImageInfo | None
     try:
         planes, info = _plan(draft, infos, order, channels, options, root, by_file)
+        planes = tuple(dataclasses.replace(p, t=max(draft.frame, 0)) for p in planes)
         problem = draft.problem
     except InputError as error:
         files = [p for some in draft.files.values() for p in some]

@@ -187,7 +187,8 @@ def how_made(project: Project, field: Field, segmenter: str, settings: Any) -> d
 def source_of(project: Project, field: Field) -> Source:
     """Where a field comes from, as segmenters that read files beside its image want it."""
     files = dict.fromkeys(path for plane in field.planes for path in plane.files(project.root))
-    return Source(tuple(files), field.um_per_px)
+    frame = int(field.metadata["frame"]) if field.series else -1
+    return Source(tuple(files), field.um_per_px, field.series, frame)
 
 
 def find_in(
