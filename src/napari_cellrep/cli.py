@@ -1465,8 +1465,6 @@ def _info(args: argparse.Namespace) -> None:
         return
     if not args.path.exists() and _info_published(str(args.path)):
         return
-    from napari_cellrep.steps.relocate import missing_fields
-
     project = _open(args.path)
     fields, bad = project.fields, {f.id: f.problem for f in project.fields if f.problem}
     print(f"{project.name}: {len(fields):,} fields, {len({f.group for f in fields}):,} groups")
@@ -1477,7 +1475,7 @@ def _info(args: argparse.Namespace) -> None:
         print(f"  corrected   {project.illumination.words()}")
     if project.read_only:
         print("  read-only   it can be viewed and exported, not changed")
-    gone = missing_fields(project, most=1000)
+    gone = project.missing(most=1000)
     if gone and not any(f.problem for f in gone):
         print(
             f"  images      not where they were (the first: {gone[0].id}); cellrep relocate {args.path} NEW_FOLDER"
@@ -1502,9 +1500,8 @@ def _info(args: argparse.Namespace) -> None:
         print(f"    {_line_of_history(line)}")
     if back := project.undoable:
         of = f" ({back['of']})" if back["of"] else ""
-        print(
-            f"  undo        {back['step']}{of} can be taken back: cellrep undo {args.path} ({back['bytes'] / 1e6:.1f} MB kept)"
-        )
+        kept = f"{project.undo_bytes / 1e6:.1f} MB kept"
+        print(f"  undo        {back['step']}{of} can be taken back: cellrep undo {args.path} ({kept})")
 
 
 def _line_of_history(line: dict[str, Any]) -> str:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:  # the process has to be there at once; what it needs for a jo
 
 RELAY_EVERY_S = 1 / 30  # a window cannot show more, and must not drown in messages
 SLOW_ASKS = (
+    "illumination.",
     "estimate.", "look.occlusion", "look.classes", "heads.", "tokens.", "believe.", "believe_group.",
     "inpaint.patterns", "inpaint.inpaint_grid", "axis.", "look_figure.",
 )  # fmt: skip

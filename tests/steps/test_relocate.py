@@ -10,14 +10,14 @@ import tifffile
 from napari_cellrep.data import Project, open_project
 from napari_cellrep.jobs import drain
 from napari_cellrep.specs import InputError
-from napari_cellrep.steps.relocate import missing_fields, relocate
+from napari_cellrep.steps.relocate import relocate
 from napari_cellrep.steps.segment import segment
 
 
 def test_a_renamed_folder_is_found_by_itself_and_nothing_is_made_again(small: Project):
     before = {f.id: small.read_image(f.id) for f in small.fields}
     (small.root.parent / "images").rename(small.root.parent / "week 1")
-    assert len(missing_fields(small)) == 4
+    assert len(small.missing()) == 4
     found = drain(relocate(small))
     assert (found.found, found.missing) == (4, 0)
     assert found.folder.endswith("week 1")
@@ -39,7 +39,7 @@ def test_images_in_a_deep_folder_are_found_by_their_names(small: Project, tmp_pa
         drain(relocate(small))
     found = drain(relocate(small, tmp_path / "server"))
     assert (found.found, found.missing) == (4, 0)
-    assert not missing_fields(open_project(small.root))
+    assert not open_project(small.root).missing()
 
 
 def test_problems_that_were_only_lost_files_are_gone(small: Project):

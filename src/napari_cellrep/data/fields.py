@@ -23,6 +23,9 @@ from napari_cellrep.specs import InputError
 # Columns of fields.parquet that are ours; everything else in it is the user's metadata.
 OWN_COLUMNS = ("field", "group", "planes", "height_px", "width_px", "dtype", "um_per_px", "stack", "problem")
 
+# What fields of a project say that was shared without its images.
+NOT_HERE = "Its images are not in this copy of the project, which was shared without them; `cellrep relocate` finds yours."
+
 MAX_ID_BYTES = (
     180  # ids become file names, with a suffix and, while written, a prefix; 255 bytes is the limit
 )
@@ -95,6 +98,11 @@ class Field:
                 f"Field {self.id} is {what}: each channel has one value everywhere ({', '.join(map(str, values))})."
             )
         return image
+
+
+def is_gone(field: Field) -> bool:
+    """Whether a field's only problem is that its files are not where they were."""
+    return field.problem == NOT_HERE or "is not there" in field.problem
 
 
 def safe_id(text: str) -> str:

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from napari_cellrep.data import slides
 from napari_cellrep.data.cells import make_table, provenance
-from napari_cellrep.data.fields import Field, read_fields, write_fields
+from napari_cellrep.data.fields import Field, is_gone, read_fields, write_fields
 from napari_cellrep.data.files import recover, replacing, sweep, write_text
 from napari_cellrep.data.illumination import FOLDER, Illumination, functions_digest, read_illumination
 from napari_cellrep.data.images import stamps_of
@@ -166,7 +166,12 @@ class Project:
         words = next((str(line["summary"]) for line in told if line.get("summary")), "")
         what = next((line for line in told if line.get("step") == found["step"]), {})
         of = what.get("recipe") or what.get("model") or what.get("segmenter") or ""
-        return {**found, "words": words, "of": of, "bytes": self._last.n_bytes}
+        return {**found, "words": words, "of": of}
+
+    @property
+    def undo_bytes(self) -> int:
+        """Bytes that are kept for `undo`."""
+        return self._last.n_bytes
 
     def undo(self) -> str:
         """Take back what the last step wrote (labels, cells, vectors, analyses); returns what it was.
@@ -267,6 +272,15 @@ class Project:
     def usable_fields(self) -> list[Field]:
         """The fields without a problem."""
         return [f for f in self.fields if not f.problem]
+
+    def missing(self, most: int = 0) -> list[Field]:
+        """Fields whose images are not on the disk; `most` > 0: of that many fields, spread over all."""
+        fields = [f for f in self.fields if f.planes and (not f.problem or is_gone(f))]
+        if 0 < most < len(fields):
+            fields = fields[:: -(-len(fields) // most)]
+        return [
+            f for f in fields if not all(p.exists() for plane in f.planes for p in plane.files(self.root))
+        ]
 
     def _by_id(self) -> dict[str, Field]:
         if self._fields is None:

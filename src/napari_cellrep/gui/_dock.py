@@ -15,6 +15,7 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QMenu,
+    QMessageBox,
     QProgressBar,
     QPushButton,
     QScrollArea,
@@ -40,6 +41,11 @@ from napari_cellrep.jobs import Progress
 from napari_cellrep.session import read_project
 from napari_cellrep.specs import InputError
 
+# Steps that can be taken back, in words.
+STEP_WORDS = {
+    "segment": "finding the cells", "crop": "the flags", "edit": "the edited cells", "embed": "the embedding",
+    "embed fields": "the embedding of fields", "features": "the table of numbers", "analyze": "the analysis",
+}  # fmt: skip
 _HERE = "the session's project"  # default of `submit`: not None, which means no project
 
 
@@ -59,6 +65,9 @@ class JobStrip(QWidget):
         self.stop = QPushButton("Stop")
         self.stop.setToolTip("What was finished is kept")
         self.stop.clicked.connect(self._on_stop)
+        self.undo = QToolButton()
+        self.undo.setText("Undo")
+        self.undo.setAutoRaise(True)
         self.log = QToolButton()
         self.log.setText("Jobs")
         self.log.setAutoRaise(True)
@@ -68,6 +77,7 @@ class JobStrip(QWidget):
         line.setContentsMargins(0, 0, 0, 0)
         line.addWidget(self.message, 1)
         line.addWidget(self.stop)
+        line.addWidget(self.undo)
         line.addWidget(self.log)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(8, 4, 8, 6)
@@ -186,6 +196,7 @@ class CellRepDock(QWidget):
         self.runner = runner_of(napari_viewer)
         self.canvas = canvas_of(napari_viewer)
         self.strip = JobStrip(self.runner)
+        self.strip.undo.clicked.connect(self.ask_undo)
         self.opening = False  # a project is being read
         self.cards: dict[str, Card] = {}
         for name, make in (
@@ -311,6 +322,9 @@ class CellRepDock(QWidget):
         """Bring every card up to date."""
         for card in self.cards.values():
             card.refresh()
+        back = self._undoable()
+        self.strip.undo.setVisible(bool(back))
+        self.strip.undo.setToolTip(f"Takes back what was done last: {back}" if back else "")
 
     def _refresh_soon(self, *_: Any) -> None:
         self._refreshing.start()
@@ -361,23 +375,69 @@ class CellRepDock(QWidget):
         """Where networks run: the choice in card 4."""
         return self.cards["model"].device.currentData()
 
+    # ---- one step back ---------------------------------------------------------------------------
+
+    def _undoable(self) -> str:
+        """What can be taken back, in words; "" while jobs run, or where nothing can."""
+        project = self.session.project
+        if project is None or self.runner.current is not None or self.runner.queued or project.read_only:
+            return ""
+        found = project.undoable
+        if not found:
+            return ""
+        what = STEP_WORDS.get(found["step"], found["step"])
+        of = f" ({found['of']})" if found["of"] else ""
+        return f"{what}{of}, {found['when'][11:16]}"
+
+    def ask_undo(self) -> None:
+        """Ask whether the last step's outputs are to be taken back."""
+        words = self._undoable()
+        if not words:
+            return
+        box = QMessageBox(self)
+        box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        box.setWindowTitle("Undo the last step")
+        box.setText(f"Take back {words}?")
+        box.setInformativeText(
+            "What it replaced comes back, and what it made is removed. This itself cannot be undone; the step can be run again."
+        )
+        yes = box.addButton("Take it back", QMessageBox.ButtonRole.AcceptRole)
+        box.addButton(QMessageBox.StandardButton.Cancel)
+        box.buttonClicked.connect(lambda pressed: self.undo() if pressed is yes else None)
+        box.open()
+
+    def undo(self) -> None:
+        """Take back what the last step wrote."""
+        self.submit("undo.undo", "Taking back the last step", then=self._undone)
+
+    def _undone(self, words: str) -> None:
+        self.canvas.background.forget()
+        self.labels_changed()
+        self.strip.say(f"✓ Taken back: {words}.")
+
     # ---- project and field -----------------------------------------------------------------------
 
     def open_project(self, root: Path | str) -> None:
         """Open a project folder, show a field of it, and the card that comes next. Reads in the background."""
         self.opening = True
         self.strip.say(f"Opening {Path(root).name}…")
-        self.canvas.background.run(lambda: read_project(root), self._opened, "open")
+        self.canvas.background.run(lambda: _read_and_look(root), self._opened, "open")
 
     def _opened(self, read: Any) -> None:
         self.opening = False
         with self.told():
             if isinstance(read, Exception):
                 raise read
+            read, gone = read
             self.session.open(read)
             fields = read.usable_fields
-            self.strip.say(f"✓ {read.name}: {len(fields):,} field{'s' * (len(fields) != 1)}.")
-            if fields:
+            words = f"✓ {read.name}: {len(read.fields):,} field{'s' * (len(read.fields) != 1)}."
+            if read.read_only:
+                words += " It is read-only: it can be viewed, and results exported elsewhere, but nothing is written to it."
+            self.strip.say(words)
+            if gone:
+                self.cards["images"].look_for_images(gone)  # they are shown once they are found
+            elif fields:
                 self.show_field(self.canvas.leaving.field)  # the one last looked at
             self.open_card(self._next_card())
 
@@ -427,6 +487,12 @@ class CellRepDock(QWidget):
     def open_explore(self) -> None:
         """Open the Explore dock, or bring it to the front."""
         self.viewer.window.add_plugin_dock_widget("napari-cellrep", "Explore")
+
+
+def _read_and_look(root: Path | str) -> tuple[Any, int]:
+    """A project, and of how many of some of its fields the images are gone."""
+    project = read_project(root)
+    return project, len(project.missing(most=24))
 
 
 def _read_again(root: str, _: Any) -> Any:

@@ -17,7 +17,7 @@ import pandas as pd
 
 from napari_cellrep.data import Project
 from napari_cellrep.data.cells import MAP_PREFIXES, embedding_names, provenance
-from napari_cellrep.data.fields import Field, write_fields
+from napari_cellrep.data.fields import NOT_HERE, Field, write_fields
 from napari_cellrep.data.files import replacing
 from napari_cellrep.data.images import Plane
 from napari_cellrep.data.project import project_root, write_table
@@ -26,7 +26,6 @@ from napari_cellrep.specs import InputError, join_words
 from napari_cellrep.steps.analyze import ranking
 
 FORMATS = ("h5ad", "zarr", "csv", "parquet", "ranking", "groups", "likeness")
-NOT_HERE = "Its images are not in this copy of the project, which was shared without them; `cellrep relocate` finds yours."
 
 
 def export(

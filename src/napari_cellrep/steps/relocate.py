@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from napari_cellrep.data import Project
-from napari_cellrep.data.fields import Field
+from napari_cellrep.data.fields import Field, is_gone
 from napari_cellrep.data.images import Plane, inspect_image
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import InputError
-from napari_cellrep.steps.export import NOT_HERE
 
 LOOKED_AT = 5  # fields whose new files are opened, to see that they are of the old ones' size
 NEARBY = 200  # folders beside the project and the old place that are tried by themselves
@@ -45,14 +44,6 @@ class Relocated:
         return words
 
 
-def missing_fields(project: Project, most: int = 0) -> list[Field]:
-    """Fields whose images are not where the project says; `most` > 0: look at that many fields only, spread over all."""
-    fields = [f for f in project.fields if f.planes and (not f.problem or _is_gone(f))]
-    if most and len(fields) > most:
-        fields = fields[:: len(fields) // most]
-    return [f for f in fields if not all(p.exists() for p in _files(project, f))]
-
-
 def relocate(project: Project, folder: Path | str = "") -> Job[Relocated]:
     """Find the images of the project in another folder and remember where they are.
 
@@ -74,7 +65,7 @@ def relocate(project: Project, folder: Path | str = "") -> Job[Relocated]:
     InputError
         If there is no such folder, no image of the project is in it, or files of these names are other images.
     """
-    lost = missing_fields(project)
+    lost = project.missing()
     if not lost:
         first = next((f for f in project.fields if f.planes), None)
         where = str(_files(project, first)[0].parent) if first is not None else str(project.root)
@@ -111,10 +102,6 @@ def relocate(project: Project, folder: Path | str = "") -> Job[Relocated]:
         f"The images of {len(lost):,} field{'s' * (len(lost) != 1)} are not where they were, and not nearby "
         f"(the first is {name}): say in which folder they are."
     )
-
-
-def _is_gone(field: Field) -> bool:
-    return field.problem == NOT_HERE or "is not there" in field.problem
 
 
 def _files(project: Project, field: Field) -> list[Path]:
@@ -164,7 +151,7 @@ def _find(project: Project, lost: Sequence[Field], place: Path, deep: bool) -> l
                 continue
             break
         if len(planes) == len(field.planes):
-            problem = "" if _is_gone(field) else field.problem
+            problem = "" if is_gone(field) else field.problem
             found.append(dataclasses.replace(field, planes=tuple(planes), problem=problem))
     return found
 

@@ -26,6 +26,7 @@ from napari_cellrep.data.layouts import guess_roles
 from napari_cellrep.gui._image import OURS
 from napari_cellrep.gui._sample import TAG, projects_folder
 from napari_cellrep.gui.cards._files import FilesDialog, TableDialog
+from napari_cellrep.gui.cards._light import LightDialog
 from napari_cellrep.gui.cards._parts import Card, button, combo, refill, text
 from napari_cellrep.specs import ROLES, Channel, InputError
 
@@ -78,6 +79,18 @@ class ImagesCard(Card):
             self.choose_table,
             "Another table of what is known of wells, files or fields; the cells stay",
         )
+        self.find = button(
+            "Find the images…",
+            self.choose_folder,
+            "Say in which folder they are now; nothing is computed again",
+        )
+        self.light = button(
+            "Even out the light…",
+            self.choose_light,
+            "Corrects uneven illumination when images are read; the files stay as they are",
+        )
+        self._gone_of: Any = None
+        self.gone = 0  # fields whose images were not found when the project was opened
         self.again = button(
             "Do the same for the new fields",
             self.replay,
@@ -98,7 +111,9 @@ class ImagesCard(Card):
         sources = QGridLayout()
         for i, made in enumerate((self.sample, self.open, self.layers, self.files)):
             sources.addWidget(made, i // 2, i % 2)
-        for item in (self.hint, self.channels, self.preset, self.fits, self.field_row, self.again):
+        for item in (
+            self.hint, self.find, self.channels, self.preset, self.fits, self.field_row, self.again, self.light,
+        ):  # fmt: skip
             self.layout_.addWidget(item)
         more = QHBoxLayout()
         more.addWidget(self.add)
@@ -112,12 +127,16 @@ class ImagesCard(Card):
     def refresh(self) -> None:
         """Show the project as it is now."""
         project, images = self.project, self.image_layers()
+        if project is None or project.root != self._gone_of:
+            self._gone_of, self.gone = (project.root if project is not None else None), 0
         self.layers.setEnabled(bool(images))
         self.field_row.setVisible(project is not None)
         self.save.setVisible(project is not None and project.root.is_relative_to(projects_folder()))
         new = self._new_fields()
         self.add.setVisible(project is not None)
         self.table.setVisible(project is not None)
+        self.light.setVisible(project is not None)
+        self.find.setVisible(project is not None and self.gone > 0)
         self.again.setVisible(bool(new))
         self.again.setText(f"Do the same for the {new:,} new field{'s' * (new != 1)}")
         if project is None:
@@ -135,8 +154,16 @@ class ImagesCard(Card):
         words = [f"<b>{project.name}</b>: {n} in {groups:,} group{'s' * (groups != 1)}."]
         if unknown:
             words.append("⚠ Say what the channels show: models and segmenters ask for them by role.")
-        if bad:
+        if self.gone:
+            words.append(
+                "⚠ Images are not where they were. Cells, map and tables can be looked at without them."
+            )
+        elif bad:
             words.append(f"⚠ {len(bad):,} left out. {bad[0].problem}")
+        if project.read_only:
+            words.append("It is read-only: results can be exported elsewhere, but nothing is written to it.")
+        if project.illumination is not None:
+            words.append(f"Light: {project.illumination.words()}.")
         self.hint.setText("<br>".join(words))
         self.hint.setToolTip(str(project.root))
         refill(self.field, [(_field_words(f), f.id) for f in fields], keep=self.dock.shown_field() or None)
@@ -264,6 +291,53 @@ class ImagesCard(Card):
                 [dataclasses.replace(c, role=r) for c, r in zip(self.project.channels, roles, strict=True)]
             )
         self.dock.refresh()
+
+    # ---- images that were moved ----
+
+    def look_for_images(self, gone: int) -> None:
+        """Look for moved images beside the project and where they were; the user is asked only if that fails."""
+        self.gone, self._gone_of = gone, self.project.root
+        if self.project.read_only:
+            self.dock.strip.say(
+                "⚠ The images are not where they were, and the project is read-only: it can be viewed without them."
+            )
+        else:
+            self._relocate("")
+
+    def choose_folder(self) -> None:
+        """Ask where the images are now."""
+        if folder := QFileDialog.getExistingDirectory(self, "The folder the images are in now"):
+            self._relocate(folder)
+
+    def _relocate(self, folder: str) -> None:
+        self.dock.submit("relocate.relocate", "Looking for the images", then=self._relocated, folder=folder)
+
+    def _relocated(self, result: Mapping[str, Any]) -> None:
+        self.gone = result["missing"]
+        found = result["found"]
+        words = f"✓ The images of {found:,} field{'s' * (found != 1)} are in {result['folder']}."
+        if self.gone:
+            words += f" ⚠ Those of {self.gone:,} are still not there."
+        self.dock.strip.say(words)
+        self.dock.canvas.background.forget()
+        self.dock.show_field(self.dock.shown_field() or self.dock.canvas.leaving.field)
+        self.dock.refresh()
+
+    # ---- uneven light ----
+
+    def choose_light(self) -> None:
+        """Ask by what the illumination is corrected, and show a field before and after."""
+        dialog = LightDialog(self)
+        dialog.accepted.connect(lambda: self._correct(dialog.value()))
+        dialog.open()
+
+    def _correct(self, values: dict[str, Any]) -> None:
+        self.dock.submit("illumination.correct", "Correcting the light", then=self._corrected, **values)
+
+    def _corrected(self, words: str) -> None:
+        self.dock.canvas.background.forget()
+        self.dock.labels_changed()
+        self.dock.strip.say(f"✓ {words}")
 
     # ---- next week's plate ----
 
