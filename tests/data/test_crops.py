@@ -319,3 +319,40 @@ def _outside(shape, inside):
     out = np.ones(shape, bool)
     out[y0:y1, x0:x1] = False
     return out
+
+
+def test_memory_that_is_given_is_used_and_changes_nothing():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 999, (2, 70, 90), dtype=np.uint16)
+    labels = np.zeros((70, 90), np.int32)
+    for i, (y, x) in enumerate([(2, 3), (30, 40), (60, 80), (10, 60)], 1):
+        labels[y : y + 6, x : x + 6] = i
+    cells, spec = find_cells(labels), CropSpec(size_px=16, window_px=16)
+    wanted = cut_crops(image, labels, cells, spec)
+    memory = np.full((9, 2, 16, 16), 7, np.uint16)
+    got = cut_crops(image, labels, cells, spec, out=memory)
+    assert np.array_equal(got, wanted)
+    assert got.base is memory
+    for small in (
+        memory[:2],
+        memory.astype(np.uint8),
+        memory[:, :1],
+    ):  # too few, of another dtype, of fewer channels
+        again = cut_crops(image, labels, cells, spec, out=small)
+        assert np.array_equal(again, wanted)
+        assert again.base is None
+
+
+def test_runs_are_found_across_pieces_and_rows():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.repeat(rng.integers(0, 60, (40, 50)), 13, axis=0), 17, axis=1).astype(
+        np.int32
+    )  # 520 × 850
+    assert labels.size > 3 * (1 << 17)
+    cells = find_cells(labels)
+    ids = np.unique(labels[labels > 0])
+    assert np.array_equal(cells.label, ids)
+    assert np.array_equal(cells.area_px, np.bincount(labels.ravel())[ids])
+    for label, box in zip(cells.label, cells.box, strict=True):
+        y, x = np.nonzero(labels == label)
+        assert box.tolist() == [y.min(), x.min(), y.max() + 1, x.max() + 1]

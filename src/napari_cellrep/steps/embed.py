@@ -519,8 +519,10 @@ def _up_to_date(stored: np.ndarray | None, rows: pd.DataFrame) -> np.ndarray:
 def _prefetch(project: Project, todo: Sequence[_Todo], nets: Sequence[Prepared]) -> Iterator[_Cut]:
     """Crops of one field after the other; the next field is decoded while the networks have this one."""
     nothing = np.empty((0, 0, 0, 0))
+    # Crops of every other field share memory: when a field is cut, the one before the last has been embedded.
+    memory: dict[tuple[int, int], np.ndarray] = {}
 
-    def cut(item: _Todo) -> _Cut:
+    def cut(item: _Todo, turn: int) -> _Cut:
         if not item.any_missing.any():
             return _Cut(
                 item.field, item.rows, item.missing, item.whole, item.at, item.last, (nothing,) * len(nets)
@@ -533,37 +535,28 @@ def _prefetch(project: Project, todo: Sequence[_Todo], nets: Sequence[Prepared])
                 item.field, item.rows, item.missing, item.whole, item.at, item.last, (error,) * len(nets)
             )
         crops: list[np.ndarray | InputError] = []
-        for ready, missing in zip(nets, item.missing, strict=True):
+        for k, (ready, missing) in enumerate(zip(nets, item.missing, strict=True)):
+            if not missing.any():
+                crops.append(nothing)
+                continue
             try:
-                crops.append(
-                    _cut(
-                        project,
-                        item.field,
-                        dataclasses.replace(
-                            cells,
-                            label=cells.label[missing],
-                            area_px=cells.area_px[missing],
-                            centroid=cells.centroid[missing],
-                            box=cells.box[missing],
-                        ),
-                        ready.net.crop,
-                        ready.planes,
-                        image,
-                        labels,
-                        False,
-                    )
-                    if missing.any()
-                    else nothing
-                )
+                part = _cut(
+                    project, item.field, _some(cells, missing), ready.net.crop, ready.planes, image, labels, False,
+                    memory.get((k, turn)),
+                )  # fmt: skip
             except InputError as error:
                 crops.append(error)
+                continue
+            if part.base is None:
+                memory[k, turn] = part
+            crops.append(part)
         return _Cut(item.field, item.rows, item.missing, item.whole, item.at, item.last, tuple(crops))
 
     with ThreadPoolExecutor(1) as pool:
         following = None
         for i, item in enumerate(todo):
-            current = following.result() if following else cut(item)
-            following = pool.submit(cut, todo[i + 1]) if i + 1 < len(todo) else None
+            current = following.result() if following else cut(item, i % 2)
+            following = pool.submit(cut, todo[i + 1], (i + 1) % 2) if i + 1 < len(todo) else None
             yield current
 
 
@@ -618,11 +611,15 @@ def _read(
 
 def _cut(
     project: Project, field: str, cells: Boxes, spec: CropSpec, planes: Sequence[int],
-    image: np.ndarray, labels: np.ndarray | None, resized: bool,
+    image: np.ndarray, labels: np.ndarray | None, resized: bool, memory: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
     labels = labels if spec.masked or spec.mask_plane else None
     um_per_px = project.field(field).um_per_px
-    return cut_crops(pick_planes(image, planes), labels, cells, spec, um_per_px, resized)
+    return cut_crops(pick_planes(image, planes), labels, cells, spec, um_per_px, resized, memory)
+
+
+def _some(cells: Boxes, rows: np.ndarray) -> Boxes:
+    return Boxes(cells.label[rows], cells.area_px[rows], cells.centroid[rows], cells.box[rows])
 
 
 def boxes_of(rows: pd.DataFrame) -> Boxes:
