@@ -1,6 +1,8 @@
 """Take the pictures in docs/images by real clicks: from the sample to a map, then a finished project.
 
-python docs/make_images.py PROJECT.cellrep [docs/images] [walk|job|explore|learn|groups|variability|look|inside|masking]
+python docs/make_images.py PROJECT.cellrep [docs/images] [walk|job|answer|explore|prediction|…]
+
+The last word takes one part alone; `main` has them all.
 
 PROJECT is a project of the sample with a trained network, as `cellrep demo` makes it. The first half of the pictures
 ("walk") is taken of a person who begins with nothing, so it segments and measures the sample again (minutes). Needs
@@ -27,7 +29,7 @@ import numpy as np
 from PIL import Image
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication, QWidget
+from qtpy.QtWidgets import QApplication, QScrollArea, QWidget
 
 from napari_cellrep.data import open_project
 from napari_cellrep.gui._image import OURS, canvas_of, show_field
@@ -188,12 +190,13 @@ def losses(model: Any) -> list[float]:
 
 
 def job(root: Path, out: Path) -> None:
-    """A job runs and is stopped; two others make a map: on a copy of the project without its trained network."""
+    """A job runs and is stopped: on a copy of the project without its trained network."""
     copy = FRESH / root.name
     shutil.copytree(root, copy)
     shutil.rmtree(copy / "models", ignore_errors=True)
-    window = Window(out, 1240, 760)
+    window = Window(out, 1240, 860)
     dock = window.dock("CellRep")
+    click(dock.tour.leave)  # the cards need its room
     cards, model = dock.cards, dock.cards["model"]
     dock.open_project(copy)
     until(lambda: window.canvas.field and model.model.count(), 120)
@@ -206,10 +209,27 @@ def job(root: Path, out: Path) -> None:
     click(model.training.train)
     until(lambda: model.training.loss.text() and "left" in dock.strip.message.text(), 300)
     until(lambda: "left" in dock.strip.message.text() and losses(model)[0] < 0.95 * losses(model)[1], 300)
+    until(lambda: len(model.training.curve.x) > 30 and len(model.training.pictures.pictures), 300)
+    dock.findChild(QScrollArea).ensureWidgetVisible(model.training.pictures)
     window.shot("window-training")
     click(dock.strip.stop)
     window.wait()
+    window.close()
 
+
+def answer(root: Path, out: Path) -> None:
+    """Two jobs make a map, a third answers a question: on a copy of the project."""
+    window = Window(out, 1240, 860)
+    dock = window.dock("CellRep")
+    click(dock.tour.leave)
+    cards, model = dock.cards, dock.cards["model"]
+    dock.open_project(root)
+    until(lambda: window.canvas.field and model.model.count(), 120)
+    show_field(window.viewer, window.session, "A06")
+    until(lambda: window.canvas.field == "A06")
+    window.viewer.reset_view()
+    window.viewer.scene.camera.zoom *= 2
+    click(model.header)
     model.choose("measurements")
     window.press(model.embed)
     until(lambda: cards["explore"].body.isVisible())
@@ -332,8 +352,17 @@ def explore(root: Path, out: Path) -> None:
     until(lambda: all(gallery.grid.pictures.get(r, canvas.looks()) for r, _ in gallery.grid.in_sight()))
     viewer.theme = "light"
     window.shot("explore-light")
-    viewer.theme = "dark"
+    window.close()
 
+
+def prediction(root: Path, out: Path) -> None:
+    """The pattern of a treated cell in an untreated one."""
+    window = Window(out, 1280, 900)
+    viewer, session, canvas = window.viewer, window.session, window.canvas
+    session.open(root)
+    session.embedding = "paired_cell_inpainting"
+    panel = window.dock("Explore")
+    obs = session.cells.obs
     good = obs.index[session.visible]
     source = next(c for c in good[5:] if obs.loc[c, "dose_rank"] == 10)
     target = [c for c in good if obs.loc[c, "field"] == "A01"][12]
@@ -343,7 +372,7 @@ def explore(root: Path, out: Path) -> None:
     canvas.go_to(session.row_of_id(target), frame=True)
     QTest.qWait(400)
     window.click_image(target)
-    until(lambda: len(canvas.layers("inpainting")) == 3, 120)
+    until(lambda: canvas.layers("inpainting"), 120)
     for widget in QApplication.allWidgets():  # the notice would hide a part of the picture
         if type(widget).__name__ == "NapariQtNotification":
             widget.close()
@@ -659,6 +688,8 @@ def main() -> None:
     part = sys.argv[3] if len(sys.argv) > 3 else ""
     if part in ("", "explore"):
         explore(fresh(root), out)
+    if part in ("", "prediction"):
+        prediction(fresh(root), out)
     if part in ("", "groups"):
         groups(fresh(root), out)
     if part in ("", "variability"):
@@ -675,6 +706,8 @@ def main() -> None:
         walk(out)
     if part in ("", "job"):
         job(root, out)
+    if part in ("", "answer"):
+        answer(fresh(root), out)
 
 
 if __name__ == "__main__":
