@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 from noise import add_noise_embedding
 from scipy import stats
-from scipy.spatial.distance import cdist
+from scipy.spatial.distance import cdist, pdist
+from sklearn.metrics import accuracy_score, f1_score
+from sklearn.neighbors import KNeighborsClassifier
 
 from napari_cellrep.analysis.outliers import control_distance
 from napari_cellrep.data import Project, open_project
@@ -121,6 +123,29 @@ def test_ranking_holds_metadata_counts_and_both_spreads(simple_project: Project)
     )
 
 
+def test_the_ranking_says_what_flagged_cells_would_change(simple_project: Project):
+    found = drain(analyze(simple_project, recipe="variability", n_draws=0))
+    told = found.numbers["with_flagged"]
+    cells = simple_project.cells
+    good = cells.obs["good"].to_numpy(bool)
+    assert told["n_flagged"] == int((~good).sum()) > 0
+    spread = []
+    for use in (good, np.ones(len(good), bool)):
+        x = np.asarray(cells.obsm["X_simple"], float)[use]
+        z = pd.DataFrame((x - x.mean(axis=0)) / x.std(axis=0))
+        spread.append(z.groupby(cells.obs["group"].astype(str).to_numpy()[use]).std(ddof=0).mean(axis=1))
+    assert told["spearman"] == pytest.approx(stats.spearmanr(*spread).statistic, abs=1e-3)
+    first = [set(s.nlargest(told["first"]).index) for s in spread]
+    assert told["stay"] == len(first[0] & first[1])
+    assert f"Counting the {told['n_flagged']:,} flagged cells, too, would give an order" in found.summary
+    own = (cells.obs["group"].astype(str) == "A06").to_numpy() & good
+    x = np.asarray(cells.obsm["X_simple"], float)[good]
+    z = ((x - x.mean(axis=0)) / x.std(axis=0))[own[good]]
+    assert found.table.loc["A06", "pairwise_distance"] == pytest.approx(pdist(z, "cosine").mean(), rel=1e-4)
+    everyone = drain(analyze(simple_project, recipe="variability", n_draws=0, include_flagged=True))
+    assert "with_flagged" not in everyone.numbers
+
+
 def test_rankings_of_two_embeddings_and_two_groupings_live_side_by_side(simple_project: Project):
     add_noise_embedding(simple_project, "noise")
     for key in ("simple", "noise"):
@@ -188,6 +213,26 @@ def test_map_and_neighbours_follow_scanpys_conventions(simple_project: Project):
     assert cells.uns["neighbors"]["params"]["use_rep"] == "X_simple"
     assert 0.5 < found.numbers["balanced_accuracy"] <= 1
     assert "control right for" in found.summary
+    # Leave-one-well-out, against scikit-learn well by well.
+    apart = drain(analyze(simple_project, recipe="neighbours", label="control", k=1, apart="well"))
+    known = cells[good]
+    x, y, well = (
+        np.asarray(known.obsm["X_simple"], float),
+        known.obs["control"].to_numpy(),
+        known.obs["well"].astype(str).to_numpy(),
+    )
+    z = (x - x.mean(axis=0)) / x.std(axis=0)
+    said = np.empty_like(y)
+    for name in np.unique(well):
+        own = well == name
+        said[own] = KNeighborsClassifier(1).fit(z[~own], y[~own]).predict(z[own])
+    assert apart.numbers["accuracy"] == pytest.approx(
+        accuracy_score(y, said), abs=0.003
+    )  # float32 may turn near ties
+    assert apart.numbers["macro_f1"] == pytest.approx(f1_score(y, said, average="macro"), abs=0.003)
+    assert "those of the same well left out" in apart.summary
+    with pytest.raises(InputError, match="No two cells have the same y_px"):
+        drain(analyze(simple_project, recipe="neighbours", label="y_px"))
     assert drain(analyze(simple_project, recipe="map", n_neighbors=10)).skipped
 
 
@@ -274,6 +319,9 @@ def test_vectors_that_are_all_alike_have_no_score(simple_project: Project):
     add_noise_embedding(simple_project, "flat", fill=0.5)
     with pytest.raises(InputError, match="same mean features"):
         drain(analyze(simple_project, recipe="score", embedding="flat"))
+    for recipe in ("map", "neighbours", "variability", "outliers", "treatments", "similar", "kinds"):
+        with pytest.raises(InputError, match="nothing tells them apart"):
+            drain(analyze(simple_project, recipe=recipe, embedding="flat"))
 
 
 def test_nothing_embedded(sample_project: Project):

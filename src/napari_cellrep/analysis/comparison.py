@@ -28,12 +28,15 @@ class Known:
         Share right (micro); mean over classes (macro).
     recall : dict
         Class → share right.
+    macro_f1 : float
+        Mean over classes of F1, which wrongly called cells lower too.
     """
 
     predicted: np.ndarray
     accuracy: float
     balanced_accuracy: float
     recall: dict[str, float]
+    macro_f1: float
 
 
 def probe(
@@ -66,7 +69,8 @@ def probe(
     z = z_score(x) if scale else np.asarray(x, np.float32)
     if kind == "knn":
         votes = knn_classify(z, names[y], k, part=part)
-        return Known(votes.predicted.astype(str), votes.accuracy, votes.balanced_accuracy, votes.recall)
+        own = (votes.accuracy, votes.balanced_accuracy, votes.recall, votes.macro_f1)
+        return Known(votes.predicted.astype(str), *own)
     parts = np.random.default_rng(seed).permutation(len(z)) % 5 if part is None else np.asarray(part)
     split = split_by_part(names[y], parts.astype(str), what="part")
     if not split.tests:
@@ -163,7 +167,7 @@ def compare(
         right[name] = known.predicted == names[y]
         rows[name] = {
             "embedding": name, "accuracy": known.accuracy, "balanced_accuracy": known.balanced_accuracy,
-            "silhouette": silhouette(z_score(x), label, seed=seed), "n_features": x.shape[1],
+            "macro_f1": known.macro_f1, "silhouette": silhouette(z_score(x), label, seed=seed), "n_features": x.shape[1],
         }  # fmt: skip
     rng = np.random.default_rng(seed)
     weight = np.stack(

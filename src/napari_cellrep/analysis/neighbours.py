@@ -102,12 +102,15 @@ class Votes:
         Mean over classes of the share right: every class counts the same, however rare.
     recall : dict
         Class → share of its cells right.
+    macro_f1 : float
+        Mean over classes of 2 · hits / (cells of the class + cells called so).
     """
 
     predicted: np.ndarray
     accuracy: float
     balanced_accuracy: float
     recall: dict[str, float]
+    macro_f1: float
 
 
 def knn_classify(
@@ -168,11 +171,19 @@ def _nearest_elsewhere(x: np.ndarray, k: int, part: np.ndarray) -> np.ndarray:
     return index
 
 
-def scores(y: np.ndarray, guess: np.ndarray, names: list[str]) -> tuple[float, float, dict[str, float]]:
-    """Accuracy, balanced accuracy and recall per class, for integer classes ``0 … len(names) − 1``."""
+def scores(
+    y: np.ndarray, guess: np.ndarray, names: list[str]
+) -> tuple[float, float, dict[str, float], float]:
+    """Accuracy (micro), balanced accuracy, recall per class and macro-F1, for integer classes ``0 … len(names) − 1``.
+
+    Classes without a cell do not count.
+    """
     right = y == guess
-    recall = {name: float(right[y == i].mean()) for i, name in enumerate(names) if (y == i).any()}
-    return float(right.mean()), float(np.mean(list(recall.values()))), recall
+    n = len(names)
+    total, said, hit = (np.bincount(v, minlength=n) for v in (y, guess, y[right]))
+    recall = {name: float(right[y == i].mean()) for i, name in enumerate(names) if total[i]}
+    f1 = 2 * hit[total > 0] / (total + said)[total > 0]
+    return float(right.mean()), float(np.mean(list(recall.values()))), recall, float(f1.mean())
 
 
 def graph(x: np.ndarray, n_neighbors: int = 15, seed: int = 0) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:

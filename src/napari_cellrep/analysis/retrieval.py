@@ -567,5 +567,9 @@ def term_distances(
             value.append(within.mean() / far.mean() - 1 if far.mean() > 0 else float("nan"))
         else:
             value.append((within.mean() - far.mean()) / spread if spread > 0 else float("nan"))
+    if not np.isfinite(value).any():
+        raise InputError(
+            "Groups of different terms are all equally far apart, so no distance can be put in units of theirs."
+        )
     n_groups = np.array([len(usable[t]) for t in same], np.int64)
     return TermDistance(tuple(same), np.array(value), n_groups, float(np.nanmean(value)))

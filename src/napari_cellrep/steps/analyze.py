@@ -17,6 +17,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from scipy.stats import rankdata
 
 from napari_cellrep.analysis import (
     comparison,
@@ -166,8 +167,9 @@ def map_cells(
 
 
 def neighbour_graph(
-    work: Work, *, n_neighbors: int = 15, label: str = "", k: int = 11, seed: int = 0, scale: bool = True
-) -> Job[Found]:
+    work: Work, *, n_neighbors: int = 15, label: str = "", k: int = 11, apart: str = "", ties: str = "nearest", seed: int = 0,
+    scale: bool = True,
+) -> Job[Found]:  # fmt: skip
     """Find every cell's nearest neighbours (for scanpy), and how well they predict a known label."""
     n = len(work.x)
     check_within("n_neighbors", n_neighbors, 2, 1000)
@@ -198,14 +200,19 @@ def neighbour_graph(
             raise InputError(
                 f"{k} neighbours cannot vote: only {int(has.sum())} cells have a value in {label!r}."
             )
-        votes = neighbours.knn_classify(x[has], known[has], k)
+        if len(np.unique(known[has])) == has.sum():
+            raise InputError(f"No two cells have the same {label}, so no neighbour can know it.")
+        votes = neighbours.knn_classify(
+            x[has], known[has], k, ties=ties, part=as_text(work.column(apart))[has] if apart else None
+        )
         found.numbers = {
             "label": label, "k": k, "accuracy": votes.accuracy, "balanced_accuracy": votes.balanced_accuracy,
-            "recall": votes.recall,
+            "macro_f1": votes.macro_f1, "recall": votes.recall, "apart": apart, "ties": ties,
         }  # fmt: skip
+        how = f"those of the same {apart} left out" if apart else "leave-one-out"
         found.summary += (
-            f" Their vote (k = {k}, leave-one-out) gets {label} right for {votes.accuracy:.1%} of the cells; "
-            f"mean over its {len(votes.recall)} values {votes.balanced_accuracy:.1%}."
+            f" Their vote (k = {k}, {how}) gets {label} right for {votes.accuracy:.1%} of the cells; "
+            f"mean over its {len(votes.recall)} values {votes.balanced_accuracy:.1%}, macro-F1 {votes.macro_f1:.3f}."
         )
     return found
 
@@ -276,11 +283,6 @@ def rank_groups(
         raise InputError(
             "No intensity is known, so references cannot be as bright; name its column with intensity=COLUMN."
         )
-    if as_bright and reference.all():
-        raise InputError(
-            "No cell is marked as a reference that could be as bright: set control to −1 in the metadata, or score between two "
-            "references first."
-        )
 
     def by_chance(x: np.ndarray, relative: bool = False) -> dict[str, np.ndarray]:
         """What as many cells of a reference group show, and how often they spread as much."""
@@ -319,6 +321,8 @@ def rank_groups(
     table["heterogeneity"], table["rank_heterogeneity"] = features.sd, as_ranks(features.rank)
     for name, found in by_chance(z).items():
         table[f"heterogeneity_{name}"] = found
+    apart = variability.heterogeneity(z, of, len(names), measure="distance", min_cells=min_cells)
+    table["pairwise_distance"] = apart.sd  # a mean over pairs: as large for many cells as for few
     if as_bright:
         table["n_references"] = left
     if (
@@ -348,7 +352,11 @@ def rank_groups(
         summary += f" By intensity ({light}) {n_bright} {'does' if n_bright == 1 else 'do'}."
     if "score_sd" not in table:
         summary += ' Run the recipe "score" first to have the spread of the score as well.'
+    flagged = _with_flagged(work, names, by, min_cells)
+    summary += flagged.pop("words", "")
     numbers: dict[str, Any] = {"by": by, "min_cells": min_cells, "n_groups": len(names)}
+    if flagged:
+        numbers["with_flagged"] = flagged
     if taken:
         summary += f" {taken['words']}"
         numbers["without"] = taken
@@ -359,6 +367,44 @@ def rank_groups(
         summary += f" {found_known.pop('words')}"
         numbers["known"] = found_known
     return Found(summary=summary, table=table, numbers=numbers)
+
+
+def _with_flagged(work: Work, names: np.ndarray, by: str, min_cells: int) -> dict[str, Any]:
+    """How the order by the spread of all features changes when flagged cells count, too; {} where none has a vector.
+
+    Nothing is taken out or matched in either order: only what the flags do is asked.
+    """
+    if work.project is None:
+        return {}
+    cells = work.project.cells
+    x = np.asarray(cells.obsm[f"X_{work.embedding}"], np.float32)
+    has = np.flatnonzero(np.isfinite(x).all(axis=1))
+    n_more = len(has) - len(work.x)
+    if n_more <= 0 or by not in cells.obs:
+        return {}
+    plain, every = (
+        variability.feature_spread(
+            projection.z_score(own),
+            pd.Index(names).get_indexer(as_text(obs[by])),
+            len(names),
+            min_cells=min_cells,
+        )
+        for own, obs in ((work.x, work.obs), (x[has], cells.obs.iloc[has]))
+    )
+    both = (plain.rank > 0) & (every.rank > 0)
+    if both.sum() < 3:
+        return {}
+    first = min(10, max(1, int(both.sum()) // 2))
+    before, after = (
+        set(np.flatnonzero(both)[np.argsort(-s.sd[both], kind="stable")[:first]]) for s in (plain, every)
+    )
+    order = float(np.corrcoef(rankdata(plain.sd[both]), rankdata(every.sd[both]))[0, 1])
+    stay = len(before & after)
+    return {
+        "n_flagged": n_more, "spearman": round(order, 4), "first": first, "stay": stay,
+        "words": f" Counting the {n_more:,} flagged cells, too, would give an order by heterogeneity with a Spearman correlation of "
+        f"{order:.2f} to this one; {stay} of the first {first} would stay.",
+    }  # fmt: skip
 
 
 def profile_groups(
@@ -833,6 +879,12 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "epochs": {"label": "Rounds", "min": 1, "max": 10_000, "help": "Of learning, for the papers' head (mlp)."},
     "label": {"label": "Predict", "column": True, "also": [""],
               "help": "A column; the neighbours' vote (k-NN) says how well the embedding knows it."},
+    "apart": {"label": "Not of the same", "column": True, "also": [""],
+              "help": "Neighbours with the cell's own value of this column do not vote: what cells of one field or plate share "
+              "is then no knowledge. Empty: only the cell itself is left out."},
+    "ties": {"label": "Equal votes go to", "choices": ["nearest", "smallest"],
+             "help": "The value whose cell is nearest; or the first in the alphabet, and the nearest where all differ, as "
+             "Microsnoop's authors do."},
     "k": {"label": "Nearest cells", "min": 1, "max": 1000, "help": "How many nearest cells count."},
     "per": {"label": "Each on its own", "column": True, "also": ["auto", "none"],
             "help": "Cells of each value of this column are placed between their own A and B; auto: each compound, if it has "
@@ -903,7 +955,7 @@ _VERSIONS = {
     "profile": 3,
     "neighbours": 2,
     "treatments": 2,
-    "variability": 4,
+    "variability": 5,
     "score": 2,
     "outliers": 2,
 }  # of what is written: an older result is made again
@@ -938,7 +990,10 @@ OF_PROJECT = (
     "inpainting",
     "knows",
     "profile",
-)  # they ask the network again, or look at other embeddings
+    "variability",
+)  # they ask the network again, or look at other embeddings, or at cells that are left out
+# They have their own word for vectors that are all the same, or do not look at the vectors of this embedding alone.
+OF_OTHER_THINGS = ("score", "mixture", "classes", "inpainting", "knows", "rare", "enrichment")
 OF_SCORES = ("variability", "rare", "fields")  # they compare with reference A of the score
 
 
@@ -981,6 +1036,11 @@ def analyze(
     cells = project.cells
     key = choose_embedding(cells, embedding)
     work = _gather(cells, key, include_flagged)
+    span = np.ptp(work.x, axis=0)
+    if recipe not in OF_OTHER_THINGS and len(work.x) > 1 and (span <= 1e-6 * np.abs(work.x[0])).all():
+        raise InputError(
+            f"All {len(work.x):,} cells that count have the same numbers in {key.replace('_', ' ')}, so nothing tells them apart."
+        )
     if recipe in OF_SCORES:
         work = dataclasses.replace(work, scored=provenance(cells).get(f"score_{key}", {}).get("numbers", {}))
     if recipe in OF_SETS:
@@ -1183,7 +1243,7 @@ _RANKED = (
     "heterogeneity_p", "heterogeneity_p_fdr", "distance", "n_compared", "rare_share", "rare_p", "rare_p_fdr", "rare_upper",
     "rank_rare", "field_highest", "field_expected", "field_p", "field_p_fdr", "n_counted_fields", "moved_shift",
     "moved_expected", "moved_ratio", "moved_p", "moved_p_fdr", "n_wells", "average_precision", "average_precision_p",
-    "average_precision_p_fdr", "agreement", "intensity_cv", "intensity_cv_expected", "intensity_cv_p_fdr", "n_references",
+    "average_precision_p_fdr", "agreement", "intensity_cv", "intensity_cv_expected", "intensity_cv_p_fdr", "n_references", "pairwise_distance",
 )  # fmt: skip
 
 
@@ -1210,7 +1270,7 @@ def _fingerprint(work: Work, recipe: str, options: Mapping[str, Any]) -> str:
         "map": [
             "field" if options.get("fit") == "fields" else "group" if options.get("fit") == "groups" else None
         ],
-        "neighbours": [options.get("label")],
+        "neighbours": [options.get("label"), options.get("apart")],
         "score": [
             *(str(options.get(n)).partition("=")[0].strip() for n in "ab"),
             options.get("per"),
@@ -1275,6 +1335,8 @@ def _fingerprint(work: Work, recipe: str, options: Mapping[str, Any]) -> str:
     for file in ("sets_file", "table_file"):
         if Path(str(options.get(file, ""))).is_file():
             h.update(Path(str(options[file])).read_bytes())
+    if recipe == "variability" and work.project is not None:  # flagged cells are looked at, too
+        h.update(np.ascontiguousarray(work.project.cells.obsm[f"X_{work.embedding}"]).tobytes())
     if recipe == "profile" and work.project is not None:
         with contextlib.suppress(InputError):
             h.update("\n".join(parts_of_training(work.project, work.embedding, work.obs)[0]).encode())
