@@ -474,3 +474,92 @@ def test_ctrl_c_keeps_the_fields_that_are_done(lab):
     assert "What was finished is kept" in told
     assert main(command[3:]) == OK
     assert open_project(root).cells.obs["has_c"].all()
+
+
+# ---- images as labs have them ----------------------------------------------------------------------
+
+
+def test_a_screen_with_everything_that_happens_to_files(lab, said):
+    """Names recognised by themselves; each odd file is its field's problem alone, in one sentence."""
+    far = lab / "Größe µm" / ("very long name of a folder " * 7) / ("and one more in it " * 9)
+    far.mkdir(parents=True)
+    assert len(str(far)) > 350
+
+    def write(name: str, image: np.ndarray) -> Path:
+        tifffile.imwrite(far / name, np.ascontiguousarray(image))
+        return far / name
+
+    for well in WELLS:
+        for w, plane in enumerate(_corner(well), 1):
+            write(f"Plätte_{well}_s1_w{w}.tif", plane)
+    gfp, dna = _corner("A01")
+    write("Plätte_B01_s1_w1.tif", gfp)  # its second channel was never copied
+    write("Plätte_B02_s1_w1.tif", gfp)
+    write("Plätte_B02_s1_w2.tif", dna).write_bytes(b"")
+    write("Plätte_B03_s1_w1.tif", gfp)
+    cut = write("Plätte_B03_s1_w2.tif", dna)
+    cut.write_bytes(cut.read_bytes()[:-9000])
+    write("Plätte_B04_s1_w1.tif", gfp)
+    write("Plätte_B04_s1_w2.tif", dna[:100])
+    write("Plätte_B05_s1_w1.tif", gfp.astype(np.uint16) * 257)  # other bits, in one channel: no problem
+    write("Plätte_B05_s1_w2.tif", dna)
+    with contextlib.suppress(OSError):  # where links are not allowed
+        (far / "loop").symlink_to(lab / "Größe µm", target_is_directory=True)
+        (far / "itself.tif").symlink_to(far / "itself.tif")
+        (far / "gone.tif").symlink_to(far / "nowhere.tif")
+    table = lab / "Tabelle.csv"
+    table.write_bytes("\ufeffWell;Stoff;Dosis\nA1;DMSO;0,5\nA12;Größe;1\nZ99;x;2\n".encode())
+    root = lab / "Projekt µ.cellrep"
+    told = said("new", root, lab / "Größe µm", "--channels", CHANNELS, "--metadata", table)
+    assert "named as by ImageXpress" in told
+    assert "4 fields could not be used" in told
+    for field, words in {
+        "B01": "no file for channel 2", "B02": "is empty (0 bytes)", "B03": "is cut short", "B04": "differ in size",
+    }.items():  # fmt: skip
+        (line,) = [t for t in told.splitlines() if t.startswith(f"  Plätte_{field}_1: ") and words in t]
+        assert line.endswith((".", ")."))
+    assert "Row 4 (Z99): no field belongs to it." in told
+    project = open_project(root)
+    assert project.field("Plätte_A01_1").metadata["Dosis"] == 0.5
+    assert project.field("Plätte_B05_1").problem == ""
+    assert "Dosis" in said("new", lab / "x", lab / "Größe µm", "--metadata", table, "--preview")
+    assert not (lab / "x.cellrep").exists()
+    said("segment", root)
+    said("embed", root, "--model", "measurements")
+    counts = _counts(open_project(root))
+    assert all(counts[f"Plätte_{well}_1"] > 5 for well in WELLS)
+    assert counts["Plätte_B05_1"] > 5
+    assert "now have batch" in said("metadata", root, _batches(lab), "--add")
+    assert set(open_project(root).cells.obs["batch"].astype(str)) >= {"one"}
+
+
+def _batches(folder: Path) -> Path:
+    pd.DataFrame({"prefix": ["Plätte"], "batch": ["one"]}).to_excel(folder / "b.xlsx", index=False)
+    return folder / "b.xlsx"
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--layout", "opra"], "There is no layout 'opra'; layouts are jump, opera,"),
+        (["--layout", "opera"], "The layout 'opera' fits none of 3 files"),
+        (["--layout", "hpa", "--pattern", "{well}.tif"], "not both"),
+        (["--metadata", "none.xlsx"], "none.xlsx cannot be read"),
+    ],
+)
+def test_layouts_and_tables_mistyped(lab, refused, argv, words):
+    assert words in refused("new", lab / "q", lab / "images", *argv)
+    assert not (lab / "q.cellrep").exists()
+
+
+def test_a_table_for_the_wrong_project_changes_nothing(lab, refused):
+    before = _contents(lab / "p.cellrep")
+    (lab / "t.csv").write_text("well,dose\nH11,1\n")
+    assert "No row of t.csv belongs to a field of p.cellrep" in refused(
+        "metadata", lab / "p.cellrep", lab / "t.csv"
+    )
+    assert _contents(lab / "p.cellrep") == before
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and p.name != ".lock"}

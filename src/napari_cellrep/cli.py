@@ -933,7 +933,7 @@ def _new(args: argparse.Namespace) -> None:
     bad = [f for f in project.fields if f.problem]
     channels = join_words(f"{c.name} ({c.role})" for c in project.channels)
     print(f"{project.root}: {len(project.fields):,} fields, channels {channels}.")
-    _print_problems({f.id: f.problem for f in bad}, "could not be used")
+    _print_problems({f.id: f"{f.id}: {f.problem}" for f in bad}, "could not be used")
     for note in project.history[-1].get("notes", []):
         print(f"  {note}")
     if all(c.role == "other" for c in project.channels):
@@ -973,19 +973,19 @@ def _add(args: argparse.Namespace) -> None:
     run(add_fields(project, args.images, **_import_options(args)))
     new = [f for f in project.fields if f.id not in before]
     print(f"{project.root}: {len(new):,} fields added, {len(project.fields):,} now.")
-    _print_problems({f.id: f.problem for f in new if f.problem}, "could not be used")
+    _print_problems({f.id: f"{f.id}: {f.problem}" for f in new if f.problem}, "could not be used")
     for note in project.history[-1].get("notes", []):
         print(f"  {note}")
     print(f"Now: cellrep replay {args.project}")
 
 
 def _metadata(args: argparse.Namespace) -> None:
-    from napari_cellrep.steps.import_fields import mistake_words
+    from napari_cellrep.steps.import_fields import worst_mistakes
     from napari_cellrep.steps.metadata import set_metadata
 
     result = run(set_metadata(_open(args.project), args.table, on=args.on, add=args.add))
     print(result.summary)
-    for sentence in [*result.notes, *map(mistake_words, result.mistakes)]:
+    for sentence in [*result.notes, *worst_mistakes(result.mistakes)]:
         print(f"  {sentence}")
 
 

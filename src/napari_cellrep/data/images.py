@@ -18,12 +18,12 @@ import numpy as np
 import tifffile
 import zarr
 
-from napari_cellrep.data import ome_zarr
+from napari_cellrep.data import ome_zarr, vendors
 from napari_cellrep.specs import InputError
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".tif.gz", ".tiff.gz")
-IMAGE_SUFFIXES = (*TIFF_SUFFIXES, ".png", ".jpg", ".jpeg")
-READ = "TIFF, OME-TIFF, OME-Zarr, PNG or JPEG"
+IMAGE_SUFFIXES = (*TIFF_SUFFIXES, ".png", ".jpg", ".jpeg", *vendors.READERS)
+READ = "TIFF, OME-TIFF, OME-Zarr, PNG or JPEG, and with an extra ND2, LIF or CZI"
 Z_METHODS = ("max", "mean", "sharpest")
 
 _UM_PER_UNIT = {
@@ -199,6 +199,13 @@ def _open(path: Path, stack: str) -> ImageInfo:
         axes = _name_axes(held.axes, held.shape, stack, path)
         um = _to_um(held.x_scale, held.x_unit)
         return _info(axes, held.shape, held.dtype, False, um, held.channel_names, (path.name,), path)
+    if vendors.file_of(path) is not None:
+        seen = vendors.inspect(path)
+        axes = _name_axes(seen.axes, seen.shape, stack, path)
+        colour = dict(zip(axes, seen.shape, strict=True)).get("S", 1) > 1
+        return _info(
+            axes, seen.shape, seen.dtype, colour, seen.um_per_px, seen.channel_names, (path.name,), path
+        )
     if suffix_of(path) in TIFF_SUFFIXES:
         with _reading(path, "TIFF"), _tiff(path) as tif:
             series = _pick_series(tif, path)
@@ -232,6 +239,10 @@ def read_czyx(path: Path, stack: str, t: int = 0) -> np.ndarray:
             held, array = ome_zarr.inspect(path)
             axes = _name_axes(held.axes, held.shape, stack, path)
             image = np.asarray(array[_at_time(axes, held.shape, t, path)])
+    elif vendors.file_of(path) is not None:
+        seen = vendors.inspect(path)
+        axes = _name_axes(seen.axes, seen.shape, stack, path)
+        image = vendors.read(path, _at_time(axes, seen.shape, t, path))
     elif suffix_of(path) in TIFF_SUFFIXES:
         with _reading(path, "TIFF"), _tiff(path) as tif:
             series = _pick_series(tif, path)
@@ -396,13 +407,14 @@ def _read_plain(path: Path) -> np.ndarray:
 
 def stamps_of(path: Path) -> list[list[int]]:
     """Size and time of change of what an image is made of: its file, or the metadata of an OME-Zarr."""
-    paths = ome_zarr.metadata_files(path) if path.is_dir() else [path]
+    paths = ome_zarr.metadata_files(path) if path.is_dir() else [vendors.file_of(path) or path]
     return [[s.st_size, s.st_mtime_ns] for s in (p.stat() for p in paths)]
 
 
 def _check_exists(path: Path) -> None:
     if ome_zarr.is_zarr(path):
         return
+    path = vendors.file_of(path) or path
     if (path.is_file() and suffix_of(path) not in IMAGE_SUFFIXES) or path.is_dir():
         raise InputError(f"{path.name} is not an image we read; use {READ}.")
     if not path.is_file():

@@ -20,6 +20,7 @@ from napari_cellrep.specs import InputError, counted
 
 KEYS = ("plate", "well", "site")  # together they name a field
 TABLES = (".csv", ".tsv", ".txt", ".xlsx", ".xlsm", ".parquet", ".pq")
+NO_FIELD = "no field belongs to it"  # what is wrong with a row of a well that is not here
 _JOINED_BY = (*KEYS, "field", "file", "prefix")
 _COLUMN_WORDS = {
     "filename": "file", "file_name": "file", "image": "file", "image_file": "file", "field_id": "field",
@@ -287,7 +288,7 @@ def join_table(
             alone.append(field.id)
         out.append(field)
     left = [key for key in rows if key not in used]
-    mistakes += [(first_row[key], " ".join(key), "no field belongs to it") for key in left]
+    mistakes += [(first_row[key], " ".join(key), NO_FIELD) for key in left]
     if alone:
         notes.append(f"{path.name} has no row for {counted(alone, 'field')}.")
     if left:

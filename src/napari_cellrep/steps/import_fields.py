@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from napari_cellrep.data import ome_zarr
+from napari_cellrep.data import ome_zarr, vendors
 from napari_cellrep.data.fields import Field, safe_id, well_name, with_groups
 from napari_cellrep.data.files import replacing
 from napari_cellrep.data.images import (
@@ -34,7 +34,7 @@ from napari_cellrep.data.images import (
 from napari_cellrep.data.layouts import NONE, Layout, find_layout, guess_layout, role_of, well_of
 from napari_cellrep.data.load_data import Listed, is_load_data, read_load_data
 from napari_cellrep.data.project import Project, create_project, open_project, project_root
-from napari_cellrep.data.tables import KEYS, Joined, column_name, join_table, stem
+from napari_cellrep.data.tables import KEYS, NO_FIELD, Joined, column_name, join_table, stem
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import Channel, InputError, counted, find_channel
 
@@ -560,14 +560,18 @@ def _collect(
     if options.metadata:
         joined = join_table(fields, files_of, Path(options.metadata), options.on)
         fields, brought = joined.fields, joined.columns
-        problems += [*joined.notes, *(mistake_words(m) for m in joined.mistakes[:MISTAKES_TOLD])]
-        if len(joined.mistakes) > MISTAKES_TOLD:
-            problems.append(f"… and {len(joined.mistakes) - MISTAKES_TOLD:,} more rows.")
+        problems += [*joined.notes, *worst_mistakes(joined.mistakes)]
     yield Progress(len(wanted), len(wanted), f"{len(fields)} fields")
     return _Found(fields, channels, problems, read.layout_name, brought)
 
 
-MISTAKES_TOLD = 10  # rows of a table that do not fit, told one by one
+MISTAKES_TOLD = 5  # rows of a table that do not fit, told one by one after an import; a preview tells all
+
+
+def worst_mistakes(mistakes: Sequence[tuple[int, str, str]]) -> list[str]:
+    """The rows to tell one by one: all if they are few, else not those of fields that are not here, as of a whole plate."""
+    told = mistakes if len(mistakes) <= MISTAKES_TOLD else [m for m in mistakes if m[2] != NO_FIELD]
+    return [mistake_words(m) for m in told[:MISTAKES_TOLD]]
 
 
 def mistake_words(mistake: tuple[int, str, str]) -> str:
@@ -601,7 +605,8 @@ def _find_files(images: Sequence[Path | str], root: Path) -> tuple[dict[Path, Ma
             here = {path: {}}  # a file that is missing becomes a field with a problem
         for file in sorted(here, key=_natural):
             if not file.is_relative_to(root):
-                found[file] = here[file]
+                inside = vendors.find_images(file) if file.suffix.lower() in vendors.READERS else [file]
+                found |= dict.fromkeys(inside, here[file])
     return found, problems
 
 
@@ -681,6 +686,8 @@ def _draft_fields(
         drafts = []
         for p, place in files.items():
             name = stem(p)
+            if vendors.file_of(p) not in (None, p):
+                name = f"{stem(p.parent)}_{p.name}"
             known = {"well": well_name(name)} if _is_well(name) else {}
             if place:
                 name, known = "_".join(place.values()), {**place, "well": well_name(place["well"])}
@@ -691,7 +698,7 @@ def _draft_fields(
     depth: dict[tuple[Any, ...], list[tuple[Any, str, Path]]] = {}
     unfit, matches = [], []
     for p in files:
-        text = p.as_posix() if whole_path else p.name
+        text = p.as_posix() if whole_path else (vendors.file_of(p) or p).name
         match = regex.search(text)
         if match is None:
             unfit.append(p)
@@ -702,6 +709,8 @@ def _draft_fields(
         parts = {k: v for k, v in match.groupdict().items() if v is not None and k not in ("channel", "z")}
         if one_time:
             parts.pop("time", None)
+        if vendors.file_of(p) not in (None, p):
+            parts["scene"] = p.name.removeprefix("scene-")
         if "well" not in parts and {"row", "column"} <= set(parts):
             parts["well"] = well_of(parts.pop("row"), parts.pop("column"))
         if "well" in parts:

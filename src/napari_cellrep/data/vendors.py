@@ -1,0 +1,123 @@
+"""Files of microscopes' own programs (ND2, CZI, LIF) through bioio, where it is installed.
+
+A file may hold several images (positions, scenes, series). The second of ``plate.nd2`` is ``plate.nd2/scene-2``, as if the
+file were a folder.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_cellrep.specs import InputError
+
+# Ending → bioio's reader, and what to install. CZI's reader is under the GPL, so it is an extra of its own.
+READERS = {
+    ".nd2": ("bioio_nd2", "napari-cellrep[formats]"),
+    ".lif": ("bioio_lif", "napari-cellrep[formats]"),
+    ".czi": ("bioio_czi", "napari-cellrep[czi]"),
+}
+
+
+@dataclass(frozen=True)
+class VendorImage:
+    """What one image of a file holds.
+
+    Parameters
+    ----------
+    axes : str
+        Of T, C, Z, Y, X and S (samples of a colour).
+    shape : tuple of int
+    dtype : numpy.dtype
+    um_per_px : float
+        0 where the file does not say.
+    channel_names : tuple of str
+    """
+
+    axes: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    um_per_px: float
+    channel_names: tuple[str, ...]
+
+
+def file_of(path: Path) -> Path | None:
+    """The file that a path (of a file, or of an image in it) is in; None if it is of another kind."""
+    if path.suffix.lower() in READERS and not path.is_dir():
+        return path
+    if re.fullmatch(r"scene-\d+", path.name) and path.parent.suffix.lower() in READERS:
+        return path.parent
+    return None
+
+
+def find_images(file: Path) -> list[Path]:
+    """The images in a file; the file itself where it holds one, or cannot be read (whoever reads it says so)."""
+    try:
+        n = len(_opened(file).scenes)
+    except InputError:
+        return [file]
+    return [file / f"scene-{i + 1}" for i in range(n)] if n > 1 else [file]
+
+
+def inspect(path: Path) -> VendorImage:
+    """What an image holds, without its pixels.
+
+    Raises
+    ------
+    InputError
+        If the reader is not installed, or it cannot read the file.
+    """
+    image = _opened(path)
+    try:
+        axes, shape = str(image.dims.order), tuple(image.shape)
+        size = image.physical_pixel_sizes.X
+        names = tuple(str(n) for n in image.channel_names or ())
+        dtype = np.dtype(image.dtype)
+    except Exception as error:
+        raise InputError(f"{path.name} cannot be read ({_short(error)}).") from error
+    return VendorImage(axes, shape, dtype, float(size or 0.0), names)
+
+
+def read(path: Path, part: tuple[slice, ...]) -> np.ndarray:
+    """The pixels of a part of an image, its axes as `inspect` names them; no other planes are read."""
+    image = _opened(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return np.asarray(image.dask_data[part])
+    except Exception as error:
+        raise InputError(f"{path.name} cannot be read ({_short(error)}).") from error
+
+
+def _opened(path: Path) -> Any:
+    file = file_of(path)
+    assert file is not None
+    module, extra = READERS[file.suffix.lower()]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the readers' own dependencies
+            bioio, reader = importlib.import_module("bioio"), importlib.import_module(module).Reader
+    except ImportError:
+        kind = file.suffix.upper().lstrip(".")
+        raise InputError(
+            f'{file.name} is a {kind} file: pip install "{extra}" to read it, or save it as OME-TIFF.'
+        ) from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = bioio.BioImage(file, reader=reader)
+            if path != file:
+                image.set_scene(int(path.name.removeprefix("scene-")) - 1)
+    except Exception as error:
+        raise InputError(f"{file.name} cannot be read ({_short(error)}).") from error
+    return image
+
+
+def _short(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
