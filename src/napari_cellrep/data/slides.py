@@ -169,6 +169,85 @@ def _part_of(array: Any, axes: str, box: Box, t: int) -> np.ndarray:
     return np.array(array[tuple(where.get(a, slice(None)) for a in axes)])
 
 
+# ---- smaller levels, to look at ----------------------------------------------------------------------
+
+
+class LazyPlane:
+    """One channel of a field as an array that is read where it is looked at."""
+
+    ndim = 2
+
+    def __init__(self, plane: Plane, root: Path, shape: tuple[int, int], dtype: Any, stack: str = "channel"):
+        self.shape, self.dtype = shape, np.dtype(dtype)
+        self._plane, self._root, self._stack = plane, root, stack
+
+    @property
+    def size(self) -> int:
+        """Number of pixels."""
+        return self.shape[0] * self.shape[1]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        index = index if isinstance(index, tuple) else (index,)
+        index = tuple(i for i in index if i is not Ellipsis) + (slice(None),) * 2
+        ranges = [
+            range(n)[i] if isinstance(i, slice) else range(int(i), int(i) + 1)
+            for i, n in zip(index, self.shape, strict=False)
+        ]
+        if not all(len(r) for r in ranges):
+            return np.zeros([len(r) for r in ranges], self.dtype)
+        (y0, y1), (x0, x1) = ((min(r), max(r) + 1) for r in ranges)
+        region = read_region((self._plane,), self._root, (y0, x0, y1, x1), stack=self._stack)[0]
+        picked = region[np.ix_(*(np.array(r) - min(r) for r in ranges))]
+        return picked[tuple(slice(None) if isinstance(i, slice) else 0 for i in index[:2])]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:, :], dtype)
+
+
+def pyramid(
+    planes: Sequence[Plane],
+    root: Path,
+    shape: tuple[int, int],
+    dtype: str,
+    folder: Path,
+    *,
+    stack: str = "channel",
+) -> list[list[Any]]:
+    """Levels of every channel, the largest first, each half of the one before: the field's own, then smaller ones.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the smaller ones are written (a third of the field's pixels); a folder that is not there yet.
+
+    Returns
+    -------
+    list of list of array
+        Read where they are looked at; for every channel one list.
+    """
+    group = zarr.open_group(folder, mode="w", zarr_format=3)
+    levels: list[list[Any]] = [[LazyPlane(p, root, shape, dtype, stack) for p in planes]]
+    while max(levels[-1][0].shape) > SMALLEST_PX:
+        h, w = levels[-1][0].shape
+        small = (-(-h // 2), -(-w // 2))
+        chunks = (min(CHUNK_PX // 2, small[0]), min(CHUNK_PX // 2, small[1]))
+        made = [
+            group.create_array(f"{len(levels)}/{c}", shape=small, chunks=chunks, dtype=dtype)
+            for c in range(len(planes))
+        ]
+        for y in range(0, h, TILE_PX):
+            for x in range(0, w, TILE_PX):
+                box = (y, x, min(y + TILE_PX, h), min(x + TILE_PX, w))
+                if len(levels) == 1:
+                    part: Any = read_region(planes, root, box, stack=stack)
+                else:
+                    part = [a[box[0] : box[2], box[1] : box[3]] for a in levels[-1]]
+                for array, plane in zip(made, part, strict=True):
+                    array[y // 2 : -(-box[2] // 2), x // 2 : -(-box[3] // 2)] = plane[::2, ::2]
+        levels.append(made)
+    return [list(of_channel) for of_channel in zip(*levels, strict=True)]
+
+
 # ---- labels in chunks --------------------------------------------------------------------------------
 
 

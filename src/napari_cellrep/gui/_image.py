@@ -244,9 +244,14 @@ class Canvas:
         )
         mark = {"root": str(project.root), "field": field.id}
         old = self.layer("channel")
-        resized = old is not None and (
-            old.data.shape != image.shape[1:] or tuple(old.scale) != geometry["scale"]
-        )
+        big = project.is_big(
+            field.id
+        )  # then there are levels of every channel and of the labels, the largest first
+        size = tuple(image[0][0].shape) if big else image.shape[1:]
+        resized = old is not None and (_largest(old).shape != size or tuple(old.scale) != geometry["scale"])
+        for la in (*self.layers("channel"), *self.layers("cells"), *self.layers("selection")):
+            if la.multiscale != big:
+                viewer.layers.remove(la)
         active = viewer.layers.selection.active
         for channel, plane in zip(project.channels, image, strict=True):
             la = self.layer("channel", channel.name)
@@ -254,7 +259,8 @@ class Canvas:
             if la is None:
                 la = Image(
                     plane, name=channel.name, blending="additive", metadata=note,
-                    colormap=ROLE_COLOURS.get(channel.role, "gray"), contrast_limits=contrast_of(plane), **geometry,
+                    colormap=ROLE_COLOURS.get(channel.role, "gray"), multiscale=big,
+                    contrast_limits=contrast_of(np.asarray(plane[-1]) if big else plane), **geometry,
                 )  # fmt: skip
                 return_look(la, self.kept_looks.get(channel.name))
                 self._first_looks[channel.name] = look_of(la)
@@ -263,7 +269,7 @@ class Canvas:
                 la.data, la.metadata = plane, note
                 _set_geometry(la, geometry)
         self._place_labels("cells", labels, {OURS: {"kind": "cells", **mark}}, geometry)
-        blank = None if labels is None else np.zeros(labels.shape, np.uint8)
+        blank = None if labels is None or big else np.zeros(labels.shape, np.uint8)
         self._place_labels("selection", blank, {OURS: {"kind": "selection", **mark}}, geometry)
         self.field, self.edited, self._marked, self._todo = field.id, False, {}, []
         self._place_camera(field.id, resized)
@@ -288,15 +294,25 @@ class Canvas:
             if la is not None:
                 self.viewer.layers.remove(la)
             return
-        data = data.copy()  # the user may paint; what was read is kept as it is
+        levels = isinstance(data, list)
+        data = data if levels else data.copy()  # the user may paint; what was read is kept as it is
         if la is not None:
             la.data, la.metadata = data, note
             _set_geometry(la, geometry)
             return
         if kind == "cells":
             outline = DirectLabelColormap(color_dict=OUTLINE_COLOURS)
-            la = Labels(data, name="cells", opacity=0.6, colormap=outline, metadata=note, **geometry)
+            la = Labels(
+                data,
+                name="cells",
+                opacity=0.6,
+                colormap=outline,
+                metadata=note,
+                multiscale=levels,
+                **geometry,
+            )
             la.contour = 1
+            la.editable = not levels
             la.events.paint.connect(self._on_user_paint)
         else:
             colours = DirectLabelColormap(color_dict=OVERLAY_COLOURS)
@@ -312,6 +328,10 @@ class Canvas:
         rows = self.session.rows_of_field(self.field)
         hidden = self.session.cells.obs["label"].to_numpy()[rows[~self.session.visible[rows]]]
         colours = {**OUTLINE_COLOURS, **dict.fromkeys(hidden.tolist(), HIDDEN_OUTLINE)}
+        if layer.multiscale:  # of a slide no second image of its size marks the selection: the outlines do
+            colours |= {
+                label: OVERLAY_COLOURS[FOCUS if bits & 6 else RING] for label, bits in self._wanted().items()
+            }
         layer.colormap = DirectLabelColormap(color_dict=colours)
 
     # ---- cells coloured as on the map ----------------------------------------------------------------
@@ -336,7 +356,7 @@ class Canvas:
     def _colour_cells(self) -> None:
         """Look the colours up beside the window and put them on; hidden cells and those without a value have none."""
         session, cells = self.session, self.layer("cells") if self.viewer is not None else None
-        if not self._coloured or cells is None or session.cells is None or not self.field:
+        if not self._coloured or cells is None or session.cells is None or not self.field or cells.multiscale:
             return
         self._colouring = asked = object()
         obs, column, n = session.cells.obs, session.colour_by, session.n_cells
@@ -442,6 +462,9 @@ class Canvas:
     def _mark(self) -> None:
         """Paint what differs from what is painted: a few cells at once, many as soon as the maps have shown theirs."""
         if self.viewer is None or self.layer("selection") is None:
+            cells = self.layer("cells") if self.viewer is not None else None
+            if cells is not None and cells.multiscale:
+                self._tone_outlines()
             return
         wanted, marked = self._wanted(), self._marked
         # Whole sets first: in a crowded field going through all labels would be felt with every move of the pointer.
@@ -581,8 +604,9 @@ class Canvas:
         if cells is None:
             return 0, -1
         y, x = (int(v) for v in np.round(cells.world_to_data(event.position)[-2:]))
-        h, w = cells.data.shape
-        label = int(cells.data[y, x]) if 0 <= y < h and 0 <= x < w else 0
+        data = _largest(cells)
+        h, w = data.shape
+        label = int(data[y, x]) if 0 <= y < h and 0 <= x < w else 0
         return label, self.session.row_of(self.field, label) if label else -1
 
     def _looking(self, viewer: Any) -> bool:
@@ -891,7 +915,7 @@ class Canvas:
     def save_edits(self, then: Callable[[], None] | None = None) -> None:
         """Write what was painted and bring the table up to date (see `save_label_edits`)."""
         project, cells, field_id = self.session.project, self.layer("cells"), self.field
-        if project is None or cells is None:
+        if project is None or cells is None or cells.multiscale:
             return
         new = cells.data.copy()
         self.edited = False
@@ -1042,6 +1066,11 @@ def _shrunk(mask: np.ndarray) -> np.ndarray:
     inner &= mask[1:-1, :-2]
     inner &= mask[1:-1, 2:]
     return out
+
+
+def _largest(layer: Layer) -> Any:
+    """A layer's data, of one with levels the largest."""
+    return layer.data[0] if layer.multiscale else layer.data
 
 
 def _set_geometry(layer: Layer, geometry: dict[str, Any]) -> None:

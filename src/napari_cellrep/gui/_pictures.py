@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +46,9 @@ class Background(QObject):
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="cellrep-reader")
         self._fields: OrderedDict[tuple[str, str], tuple[np.ndarray, np.ndarray | None]] = OrderedDict()
         self._pictures: OrderedDict[tuple[Any, ...], np.ndarray] = OrderedDict()
+        self._slides: dict[
+            tuple[str, str, str], tuple[list[Any], Any]
+        ] = {}  # with the folders of their levels
         self._latest: dict[str, object] = {}
         self._closed = threading.Event()
         self._side_of: Any = None
@@ -86,6 +91,9 @@ class Background(QObject):
         """Answer nothing any more and let the thread end."""
         self._closed.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
+        for _, folder in self._slides.values():
+            folder.cleanup()
+        self._slides = {}
 
     def ask_picture(
         self, row: int, then: Callable[[Any], None], looks: tuple[Look, ...] = (), kind: str = "picture"
@@ -155,6 +163,8 @@ class Background(QObject):
 
     def read_field(self, project: Project, field_id: str) -> tuple[np.ndarray, np.ndarray | None]:
         """Pixels (C, H, W) and labels (H, W) of a field, or None for labels it has not; kept for a while."""
+        if project.is_big(field_id):
+            return self._read_slide(project, field_id)
         key = (str(project.root), field_id)
         if key not in self._fields:
             labels = project.read_labels(field_id) if project.has_labels(field_id) else None
@@ -163,6 +173,20 @@ class Background(QObject):
                 self._fields.popitem(last=False)
         self._fields.move_to_end(key)
         return self._fields[key]
+
+    def _read_slide(self, project: Project, field_id: str) -> Any:
+        """Levels of every channel of a field larger than memory, and of its labels; the smaller ones are made once."""
+        key = (str(project.root), field_id, project.image_stamp(field_id))
+        if key not in self._slides:
+            field = project.field(field_id)
+            folder = tempfile.TemporaryDirectory(prefix="cellrep-", ignore_cleanup_errors=True)
+            levels = slides.pyramid(
+                field.planes, project.root, (field.height_px, field.width_px), field.dtype, Path(folder.name) / "levels",
+                stack=field.stack,
+            )  # fmt: skip
+            self._slides[key] = (levels, folder)
+        path = project.labels_path(field_id)
+        return self._slides[key][0], slides.label_levels(path) if path.is_dir() else None
 
     def _cut(
         self, project: Project, field_id: str, where: Boxes, side: int, looks: tuple[Look, ...]
