@@ -402,8 +402,8 @@ def _with_flagged(work: Work, names: np.ndarray, by: str, min_cells: int) -> dic
     stay = len(before & after)
     return {
         "n_flagged": n_more, "spearman": round(order, 4), "first": first, "stay": stay,
-        "words": f" Counting the {n_more:,} flagged cells, too, would give an order by heterogeneity with a Spearman correlation of "
-        f"{order:.2f} to this one; {stay} of the first {first} would stay.",
+        "words": f" Counting the {n_more:,} flagged cells, too, would give an order by heterogeneity with a Spearman correlation "
+        f"of {order:.2f} to this one; {stay} of the first {first} would stay.",
     }  # fmt: skip
 
 
@@ -1243,7 +1243,8 @@ _RANKED = (
     "heterogeneity_p", "heterogeneity_p_fdr", "distance", "n_compared", "rare_share", "rare_p", "rare_p_fdr", "rare_upper",
     "rank_rare", "field_highest", "field_expected", "field_p", "field_p_fdr", "n_counted_fields", "moved_shift",
     "moved_expected", "moved_ratio", "moved_p", "moved_p_fdr", "n_wells", "average_precision", "average_precision_p",
-    "average_precision_p_fdr", "agreement", "intensity_cv", "intensity_cv_expected", "intensity_cv_p_fdr", "n_references", "pairwise_distance",
+    "average_precision_p_fdr", "agreement", "intensity_cv", "intensity_cv_expected", "intensity_cv_p_fdr", "n_references",
+    "pairwise_distance",
 )  # fmt: skip
 
 
