@@ -544,7 +544,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         choices=("", *EXPORTS),
         help="when the ending does not say it: crops (a folder of OME-TIFFs), crops-zarr (one sharded zarr), spatialdata "
         "(images, labels and table; extra napari-cellrep[spatialdata]), ranking (CSV), groups (the group table with profiles "
-        "and likeness: .h5ad, .csv), likeness (correlation of each two groups: .csv), …",
+        "and likeness: .h5ad, .csv), likeness (correlation of each two groups: .csv, or a clustered heat map: .png, .svg, .pdf), …",
     )
     export.add_argument(
         "--embedding",
@@ -1419,6 +1419,11 @@ def _export(args: argparse.Namespace) -> None:
 
         chosen = {"colour": args.colour, "values": args.values, "place": args.map}
         run(write_map(project, out=args.out, embedding=args.embedding, **chosen))
+        written = args.out
+    elif kind == "likeness" and endings.get(args.out.suffix.lower()) == "map":
+        from napari_cellrep.steps.map_figure import write_likeness
+
+        run(write_likeness(project, out=args.out, embedding=args.embedding))
         written = args.out
     elif kind == "project":
         from napari_cellrep.steps.export import share

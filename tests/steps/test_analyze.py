@@ -184,6 +184,11 @@ def test_small_groups_are_marked_not_ranked(simple_project: Project):
     assert np.isnan(table.at["A09", "heterogeneity"])
 
 
+def test_no_group_with_enough_cells_is_a_sentence(simple_project: Project):
+    with pytest.raises(InputError, match="no group has 100000 cells that count, so none can be ranked"):
+        drain(analyze(simple_project, recipe="variability", min_cells=100_000))
+
+
 def test_outliers_within_groups_and_among_all(simple_project: Project):
     drain(analyze(simple_project, recipe="outliers"))
     own = simple_project.cells.obs["outlier_simple"].to_numpy().copy()

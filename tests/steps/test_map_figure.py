@@ -4,11 +4,15 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
+from napari_cellrep.analysis.profiles import grow
+from napari_cellrep.analysis.projection import z_score
 from napari_cellrep.cli import main
 from napari_cellrep.data import Project
 from napari_cellrep.jobs import drain
 from napari_cellrep.specs import InputError
-from napari_cellrep.steps.map_figure import COLOURS, write_map
+from napari_cellrep.steps.analyze import analyze
+from napari_cellrep.steps.export import likeness_table
+from napari_cellrep.steps.map_figure import COLOURS, _heat_map, write_likeness, write_map
 
 
 @pytest.fixture
@@ -56,6 +60,29 @@ def test_from_the_command_line(project: Project, tmp_path, capsys):
     assert main(["export", str(project.root), str(tmp_path / "points.svg"), "--map", "tsne"]) == 0
     assert main(["export", str(project.root), str(out), "--map", "umap"]) == 2
     assert "cellrep analyze PROJECT map --embedding simple" in capsys.readouterr().err
+
+
+def test_likeness_as_a_clustered_heat_map(project: Project, tmp_path, capsys):
+    out = tmp_path / "alike.png"
+    command = ["export", str(project.root), str(out), "--format", "likeness"]
+    assert main(command) == 2
+    assert "no likeness of groups yet" in capsys.readouterr().err
+    drain(analyze(project, recipe="profile"))
+    assert main(command) == 0
+    assert iio.imread(out).shape[0] > 300
+    # The rows stand as the window's tree has them.
+    figure = _heat_map(likeness_table(project), "average")
+    shown = [t.get_text() for t in figure.axes[1].get_yticklabels()]
+    groups = project.groups
+    tree = grow(z_score(np.asarray(groups.obsm["X_simple"])))
+    order = [str(groups.obs["name"].iloc[i]) for i in tree.order]
+    assert shown in (order, order[::-1])
+    heat = np.asarray(figure.axes[1].images[0].get_array())
+    r = np.asarray(groups.obsp["pearson_simple"])
+    at = [list(groups.obs["name"]).index(name) for name in shown]
+    np.testing.assert_allclose(heat, r[np.ix_(at, at)], atol=1e-6)
+    with pytest.raises(InputError, match="average or ward linkage"):
+        drain(write_likeness(project, out=out, linkage="single"))
 
 
 @pytest.mark.parametrize(

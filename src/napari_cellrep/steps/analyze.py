@@ -269,6 +269,8 @@ def rank_groups(
     if quality:
         z, value, taken = recipes.without_quality(work, z, value, of, quality)
     features = variability.feature_spread(z, of, len(names), min_cells=min_cells)
+    if not (features.rank > 0).any():
+        raise InputError(f"Not enough data: no {by} has {min_cells} cells that count, so none can be ranked.")
     reference, with_what = work.reference(of, min_cells)
     match, of_kind = None, ""
     if same not in ("auto", "none", ""):

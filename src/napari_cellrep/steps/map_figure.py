@@ -1,4 +1,4 @@
-"""A map as a figure for print: the cells in grey, and over them the kernel density of chosen groups or annotations."""
+"""Figures for print: a map with the kernel density of chosen groups over it; how alike groups are, as a clustered heat map."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from napari_cellrep.analysis.profiles import LINKAGES, ORDERED_MOST
 from napari_cellrep.analysis.projection import METHODS, Density, kernel_density
 from napari_cellrep.data import Project
 from napari_cellrep.data.cells import map_key, provenance
@@ -19,6 +20,7 @@ from napari_cellrep.steps.work import as_text, plain
 NAMES = {"umap": "UMAP", "densmap": "densMAP", "tsne": "t-SNE"}
 SHARES = (0.75, 0.5, 0.25)  # of a value's cells within its lines, as the clouds of the window
 MOST = 7  # values; more colours over one another cannot be told apart
+MOST_ROWS = 1000  # groups of a heat map
 LEAST = 10  # cells; of fewer a density says nothing
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
 
@@ -212,4 +214,88 @@ def _draw(
     axes.set_yticks([])
     axes.spines[:].set_color("#dfe4ea")
     axes.set_title(textwrap.fill(title, 84), loc="left", fontsize=8)
+    return figure
+
+
+# ---- how alike groups are ------------------------------------------------------------------------------
+
+
+def write_likeness(
+    project: Project, *, out: Path | str, embedding: str = "", linkage: str = "average"
+) -> Job[Path]:
+    """Draw how alike each two groups' profiles are, in the order of a tree that joins the most alike.
+
+    Parameters
+    ----------
+    out : Path
+        ``.png``, ``.svg`` or ``.pdf``.
+    embedding : str
+        Empty: the one profiled last.
+    linkage : str
+        As in `analysis.profiles.grow`.
+
+    Raises
+    ------
+    InputError
+        If no profiles were made, or there are more groups than a figure can show.
+    """
+    from napari_cellrep.steps.export import likeness_table
+
+    if linkage not in LINKAGES:
+        raise InputError(f"Groups are joined by {' or '.join(LINKAGES)} linkage; got {linkage!r}.")
+    path = check_out(Path(out).expanduser().absolute(), FIGURES)
+    table = likeness_table(project, embedding)
+    if len(table) > MOST_ROWS:
+        raise InputError(
+            f"A heat map of {len(table):,} groups cannot be read; up to {MOST_ROWS:,} are drawn. The same as numbers: --format "
+            "likeness with a .csv."
+        )
+    yield Progress(0, 1, f"Heat map of {len(table):,} groups")
+    save_figure(_heat_map(table, linkage), path)
+    yield Progress(1, 1, f"Wrote {path.name}")
+    return path
+
+
+def _heat_map(table: Any, linkage: str) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from scipy.cluster import hierarchy
+    from scipy.spatial.distance import squareform
+
+    r = table.to_numpy(float)
+    distance = squareform(np.maximum(1 - (r + r.T) / 2, 0), checks=False)
+    if linkage == "ward":  # as `profiles.grow`: rows of length 1 are 2 (1 − r) apart, squared
+        distance = np.sqrt(2 * distance)
+    joined = hierarchy.linkage(distance, linkage, optimal_ordering=len(r) <= ORDERED_MOST)
+    side = float(np.clip(0.14 * len(r), 2.5, 14))
+    figure = Figure(figsize=(side + 2.6, side + 0.9), layout="constrained")
+    FigureCanvasAgg(figure)
+    tree, heat = figure.subplots(1, 2, width_ratios=(1, side / 1.1))
+    drawn = hierarchy.dendrogram(
+        joined,
+        orientation="left",
+        ax=tree,
+        no_labels=True,
+        color_threshold=0,
+        above_threshold_color="#3c4654",
+    )
+    tree.axis("off")
+    order = drawn["leaves"][::-1]  # matplotlib draws the first leaf at the bottom
+    shown = heat.imshow(
+        r[np.ix_(order, order)], cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto", interpolation="nearest"
+    )
+    names = [str(table.index[i]) for i in order]
+    small = float(np.clip(72 * side / len(r) * 0.75, 2.5, 8))
+    heat.set_yticks(range(len(r)), names, fontsize=small)
+    heat.set_xticks(range(len(r)), names, fontsize=small, rotation=90)
+    heat.yaxis.tick_right()
+    heat.tick_params(length=0)
+    heat.spines[:].set_visible(False)
+    heat.set_title(
+        f"How alike groups ({table.index.name}) are: Pearson's r of profiles, {linkage} linkage",
+        loc="left",
+        fontsize=8,
+    )
+    bar = figure.colorbar(shown, ax=heat, orientation="horizontal", shrink=0.5, aspect=30, pad=0.02)
+    bar.ax.tick_params(labelsize=7)
     return figure
