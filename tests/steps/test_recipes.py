@@ -208,6 +208,8 @@ def test_embeddings_are_compared_on_fields_held_out(simple_project: Project):
     assert not run(simple_project, "knows", label="effect", n_draws=100).skipped  # another embedding changed
     with pytest.raises(InputError, match="No label is chosen"):
         run(simple_project, "knows")
+    with pytest.raises(InputError, match="No two cells have the same y_px"):
+        run(simple_project, "knows", label="y_px")
 
 
 def test_information_of_every_number(simple_project: Project):

@@ -665,6 +665,8 @@ def compare_embeddings(
         raise InputError(
             f"Not enough data: {int(use.sum())} cells have {label} and a vector in every embedding."
         )
+    if len(np.unique(known[use])) == use.sum():
+        raise InputError(f"No two cells have the same {label}, so there is nothing to know.")
     n = len(vectors)
     yield Progress(0, 1, f"Asking {n:,} embedding{'s' if n > 1 else ''} for {label}")
     if probe == "mlp":
