@@ -1,7 +1,6 @@
-"""Every shared dataset that holds fields, from files to a table: other labs' formats, stains, shapes and odd habits.
+"""Every shared dataset, from files to a table: other labs' formats, stains, shapes and odd habits.
 
-Crops-only sets (pci_yeast, pci_human, jurkat_cellcycle, bbbc013_cells, deeploc_schuldiner, the 13 crops of hpa_fov)
-have no fields to import; a later step reads crops, and they are left out here.
+Names that a layout explains are given without a pattern. Sets of ready-made crops are at the end.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import tifffile
 
 from napari_cellrep.cli import OK, main
 from napari_cellrep.data import Project, open_project
+from napari_cellrep.data.filters import matching
 
 pytestmark = pytest.mark.slow
 
@@ -177,14 +177,15 @@ def test_dsb2018_sizes_differ_from_field_to_field(shared, tmp_path):
 def test_cellprofiler_ht29_one_file_per_channel(shared, tmp_path):
     project, _ = _through(
         tmp_path,
-        [shared / "data" / "cellprofiler_ht29", "--pattern", "{field}d{channel}.tif",
-         "--channels", "0=DNA:nucleus,1=PH3:protein,2=actin:actin"],
+        [shared / "data" / "cellprofiler_ht29", "--channels", "0=DNA:nucleus,1=PH3:protein,2=actin:actin"],
         ["--segmenter", "nuclei"],
         "PH3,DNA",
     )  # fmt: skip
     assert [c.role for c in project.channels] == ["nucleus", "protein", "actin"]
     ((name, n),) = _n_cells(project).items()
-    assert name == "AS_09125_050116030001_D03f00"
+    assert name == "AS_09125_050116030001_D03_00"
+    assert project.fields[0].metadata["well"] == "D03"
+    assert project.last("import")["layout"] == "arrayscan"
     assert 40 <= n <= 400, n
     # Phospho-histone H3 marks the few cells in mitosis: a handful of bright ones.
     ph3 = _means(project, 0)
@@ -222,14 +223,15 @@ def test_hpa_cyclinb1_with_its_own_labels(shared, tmp_path):
 def test_hpa_field_of_three_pngs(shared, tmp_path):
     project, _ = _through(
         tmp_path,
-        [shared / "data" / "hpa_fov", "--pattern", "{field}_{channel}.png",
-         "--channels", "blue=DNA:nucleus,green=protein,red=MT:microtubules"],
+        [shared / "data" / "hpa_fov"],
         ["--segmenter", "nuclei"],
-        "protein,MT",
+        "protein,microtubules",
         large_cells=True,
     )  # fmt: skip
     ((name, n),) = _n_cells(project).items()
     assert name == "57_F11_1"
+    assert [c.role for c in project.channels] == ["nucleus", "protein", "microtubules"]
+    assert dict(project.fields[0].metadata) == {"plate": "57", "well": "F11", "site": "1"}
     assert project.fields[0].dtype == "uint8"
     assert 5 <= n <= 80, n
 
@@ -304,11 +306,128 @@ def test_duloc_one_jpeg_per_channel(shared, tmp_path):
     some = [images / f"mixed_img{i}_{c}.jpg" for i in (118, 119) for c in ("blue", "green", "red", "yellow")]
     project, _ = _through(
         tmp_path,
-        [*some, "--pattern", "{field}_{channel}.jpg",
-         "--channels", "blue=DNA:nucleus,green=protein:protein,red=MT:microtubules,yellow=ER:er"],
-        ["--segmenter", "cells", "--cell-channels", "MT,ER"],
+        [*some, "--metadata", _duloc_labels(shared, tmp_path)],
+        ["--segmenter", "cells", "--cell-channels", "microtubules,ER"],
         "protein,DNA",
         large_cells=True,
     )  # fmt: skip
     assert {f.id for f in project.fields} == {"mixed_img118", "mixed_img119"}
     assert all(7 <= n <= 12 for n in _n_cells(project).values()), _n_cells(project)
+    # A column with several values: what each image is a mixture of.
+    truth = pd.read_csv(shared / "data" / "duloc_hpa" / "labels.csv").set_index("id")["fractions"]
+    words = {
+        f: "; ".join(p.partition("=")[0] for p in truth[f].split(";"))
+        for f in ("mixed_img118", "mixed_img119")
+    }
+    obs = project.cells.obs
+    for place in {p.strip() for w in words.values() for p in w.split(";")}:
+        fields = set(obs["field"].astype(str)[matching(obs, f"places has '{place}'")])
+        assert fields == {f for f, w in words.items() if place in w}
+
+
+def _duloc_labels(shared: Path, folder: Path) -> Path:
+    """The set's table as Excel, with the places apart from their fractions, joined by the beginning of the names."""
+    table = pd.read_csv(shared / "data" / "duloc_hpa" / "labels.csv").rename(columns={"id": "prefix"})
+    table["places"] = table["fractions"].str.replace(r"=[\d.]+", "", regex=True)
+    table.to_excel(folder / "labels.xlsx", index=False)
+    return folder / "labels.xlsx"
+
+
+# ---- ready-made crops ------------------------------------------------------------------------------
+
+
+def _crops(folder: Path, *new: object, channels: str = "") -> Project:
+    """Import crops, embed measurements (of `channels`, else of those with the roles for it) and export, as typed."""
+    root = folder / "p.cellrep"
+    _run("new", root, *new, "--crops")
+    _run("embed", root, "--model", "measurements", *(["--channels", channels] if channels else []))
+    _run("export", root, folder / "cells.csv")
+    project = open_project(root)
+    obs = project.cells.obs
+    assert obs["good"].mean() > 0.99
+    assert np.isfinite(np.asarray(project.cells.obsm["X_measurements"])[obs["good"].to_numpy(bool)]).all()
+    assert len(pd.read_csv(folder / "cells.csv")) == len(obs)
+    return project
+
+
+def _same(project: Project, column: str, table: pd.Series) -> None:
+    """Whether a column of the cells says of every crop (by the name of its first file) what the table says."""
+    obs = project.cells.obs
+    found = obs[column].astype(object).where(obs[column].notna(), None)
+    wanted = table.reindex(obs["crop"].astype(str))
+    assert [str(a) for a in found] == [str(b) if b == b else "None" for b in wanted]
+
+
+def test_pci_yeast_crops(shared, tmp_path):
+    data = shared / "data" / "pci_yeast"
+    project = _crops(tmp_path, data / "crops.zip")
+    table = pd.read_csv(data / "index.csv")
+    table.index = table["gfp"].str.rpartition("/")[2]
+    assert project.cells.n_obs == 842
+    assert project.cells.obs.groupby(project.cells.obs["protein"].astype(str)).size().to_dict() == {
+        "AAC1": 272, "AAC3": 343, "AAP1": 227,
+    }  # fmt: skip
+    _same(project, "protein", table["protein"])
+    assert len(project.fields) == 9  # three proteins, three fields each
+
+
+def test_pci_yeast_loose_cells_by_their_names(shared, tmp_path):
+    project = _crops(tmp_path, shared / "data" / "pci_yeast" / "folder_sample")
+    assert project.cells.n_obs == 27
+    assert [c.role for c in project.channels] == ["protein", "structure"]
+
+
+def test_pci_human_crops(shared, tmp_path):
+    project = _crops(tmp_path, shared / "data" / "pci_human" / "crops.zip")
+    assert {str(k): n for k, n in project.cells.obs["protein"].value_counts().items()} == {
+        "A1CF": 18,
+        "AAAS": 10,
+    }
+    assert [c.role for c in project.channels] == ["protein", "nucleus", "microtubules"]
+    assert project.last("import")["window_px"] == 128
+
+
+def test_bbbc013_crops_of_many_sizes_with_labels_by_hand(shared, tmp_path):
+    data = shared / "data" / "bbbc013_cells"
+    project = _crops(tmp_path, data / "crops.zip", "--channels", "gfp=FKHR-GFP:protein,dna=DNA:nucleus")
+    table = pd.read_csv(data / "labels.csv")
+    table.index = table["gfp"].str.rpartition("/")[2]
+    assert project.cells.n_obs == 486
+    _same(project, "meta_label", table["label"])
+    assert {f.group for f in project.fields} == {"A01", "A12"}
+    obs = project.cells.obs
+    assert (obs["area_px"] <= obs["width"] * obs["height"]).all()  # outlines, not frames
+    assert obs["area_px"].median() < 0.9 * (obs["width"] * obs["height"]).median()
+
+
+def test_jurkat_arrays(shared, tmp_path):
+    project = _crops(
+        tmp_path,
+        shared / "data" / "jurkat_cellcycle" / "jurkat.npz",
+        "--channels",
+        "BF:brightfield,PI:nucleus,SSC:other",
+        channels="PI,BF",
+    )
+    with np.load(shared / "data" / "jurkat_cellcycle" / "jurkat.npz") as held:
+        truth = held["label"]
+    assert project.cells.obs["meta_label"].astype(str).tolist() == truth.astype(str).tolist()
+    assert project.last("import")["window_px"] == 40
+
+
+def test_deeploc_hdf5(shared, tmp_path):
+    project = _crops(
+        tmp_path,
+        shared / "data" / "deeploc_schuldiner" / "Schuldiner_test_set.hdf5",
+        "--channels",
+        "RFP:protein,DIC:brightfield",
+    )
+    assert project.cells.n_obs == 36
+    assert project.fields[0].dtype == "uint16"
+    assert "Vacuole Membrane" in set(project.cells.obs["Index1"].astype(str))
+
+
+def test_hpa_arrays_with_channels_last(shared, tmp_path):
+    channels = "MT:microtubules,protein:protein,DNA:nucleus,ER:er"
+    project = _crops(tmp_path, shared / "data" / "hpa_fov" / "56_F11_1_cells.npz", "--channels", channels)
+    assert project.cells.n_obs == 13
+    assert len(project.channels) == 4

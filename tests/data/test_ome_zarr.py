@@ -14,7 +14,7 @@ import zarr
 from ome_zarr_models import open_ome_zarr
 from tifffile import imread
 
-from napari_cellrep.data import open_project
+from napari_cellrep.data import ome_zarr, open_project
 from napari_cellrep.data.images import Plane, inspect_image, read_planes
 from napari_cellrep.jobs import drain
 from napari_cellrep.specs import InputError
@@ -191,3 +191,24 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         read_planes([Plane(str(tmp_path / "films.zarr"), t=2)], tmp_path)[0], film[2, 0, 0]
     )
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_metadata_of_a_plate_is_read_once(
+    tmp_path: Path, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = imread(SAMPLE / "A01.ome.tif")[:, :64, :64]
+    write_plate(tmp_path / "p.zarr", {well: [image] * 4 for well in ("A/1", "B/12")}, version)
+    asked: list[Path] = []
+    read = ome_zarr._metadata
+    monkeypatch.setattr(ome_zarr, "_metadata", lambda path: asked.append(path) or read(path))
+    places = ome_zarr.find_images(tmp_path / "p.zarr")
+    assert len(places) == 8
+    assert places[tmp_path / "p.zarr" / "B" / "12" / "3"] == {"plate": "p", "well": "B12", "site": "3"}
+    assert len(asked) == 3  # the plate and its two wells, however many fields they have
+    # A well or a field that is given alone knows its place, too.
+    assert ome_zarr.find_images(tmp_path / "p.zarr" / "A" / "1") == {
+        p: place for p, place in places.items() if place["well"] == "A01"
+    }
+    one = tmp_path / "p.zarr" / "A" / "1" / "2"
+    assert ome_zarr.find_images(one) == {one: places[one]}
