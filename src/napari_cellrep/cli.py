@@ -544,7 +544,8 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         choices=("", *EXPORTS),
         help="when the ending does not say it: crops (a folder of OME-TIFFs), crops-zarr (one sharded zarr), spatialdata "
         "(images, labels and table; extra napari-cellrep[spatialdata]), ranking (CSV), groups (the group table with profiles "
-        "and likeness: .h5ad, .csv), likeness (correlation of each two groups: .csv, or a clustered heat map: .png, .svg, .pdf), …",
+        "and likeness: .h5ad, .csv), likeness (correlation of each two groups: .csv, or a clustered heat map: .png, .svg, "
+        ".pdf), …",
     )
     export.add_argument(
         "--embedding",

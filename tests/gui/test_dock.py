@@ -12,11 +12,12 @@ from qtpy.QtWidgets import QApplication, QDialog, QTextBrowser
 
 from _clicks import LONG, card, click, idle, opened, run
 from napari_cellrep.data import open_project
+from napari_cellrep.data.layouts import guess_roles
 from napari_cellrep.gui._job_log import JobLog
 from napari_cellrep.gui.cards._parts import duration
 from napari_cellrep.gui.cards.cells import flag_counts
 from napari_cellrep.gui.cards.explore import reference_choices
-from napari_cellrep.gui.cards.images import guess_roles, images_of, um_per_px
+from napari_cellrep.gui.cards.images import images_of, um_per_px
 from napari_cellrep.specs import Channel, InputError
 from napari_cellrep.steps.sample import SAMPLE
 
@@ -152,6 +153,15 @@ def test_stack_is_one_field_per_plane():
     )
     assert list(found) == ["a_b_001", "a_b_002", "a_b_003"]
     assert found["a_b_002"].shape == (2, 2, 4)
+    stack = np.arange(2 * 3 * 2 * 4).reshape(
+        2, 3, 2, 4
+    )  # two positions of three z planes, as readers of microscopes' files give
+    found = images_of([Image(stack, name="s"), Image(stack + 1, name="t")], "max")
+    assert list(found) == ["s_001", "s_002"]
+    np.testing.assert_array_equal(found["s_002"], [stack[1].max(axis=0), stack[1].max(axis=0) + 1])
+    found = images_of([Image(stack[0], name="s")], "mean")
+    np.testing.assert_array_equal(found["s"], [stack[0].mean(axis=0).round()])
+    assert len(images_of([Image(stack, name="s")])) == 6
     with pytest.raises(InputError, match="one size"):
         images_of([Image(np.zeros((2, 2)), name="a"), Image(np.zeros((2, 3)), name="b")])
 

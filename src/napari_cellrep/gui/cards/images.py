@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_cellrep.data.images import flatten_z
 from napari_cellrep.data.layouts import guess_roles
 from napari_cellrep.gui._image import OURS
 from napari_cellrep.gui._sample import TAG, projects_folder
@@ -70,6 +71,17 @@ class ImagesCard(Card):
         self.field.activated.connect(lambda _: dock.show_field(self.field.currentData()))
         self.preset = combo("Say what all channels show at once, where they are in a usual order")
         self.preset.activated.connect(self._use_preset)
+        self.stacks = combo(
+            "What the planes of a layer in 3-D are; of a layer with more axes the last one before y and x"
+        )
+        refill(
+            self.stacks,
+            [
+                ("Each plane of a stack is a field", ""),
+                ("A stack is depth (z): keep the brightest", "max"),
+                ("A stack is depth (z): keep the mean", "mean"),
+            ],
+        )
         self.fits = text()
         self.add = button(
             "Add images…", self.choose_more, "New fields for this project, such as next week's plate"
@@ -112,7 +124,7 @@ class ImagesCard(Card):
         for i, made in enumerate((self.sample, self.open, self.layers, self.files)):
             sources.addWidget(made, i // 2, i % 2)
         for item in (
-            self.hint, self.find, self.channels, self.preset, self.fits, self.field_row, self.again, self.light,
+            self.hint, self.find, self.channels, self.stacks, self.preset, self.fits, self.field_row, self.again, self.light,
         ):  # fmt: skip
             self.layout_.addWidget(item)
         more = QHBoxLayout()
@@ -131,6 +143,7 @@ class ImagesCard(Card):
             self._gone_of, self.gone = (project.root if project is not None else None), 0
         self.layers.setEnabled(bool(images))
         self.field_row.setVisible(project is not None)
+        self.stacks.setVisible(project is None and any(layer.ndim > 2 for layer in images))
         self.save.setVisible(project is not None and project.root.is_relative_to(projects_folder()))
         new = self._new_fields()
         self.add.setVisible(project is not None)
@@ -173,11 +186,11 @@ class ImagesCard(Card):
     # ---- no project: which layers ----
 
     def image_layers(self) -> list[Any]:
-        """Image layers that could become channels: grey, in 2-D or a stack of images, not shown by us."""
+        """Image layers that could become channels: grey, in 2-D or a stack of images or z planes, not shown by us."""
         return [
             layer
             for layer in self.dock.viewer.layers
-            if isinstance(layer, Image) and not layer.rgb and layer.ndim in (2, 3) and not _is_ours(layer)
+            if isinstance(layer, Image) and not layer.rgb and 2 <= layer.ndim <= 5 and not _is_ours(layer)
         ]
 
     def _show_layers(self, images: list[Any]) -> None:
@@ -195,7 +208,7 @@ class ImagesCard(Card):
         else:
             self.hint.setText(
                 "Say what each layer shows. <b>Use these layers</b> makes them the channels of one field "
-                "(a stack: one field per plane)."
+                "(of a stack: a field per plane, or its depth in one)."
             )
         key = ("layers", tuple((id(layer), layer.name) for layer in images))
         if key == self._shown:
@@ -440,7 +453,7 @@ class ImagesCard(Card):
                 raise InputError("No layer is ticked; tick those that are channels of your images.")
             channels = [Channel(name.text().strip(), box.currentData()) for _, _, name, box in rows]
             layers = [layer for layer, *_ in rows]
-            images = images_of(layers)
+            images = images_of(layers, self.stacks.currentData())
             root = _free(projects_folder() / f"{_file_name(layers[0].name)}.cellrep")
             self.dock.submit(
                 "import_fields.import_arrays", "Taking over the layers", then=self._took_layers, project=None,
@@ -514,8 +527,14 @@ def _free(path: Path) -> Path:
     return free
 
 
-def images_of(layers: Sequence[Any]) -> dict[str, Any]:
+def images_of(layers: Sequence[Any], z: str = "") -> dict[str, Any]:
     """Field id → (C, H, W) of layers that are the channels of one field, or of a stack of fields.
+
+    Parameters
+    ----------
+    layers : sequence of napari.layers.Image
+    z : str
+        How the last axis before y and x becomes one plane: "max" or "mean"; "": its planes are fields.
 
     Raises
     ------
@@ -530,9 +549,18 @@ def images_of(layers: Sequence[Any]) -> dict[str, Any]:
                 f"{' × '.join(map(str, planes[0].shape))} px; channels of one image are of one size."
             )
     name = _file_name(layers[0].name)
+    if z and planes[0].ndim > 2:
+        planes = [np.asarray(plane) for plane in planes]
+        planes = [
+            np.stack([flatten_z(s, z) for s in p.reshape(-1, *p.shape[-3:])]).reshape(
+                *p.shape[:-3], *p.shape[-2:]
+            )
+            for p in planes
+        ]
     if planes[0].ndim == 2:
         return {name: np.stack(planes)}
-    return {f"{name}_{i + 1:03d}": np.stack([plane[i] for plane in planes]) for i in range(len(planes[0]))}
+    places = np.ndindex(planes[0].shape[:-2])
+    return {f"{name}_{i + 1:03d}": np.stack([plane[at] for plane in planes]) for i, at in enumerate(places)}
 
 
 def um_per_px(layer: Any) -> float:
