@@ -183,7 +183,9 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "metadata", _metadata, "Give a project another table of what is known of its fields; cells stay."
     )
     _project_argument(known)
-    known.add_argument("table", type=Path, help="CSV, Excel or parquet with a row per well, file or field")
+    known.add_argument(
+        "table", type=Path, help="CSV, Excel or parquet with a row per well, file, field or cell (cell_id)"
+    )
     known.add_argument(
         "--on",
         default="",

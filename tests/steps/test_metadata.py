@@ -123,3 +123,42 @@ def test_fields_added_later_get_a_table_as_well(project, tmp_path):
     drain(set_metadata(project, table))
     assert project.field("A12").metadata["drug"] == "y"
     assert "compound" not in project.field("A12").metadata
+
+
+def test_a_table_with_a_row_per_cell(project, tmp_path):
+    before = project.cells.obs.copy()
+    some = before.index[[3, 0, 7]]
+    table = tmp_path / "kinds.csv"
+    table.write_text(
+        "cell_id,kind,score\n"
+        + "".join(f"{c},k{i},{i}\n" for i, c in enumerate(some))
+        + f"{some[0]},other,9\nA01:99999,x,1\n"
+    )
+    result = drain(set_metadata(project, table))
+    assert (result.columns, result.n_cells) == (("kind", "score"), 3)
+    assert result.mistakes == (
+        (5, some[0], "an earlier row is of the same cell, and was used"), (6, "A01:99999", "no cell is called so"),
+    )  # fmt: skip
+    drain(crop(project))  # measured again, cells keep it
+    obs = open_project(project.root).cells.obs
+    assert list(obs.loc[some, "kind"].astype(str)) == ["k0", "k1", "k2"]
+    assert list(obs.loc[some, "score"]) == [0, 1, 2]
+    assert obs["kind"].notna().sum() == 3
+    assert list(obs["compound"].astype(str)) == list(before["compound"].astype(str))
+
+
+def test_labels_of_crops_by_the_names_of_their_files(tmp_path):
+    import tifffile
+
+    from napari_cellrep.steps.import_crops import import_crops
+
+    (tmp_path / "in").mkdir()
+    for i in range(4):
+        tifffile.imwrite(tmp_path / "in" / f"cell_{i}.tif", np.full((12, 12), 5 + i, np.uint8))
+    project = drain(import_crops(tmp_path / "p", [tmp_path / "in"], channels=("protein",)))
+    table = tmp_path / "t.csv"
+    table.write_text("file,kind\nin/cell_2.tif,b\ncell_0.tif,a\n")
+    result = drain(set_metadata(project, table))
+    assert result.notes == ("t.csv says nothing of 2 of 4 cells.",)
+    obs = project.cells.obs.set_index("crop")
+    assert (obs.loc["cell_0.tif", "kind"], obs.loc["cell_2.tif", "kind"]) == ("a", "b")

@@ -13,7 +13,7 @@ import pandas as pd
 from napari_cellrep.data import Project
 from napari_cellrep.data.cells import OBS_COLUMNS
 from napari_cellrep.data.fields import Field, with_groups
-from napari_cellrep.data.tables import KEYS, join_table
+from napari_cellrep.data.tables import KEYS, column_name, join_key, join_table, read_metadata
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import InputError, counted
 
@@ -54,6 +54,9 @@ def set_metadata(
 ) -> Job[MetadataResult]:
     """Give fields and cells what a table says of them; cells, vectors, maps and scores stay.
 
+    A table whose column cell_id names cells (or, of ready-made crops, whose column file or crop names their files) says
+    something of each cell instead.
+
     Plate, well and site are how fields are told apart and are not changed; whatever else the table says counts more
     than what was known.
 
@@ -61,7 +64,7 @@ def set_metadata(
     ----------
     project : Project
     table : path
-        CSV, Excel or parquet with a row per well, file or field.
+        CSV, Excel or parquet with a row per well, file or field, or per cell.
     on : str
         Columns to join it by; see `steps.import_fields.import_fields`.
     add : bool
@@ -80,6 +83,9 @@ def set_metadata(
     path = Path(table).expanduser().absolute()
     yield Progress(0, 2, f"Reading {path.name}")
     project.reload()
+    of_cells = _of_cells(project, path, on) if project.has_cells else None
+    if of_cells is not None:
+        return of_cells
     before = project.fields
     old = () if add else _of_tables(project)
     bare = [
@@ -130,6 +136,54 @@ def set_metadata(
     return MetadataResult(
         joined.columns, dropped, len(joined.matched), n_cells, tuple(notes), tuple(joined.mistakes)
     )
+
+
+def _of_cells(project: Project, path: Path, on: str) -> MetadataResult | None:
+    """Write what a table says of each cell; None if its rows are not of cells."""
+    table = read_metadata(path)
+    obs = project.cells.obs
+    ids = {column_name("cell_id"): obs.index.to_series()}
+    if "crop" in obs:
+        ids |= {"crop": obs["crop"], "file": obs["crop"]}
+    for column, names in ids.items():
+        asked = not on or on == column or column_name(on) == column
+        if column not in table or not asked:
+            continue
+        at = {join_key("file", name): i for i, name in enumerate(names.astype(str))}
+        where = table[column].map(lambda value, at=at: at.get(join_key("file", value), -1))
+        if (where >= 0).any():
+            break
+    else:
+        return None
+    mistakes = [
+        (int(row) + 2, str(name), "no cell is called so")
+        for row, name, i in zip(table.index, table[column], where, strict=True)
+        if i < 0
+    ]
+    hits = where[where >= 0]
+    again = hits[hits.duplicated()]
+    mistakes += [
+        (int(row) + 2, str(table[column][row]), "an earlier row is of the same cell, and was used")
+        for row in again.index
+    ]
+    hits = hits.drop_duplicates()
+    known = {c for f in project.fields for c in f.metadata}
+    columns = [c for c in table.columns if c not in {*ids, *KEYS, "field", "file", "prefix", *known}]
+    with project.lock():
+        cells = project.cells
+        for c in columns:
+            values = pd.Series(table[c].loc[hits.index].to_numpy(), cells.obs.index[hits.to_numpy()])
+            values = values.reindex(cells.obs.index)
+            cells.obs[c] = values.map(str, na_action="ignore") if values.dtype == object else values
+        project.write_cells(cells)
+    n = len(hits)
+    notes = [f"{path.name} says nothing of {len(obs) - n:,} of {len(obs):,} cells."] if n < len(obs) else []
+    if mistakes:
+        verb = "was" if len(mistakes) == 1 else "were"
+        notes.append(f"{counted([m[1] for m in mistakes], 'row')} of {path.name} {verb} not used.")
+    project.log("metadata", table=str(path), on=on, by=[column], cells=n, columns=columns, notes=notes)
+    fields = obs["field"].astype(str).iloc[hits.to_numpy()].nunique()
+    return MetadataResult(tuple(columns), (), int(fields), n, tuple(notes), tuple(sorted(mistakes)))
 
 
 def _of_tables(project: Project) -> tuple[str, ...]:
