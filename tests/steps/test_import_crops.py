@@ -179,6 +179,8 @@ def test_what_goes_wrong_is_said_and_leaves_nothing(tmp_path, capsys):
     assert not [p.name for p in tmp_path.iterdir() if "cellrep" in p.name]
     assert main(["new", str(tmp_path / "p"), str(tmp_path / "ok.npz"), "--crops"]) == OK
     assert "exists already" in refused(tmp_path / "ok.npz")
+    assert main(["add", str(tmp_path / "p"), str(tmp_path / "none")]) == BAD_INPUT
+    assert "was made of ready-made crops" in capsys.readouterr().err
 
 
 def test_floats_that_hold_whole_numbers_become_whole(tmp_path):

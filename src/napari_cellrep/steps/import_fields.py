@@ -152,6 +152,11 @@ def add_fields(project: Project, images: Sequence[Path | str], **options: Any) -
         if name not in names:
             raise InputError(f"There is no option {name!r} here; options are {', '.join(names)}.")
     first: dict[str, Any] = next((line for line in project.history if line["step"] == "import"), {})
+    if first.get("crops"):
+        raise InputError(
+            f"{project.root.name} was made of ready-made crops, to which nothing can be added; make a project of all crops "
+            "together."
+        )
     # The table of the first plate says nothing of the next one.
     before = {n: first[n] for n in names if n in first and n != "metadata"}
     if "on" in before and not options.get("metadata"):
