@@ -9,7 +9,7 @@ import tifffile
 import zarr
 
 from napari_cellrep import registry
-from napari_cellrep.data import create_project, slides
+from napari_cellrep.data import Project, create_project, slides
 from napari_cellrep.data.fields import Field, with_groups
 from napari_cellrep.data.images import Plane
 from napari_cellrep.jobs import drain
@@ -17,6 +17,7 @@ from napari_cellrep.segmenters import Scales
 from napari_cellrep.specs import Channel, InputError
 from napari_cellrep.steps.crop import crop
 from napari_cellrep.steps.embed import embed
+from napari_cellrep.steps.estimate import estimate
 from napari_cellrep.steps.preview import what_it_sees
 from napari_cellrep.steps.segment import prepare, preview, segment, segment_in_parts
 
@@ -125,6 +126,12 @@ def test_a_slide_from_segmenting_to_its_vectors_is_as_if_done_whole(cut_up, tmp_
     np.testing.assert_array_equal(
         seen.pictures, what_it_sees(whole, embedding="m", cell_id="slide:7").pictures
     )
+
+
+def test_what_a_slide_would_take_is_told_from_a_sample(cut_up, monkeypatch):
+    monkeypatch.setattr(Project, "read_image", lambda *_: pytest.fail("the whole slide was read"))
+    told = estimate(cut_up, "segment", segmenter="centres")
+    assert told.seconds > 0
 
 
 def test_what_cannot_be_done_in_parts_is_a_sentence(cut_up, tmp_path):

@@ -311,8 +311,10 @@ class Canvas:
                 multiscale=levels,
                 **geometry,
             )
-            la.contour = 1
+            la.contour = 2 if levels else 1  # seen from afar, one pixel of a slide is nothing
             la.editable = not levels
+            if levels:
+                la.opacity = 0.9
             la.events.paint.connect(self._on_user_paint)
         else:
             colours = DirectLabelColormap(color_dict=OVERLAY_COLOURS)
@@ -329,9 +331,10 @@ class Canvas:
         hidden = self.session.cells.obs["label"].to_numpy()[rows[~self.session.visible[rows]]]
         colours = {**OUTLINE_COLOURS, **dict.fromkeys(hidden.tolist(), HIDDEN_OUTLINE)}
         if layer.multiscale:  # of a slide no second image of its size marks the selection: the outlines do
-            colours |= {
-                label: OVERLAY_COLOURS[FOCUS if bits & 6 else RING] for label, bits in self._wanted().items()
-            }
+            marked = {label: bits for label, bits in self._wanted().items() if bits & 3}
+            if marked:
+                colours[None] = (*OUTLINE_COLOURS[None][:3], 0.3)
+            colours |= {label: OVERLAY_COLOURS[FOCUS if bits & 2 else RING] for label, bits in marked.items()}
         layer.colormap = DirectLabelColormap(color_dict=colours)
 
     # ---- cells coloured as on the map ----------------------------------------------------------------
@@ -503,7 +506,10 @@ class Canvas:
         self._timer.start() if self._todo else self._timer.stop()
 
     def _on_hover(self, row: int) -> None:
-        self._mark()
+        if (
+            self.viewer is not None and self.layer("selection") is not None
+        ):  # of a slide only what is picked is marked
+            self._mark()
 
     def _on_focus(self, row: int) -> None:
         if self.viewer is None:

@@ -226,7 +226,7 @@ def preview(
         raise InputError(
             f"Field {field} has {one.width_px:,} × {one.height_px:,} px, too many to try on; segment it, or try a smaller one."
         )
-    found = find_in(project, one, module, settings, device, _pixels_for(project, one, module))
+    found = find_in(project, one, module, settings, device, pixels_for(project, one, module))
     labels = found.labels
     area_px = np.unique(labels[labels > 0], return_counts=True)[1]  # numbers may be in the millions
     rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
@@ -384,7 +384,7 @@ def _segment_one(
 ) -> tuple[Found | None, str]:
     """Labels and a problem sentence ("" if none) of one field; only a user's error is caught."""
     try:
-        found = find_in(project, field, module, settings, device, _pixels_for(project, field, module))
+        found = find_in(project, field, module, settings, device, pixels_for(project, field, module))
     except InputError as error:
         text = str(error)
         return None, text if field.id in text else f"Field {field.id}: {text}"
@@ -402,7 +402,7 @@ def _keep(project: Project, field: Field, labels: np.ndarray, how: Mapping[str, 
         writer.n_cells = _count(labels)
 
 
-def _pixels_for(project: Project, field: Field, module: Any) -> np.ndarray:
+def pixels_for(project: Project, field: Field, module: Any) -> np.ndarray:
     """A field's pixels; of one larger than memory whose labels are brought only their shape, which is all that is looked at."""
     if project.is_big(field.id) and "bring" in vars(module):
         return np.broadcast_to(np.uint8(0), (len(project.channels), field.height_px, field.width_px))
