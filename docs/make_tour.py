@@ -8,6 +8,7 @@ a screen; Xvfb will do.
 
 from __future__ import annotations
 
+import csv
 import shutil
 import sys
 from pathlib import Path
@@ -19,6 +20,19 @@ from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 
 WIDTH_PX, CAPTION_PX, COLOURS = 880, 26, 160
+VERDICTS = Path(__file__).parents[1] / "benchmarks" / "results" / "odd_cells-verdicts-2026-11-22.csv"
+KEYS = {"real": Qt.Key.Key_R, "artefact": Qt.Key.Key_A, "unsure": Qt.Key.Key_U}
+
+
+def judged() -> dict[str, tuple[str, str]]:
+    """Cell → verdict and reason when it was judged blind, of the odd ones of the demo's network."""
+    with VERDICTS.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["drawn"] == "odd"]
+    return {
+        row["cell_id"]: (row["verdict"], row["reason"])
+        for row in rows
+        if row["embedding"] == "paired_cell_inpainting"
+    }
 
 
 class Film:
@@ -42,9 +56,18 @@ class Film:
 
     def save(self, path: Path) -> None:
         """Write a GIF of one palette, that of a few frames side by side."""
+        # The window grows when the panel opens; all frames are as high as the highest, their words at the bottom.
+        high = max(frame.height for frame in self.frames)
+        for i, frame in enumerate(self.frames):
+            whole, end = Image.new("RGB", (WIDTH_PX, high), "#1b1d22"), frame.height - CAPTION_PX
+            whole.paste(frame.crop((0, 0, WIDTH_PX, end)), (0, 0))
+            whole.paste(frame.crop((0, end, WIDTH_PX, frame.height)), (0, high - CAPTION_PX))
+            self.frames[i] = whole
         some = self.frames[1 :: max(1, len(self.frames) // 4)]
         sheet = Image.fromarray(np.hstack([np.asarray(frame) for frame in some]))
-        palette = sheet.quantize(COLOURS)
+        palette = sheet.quantize(
+            COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=1
+        )  # else the legend loses its yellow
         flat = [frame.quantize(COLOURS, palette=palette, dither=Image.Dither.NONE) for frame in self.frames]
         flat[0].save(
             path, save_all=True, append_images=flat[1:], duration=self.times_ms, loop=0, optimize=True
@@ -107,18 +130,38 @@ def main() -> None:
     odd.rater.setText("you")  # not the name of this computer's account
     until(lambda: odd.queue and odd.panel.shown is not None, 60)
     QTest.keyClick(odd, Qt.Key.Key_N)
+    QTest.keyClick(odd, Qt.Key.Key_P)  # back to the first: the image goes there
     until(lambda: canvas.field == session.place(session.row_of_id(odd.cell_id))[0], 60)
     until(lambda: odd.panel.shown.seen, 120)  # what the network saw comes from the worker
     keep(film.take("Odd cells: the oddest of a group, in its image and beside its mates", 2600),
          out / "tour-4-odd.jpg")  # fmt: skip
-    for key, said in ((Qt.Key.Key_R, "R"), (Qt.Key.Key_U, "U")):
+    said = judged()
+
+    def press(key: Qt.Key) -> None:
         before = odd.position
         QTest.keyClick(odd, key)
-        until(lambda before=before: odd.position != before)
+        until(lambda: odd.position != before)
         until(lambda: odd.panel.shown is not None and odd.panel.shown.cell_id == odd.cell_id)
+
+    # The verdicts are those of the blind judgement, of the first cell that has one and the first that was called real.
+    for wanted in (set(KEYS), {"real"}):
+        there = [cell for cell in odd.queue[odd.position :] if said.get(cell, ("", ""))[0] in wanted]
+        if not there:
+            print(f"No cell of the queue was judged {' or '.join(wanted)}")
+            continue
+        verdict, reason = said[there[0]]
+        while odd.cell_id != there[0]:
+            press(Qt.Key.Key_N)
+        until(lambda: canvas.field == session.place(session.row_of_id(odd.cell_id))[0], 60)
+        QTest.qWait(1500)
+        film.take(f"{odd.cell_id} was judged: {reason}", 2200)
+        print(f"{odd.cell_id}: {verdict}, {reason}")
+        press(KEYS[verdict])
         QTest.qWait(1200)
-        word = {"R": "Real", "U": "Unsure"}[said]
-        film.take(f"{word} ({said}): the verdict is kept, the next cell comes", 1800)
+        film.take(
+            f"{verdict.capitalize()} ({KEYS[verdict].name[-1]}): the verdict is kept, the next cell comes",
+            1800,
+        )
     table = FRESH / "odd-cells.csv"
     odd.save_table(table)
     until(table.is_file)
