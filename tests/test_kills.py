@@ -1,5 +1,5 @@
-"""kill -9 at any moment of segmenting, embedding, training and analysing: the project opens, and the same command
-run again ends where an undisturbed one does.
+"""kill -9 at any moment of segmenting, embedding, training, analysing and exporting, a disk that fills, a share that goes
+away: the project opens, and the same command run again ends where an undisturbed one does.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ COMMANDS = {
     "embed": ["embed", "{p}", "--model", "mine", "--key", "k", "--layers", "all", "--precision", "fp32"],
     "train": ["train", "{p}", "--width", "0.125", "--batch-size", "16", "--epochs", "12", "--precision", "fp32"],
     "analyze": ["analyze", "{p}", "map", "--embedding", "mine"],
+    "export": ["export", "{p}", "{p}/../out.zarr", "--format", "crops-zarr", "--include-flagged"],
 }  # fmt: skip
 # How each run tells that it has begun to write: kills before that would all fall into the imports.
 SIGNS = {
@@ -43,6 +44,7 @@ SIGNS = {
     "embed": "embeddings/k*",
     "train": "models/paired_cell_inpainting",
     "analyze": "",
+    "export": "../.out.zarr*",
 }
 
 
@@ -199,3 +201,136 @@ def test_killed_between_its_files_training_goes_on_from_its_checkpoint(base, und
     assert running.returncode == OK, told
     _same("train", root, undisturbed("train")[0])
     assert _epochs(root)[: len(epochs)] == epochs, "it began anew"
+
+
+# Fifty kills together; a step that writes little is over sooner and is killed oftener.
+MANY = {"segment": 20, "embed": 15, "export": 15}
+
+
+@pytest.mark.parametrize("step", list(MANY))
+@pytest.mark.timeout(1800)
+def test_killed_many_times(step, base, undisturbed, tmp_path):
+    """At random moments of the whole run, imports included; after each the project is whole and what was made stays."""
+    other, seconds = undisturbed(step)
+    root, draw = _copy(base, tmp_path / "lab"), random.Random(f"many {step}")
+    before = len(open_project(root).history)
+    hits = 0
+    for i in range(MANY[step]):
+        running = _start(step, root)
+        time.sleep(seconds * draw.uniform(0.3, 1.05))
+        running.kill()
+        running.communicate()
+        hits += running.returncode == -signal.SIGKILL
+        project = open_project(root)
+        assert project.cells.n_obs > 0
+        assert len(project.history) >= before
+        if i % 5 == 4:
+            _check_whole(root)
+        out = root.parent / "out.zarr"
+        if step == "export" and out.exists():  # it is there whole or not at all
+            import anndata as ad
+
+            assert ad.read_zarr(out).obsm["crops"].shape[1:] == (2, 64, 64)
+    assert hits >= MANY[step] // 3, "most runs were over before their kill"
+    running = _start(step, root)
+    _, told = running.communicate(timeout=200)
+    assert running.returncode == OK, told
+    _check_whole(root)
+    _same(step, root, other)
+    if project.undoable:  # what a killed step replaced can still be taken back
+        open_project(root).undo()
+        assert open_project(root).cells.n_obs > 0
+
+
+def _small_disk(place: Path, megabytes: int) -> None:
+    """A disk of its own at `place`; skips where none can be made."""
+    place.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(place)],
+        capture_output=True,
+        text=True,
+    )
+    if made.returncode:
+        pytest.skip(f"no disk can be mounted here: {made.stderr.strip()}")
+
+
+@pytest.fixture
+def disk(tmp_path: Path):
+    """A function that mounts a small disk; it is taken off again at the end."""
+    place = tmp_path / "disk"
+    if sys.platform != "linux" or shutil.which("mount") is None:
+        pytest.skip("no mount here")
+
+    def mount(megabytes: int) -> Path:
+        _small_disk(place, megabytes)
+        return place
+
+    yield mount
+    subprocess.run(["umount", "-l", str(place)], capture_output=True)
+
+
+def _size_mb(folder: Path) -> float:
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 2**20
+
+
+@pytest.mark.parametrize("step", ["segment", "embed", "export"])
+def test_a_disk_that_fills(step, base, undisturbed, disk, tmp_path):
+    """The step says so in a sentence; the project is whole, and with space it goes on to the same end."""
+    other, _ = undisturbed(step)
+    place = disk(64)
+    root = place / "lab" / "p.cellrep"
+    shutil.copytree(base, place / "lab")
+    filler = place / "filler"
+    free = shutil.disk_usage(place).free
+    with filler.open("wb") as f:
+        f.write(b"x" * (free - 40_000))  # a few small files fit
+    running = _start(step, root)
+    _, told = running.communicate(timeout=200)
+    assert running.returncode == 2, told
+    assert "disk is full" in told or "No space left" in told, told
+    assert "Traceback" not in told
+    filler.unlink()
+    _check_whole(root)
+    running = _start(step, root)
+    _, told = running.communicate(timeout=200)
+    assert running.returncode == OK, told
+    _same(step, root, other)
+
+
+def test_a_share_that_goes_away_and_comes_back(base, undisturbed, tmp_path):
+    """Images on a share that is lost while cells are embedded: fields in reach are done, the rest is said and done later."""
+    other, _ = undisturbed("embed")
+    root = _copy(base, tmp_path / "lab")
+    images = root.parent / "images"
+    running, began = _start("embed", root), time.monotonic()
+    while running.poll() is None and not list(root.glob("embeddings/k*")):
+        assert time.monotonic() - began < 120
+        time.sleep(0.001)
+    images.rename(images.with_name("away"))
+    _, told = running.communicate(timeout=200)
+    assert "Traceback" not in told
+    _check_whole(root)
+    images.with_name("away").rename(images)
+    running = _start("embed", root)
+    _, told = running.communicate(timeout=200)
+    assert running.returncode == OK, told
+    _check_whole(root)
+    _same("embed", root, other)
+    assert not any(f.problem for f in open_project(root).fields)
+
+
+def test_a_read_only_share_is_viewed_and_exported_from(base, disk, tmp_path):
+    place = disk(64)
+    shutil.copytree(base, place / "lab")
+    root = place / "lab" / "p.cellrep"
+    assert subprocess.run(["mount", "-o", "remount,ro", str(place)], capture_output=True).returncode == 0
+    project = open_project(root)
+    assert project.read_only
+    assert project.cells.n_obs > 0
+    assert project.read_image("A01").shape == (2, 224, 224)
+    for words in (["info", str(root)], ["export", str(root), str(tmp_path / "cells.h5ad")],
+                  ["export", str(root), str(tmp_path / "crops"), "--format", "crops"]):  # fmt: skip
+        assert main(words) == OK
+    for words in (["segment", str(root), "--smoothing", "0.07"], ["analyze", str(root), "map", "--embedding", "mine"],
+                  ["undo", str(root)]):  # fmt: skip
+        assert main(words) == 2

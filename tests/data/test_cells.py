@@ -202,3 +202,44 @@ def test_cells_that_fill_the_field_and_float_images():
     frame = set_flags(measure_field(Field("f", ()), image, labels, CHANNELS, 8), QualityRules())
     assert len(frame) == 1
     assert np.isfinite(frame["q_focus"]).all()
+
+
+def test_fields_that_are_no_good_as_a_whole_are_flagged(sample_project):
+    """Blurred, overexposed, or with a channel that was never switched on; their cells are hidden, nothing is lost."""
+    rng = np.random.default_rng(0)
+    labels = sample_project.read_labels("A06")
+    good = sample_project.read_image("A06")
+    blurred = np.stack([ndimage.gaussian_filter(p.astype(float), 4) for p in good])
+    blurred = np.clip(blurred + rng.normal(0, 1, good.shape), 0, 255).astype(np.uint8)
+    bright = np.clip(good.astype(int) * 6, 0, 255).astype(np.uint8)
+    dark = good.copy()
+    dark[0] = np.clip(rng.normal(6, 1.5, dark[0].shape), 0, 255)
+    channels = sample_project.channels
+    frames = []
+    for field in sample_project.fields:
+        one = measure_field(
+            field, sample_project.read_image(field.id), sample_project.read_labels(field.id), channels, 64
+        )
+        frames.append(one)
+    for name, image in (("blurred", blurred), ("bright", bright), ("dark", dark)):
+        frames.append(measure_field(Field(name, (), *labels.shape), image, labels, channels, 64))
+    obs = set_flags(pd.concat(frames), QualityRules())
+    flagged = obs["flags"].str.split(";").map(lambda have: "field" in have)
+    assert set(obs["field"][flagged]) == {"blurred", "bright", "dark"}
+    assert flagged[obs["field"].isin(["blurred", "bright", "dark"])].all()
+    assert not obs["good"][flagged].any()
+    first = obs.groupby("field")[["q_field_focus", "q_field_saturated", "q_field_contrast"]].first()
+    assert first["q_field_saturated"].idxmax() == "bright"
+    assert first["q_field_contrast"].idxmin() == "dark"
+    assert first["q_field_focus"].idxmin() == "blurred"
+    lenient = QualityRules(field_focus=5.0, field_saturated_share=1.0, field_contrast=0.0)
+    assert not set_flags(obs, lenient)["flags"].str.split(";").map(lambda have: "field" in have).any()
+
+
+def test_tables_made_before_fields_were_judged_can_be_flagged_again(sample_project):
+    obs = sample_project.cells.obs
+    old = obs.drop(columns=[c for c in obs if c.startswith("q_field_")])
+    again = set_flags(old, QualityRules())
+    assert not again["flags"].astype(str).str.contains("field").any()
+    mixed = pd.concat([old[old["field"] == "A01"], obs[obs["field"] != "A01"]])  # one field measured again
+    assert len(set_flags(mixed, QualityRules())) == len(obs)

@@ -108,6 +108,8 @@ def test_bad_input_is_one_sentence(
 
 
 def test_the_projects_own_table_is_safe(simple_project: Project):
+    out = simple_project.root / ".." / "beside.csv"  # not inside
+    drain(export(simple_project, out, format="csv"))
     with pytest.raises(InputError, match="inside the project"):
         drain(export(simple_project, simple_project.root / "cells.zarr", format="zarr"))
 

@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from napari_cellrep.data.crops import Boxes, find_cells, mask_hashes
 from napari_cellrep.data.fields import Field
+from napari_cellrep.data.illumination import top_of
 from napari_cellrep.specs import Channel
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ FLAGS = {
     "saturated": "its brightest pixels are cut off by the camera",
     "focus": "it is out of focus",
     "no_signal": "there is hardly any protein signal in it and around it",
+    "field": "its whole field is out of focus, cut off by the camera, or one of its channels shows nothing",
     "artefact": "a person who looked at it called it an artefact",
 }
 
@@ -57,6 +59,15 @@ class QualityRules:
         float,
         {"min": 0.0, "max": 1.0, "step": 0.05, "label": "No signal below this share of the field's usual"},
     ] = 0.4
+    field_focus: Annotated[
+        float, {"min": 0.0, "max": 5.0, "step": 0.1, "label": "Field out of focus below the usual by"}
+    ] = 0.7
+    field_saturated_share: Annotated[
+        float, {"min": 0.0, "max": 1.0, "step": 0.01, "label": "Field saturated above this share"}
+    ] = 0.05
+    field_contrast: Annotated[
+        float, {"min": 0.0, "max": 50.0, "step": 0.5, "label": "Channel of a field empty below (noise SDs)"}
+    ] = 4.0
 
 
 def measure_field(
@@ -95,6 +106,7 @@ def measure_field(
     signal, signal_share = _signal(image, labels, grown, cells.label, channels)
     corner = (cells.centroid + np.array(origin)).astype(int) - window_px // 2
     edge = (corner < 0).any(axis=1) | (corner + window_px > (h, w)).any(axis=1)
+    focus = _focus(image, grown, cells.label, channels)
     own = {
         "field": field.id,
         "label": cells.label,
@@ -110,9 +122,12 @@ def measure_field(
         "q_window_over_edge": edge,
         "q_area_share": cells.area_px / window_px**2,
         "q_saturated_share": _saturated(image, labels, cells.label),
-        "q_focus": _focus(image, grown, cells.label, channels),
+        "q_focus": focus,
         "q_signal": signal,
         "q_signal_share": signal_share,
+        "q_field_focus": float(np.median(focus)) if len(focus) else 0.0,
+        "q_field_saturated": _saturated_pixels(image),
+        "q_field_contrast": _least_contrast(image, channels),
     }
     index = pd.Index([field.cell_id(label) for label in cells.label], name="cell_id", dtype=object)
     frame = pd.DataFrame(own, index=index)
@@ -127,7 +142,7 @@ def measure_field(
 OBS_COLUMNS = (
     "field", "label", "group", "y_px", "x_px", "box_y0", "box_x0", "box_y1", "box_x1", "area_px", "mask_hash",
     "q_window_over_edge", "q_area_share", "q_saturated_share", "q_focus", "q_signal",
-    "q_signal_share",
+    "q_signal_share", "q_field_focus", "q_field_saturated", "q_field_contrast",
 )  # fmt: skip
 
 
@@ -139,6 +154,31 @@ def _saturated(image: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> np.nda
     if image.dtype == np.uint16 and image.max() <= 4095:
         top = 4095  # 12-bit camera in a 16-bit file
     return np.max([ndimage.mean(plane == top, labels, ids) for plane in image], axis=0)  # type: ignore[no-any-return]
+
+
+def _saturated_pixels(image: np.ndarray) -> float:
+    """Largest share, over channels, of a field's pixels that sit at the top of the camera's range."""
+    top = top_of(image)
+    return max(float((plane[::2, ::2] == top).mean()) for plane in image) if top else 0.0
+
+
+def _least_contrast(image: np.ndarray, channels: Sequence[Channel]) -> float:
+    """How far the brightest thousandth of the emptiest channel is above its median, in SDs of the noise.
+
+    Noise alone gives 3.1; a channel of one value everywhere 0. Bright field has its contrast on both sides and is left
+    out.
+    """
+    least = np.inf
+    for plane, channel in zip(image, channels, strict=True):
+        if channel.role in ("brightfield", "mask"):
+            continue
+        some = plane[::2].astype(np.float32)
+        # The mean and not the median: of whole numbers that differ by one or two the median says little.
+        noise = np.abs(np.diff(some, axis=1)).mean() * np.sqrt(np.pi) / 2
+        step = 0.5 if image.dtype.kind in "ui" else float(np.spacing(np.abs(some).max()))
+        middle, bright = np.percentile(some[:, ::2], (50, 99.9))
+        least = min(least, float(bright - middle) / max(float(noise), step))
+    return least
 
 
 def _with_ring(labels: np.ndarray, cells: Boxes) -> np.ndarray:
@@ -206,7 +246,16 @@ def flag_limits(obs: pd.DataFrame, rules: QualityRules) -> dict[str, tuple[float
     middle = float(np.median(focus))
     spread = 1.4826 * float(np.median(np.abs(focus - middle)))
     inf = float("inf")
+    of_fields = {}
+    if "q_field_focus" in obs:  # tables made before fields were judged have none
+        usual = float(np.nanmedian(obs.groupby("field", observed=True)["q_field_focus"].first()))
+        of_fields = {
+            "q_field_focus": (usual - rules.field_focus, inf),
+            "q_field_saturated": (-inf, rules.field_saturated_share),
+            "q_field_contrast": (rules.field_contrast, inf),
+        }
     return {
+        **of_fields,
         # The paper's 5 % is of whole cells. Where the usual mask is smaller (nuclei), half of the usual is the bound.
         "q_area_share": (min(rules.min_area_share, 0.5 * float(np.median(share))), rules.max_area_share),
         "area_px": (rules.debris_share * float(np.median(area)), inf),
@@ -237,6 +286,9 @@ def flag_masks(obs: pd.DataFrame, rules: QualityRules) -> dict[str, np.ndarray]:
         "saturated": outside("q_saturated_share"),
         "focus": outside("q_focus"),
         "no_signal": outside("q_signal") | outside("q_signal_share"),
+        "field": np.any(
+            [np.zeros(len(obs), bool), *(outside(c) for c in limits if c.startswith("q_field_"))], axis=0
+        ),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -64,7 +65,7 @@ def export(
     InputError
         If there is nothing to write, or the format, embedding or place is wrong.
     """
-    out = Path(out).expanduser().absolute()
+    out = Path(os.path.normpath(Path(out).expanduser().absolute()))
     if format not in FORMATS:
         raise InputError(f"There is no export format {format!r}; formats are {join_words(FORMATS)}.")
     check_place(project, out, is_ours=format == "zarr" and (out / "zarr.json").is_file())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,7 +77,7 @@ def write_crops(
     InputError
         If there is no such cell, embedding or set, or the place is something else.
     """
-    out = Path(out).expanduser().absolute()
+    out = Path(os.path.normpath(Path(out).expanduser().absolute()))
     for value, known, what in ((format, ("tiff", "zarr"), "form of crops"), (per, PER, "way to part crops")):
         if value not in known:
             raise InputError(f"There is no {what} {value!r}; there are {' and '.join(known)}.")
@@ -273,7 +274,7 @@ def write_spatialdata(project: Project, out: Path | str, *, include_flagged: boo
     from spatialdata.models import Image2DModel, Labels2DModel, TableModel
     from spatialdata.transformations import Identity, Scale
 
-    out = Path(out).expanduser().absolute()
+    out = Path(os.path.normpath(Path(out).expanduser().absolute()))
     check_place(project, out, is_ours=(out / "zarr.json").is_file())
     rows = _chosen(project, include_flagged, "")
     for sentence in _fields_without_pixels(project, rows):

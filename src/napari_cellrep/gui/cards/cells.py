@@ -31,6 +31,9 @@ CHARTS = {
     "q_focus": ("sharpness", 1),
     "q_saturated_share": ("saturated share", 2),
     "q_signal_share": ("protein signal, share of usual", 1),
+    "q_field_focus": ("sharpness of the whole field", 1),
+    "q_field_saturated": ("saturated share of the field", 2),
+    "q_field_contrast": ("contrast of the field's emptiest channel", 0),
 }
 NOTHING_EDITED = "No label was changed: paint, erase or fill in the layer “cells” first"
 
@@ -180,8 +183,11 @@ class CellsCard(Card):
         least, most = limits["q_area_share"]
         shown = {**limits, "area_px": (max(limits["area_px"][0], least * window**2), most * window**2)}
         for column, chart in self.charts.items():
+            if column not in obs or column not in shown:  # a table made before fields were judged
+                chart.setVisible(False)
+                continue
             values = obs[column].to_numpy(float)
-            some = np.isfinite(values).any() and (column != "q_saturated_share" or values.max() > 0)
+            some = np.isfinite(values).any() and ("saturated" not in column or values.max() > 0)
             chart.setVisible(bool(some))
             chart.set_values(values)
             low, high = shown[column]
