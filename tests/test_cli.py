@@ -288,3 +288,43 @@ def test_groups_like_one_are_written_as_a_table(tmp_path, images, capsys):
     assert "--group" in capsys.readouterr().err
     assert main(["analyze", project, "outliers", "--csv", str(out)]) == BAD_INPUT
     assert "ranks no groups" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_leaving_with_the_results_and_one_step_back(tmp_path, images, capsys):
+    project = str(tmp_path / "p.cellrep")
+    assert new(tmp_path, images) == OK
+    assert main(["segment", project]) == OK
+    assert main(["embed", project, "--model", "measurements"]) == OK
+    for words in (
+        ["methods.txt"],
+        ["crops", "--format", "crops"],
+        ["crops.zarr", "--format", "crops-zarr"],
+        ["shared.cellrep"],
+    ):
+        assert main(["export", project, str(tmp_path / words[0]), *words[1:]]) == OK
+    assert main(["export", project, str(tmp_path / "x.jpg")]) == BAD_INPUT
+    capsys.readouterr()
+    assert main(["info", project]) == OK
+    told = capsys.readouterr().out
+    assert "took " in told
+    assert "Python 3." in told
+    assert "on cpu" in told
+    assert f"undo        embed (measurements) can be taken back: cellrep undo {project}" in told
+    assert main(["undo", project]) == OK
+    assert main(["undo", project]) == BAD_INPUT
+    capsys.readouterr()
+    assert main(["info", project]) == OK
+    told = capsys.readouterr().out
+    assert "undone: embed" in told
+    assert "embedding   measurements" not in told
+    assert main(["illumination", project, "--preview", str(tmp_path / "light.png")]) == OK
+    assert (tmp_path / "light.png").is_file()
+    assert main(["illumination", project, "--off", "--functions", str(tmp_path)]) == BAD_INPUT
+    assert main(["illumination", project]) == OK
+    assert "out of date" in capsys.readouterr().out
+    images.rename(tmp_path / "moved")
+    assert main(["info", project]) == OK
+    assert "not where they were" in capsys.readouterr().out
+    assert main(["relocate", project, str(tmp_path / "moved")]) == OK
+    assert "2 fields are in" in capsys.readouterr().out
