@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -327,17 +327,11 @@ def label_info(path: Path) -> dict[str, Any]:
 
 
 def sample(
-    planes: Sequence[Plane],
-    root: Path,
-    shape: tuple[int, int],
-    *,
-    stack: str = "channel",
-    side_px: int = 0,
-    n: int = 3,
+    read: Callable[[Box], np.ndarray], shape: tuple[int, int], *, side_px: int = 0, n: int = 3
 ) -> np.ndarray:
     """A picture (C, h, w) put together of n × n parts of a field, to measure brightness and sizes on.
 
-    Parts with little in them are left out: of a slide most may be glass.
+    Parts with little in them are left out: of a slide most may be glass. `read` gives the pixels (C, h, w) of a part.
     """
     h, w = shape
     side = min(side_px or 768, h, w)
@@ -346,8 +340,8 @@ def sample(
     for y in np.linspace(0, h - side, many).astype(int).tolist():
         for x in np.linspace(0, w - side, many).astype(int).tolist():
             middle = (y + side // 3, x + side // 3, y + 2 * side // 3, x + 2 * side // 3)
-            found.append((float(read_region(planes, root, middle, stack=stack).std()), y, x))
+            found.append((float(read(middle).std()), y, x))
     richest = sorted(found, reverse=True)[: many * many // 2]
     chosen = sorted((y, x) for _, y, x in richest[:: len(richest) // (n * n)][: n * n])
-    parts = [read_region(planes, root, (y, x, y + side, x + side), stack=stack) for y, x in chosen]
+    parts = [read((y, x, y + side, x + side)) for y, x in chosen]
     return np.concatenate([np.concatenate(parts[i * n : (i + 1) * n], axis=2) for i in range(n)], axis=1)

@@ -126,7 +126,7 @@ def _segment(
         module, "bring"
     ):  # a sample of it, of about the size of a part
         shape = (field.height_px, field.width_px)
-        image = slides.sample(field.planes, project.root, shape, stack=field.stack)
+        image = slides.sample(partial(project.read_region, field.id), shape)
         times = shape[0] * shape[1] / image[0].size
     else:
         image = segmenting.pixels_for(project, field, module)

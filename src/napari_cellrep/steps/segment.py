@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -293,7 +294,7 @@ def segment_in_parts(
             "centres is not taken yet; bring labels instead."
         )
     scales = Scales()
-    picture = slides.sample(field.planes, project.root, shape, stack=field.stack)
+    picture = slides.sample(partial(project.read_region, field.id), shape)
     module.segment(picture, project.channels, settings, device, field_id=field.id, scales=scales, **more)
     del picture
     parts = slides.tiles(*shape, int(scales.reach_px), side_px=side_px, align_px=scales.align_px)
