@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.path import Path as MplPath
 from qtpy.QtCore import QObject, QPoint, Qt, QTimer, Signal
-from qtpy.QtWidgets import QApplication, QInputDialog, QLineEdit
+from qtpy.QtWidgets import QApplication, QComboBox, QInputDialog, QLabel, QLineEdit
 
 from _clicks import choose
 from napari_cellrep.data.sets import read_sets
@@ -12,6 +12,7 @@ from napari_cellrep.gui import _explore, _runner
 from napari_cellrep.gui._explore import ExploreWidget
 from napari_cellrep.gui._image import canvas_of
 from napari_cellrep.gui._state import session_of
+from napari_cellrep.gui.views._parts import ChoiceBox, Line
 from napari_cellrep.gui.views._raster import View
 
 
@@ -521,6 +522,24 @@ def test_the_tool_bar_takes_two_lines_where_one_is_too_wide(explore, qtbot) -> N
         qtbot.waitUntil(lambda: (explore.colour.y() < explore.save.y() - 10) == (width == 700))  # noqa: B023
         places[width] = [widget.geometry() for widget in tops]
     assert all(place.right() <= 700 for place in places[700])
+
+
+@pytest.mark.parametrize(("kind", "plain"), [(ChoiceBox, QComboBox), (Line, QLabel)])
+def test_words_that_do_not_fit_end_with_dots(qtbot, kind, plain):
+    words = "closer to A or to B (paired cell inpainting)"
+
+    def shown(kind, width):
+        part = kind()
+        qtbot.addWidget(part)
+        part.addItem(words) if isinstance(part, QComboBox) else part.setText(words)
+        part.resize(width, 30)
+        return part, part.grab().toImage()
+
+    assert shown(kind, 150)[1] != shown(plain, 150)[1]
+    assert shown(kind, 900)[1] == shown(plain, 900)[1]  # all of it where there is room
+    if kind is Line:
+        assert shown(kind, 150)[0].toolTip() == words
+        assert shown(kind, 900)[0].toolTip() == ""
 
 
 def test_a_view_in_a_low_panel_scrolls(explore, qtbot) -> None:

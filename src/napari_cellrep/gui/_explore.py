@@ -49,7 +49,7 @@ from napari_cellrep.data.rows import row_words
 from napari_cellrep.gui._image import canvas_of
 from napari_cellrep.gui._leave import NOT_KEPT, changed_choices, choices_of, return_choices
 from napari_cellrep.gui._state import session_of
-from napari_cellrep.gui.views._parts import TwoHalves
+from napari_cellrep.gui.views._parts import ChoiceBox, TwoHalves
 from napari_cellrep.gui.views._words import column_words
 from napari_cellrep.gui.views.gallery import GalleryView
 from napari_cellrep.gui.views.inside import InsideView
@@ -108,21 +108,21 @@ class ExploreWidget(QWidget):
         self.second: SecondMap | None = None
         self._second_place: MapPlace | None = None  # what it showed when it was closed
 
-        self.embedding = QComboBox()
+        self.embedding = ChoiceBox()
         self.embedding.setToolTip(
             "Embedding: a list of numbers that describes how a cell looks.\n"
             "Cells that look alike get similar numbers and lie near each other on the map."
         )
         self.embedding.setAccessibleName("Embedding of the map")
         self.embedding.currentIndexChanged.connect(self._on_embedding_chosen)
-        self.rows_of = QComboBox()
+        self.rows_of = ChoiceBox()
         self.rows_of.setToolTip(
             "What a point of the map is: a cell, or all cells of a group, a field or a value of a column.\n"
             "A group has the mean of its cells' colours; of words, the commonest. Click it to select its cells."
         )
         self.rows_of.setAccessibleName("Points of the map")
         self.rows_of.currentIndexChanged.connect(self._on_rows_of_chosen)
-        self.colour = QComboBox()
+        self.colour = ChoiceBox()
         self.colour.setToolTip("What the colour of a point says")
         self.colour.currentIndexChanged.connect(self._on_colour_chosen)
         self.in_image = QToolButton()

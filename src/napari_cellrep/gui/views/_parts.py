@@ -6,8 +6,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from qtpy.QtCore import QEvent, QRect, QSize, Qt
-from qtpy.QtGui import QPainter, QPen, QShowEvent
-from qtpy.QtWidgets import QBoxLayout, QComboBox, QHBoxLayout, QLabel, QSizePolicy, QWidget
+from qtpy.QtGui import QPainter, QPaintEvent, QPen, QShowEvent
+from qtpy.QtWidgets import (
+    QBoxLayout,
+    QComboBox,
+    QHBoxLayout,
+    QLabel,
+    QSizePolicy,
+    QStyle,
+    QStyleOptionComboBox,
+    QStylePainter,
+    QWidget,
+)
 
 from napari_cellrep.gui.views._words import column_words
 from napari_cellrep.session import Session
@@ -103,9 +113,26 @@ class TwoHalves(QWidget):
         return super().event(event)
 
 
+class ChoiceBox(QComboBox):
+    """A box that says with … where its choice does not fit in; napari's style cuts it off in the middle of a letter."""
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """Draw as always, with as much of the words as there is room for."""
+        painter, option = QStylePainter(self), QStyleOptionComboBox()
+        self.initStyleOption(option)
+        painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, option)
+        room = self.style().subControlRect(
+            QStyle.ComplexControl.CC_ComboBox, option, QStyle.SubControl.SC_ComboBoxEditField, self
+        )
+        option.currentText = self.fontMetrics().elidedText(
+            option.currentText, Qt.TextElideMode.ElideRight, room.width()
+        )
+        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
+
+
 def choice_box(tip: str, items: Sequence[str] = (), name: str = "", least_letters: int = 9) -> QComboBox:
     """A box that does not grow with its longest item; `name` is for screen readers (default: the tip)."""
-    box = QComboBox()
+    box = ChoiceBox()
     box.addItems(list(items))
     box.setToolTip(tip)
     box.setAccessibleName(name or tip)
@@ -114,11 +141,33 @@ def choice_box(tip: str, items: Sequence[str] = (), name: str = "", least_letter
     return box
 
 
-def words_line() -> QLabel:
-    """A line of words that never makes its view wider."""
-    line = QLabel()
+class Line(QLabel):
+    """A line of words that never makes its view wider: it ends with … where it does not fit in, and says all when rested on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """Draw as much of the words as there is room for."""
+        room = self.contentsRect()
+        words = self.fontMetrics().elidedText(self.text(), Qt.TextElideMode.ElideRight, room.width())
+        self.setToolTip(self.text() if words != self.text() else "")
+        painter = QStylePainter(self)
+        painter.drawItemText(
+            room,
+            Qt.AlignmentFlag.AlignVCenter,
+            self.palette(),
+            self.isEnabled(),
+            words,
+            self.foregroundRole(),
+        )
+
+
+def words_line() -> Line:
+    """A line below a view's bar."""
+    line = Line()
     line.setContentsMargins(6, 0, 6, 0)
-    line.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
     return line
 
 

@@ -40,7 +40,7 @@ from napari_cellrep.gui._pictures import Background, picture_side
 from napari_cellrep.gui._runner import runner_of
 from napari_cellrep.gui.views._note import Note
 from napari_cellrep.gui.views._order import in_sections
-from napari_cellrep.gui.views._parts import CellView
+from napari_cellrep.gui.views._parts import CellView, ChoiceBox, Line
 from napari_cellrep.gui.views._queue import Measured, blind_round, export_table, hit_rate, odd_queue
 from napari_cellrep.gui.views._sheet import Panel, Shown, cut_shown
 from napari_cellrep.gui.views._sight import Sight
@@ -120,8 +120,7 @@ class OddView(CellView):
             (self.group_word, 0), (self.group, 2), (QLabel("oddest"), 0), (self.n, 0), (self.blind, 0), (self.export, 0),
         ):  # fmt: skip
             top.addWidget(item, stretch)
-        self.progress = QLabel()
-        self.progress.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.progress = Line()
         top.addWidget(self.progress, 5)
 
         self.words = QLabel()
@@ -828,7 +827,7 @@ def _user() -> str:
 
 
 def _combo(tip: str) -> QComboBox:
-    box = QComboBox()
+    box = ChoiceBox()
     box.setToolTip(tip)
     box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
     box.setMinimumContentsLength(9)

@@ -19,9 +19,9 @@ from qtpy.QtGui import (
     QPaintEvent,
     QPen,
 )
-from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QToolTip, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QToolTip, QVBoxLayout, QWidget
 
-from napari_cellrep.gui.views._parts import CellView, offer
+from napari_cellrep.gui.views._parts import CellView, ChoiceBox, offer
 from napari_cellrep.gui.views._raster import Colours, colours_of
 from napari_cellrep.gui.views._tones import faint_mark, selection_beside
 from napari_cellrep.gui.views._words import column_words
@@ -139,11 +139,11 @@ class PlateView(CellView):
         super().__init__(session, canvas)
         self.plates: list[Plate] = []
         self._columns: dict[str, str] = {}  # in words → in the table
-        self.what = QComboBox()
+        self.what = ChoiceBox()
         self.what.setToolTip(
             "What the colour of a well says: means and spreads are of its cells that are shown"
         )
-        self.plate = QComboBox()
+        self.plate = ChoiceBox()
         self.plate.setToolTip("Which plate")
         self.words = QLabel()
         bar = QHBoxLayout()

@@ -12,7 +12,6 @@ from qtpy.QtCore import QAbstractTableModel, QEvent, QModelIndex, QPoint, Qt
 from qtpy.QtGui import QBrush, QColor, QFont, QGuiApplication, QKeyEvent, QKeySequence
 from qtpy.QtWidgets import (
     QAbstractItemView,
-    QComboBox,
     QFileDialog,
     QHBoxLayout,
     QLineEdit,
@@ -26,7 +25,7 @@ from napari_cellrep.data.files import write_text
 from napari_cellrep.data.filters import matching
 from napari_cellrep.data.rows import Rows, row_words, rows_words
 from napari_cellrep.gui.views._order import by_column
-from napari_cellrep.gui.views._parts import CellView, words_line
+from napari_cellrep.gui.views._parts import CellView, ChoiceBox, words_line
 from napari_cellrep.gui.views._raster import SELECTED
 from napari_cellrep.gui.views._words import column_words
 from napari_cellrep.gui.views.map import selection_mode
@@ -133,7 +132,7 @@ class TableView(CellView):
         self._similar_to = ("", "")  # column and value of the group that others were ranked for
         self._hidden: set[str] = set(_LATE)
         self._groups: list[np.ndarray] = []  # rows of the cells of each group shown
-        self.rows_of = QComboBox()
+        self.rows_of = ChoiceBox()
         self.rows_of.setToolTip(
             "A row for each cell, or for each group, field or value of a column with the means of its cells"
         )
@@ -285,7 +284,6 @@ class TableView(CellView):
         if found is not None and found.by == self.by:
             words = f"{words}. {found.words}"
         self.words.setText(words)
-        self.words.setToolTip(words if found is not None else "")
         self.choose.setEnabled(len(order) > 0)
 
     def _rows(self, obs: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
