@@ -97,7 +97,9 @@ def test_golden_reconstruction(model, golden):
         found = model.reconstruct(model.preprocess(torch.from_numpy(golden["A/u16"])))
     assert found.shape == (3, 2, 224, 224)
     centre = found.reshape(6, 1, 224, 224)[:, :, 70:154, 70:154]
-    np.testing.assert_allclose(centre, golden["A/recon_center"], **CLOSE)
+    # Sums of thousands cancel near 0, and every processor adds them in an order of its own.
+    wanted = golden["A/recon_center"]
+    np.testing.assert_allclose(centre, wanted, rtol=1e-4, atol=1e-6 * np.abs(wanted).max())
 
 
 def test_golden_rescaling(shared, golden):
