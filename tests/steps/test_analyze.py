@@ -197,6 +197,12 @@ def test_outliers_within_groups_and_among_all(simple_project: Project):
     good = simple_project.cells.obs["good"].to_numpy()
     assert np.array_equal(np.isfinite(own), good)
     assert np.median(own[good]) > np.median(everyone[good])
+    few = drain(analyze(simple_project, recipe="outliers", within="well", k=1000))
+    assert few.numbers["n_small"] == simple_project.cells.obs.loc[good, "well"].nunique()
+    assert (
+        f"{few.numbers['n_small']} values of the column well have fewer than 1001 usable cells" in few.summary
+    )
+    assert "usable cells" not in drain(analyze(simple_project, recipe="outliers", within="all")).summary
 
 
 def test_map_and_neighbours_follow_scanpys_conventions(simple_project: Project):
@@ -478,7 +484,11 @@ def test_cells_of_the_full_dose_are_unlike_the_untreated(simple_project: Project
     assert far[~obs["good"]].isna().all()
     assert far[obs["control"] == 1].median() > far[obs["control"] == -1].median()
     assert "farther from it" in result.summary
+    assert "usable cells" not in result.summary
     assert drain(analyze(simple_project, recipe="unlike")).skipped
+    few = int((obs["good"] & (obs["control"] == -1)).sum())
+    found = drain(analyze(simple_project, recipe="unlike", k=1000))
+    assert f"The control has {few} usable cells, so cells are compared with {few - 1} of it" in found.summary
 
 
 def test_distance_to_the_control_is_the_plain_definition():

@@ -555,10 +555,16 @@ def find_outliers(
             f"No {within} has more than {least} usable cells, so none can be unusual; use within=all."
         )
     where = "all cells" if within in ("", "all") else f"the cells of their own {within}"
+    summary = f"Measured how unusual {n:,} cells are among {where}, {OUTLIERS[how]}."
+    with_value = group[np.isfinite(value)]
+    n_small = int(np.isin(np.bincount(with_value), np.arange(1, k + 1)).sum()) if how != "own" else 0
+    if n_small:
+        whose = "There are" if within in ("", "all") else f"{n_small:,} values of the column {within} have"
+        summary += f" {whose} fewer than {k + 1} usable cells: these are compared with as many as there are, not with {k}."
     return Found(
-        summary=f"Measured how unusual {n:,} cells are among {where}, {OUTLIERS[how]}.",
+        summary=summary,
         obs={f"outlier_{work.embedding}": value},
-        numbers={"how": how},
+        numbers={"how": how, "n_small": n_small},
     )
 
 
@@ -580,6 +586,8 @@ def compare_with_control(work: Work, *, control: str = "", k: int = 10, scale: b
         )
     usual, rest = np.median(value[is_control]), value[~is_control]
     summary = f"Measured how unlike {control} {len(value):,} cells are."
+    if (n_others := int(is_control.sum()) - 1) < k:
+        summary += f" The control has {n_others + 1} usable cells, so cells are compared with {n_others} of it, not with {k}."
     if len(rest):
         far = float((rest > np.percentile(value[is_control], 95)).mean())
         summary += (
