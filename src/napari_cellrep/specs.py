@@ -448,6 +448,11 @@ def join_words(words: Iterable[str], most: int = 5) -> str:
     return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
 
 
+def first_line(error: BaseException, most: int | None = 120) -> str:
+    """What an error of a library says first, or else its kind, for a sentence of ours."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:most]
+
+
 def counted(names: Sequence[str], what: str) -> str:
     """How many, and the first of them: "3 fields (A01, A02, A03)"."""
     shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

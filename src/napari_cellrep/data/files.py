@@ -9,7 +9,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +182,13 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` (UTF-8) to `path` by rename."""
     with replacing(path) as tmp:
         tmp.write_text(text, encoding="utf-8")
+
+
+def shared_end(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many parts two paths share at their ends."""
+    n = 0
+    for a, b in zip(reversed(one), reversed(other), strict=False):
+        if a != b:
+            break
+        n += 1
+    return n

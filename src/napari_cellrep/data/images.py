@@ -19,7 +19,7 @@ import tifffile
 import zarr
 
 from napari_cellrep.data import ome_zarr, vendors
-from napari_cellrep.specs import InputError
+from napari_cellrep.specs import InputError, first_line
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".tif.gz", ".tiff.gz")
 IMAGE_SUFFIXES = (*TIFF_SUFFIXES, ".png", ".jpg", ".jpeg", *vendors.READERS)
@@ -192,24 +192,24 @@ def flatten_z(stack: np.ndarray, method: str, name: str = "The image") -> np.nda
 
 def _open(path: Path, stack: str) -> ImageInfo:
     """What the file's image is, without its pixels where the format allows it."""
-    _check_exists(path)
+    check_exists(path)
     if path.is_dir():
-        with _reading(path, "OME-Zarr"):
+        with reading(path, "OME-Zarr"):
             held, _ = ome_zarr.inspect(path)
-        axes = _name_axes(held.axes, held.shape, stack, path)
+        axes = name_axes(held.axes, held.shape, stack, path)
         um = _to_um(held.x_scale, held.x_unit)
         return _info(axes, held.shape, held.dtype, False, um, held.channel_names, (path.name,), path)
     if vendors.file_of(path) is not None:
         seen = vendors.inspect(path)
-        axes = _name_axes(seen.axes, seen.shape, stack, path)
+        axes = name_axes(seen.axes, seen.shape, stack, path)
         colour = dict(zip(axes, seen.shape, strict=True)).get("S", 1) > 1
         return _info(
             axes, seen.shape, seen.dtype, colour, seen.um_per_px, seen.channel_names, (path.name,), path
         )
     if suffix_of(path) in TIFF_SUFFIXES:
-        with _reading(path, "TIFF"), _tiff(path) as tif:
-            series = _pick_series(tif, path)
-            axes = _name_axes(series.axes, series.shape, stack, path)
+        with reading(path, "TIFF"), _tiff(path) as tif:
+            series = pick_series(tif, path)
+            axes = name_axes(series.axes, series.shape, stack, path)
             um, names = _tiff_metadata(tif, series)
             files = tuple(dict.fromkeys(p.parent.filehandle.name for p in series.pages if p is not None))
             return _info(axes, series.shape, series.dtype, _is_colour(series, axes), um, names, files, path)
@@ -226,27 +226,27 @@ def _info(
     n_channels = sizes.get("C", 1) * sizes.get("S", 1)
     return ImageInfo(
         n_channels=n_channels, n_z=sizes.get("Z", 1), height_px=sizes["Y"], width_px=sizes["X"],
-        dtype=str(_kept_dtype(np.dtype(dtype), path)), colour=colour, um_per_px=um,
+        dtype=str(kept_dtype(np.dtype(dtype), path)), colour=colour, um_per_px=um,
         channel_names=names if len(names) == n_channels and not colour else (), files=files, n_t=sizes.get("T", 1),
     )  # fmt: skip
 
 
 def read_czyx(path: Path, stack: str, t: int = 0) -> np.ndarray:
     """The file's image at one time point as (C, Z, H, W); the samples of a colour image are channels."""
-    _check_exists(path)
+    check_exists(path)
     if path.is_dir():
-        with _reading(path, "OME-Zarr"):
+        with reading(path, "OME-Zarr"):
             held, array = ome_zarr.inspect(path)
-            axes = _name_axes(held.axes, held.shape, stack, path)
+            axes = name_axes(held.axes, held.shape, stack, path)
             image = np.asarray(array[_at_time(axes, held.shape, t, path)])
     elif vendors.file_of(path) is not None:
         seen = vendors.inspect(path)
-        axes = _name_axes(seen.axes, seen.shape, stack, path)
+        axes = name_axes(seen.axes, seen.shape, stack, path)
         image = vendors.read(path, _at_time(axes, seen.shape, t, path))
     elif suffix_of(path) in TIFF_SUFFIXES:
-        with _reading(path, "TIFF"), _tiff(path) as tif:
-            series = _pick_series(tif, path)
-            axes = _name_axes(series.axes, series.shape, stack, path)
+        with reading(path, "TIFF"), _tiff(path) as tif:
+            series = pick_series(tif, path)
+            axes = name_axes(series.axes, series.shape, stack, path)
             at = _at_time(axes, series.shape, t, path)
             if "T" in axes and series.shape[axes.index("T")] > 1:  # of a long series only this time point
                 with series.aszarr(level=0) as store:
@@ -256,13 +256,18 @@ def read_czyx(path: Path, stack: str, t: int = 0) -> np.ndarray:
     else:
         image = _read_plain(path)
         axes = "YX" if image.ndim == 2 else "YXS"
+    return to_czyx(image, axes, path)
+
+
+def to_czyx(image: np.ndarray, axes: str, path: Path) -> np.ndarray:
+    """Pixels as (C, Z, H, W) in a dtype that is kept; the samples of a colour image are channels."""
     sizes = dict(zip(axes, image.shape, strict=True))
     order = [axes.index(a) for a in "CSZYX" if a in axes]
-    rest = [i for i in range(image.ndim) if i not in order]  # of size 1, or _name_axes had refused
+    rest = [i for i in range(image.ndim) if i not in order]  # of size 1, or name_axes had refused
     image = image.transpose(rest + order).reshape(
         sizes.get("C", 1) * sizes.get("S", 1), sizes.get("Z", 1), sizes["Y"], sizes["X"]
     )  # (C, Z, H, W)
-    return image.astype(_kept_dtype(image.dtype, path), copy=False)
+    return image.astype(kept_dtype(image.dtype, path), copy=False)
 
 
 def _at_time(axes: str, shape: tuple[int, ...], t: int, path: Path) -> tuple[slice, ...]:
@@ -274,7 +279,7 @@ def _at_time(axes: str, shape: tuple[int, ...], t: int, path: Path) -> tuple[sli
     return tuple(slice(t, t + 1) if a == "T" else slice(None) for a in axes)
 
 
-def _kept_dtype(dtype: np.dtype, path: Path) -> np.dtype:
+def kept_dtype(dtype: np.dtype, path: Path) -> np.dtype:
     """The dtype pixels are handed on in: native byte order; no bool and no half floats, which few functions take."""
     if dtype.kind not in "uifb":
         raise InputError(f"{path.name} holds {dtype} values; integers or floats are wanted.")
@@ -299,17 +304,17 @@ def _tiff(path: Path) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _reading(path: Path, kind: str) -> Iterator[None]:
+def reading(path: Path, kind: str) -> Iterator[None]:
     """Turn a library's many kinds of error about a broken file into one sentence."""
     try:
         yield
     except (InputError, MemoryError):
         raise
     except Exception as error:
-        raise InputError(f"{path.name} cannot be read as {kind} ({_short(error)}).") from error
+        raise InputError(f"{path.name} cannot be read as {kind} ({first_line(error)}).") from error
 
 
-def _pick_series(tif: Any, path: Path) -> Any:
+def pick_series(tif: Any, path: Path) -> Any:
     """The one image of a TIFF: the largest, as previews are smaller. Several of that size are refused."""
     usable = [s for s in tif.series if "Y" in s.axes and "X" in s.axes and s.size]
     if not usable:
@@ -347,7 +352,7 @@ def _is_colour(series: Any, axes: str) -> bool:
     )
 
 
-def _name_axes(axes: str, shape: tuple[int, ...], stack: str, path: Path) -> str:
+def name_axes(axes: str, shape: tuple[int, ...], stack: str, path: Path) -> str:
     """Name unnamed axes (tifffile's I and Q) as time, channel or z, once each; refuse what is none of them."""
     named = ""
     for axis, size in zip(axes, shape, strict=True):
@@ -395,7 +400,7 @@ def _to_um(size: Any, unit: str) -> float:
 
 def _read_plain(path: Path) -> np.ndarray:
     """A PNG or JPEG as (H, W) grey or (H, W, 3 or 4) colour; the alpha of a grey image is dropped."""
-    with _reading(path, "an image"):
+    with reading(path, "an image"):
         if path.suffix.lower() == ".png":  # Pillow would cut 16-bit colour down to 8 bits
             image = np.asarray(imagecodecs.png_decode(path.read_bytes()))
         else:
@@ -411,7 +416,8 @@ def stamps_of(path: Path) -> list[list[int]]:
     return [[s.st_size, s.st_mtime_ns] for s in (p.stat() for p in paths)]
 
 
-def _check_exists(path: Path) -> None:
+def check_exists(path: Path) -> None:
+    """Refuse a file that is not there, or holds nothing, in a sentence."""
     if ome_zarr.is_zarr(path):
         return
     path = vendors.file_of(path) or path
@@ -421,7 +427,3 @@ def _check_exists(path: Path) -> None:
         raise InputError(f"{path} is not there; bring it back, or import again from where it is now.")
     if path.stat().st_size == 0:
         raise InputError(f"{path.name} is empty (0 bytes).")
-
-
-def _short(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlparse
 
 import pandas as pd
 
+from napari_cellrep.data.files import shared_end
 from napari_cellrep.specs import InputError, counted
 
 _NO_IMAGE = (".npy", ".mat", ".npz")  # illumination functions stand beside the images
@@ -157,23 +158,13 @@ def _find(said: str, beside: Path, by_name: Mapping[str, Sequence[Path]]) -> Pat
     parts = [p.casefold() for p in path.parts]
     candidates = by_name.get(path.name.casefold(), ())
     if candidates:
-        return max(candidates, key=lambda p: _alike([q.casefold() for q in p.parts], parts))
+        return max(candidates, key=lambda p: shared_end([q.casefold() for q in p.parts], parts))
     for n in range(
         1, min(4, len(path.parts)) + 1
     ):  # "…/plate/Images/x.tif" where the table lies in one of them
         if (at := beside.joinpath(*path.parts[-n:])).is_file():
             return at
     return at if not path.is_absolute() else path
-
-
-def _alike(one: Sequence[str], other: Sequence[str]) -> int:
-    """How many of the last parts of two paths are the same."""
-    n = 0
-    for a, b in zip(reversed(one), reversed(other), strict=False):
-        if a != b:
-            break
-        n += 1
-    return n
 
 
 def _metadata(row: Mapping[str, str]) -> dict[str, Any]:

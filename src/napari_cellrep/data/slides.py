@@ -16,13 +16,13 @@ from napari_cellrep.data import ome_zarr
 from napari_cellrep.data.images import (
     GREY,
     Plane,
-    _check_exists,
-    _kept_dtype,
-    _name_axes,
-    _pick_series,
-    _reading,
+    check_exists,
     flatten_z,
+    name_axes,
+    pick_series,
     read_planes,
+    reading,
+    to_czyx,
     to_grey,
 )
 from napari_cellrep.specs import InputError
@@ -136,16 +136,16 @@ def read_region(planes: Sequence[Plane], root: Path, box: Box, *, stack: str = "
 
 def _read_czyx_region(path: Path, stack: str, box: Box, t: int) -> np.ndarray:
     """A part of the file's image as (C, Z, h, w)."""
-    _check_exists(path)
+    check_exists(path)
     if path.is_dir():
-        with _reading(path, "OME-Zarr"):
+        with reading(path, "OME-Zarr"):
             held, array = ome_zarr.inspect(path)
-            axes = _name_axes(held.axes, held.shape, stack, path)
+            axes = name_axes(held.axes, held.shape, stack, path)
             part = _part_of(array, axes, box, t)
     else:
-        with _reading(path, "TIFF"), tifffile.TiffFile(path) as tif:
-            series = _pick_series(tif, path)
-            axes = _name_axes(series.axes, series.shape, stack, path)
+        with reading(path, "TIFF"), tifffile.TiffFile(path) as tif:
+            series = pick_series(tif, path)
+            axes = name_axes(series.axes, series.shape, stack, path)
             if series.dataoffset is not None:  # not compressed: mapped into memory, not read
                 mapped = np.memmap(
                     path, tif.byteorder + series.dtype.char, "r", series.dataoffset, series.shape
@@ -154,13 +154,7 @@ def _read_czyx_region(path: Path, stack: str, box: Box, t: int) -> np.ndarray:
             else:
                 with series.aszarr(level=0) as store:
                     part = _part_of(zarr.open(store, mode="r"), axes, box, t)
-    sizes = dict(zip(axes, part.shape, strict=True))
-    order = [axes.index(a) for a in "CSZYX" if a in axes]
-    rest = [i for i in range(part.ndim) if i not in order]
-    part = part.transpose(rest + order).reshape(
-        sizes.get("C", 1) * sizes.get("S", 1), sizes.get("Z", 1), sizes["Y"], sizes["X"]
-    )
-    return part.astype(_kept_dtype(part.dtype, path), copy=False)
+    return to_czyx(part, axes, path)
 
 
 def _part_of(array: Any, axes: str, box: Box, t: int) -> np.ndarray:

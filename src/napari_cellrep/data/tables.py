@@ -16,7 +16,7 @@ import pandas as pd
 from napari_cellrep.data.cells import OBS_COLUMNS
 from napari_cellrep.data.fields import OWN_COLUMNS, Field, safe_id, well_name
 from napari_cellrep.data.layouts import well_of
-from napari_cellrep.specs import InputError, counted
+from napari_cellrep.specs import InputError, counted, first_line
 
 KEYS = ("plate", "well", "site")  # together they name a field
 TABLES = (".csv", ".tsv", ".txt", ".xlsx", ".xlsm", ".parquet", ".pq")
@@ -113,8 +113,7 @@ def read_metadata(path: Path | str) -> pd.DataFrame:
     except InputError:
         raise
     except Exception as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"The table {path.name} cannot be read ({why}).") from error
+        raise InputError(f"The table {path.name} cannot be read ({first_line(error, None)}).") from error
     table.columns = _names(table.columns)
     table = table.loc[:, ~table.columns.duplicated() & ~table.columns.str.fullmatch(r"Unnamed: \d+")]
     table = table.dropna(how="all").copy()

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_cellrep.specs import InputError
+from napari_cellrep.specs import InputError, first_line
 
 # Ending → bioio's reader, and what to install. CZI's reader is under the GPL, so it is an extra of its own.
 READERS = {
@@ -80,7 +80,7 @@ def inspect(path: Path) -> VendorImage:
         names = tuple(str(n) for n in image.channel_names or ())
         dtype = np.dtype(image.dtype)
     except Exception as error:
-        raise InputError(f"{path.name} cannot be read ({_short(error)}).") from error
+        raise InputError(f"{path.name} cannot be read ({first_line(error)}).") from error
     return VendorImage(axes, shape, dtype, float(size or 0.0), names)
 
 
@@ -92,7 +92,7 @@ def read(path: Path, part: tuple[slice, ...]) -> np.ndarray:
             warnings.simplefilter("ignore")
             return np.asarray(image.dask_data[part])
     except Exception as error:
-        raise InputError(f"{path.name} cannot be read ({_short(error)}).") from error
+        raise InputError(f"{path.name} cannot be read ({first_line(error)}).") from error
 
 
 def _opened(path: Path) -> Any:
@@ -115,9 +115,5 @@ def _opened(path: Path) -> Any:
             if path != file:
                 image.set_scene(int(path.name.removeprefix("scene-")) - 1)
     except Exception as error:
-        raise InputError(f"{file.name} cannot be read ({_short(error)}).") from error
+        raise InputError(f"{file.name} cannot be read ({first_line(error)}).") from error
     return image
-
-
-def _short(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from napari_cellrep.models._base import EmbeddingModel, HeldOut, Keep, MaxSeconds, MaxSteps, Patience, Seed
 from napari_cellrep.models._dino_training import RECIPES, DinoLearner
 from napari_cellrep.models._published import starter
-from napari_cellrep.specs import CropSpec, InputError, ModelSpec, Preset, Weights, make_config
+from napari_cellrep.specs import CropSpec, InputError, ModelSpec, Preset, Weights, first_line, make_config
 
 SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}  # dim, depth, heads
 
@@ -874,7 +874,7 @@ def _load(path: Path) -> Mapping[str, Any]:
             ) from None
         raise InputError(f"{path} cannot be read as weights; it is damaged or no torch file.") from error
     except _BROKEN as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error, None)
         raise InputError(f"{path} is damaged or no torch file ({reason}).") from error
     if not isinstance(held, Mapping):
         raise InputError(f"{path} holds no dictionary of weights.")

@@ -21,7 +21,7 @@ import numpy as np
 import tifffile
 from scipy import ndimage
 
-from napari_cellrep.specs import InputError, join_words
+from napari_cellrep.specs import InputError, first_line, join_words
 
 UNITS = ("px", "um")
 PARTS = ("cell", "nucleus")
@@ -150,7 +150,7 @@ def read_label_image(path: Path, frame: int = -1) -> np.ndarray:
     try:
         labels = tifffile.imread(path) if path.suffix.lower() in (".tif", ".tiff") else iio.imread(path)
     except Exception as error:
-        raise InputError(f"{path.name} cannot be read as a label image ({_short(error)}).") from error
+        raise InputError(f"{path.name} cannot be read as a label image ({first_line(error)}).") from error
     labels = np.asarray(labels)
     if labels.ndim == 3 and labels.shape[-1] in (3, 4) and (labels[..., :3] == labels[..., :1]).all():
         labels = labels[..., 0]  # a grey mask saved as RGB
@@ -249,7 +249,7 @@ def read_ome_zarr(path: Path, frame: int = -1) -> np.ndarray:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{path.name} cannot be read as OME-Zarr labels ({_short(error)}).") from error
+        raise InputError(f"{path.name} cannot be read as OME-Zarr labels ({first_line(error)}).") from error
     return _one_plane(labels, path, frame)
 
 
@@ -307,7 +307,7 @@ def read_cellpose(path: Path, frame: int = -1) -> np.ndarray:
         ) from None
     except Exception as error:
         raise InputError(
-            f"{path.name} cannot be read as Cellpose's masks ({_short(error)}); it may be cut short. Save it again."
+            f"{path.name} cannot be read as Cellpose's masks ({first_line(error)}); it may be cut short. Save it again."
         ) from error
     if isinstance(held, dict):
         if "masks" not in held:
@@ -380,7 +380,7 @@ def read_geojson(path: Path, part: str = "cell") -> tuple[list[Outline], list[st
         features = list(_features(json.loads(raw.decode("utf-8-sig"))))
         made = [_from_feature(f, part) for f in features]
     except (ValueError, OSError, EOFError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise InputError(f"{path.name} cannot be read as GeoJSON ({_short(error)}).") from error
+        raise InputError(f"{path.name} cannot be read as GeoJSON ({first_line(error)}).") from error
     kinds = [str((f.get("properties") or {}).get("objectType") or "").lower() for f in features]
     notes = []
     cells = [k in ("cell", "detection", "tile") for k in kinds]
@@ -468,7 +468,7 @@ def read_rois(path: Path) -> tuple[list[Outline], list[str]]:
             rois, names = [roifile.ImagejRoi.fromfile(path)], [path.stem]  # type: ignore[list-item]
         made = [Outline(_roi_rings(roi), roi.name or name) for roi, name in zip(rois, names, strict=True)]
     except Exception as error:
-        raise InputError(f"{path.name} cannot be read as ROIs of ImageJ ({_short(error)}).") from error
+        raise InputError(f"{path.name} cannot be read as ROIs of ImageJ ({first_line(error)}).") from error
     outlines = [m for m in made if m.rings]
     if not made:
         raise InputError(f"{path.name} holds no ROI; save those of the ROI manager (More, Save…).")
@@ -590,7 +590,3 @@ def fill(rings: Sequence[np.ndarray], shape: tuple[int, int]) -> tuple[int, int,
         toggles += np.bincount(row * (w + 1) + column, minlength=len(toggles))
     inside = np.cumsum(toggles.reshape(h, w + 1), axis=1)[:, :w] % 2 == 1
     return top, left, inside
-
-
-def _short(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]

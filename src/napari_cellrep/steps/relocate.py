@@ -10,6 +10,7 @@ from pathlib import Path
 
 from napari_cellrep.data import Project
 from napari_cellrep.data.fields import Field, is_gone
+from napari_cellrep.data.files import shared_end
 from napari_cellrep.data.images import Plane, inspect_image
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import InputError
@@ -201,7 +202,7 @@ def _by_name(path: Path, index: dict[str, list[Path]]) -> Path | None:
     """The file of that name whose folders agree most with the old ones; None if two agree equally well."""
     at = next((i for i, part in enumerate(path.parts) if part.endswith(".zarr")), len(path.parts) - 1)
     head, rest = path.parts[: at + 1], path.parts[at + 1 :]
-    fits = [(p, _agreement(p.parts, head)) for p in index.get(head[-1], [])]
+    fits = [(p, shared_end(p.parts, head)) for p in index.get(head[-1], [])]
     if not fits:
         return None
     best = max(n for _, n in fits)
@@ -210,16 +211,6 @@ def _by_name(path: Path, index: dict[str, list[Path]]) -> Path | None:
         raise InputError(f"{tops[0]} and {tops[1]} both could be {path.name}; give the folder that is meant.")
     moved = tops[0].joinpath(*rest)
     return moved if moved.exists() else None
-
-
-def _agreement(a: Sequence[str], b: Sequence[str]) -> int:
-    """How many parts two paths share at their ends."""
-    n = 0
-    for x, y in zip(reversed(a), reversed(b), strict=False):
-        if x != y:
-            break
-        n += 1
-    return n
 
 
 def _check(project: Project, moved: Sequence[Field]) -> None:
