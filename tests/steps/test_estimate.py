@@ -1,5 +1,4 @@
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ from napari_cellrep.jobs import drain
 from napari_cellrep.specs import InputError
 from napari_cellrep.steps.embed import embed
 from napari_cellrep.steps.estimate import _resident_peak, about, estimate
-from napari_cellrep.steps.segment import segment
 from napari_cellrep.steps.train import train
 
 NARROW = {"width": 0.125}
@@ -105,24 +103,3 @@ def test_times_are_said_as_coarsely_as_they_are_known():
         "a few seconds", "about 10 s", "about 50 s", "about 1 min", "about 3 min", "about 15 min", "about 85 min",
         "about 2.5 h", "about 11 h", "about 5 days",
     ]  # fmt: skip
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("what", ["segment", "embed", "train"])
-def test_estimates_are_within_a_factor_of_three(simple_project, what):
-    """Of what really happens, on real wells; the machine may be busy, so each has a second chance."""
-    step, arguments = {
-        "segment": (segment, {"overwrite": True}),
-        "embed": (embed, {"model": "paired_cell_inpainting", "config": {"width": 0.5}}),
-        "train": (train, {"config": {"width": 0.25}, "training": {"batch_size": 16, "max_steps": 60}}),
-    }[what]
-    ratios = []
-    for i in range(2):
-        own = {"segment": {}, "embed": {"key": f"k{i}"}, "train": {"name": f"m{i}"}}[what]
-        found = estimate(simple_project, what, **arguments, **own)
-        start = perf_counter()
-        drain(step(simple_project, **arguments, **own))
-        ratios.append(found.seconds / (perf_counter() - start))
-        if 1 / 3 < ratios[-1] < 3:
-            return
-    raise AssertionError(f"estimated / real: {ratios}")
