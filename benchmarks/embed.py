@@ -12,6 +12,8 @@ about the agreement of precisions where a network is ill-conditioned (transforme
 The engine's own choice (precision, batch) is shown with the part of their ten nearest neighbours that cells have in
 common with fp32, 0.98 asked.
 
+Measurements, on one core, beside reading and cutting the same cells.
+
 Windows that change size (224 px to 64 px) are resized on the device, against numpy before it.
 
 The whole step: `embed` on a project of the bundled sample, against the slower of its two parts (decoding and cutting;
@@ -73,7 +75,8 @@ FORMS = {  # precision, memory format, compiled
 }
 K = 10  # neighbours compared between precisions
 SHARED = 0.98  # asked of any precision that is chosen
-PARTS = ("networks", "layers", "attention", "resize", "step", "memory")
+PARTS = ("networks", "measurements", "layers", "attention", "resize", "step", "memory")
+MEASURED_PER_S = 150  # cells a core measures in a second: asked
 
 
 class Clock:
@@ -467,6 +470,20 @@ def peak_mib(n_fields: int) -> tuple[int, float]:
     return n_cells, peak
 
 
+def measurements_row(project: Any, clock: Clock) -> dict[str, Any]:
+    """Shape, intensity and texture of cells, on one core, against cutting them."""
+    net = create_model("measurements")
+    planes = match_channels(net.roles, project.channels, net.spec.title)
+    obs = project.cells.obs
+    field = str(obs["field"].iloc[0])
+    rows = obs[obs["field"] == field]
+    crops = cut_cells(project, field, rows, net.crop, planes)
+    x = net.preprocess(torch.from_numpy(crops))
+    cut_s = clock.best(lambda: cut_cells(project, field, rows, net.crop, planes))
+    return row("measurements", len(x) / clock.best(lambda: net.embed(x)), "cells/s", goal=MEASURED_PER_S,
+               peer=("reading and cutting them", len(x) / cut_s))  # fmt: skip
+
+
 def memory_row(quick: bool) -> dict[str, Any]:
     n = 4 if quick else 40
     few, small = peak_mib(n)
@@ -511,6 +528,8 @@ def main() -> None:
         if "networks" in args.only:
             compiled = not (args.quick or args.no_compile)
             rows += network_rows(project, clock, limits, compiled, weights, args.quick, args.networks)
+        if "measurements" in args.only:
+            rows.append(measurements_row(project, clock))
         if "layers" in args.only:
             rows.append(one_pass_row(project, clock, limits, args.quick))
         if "attention" in args.only:
