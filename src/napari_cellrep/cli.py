@@ -1020,7 +1020,7 @@ def _segment(args: argparse.Namespace) -> None:
     skipped = f" ({result.skipped:,} were up to date)" if result.skipped else ""
     print(f"{result.n_cells:,} cells in {result.done + result.skipped:,} fields{skipped}.")
     _print_problems(result.problems, "need a look")
-    _print_problems(result.notes, "brought labels with something to know")
+    _print_problems(result.notes, "have something to know")
     if args.shard.world == 1:
         rules = _settings(args.rule)
         if args.window_px:
@@ -1488,6 +1488,16 @@ def _info(args: argparse.Namespace) -> None:
         print(
             f"  images      not where they were (the first: {gone[0].id}); cellrep relocate {args.path} NEW_FOLDER"
         )
+    images = project.look_at_images()
+    if images.replaced:
+        n, some = len(images.replaced), join_words(images.replaced, 3)
+        print(
+            f"  replaced    the images of {n:,} field{'s' * (n != 1)} ({some}) are others than its cells were found in: labels, "
+            f"cells and\n              vectors of {'them' if n != 1 else 'it'} are out of date. cellrep segment {args.path}, "
+            "then embed; only they are done anew"
+        )
+    elif images.away:
+        print("              nothing counts as out of date for that")
     _print_problems(bad, "have a problem")
     if project.has_cells:
         obs = project.cells.obs

@@ -1,17 +1,23 @@
 """Card 2: the live preview, what it says, and the fields that are unlike the others."""
 
+import dataclasses
 import functools
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 
 from _clicks import LONG, card, choose, click, click_item, idle, opened, run
 from napari_cellrep.data import open_project
 from napari_cellrep.gui.cards._charts import FieldBars, Histogram
+from napari_cellrep.jobs import drain
+from napari_cellrep.steps.crop import crop
+from napari_cellrep.steps.segment import segment as segment_step
 
 TESTS = Path(__file__).parents[1]
 
@@ -131,6 +137,35 @@ def test_fields_that_are_unlike_the_others_are_listed_and_shown(qtbot, dock, pro
     ]
     click(segment.bars, QPoint(round(segment.bars.x_of("E12")), 20))
     qtbot.waitUntil(lambda: dock.shown_field() == "E12", timeout=LONG)
+
+
+def test_a_replaced_image_is_said_and_only_its_field_is_done_anew(qtbot, dock, project, viewer, tmp_path):
+    files = {f.id: tmp_path / f"{f.id}.tif" for f in project.fields}
+    for field in project.fields:  # the sample's own files are not to be changed
+        shutil.copyfile(field.planes[0].path, files[field.id])
+    moved = [
+        dataclasses.replace(f, planes=tuple(dataclasses.replace(p, path=str(files[f.id])) for p in f.planes))
+        for f in project.fields
+    ]
+    project.write_fields(moved)
+    drain(segment_step(project, overwrite=True))
+    drain(crop(project))
+    opened(qtbot, dock, project)
+    segmenting = card(dock, "segment")
+    qtbot.waitUntil(lambda: segmenting.status.endswith("cells ✓"), timeout=LONG)
+    image = tifffile.imread(files["A12"])
+    tifffile.imwrite(files["A12"], image[:, ::-1].copy(), metadata={"axes": "CYX"}, ome=True)
+    card(dock, "model")
+    card(dock, "segment")  # a look at the card is a look at the images
+    qtbot.waitUntil(lambda: "1 of 3 fields out of date" in segmenting.status, timeout=LONG)
+    assert segmenting.status.endswith("↻")
+    assert "The image of A12 was replaced" in segmenting.hint.text()
+    assert dock.cards["model"].status.endswith("↻")
+    assert "segment again first" in dock.cards["model"].hint.text()
+    before = {f: project.labels_path(f).stat().st_mtime_ns for f in files}
+    run(qtbot, dock, segmenting.all)
+    qtbot.waitUntil(lambda: segmenting.status.endswith("cells ✓"), timeout=LONG)
+    assert {f for f in files if project.labels_path(f).stat().st_mtime_ns != before[f]} == {"A12"}
 
 
 def test_cellpose_says_its_licence_and_how_to_install_it(qtbot, dock, project, monkeypatch):

@@ -136,6 +136,18 @@ def metadata_files(path: Path) -> list[Path]:
     return [p for p in (*here, *levels, *(q / n for q in levels for n in _METADATA)) if p.exists()]
 
 
+def some_chunks(path: Path) -> list[Path]:
+    """A few chunks of the largest level: first, middle and last, in each folder of chunks."""
+    levels = [p for p in sorted(path.iterdir()) if p.is_dir()]
+    return _some_files(levels[0] if levels else path)
+
+
+def _some_files(folder: Path) -> list[Path]:
+    inside = sorted(p for p in folder.iterdir() if p.name not in _METADATA)
+    some = dict.fromkeys(inside[i] for i in (0, len(inside) // 2, -1)) if inside else ()
+    return [q for p in some for q in (_some_files(p) if p.is_dir() else [p])]
+
+
 def _fields_of(well: Path) -> list[Path]:
     said = _metadata(well).get("well") or {}
     return [well / str(image["path"]) for image in said.get("images", ())]

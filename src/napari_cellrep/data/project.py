@@ -27,6 +27,7 @@ from napari_cellrep.data.fields import Field, is_gone, read_fields, write_fields
 from napari_cellrep.data.files import recover, replacing, sweep, write_text
 from napari_cellrep.data.illumination import FOLDER, Illumination, functions_digest, read_illumination
 from napari_cellrep.data.images import stamps_of
+from napari_cellrep.data.stamps import Images, ImageStamps
 from napari_cellrep.data.undo import LastStep
 from napari_cellrep.data.verdicts import apply_verdicts, read_verdicts
 from napari_cellrep.specs import Channel, InputError, digest, find_channel
@@ -56,6 +57,7 @@ class Project:
         view.json         how it was looked at last: map, colours, contrast, what was open
         models/           <name>/weights.safetensors, model.json, history.csv, checkpoint
         illumination/     functions that are divided out of the images when they are read, per plate and channel
+        images.json       what is in the image files, by hash; thrown away without harm
         .undo/            what the last step replaced, until the next one
     """
 
@@ -68,6 +70,7 @@ class Project:
         self._illumination: Illumination | None = None
         self._lock = FileLock(root / ".lock")  # one object, so that a writer may call another
         self._last = LastStep(root)
+        self._stamps = ImageStamps(root)
         self._began: dict[str, float] = {}  # step → when it began here, by the clock
 
     def __repr__(self) -> str:
@@ -324,6 +327,34 @@ class Project:
         except OSError:
             return ""
 
+    def pixels_of(self, field_id: str) -> str:
+        """16 hexadecimal digits of what is in a field's files; "" while they cannot be reached.
+
+        The same for images that were moved, copied or only touched. See `napari_cellrep.data.stamps`.
+        """
+        return self._stamps.of(self.field(field_id).planes)
+
+    def pixels_of_many(self, field_ids: Sequence[str]) -> Iterator[str]:
+        """As `pixels_of`, of several fields at once, in their order."""
+        return self._stamps.of_many([self.field(f).planes for f in field_ids])
+
+    def keep_stamps(self, timeout_s: float = 60) -> None:
+        """Remember what was read of the image files, so that they are not read again while they stay as they are."""
+        if self._stamps.has_news and not self.read_only:
+            with self.lock(timeout_s):
+                self._stamps.keep()
+
+    def measured_from(self) -> dict[str, str]:
+        """Field → `pixels_of` it when its cells were found and measured; fields of which that is not known are left out."""
+        return stamps_in(self.cells) if self.has_cells else {}
+
+    def look_at_images(self, fields: Sequence[str] = ()) -> Images:
+        """Look whether the images of fields are still those their cells were measured from; default: all with cells."""
+        measured = self.measured_from()
+        some = list(fields or (f for f in measured if f in self._by_id()))
+        now = dict(zip(some, self.pixels_of_many(some), strict=True))
+        return Images(now, tuple(f for f in some if now[f] and now[f] != measured.get(f, now[f])))
+
     @property
     def illumination(self) -> Illumination | None:
         """What evens out the illumination of every image that is read; None: images are as in their files."""
@@ -548,12 +579,23 @@ class Project:
             write_text(folder / "key.json", json.dumps({**notes, **how, "digest": stamp}, default=str))
 
     def write_rows(
-        self, key: str, field_id: str, labels: np.ndarray, hashes: np.ndarray, x: np.ndarray
+        self,
+        key: str,
+        field_id: str,
+        labels: np.ndarray,
+        hashes: np.ndarray,
+        x: np.ndarray,
+        pixels: np.ndarray | int = 0,
     ) -> None:
-        """Write a field's rows of an embedding: one atomic file that says which cells, with which masks."""
-        dtype = [("label", np.int64), ("mask_hash", np.uint64), ("x", np.float32, (x.shape[1],))]
+        """Write a field's rows of an embedding: one atomic file that says which cells, with which masks and pixels.
+
+        `pixels`: `pixels_of` the field as a number, for each row or for all; 0 where the vectors are of no image.
+        """
+        dtype = [
+            ("label", np.int64), ("mask_hash", np.uint64), ("pixels", np.uint64), ("x", np.float32, (x.shape[1],)),
+        ]  # fmt: skip
         rows = np.empty(len(x), dtype)
-        rows["label"], rows["mask_hash"], rows["x"] = labels, hashes, x
+        rows["label"], rows["mask_hash"], rows["pixels"], rows["x"] = labels, hashes, pixels, x
         path = self.embedding_folder(key) / f"{field_id}.npy"
         self._last.keep(path)
         with replacing(path) as tmp, tmp.open("wb") as f:
@@ -645,33 +687,40 @@ class Project:
         """Forget what was read; the next look reads the disk."""
         self._info, self._fields, self._cells = _read_info(self.root), None, None
 
-    def merge(self, obs: Any | None = None) -> ad.AnnData:
+    def merge(self, obs: Any | None = None, pixels: Mapping[str, str] | None = None) -> ad.AnnData:
         """Bring the table up to date with the rows on disk and write it.
 
-        Every row is joined by label and mask; a cell whose mask changed since gets NaN and
-        ``has_<key>`` false. What was computed per cell before (maps, scores) is carried over by ``cell_id``.
+        Every row is joined by label and mask; a cell whose mask changed since, or whose image was replaced, gets NaN
+        and ``has_<key>`` false. What was computed per cell before (maps, scores) is carried over by ``cell_id``.
 
         Parameters
         ----------
         obs : DataFrame, optional
             New rows (after segmenting or editing); default: the present ones.
+        pixels : mapping of str to str, optional
+            Field → `pixels_of` it, of those whose rows are new.
         """
         with self.lock():
             if self._cells is not None and self._stamp() != self._cells_stamp:
                 self._cells = None  # another process wrote it since
-            return self._merge(obs)
+            return self._merge(obs, pixels or {})
 
-    def _merge(self, obs: Any | None) -> ad.AnnData:
+    def _merge(self, obs: Any | None, pixels: Mapping[str, str]) -> ad.AnnData:
         before = self.cells if self.has_cells else None
         if obs is None:
             obs = self.cells.obs
         keys = self.embedding_keys()
         # What the rows on disk say is not taken from the old table.
         table = make_table(obs.drop(columns=[f"has_{k}" for k in keys], errors="ignore").copy())
-        if before is not None:
-            _carry_over(before, table, {f"X_{k}" for k in keys})
         made = provenance(before) if before is not None else {}
         where = {name: np.flatnonzero(rows) for name, rows in _rows_by_field(table.obs).items()}
+        old = dict(made.pop(IMAGES, {}))
+        seen = {f: stamp for f, stamp in {**old, **pixels}.items() if f in where and stamp}
+        if before is not None:
+            other = {f for f, stamp in seen.items() if old.get(f, stamp) != stamp}
+            _carry_over(before, table, {f"X_{k}" for k in keys}, other)
+        if seen:
+            made[IMAGES] = seen
         for key in keys:
             x = None
             for field_id, rows in where.items():
@@ -680,11 +729,13 @@ class Project:
                     continue
                 if x is None:
                     x = np.full((table.n_obs, stored["x"].shape[1]), np.nan, np.float32)
+                valid = self._of_these_pixels(stored, field_id, seen.get(field_id, ""))
                 at = {
                     pair: i
                     for i, pair in enumerate(
                         zip(stored["label"].tolist(), stored["mask_hash"].tolist(), strict=True)
                     )
+                    if valid[i]
                 }
                 mine = table.obs.iloc[rows]
                 pairs = zip(mine["label"].tolist(), mine["mask_hash"].tolist(), strict=True)
@@ -701,23 +752,48 @@ class Project:
         self.write_cells(table)
         return table
 
+    def _of_these_pixels(self, stored: np.ndarray, field_id: str, measured: str) -> np.ndarray:
+        """Which rows of an embedding are of the pixels that their cells were measured from, or of those there are now."""
+        of = pixels_in(stored)
+        fits = (of == 0) | (of == int(measured, 16) if measured else True)
+        if not fits.all():
+            now = self.pixels_of(field_id)
+            fits |= of == int(now, 16) if now else True
+        return np.asarray(fits)
+
+
+IMAGES = "images"  # in the table's provenance: field → what its image files held
+
+
+def stamps_in(cells: ad.AnnData) -> dict[str, str]:
+    """Field → what its image files held when its cells were measured (`Project.pixels_of`)."""
+    return dict(json.loads(dict(cells.uns.get("cellrep", {})).get(IMAGES, "{}")))
+
+
+def pixels_in(stored: np.ndarray) -> np.ndarray:
+    """Of each row of an embedding `Project.pixels_of` its field, as a number; 0 where it is not known."""
+    names = stored.dtype.names or ()
+    return stored["pixels"] if "pixels" in names else np.zeros(len(stored), np.uint64)
+
 
 def _rows_by_field(obs: Any) -> dict[str, np.ndarray]:
     fields = obs["field"].astype(str).to_numpy()
     return {name: fields == name for name in dict.fromkeys(fields)}
 
 
-def _carry_over(before: ad.AnnData, after: ad.AnnData, leave: set[str]) -> None:
+def _carry_over(before: ad.AnnData, after: ad.AnnData, leave: set[str], other: Iterable[str] = ()) -> None:
     """Copy what belongs to cells that are still the same (id and mask) from the old table to the new one.
 
     A cell that is new or whose mask changed gets NaN (false in columns of truth values): what was computed
-    for it is out of date. `leave`: keys of obsm that are not copied.
+    for it is out of date. `leave`: keys of obsm that are not copied; `other`: fields that have other images now.
     """
     index = before.obs.index.get_indexer(after.obs.index)
     same = index >= 0
     if "mask_hash" in before.obs and "mask_hash" in after.obs:
         old = before.obs["mask_hash"].to_numpy()
         same[same] = old[index[same]] == after.obs["mask_hash"].to_numpy()[same]
+    if other:
+        same &= ~after.obs["field"].astype(str).isin(list(other)).to_numpy()
     unchanged = bool(same.all()) and before.obs.index.equals(after.obs.index)
     for column in before.obs.columns.difference(after.obs.columns):
         if column.startswith("has_"):

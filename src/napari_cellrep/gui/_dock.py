@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
@@ -28,6 +29,7 @@ from qtpy.QtWidgets import (
 from napari_cellrep.gui._help import show_help
 from napari_cellrep.gui._image import OURS, canvas_of
 from napari_cellrep.gui._job_log import JobLog
+from napari_cellrep.gui._pictures import Background
 from napari_cellrep.gui._runner import Handle, Runner, runner_of
 from napari_cellrep.gui._state import session_of
 from napari_cellrep.gui._tour import Tour
@@ -46,6 +48,7 @@ STEP_WORDS = {
     "segment": "finding the cells", "crop": "the flags", "edit": "the edited cells", "embed": "the embedding",
     "embed fields": "the embedding of fields", "features": "the table of numbers", "analyze": "the analysis",
 }  # fmt: skip
+LOOKED_AT_ONCE = 64  # fields, before it is asked whether the window is closing
 _HERE = "the session's project"  # default of `submit`: not None, which means no project
 
 
@@ -198,6 +201,9 @@ class CellRepDock(QWidget):
         self.strip = JobStrip(self.runner)
         self.strip.undo.clicked.connect(self.ask_undo)
         self.opening = False  # a project is being read
+        self.replaced: tuple[str, ...] = ()  # fields whose images are others than their cells were found in
+        self._looking = Background(self.session)  # of its own: a share may take long to answer
+        self._leaving = threading.Event()
         self.cards: dict[str, Card] = {}
         for name, make in (
             ("images", ImagesCard), ("segment", SegmentCard), ("cells", CellsCard), ("model", ModelCard),
@@ -239,6 +245,8 @@ class CellRepDock(QWidget):
             (self.session.embedding_changed, self._refresh_soon),
             (self.session.visible_changed, self._refresh_soon),
             (self.session.focus_changed, self._refresh_soon),
+            (self.session.project_changed, self.look_at_images),
+            (self.session.cells_changed, self.look_at_images),
         )
         for signal, slot in self._signals:
             signal.connect(slot)
@@ -246,6 +254,7 @@ class CellRepDock(QWidget):
         for event in (layers.inserted, layers.removed):
             event.connect(self._refresh_soon)
         self.destroyed.connect(_disconnected(self._signals))
+        self.destroyed.connect(functools.partial(_stop_looking, self._leaving, self._looking))
         self.runner.submitted.connect(self._on_submitted)
         self.refresh()
         self.open_card("images")
@@ -317,6 +326,8 @@ class CellRepDock(QWidget):
         for card in self.cards.values():
             if card is not opened:
                 card.set_open(False)
+        if opened in (self.cards.get("segment"), self.cards.get("model")):
+            self.look_at_images()  # they may have been replaced since the project was opened
 
     def refresh(self) -> None:
         """Bring every card up to date."""
@@ -415,6 +426,24 @@ class CellRepDock(QWidget):
         self.labels_changed()
         self.strip.say(f"✓ Taken back: {words}.")
 
+    # ---- images that were replaced -----------------------------------------------------------------
+
+    def look_at_images(self, *_: Any) -> None:
+        """Look in the background which images are others than their cells were found in; cards 2 and 4 say it."""
+        project = self.session.project
+        if project is None or not self.session.n_cells:
+            self.replaced = ()
+            return
+        looked = functools.partial(self._looked, project)
+        self._looking.run(functools.partial(_replaced_in, project, self._leaving), looked, "look")
+
+    def _looked(self, project: Any, found: Any) -> None:
+        if project is not self.session.project or isinstance(found, Exception):
+            return  # what cannot be read is said where it is shown
+        if found != self.replaced:
+            self.replaced = found
+            self._refresh_soon()
+
     # ---- project and field -----------------------------------------------------------------------
 
     def open_project(self, root: Path | str) -> None:
@@ -493,6 +522,25 @@ def _read_and_look(root: Path | str) -> tuple[Any, int]:
     """A project, and of how many of some of its fields the images are gone."""
     project = read_project(root)
     return project, len(project.missing(most=24))
+
+
+def _replaced_in(project: Any, leaving: threading.Event) -> tuple[str, ...]:
+    """Fields whose images are others than their cells were found in, unless the window closes meanwhile."""
+    fields = [f for f in project.measured_from() if not project.field(f).problem]
+    found: list[str] = []
+    for i in range(0, len(fields), LOOKED_AT_ONCE):
+        if leaving.is_set():
+            break
+        found += project.look_at_images(fields[i : i + LOOKED_AT_ONCE]).replaced
+    with contextlib.suppress(InputError, OSError):  # a job writes: what was read is read again another time
+        project.keep_stamps(timeout_s=0)
+    return tuple(found)
+
+
+def _stop_looking(leaving: threading.Event, looking: Background, *_: Any) -> None:
+    leaving.set()
+    with contextlib.suppress(RuntimeError):
+        looking.close()
 
 
 def _read_again(root: str, _: Any) -> Any:

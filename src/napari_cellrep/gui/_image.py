@@ -931,6 +931,8 @@ class Canvas:
             if np.array_equal(old, new):
                 return False
             how = {k: v for k, v in project.label_info(field_id).items() if k != "digest"}
+            if pixels := project.pixels_of(field_id):
+                how["image"] = [pixels]  # they were painted on what is there now
             project.begin_step("edit")
             project.write_labels(field_id, reconcile_labels(old, new), {**how, "edited": True})
             return True

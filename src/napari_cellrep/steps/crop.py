@@ -12,6 +12,7 @@ from napari_cellrep.data import Project, slides
 from napari_cellrep.data.cells import OBS_COLUMNS, QualityRules, measure_field, set_flags
 from napari_cellrep.data.crops import find_cells, join_boxes, mask_hashes, moved
 from napari_cellrep.data.fields import Field
+from napari_cellrep.data.stamps import made_from
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import InputError, make_config
 
@@ -50,7 +51,7 @@ def crop(project: Project, *, rules: dict[str, Any] | None = None, fields: Seque
         )
     again = {project.field(f).id for f in fields} or {f.id for f in labelled}
     old = project.cells.obs if project.has_cells else None
-    frames, problems = [], {}
+    frames, problems, pixels = [], {}, {}
     yield Progress(0, len(labelled), "Finding cells")
     project.begin_step("crop", follows=("segment", "edit"))
     for i, field in enumerate(labelled):
@@ -58,6 +59,9 @@ def crop(project: Project, *, rules: dict[str, Any] | None = None, fields: Seque
             frames.append(old.loc[old["field"] == field.id])
         else:
             try:
+                now = project.pixels_of(
+                    field.id
+                )  # before it is read: what replaces it meanwhile is seen later
                 if project.is_big(field.id):
                     frame = yield from measure_in_parts(project, field, quality.window_px)
                 else:
@@ -68,7 +72,11 @@ def crop(project: Project, *, rules: dict[str, Any] | None = None, fields: Seque
                             f"Field {field.id}: labels and image differ in size; segment it again."
                         )
                     frame = measure_field(field, image, labels, project.channels, quality.window_px)
-                classes = project.label_info(field.id).get("classes")
+                info = project.label_info(field.id)
+                pixels[field.id] = (
+                    made_from(info) or now
+                )  # new pixels in outlines of old ones stay out of date
+                classes = info.get("classes")
                 if (
                     classes and len(frame) and "class" not in frame
                 ):  # what the file that brought the labels calls them
@@ -91,7 +99,8 @@ def crop(project: Project, *, rules: dict[str, Any] | None = None, fields: Seque
         *dict.fromkeys(k for f in labelled for k in f.metadata if k not in (*OBS_COLUMNS, "class")),
     ]
     obs = pd.concat([_plain(f)[[c for c in known if c in f]] for f in frames])
-    table = project.merge(set_flags(obs, quality))
+    table = project.merge(set_flags(obs, quality), pixels)
+    project.keep_stamps()
     project.log(
         "crop",
         rules=dataclasses.asdict(quality),

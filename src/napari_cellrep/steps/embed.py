@@ -17,6 +17,8 @@ import pandas as pd
 from napari_cellrep import registry
 from napari_cellrep.data import Project, slides
 from napari_cellrep.data.crops import Boxes, around, cut_crops, moved, weights_to_size
+from napari_cellrep.data.project import pixels_in
+from napari_cellrep.data.stamps import Images
 from napari_cellrep.jobs import Job, Progress, Shard
 from napari_cellrep.specs import (
     EMPTY,
@@ -153,12 +155,10 @@ def embed(
         for k, tap in run.ready.written:
             project.start_embedding(k, {**run.ready.how, "layer": tap}, **names)
 
-    todo = _todo(
-        project,
-        obs,
-        [run.ready.keys for run in runs],
-        shard.of(fields or dict.fromkeys(obs["field"].astype(str))),
-    )
+    chosen = shard.of(fields or dict.fromkeys(obs["field"].astype(str)))
+    yield Progress(0, len(obs), "Looking whether images were replaced")
+    images = project.look_at_images(chosen)
+    todo = _todo(project, obs, [run.ready.keys for run in runs], chosen, images)
     todo = [part for t in todo for part in _in_parts(project, t)]
     n_all, n_done, n_cells = sum(len(t.rows) for t in todo), 0, 0
     slide = _Slide(project)
@@ -174,7 +174,7 @@ def embed(
                 vectors = run.engine.run(crops, weights_to_size(crops, run.ready.net.crop))
                 for k, tap in run.ready.written:
                     if item.whole is None:
-                        _write(project, k, item.field, item.rows, missing, vectors[tap])
+                        _write(project, k, item.field, item.rows, missing, vectors[tap], item.pixels)
                     else:
                         slide.add(k, item, missing, vectors[tap], item.whole.missing[i])
                 run.n_cells += len(crops)
@@ -183,15 +183,18 @@ def embed(
         n_cells += int(item.any_missing.sum()) if worked else 0
         rate = n_cells / max(perf_counter() - start, 1e-9)
         yield Progress(n_done, n_all, f"Embedded {item.field}", {"cells_per_s": rate})
+    project.keep_stamps()
     if shard.world == 1:
         yield Progress(n_done, n_all, "Writing the table")
-        project.merge()
+        # Of tables from before this was noted, what is there now counts as what the cells were measured from.
+        measured = project.measured_from()
+        project.merge(pixels={f: pixels for f, pixels in images.now.items() if f not in measured})
         # A field whose pixels were gone and can be read again has no problem any more.
         again = {t.field: "" for t in todo if t.any_missing.any() and project.field(t.field).problem}
         project.mark({**again, **problems})
     notes: list[str] = []
     for run in runs:
-        said = [*_fit_notes(project, run.ready, seed), *run.engine.notes]
+        said = [*_fit_notes(project, run.ready, seed), *run.engine.notes, *_image_notes(images)]
         project.log(
             "embed", keys=run.ready.keys, **run.ready.how, cells=run.n_cells, skipped=n_all - run.n_cells,
             problems=problems, engine=run.engine.describe(), notes=said,
@@ -277,10 +280,28 @@ def cells_to_do(
         and project.embedding_info(k).get("digest") == digest({**ready.how, "layer": tap})
         for k, tap in ready.written
     )
-    todo = _todo(
-        project, obs, [ready.keys if stands else ()], shard.of(chosen)
-    )  # not so: another way, or not yet
+    own = shard.of(chosen)
+    keys = ready.keys if stands else ()  # not so: another way, or not yet
+    todo = _todo(project, obs, [keys], own, project.look_at_images(own))
     return {t.field: t.rows[t.any_missing] for t in todo if t.any_missing.any()}
+
+
+def _image_notes(images: Images) -> list[str]:
+    notes = []
+    if images.replaced:
+        notes.append(
+            f"The images of {_count_of(images.replaced)} were replaced since their cells were found, and the outlines are of "
+            "the old ones; segment again: only these fields are done anew."
+        )
+    if images.away:
+        notes.append(
+            f"The images of {_count_of(images.away)} cannot be reached now; the vectors they have count as up to date."
+        )
+    return notes
+
+
+def _count_of(fields: Sequence[str]) -> str:
+    return f"{len(fields):,} field{'s' * (len(fields) != 1)} ({join_words(fields, 3)})"
 
 
 def find_model(
@@ -439,6 +460,7 @@ class _Cut(_Todo):
     """A field whose cells are cut, for each network in its own way; windows of another side than its are not resized."""
 
     crops: tuple[np.ndarray | InputError, ...] = ()
+    pixels: str = ""  # `Project.pixels_of` the field when it was read
 
 
 def _in_parts(project: Project, item: _Todo) -> list[_Todo]:
@@ -476,19 +498,19 @@ class _Slide:
         x[item.at[missing]] = vectors
         done[item.at[missing]] = True
 
-    def write(self, item: _Todo) -> None:
+    def write(self, item: _Cut) -> None:
         if item.whole is None or not (item.last or perf_counter() - self._since > self.EVERY_S):
             return
         for key, (x, done, before) in self._held.items():
             here = done | ~before
-            _write(self._project, key, item.field, item.whole.rows[here], done[here], x[done])
+            _write(self._project, key, item.field, item.whole.rows[here], done[here], x[done], item.pixels)
         self._since = perf_counter()
         if item.last:
             self._held = {}
 
 
 def _todo(
-    project: Project, obs: pd.DataFrame, keys: Sequence[Sequence[str]], fields: Sequence[str]
+    project: Project, obs: pd.DataFrame, keys: Sequence[Sequence[str]], fields: Sequence[str], images: Images
 ) -> list[_Todo]:
     """What there is to do in each field, for each network by the keys it writes; without a key, every row."""
     by_field = dict(tuple(obs.groupby(obs["field"].astype(str), sort=False)))
@@ -501,16 +523,19 @@ def _todo(
         for own in keys:
             done = np.full(len(rows), bool(own))
             for key in own:
-                done &= _up_to_date(project.read_rows(key, field), rows)
+                done &= _up_to_date(project.read_rows(key, field), rows, images.now.get(field, ""))
             missing.append(~done)
         out.append(_Todo(field, rows, tuple(missing)))
     return out
 
 
-def _up_to_date(stored: np.ndarray | None, rows: pd.DataFrame) -> np.ndarray:
+def _up_to_date(stored: np.ndarray | None, rows: pd.DataFrame, pixels: str) -> np.ndarray:
+    """Which cells have a row of their mask and of the pixels there are now; "" or 0: of which that is not known."""
     if stored is None:
         return np.zeros(len(rows), bool)
-    have = {(int(a), int(b)) for a, b in zip(stored["label"], stored["mask_hash"], strict=True)}
+    of = pixels_in(stored)
+    valid = (of == 0) | (of == int(pixels, 16) if pixels else True)
+    have = {(int(a), int(b)) for a, b in zip(stored["label"][valid], stored["mask_hash"][valid], strict=True)}
     return np.array(
         [(int(a), int(b)) in have for a, b in zip(rows["label"], rows["mask_hash"], strict=True)], bool
     )
@@ -528,6 +553,7 @@ def _prefetch(project: Project, todo: Sequence[_Todo], nets: Sequence[Prepared])
                 item.field, item.rows, item.missing, item.whole, item.at, item.last, (nothing,) * len(nets)
             )
         cells = boxes_of(item.rows)
+        pixels = project.pixels_of(item.field)  # before it is read: what replaces it meanwhile is seen later
         try:
             image, labels, cells = _read(project, item.field, [ready.net.crop for ready in nets], cells)
         except InputError as error:
@@ -550,7 +576,7 @@ def _prefetch(project: Project, todo: Sequence[_Todo], nets: Sequence[Prepared])
             if part.base is None:
                 memory[k, turn] = part
             crops.append(part)
-        return _Cut(item.field, item.rows, item.missing, item.whole, item.at, item.last, tuple(crops))
+        return _Cut(item.field, item.rows, item.missing, item.whole, item.at, item.last, tuple(crops), pixels)
 
     with ThreadPoolExecutor(1) as pool:
         following = None
@@ -633,15 +659,17 @@ def boxes_of(rows: pd.DataFrame) -> Boxes:
 
 
 def _write(
-    project: Project, key: str, field: str, rows: pd.DataFrame, missing: np.ndarray, vectors: np.ndarray
-) -> None:
-    """Write a field's rows: the new vectors, and those from before that are still valid."""
+    project: Project, key: str, field: str, rows: pd.DataFrame, missing: np.ndarray, vectors: np.ndarray, pixels: str
+) -> None:  # fmt: skip
+    """Write a field's rows: the new vectors, of `pixels`, and those from before that are still valid."""
     x = np.full((len(rows), vectors.shape[1]), np.nan, np.float32)
     x[missing] = vectors
+    of = np.full(len(rows), int(pixels or "0", 16), np.uint64)
     if not missing.all():
         stored = project.read_rows(key, field)
         assert stored is not None  # rows are only not missing when they were read
         at = {int(label): i for i, label in enumerate(stored["label"])}
-        x[~missing] = stored["x"][[at[int(label)] for label in rows["label"][~missing]]]
+        kept = [at[int(label)] for label in rows["label"][~missing]]
+        x[~missing], of[~missing] = stored["x"][kept], pixels_in(stored)[kept]
     labels, hashes = rows["label"].to_numpy(np.int64), rows["mask_hash"].to_numpy(np.uint64)
-    project.write_rows(key, field, labels, hashes, x)
+    project.write_rows(key, field, labels, hashes, x, of)

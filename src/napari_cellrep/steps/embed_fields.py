@@ -119,10 +119,25 @@ def embed_fields(
         "channels": ["" if i == EMPTY else project.channels[i].name for i in planes],
         **({"published": published} if published else {}),
     }  # fmt: skip
-    stamps = {f.id: digest({**how, "image": project.image_stamp(f.id)}) for f in todo}
+    names = [f.id for f in todo]
+    lit = project.illumination.digest if project.illumination else ""
+    images = dict(zip(names, project.pixels_of_many(names), strict=True))
+    stamps = {f: digest({**how, "image": [pixels, lit]}) for f, pixels in images.items()}
 
-    found, old = _stored(project, base)
-    found = {f: v for f, v in found.items() if f not in stamps or old.get(f) == stamps[f]}
+    found, made = _stored(project, base)
+    old = made.get("stamps", {})
+    if digest({k: made.get(k) for k in how}) == digest(
+        how
+    ):  # what cannot be reached now stays as it was made
+        stamps.update({f: old[f] for f, pixels in images.items() if not pixels and f in old})
+
+    def stands(field: str) -> bool:
+        by_time = digest(
+            {**how, "image": project.image_stamp(field)}
+        )  # as versions noted it that went by time
+        return old.get(field) in (stamps[field], by_time)
+
+    found = {f: v for f, v in found.items() if f not in stamps or stands(f)}
     missing = [f.id for f in todo if f.id not in found]
     n_skipped, problems = len(todo) - len(missing), {}
     notes: list[str] = []
@@ -145,6 +160,7 @@ def embed_fields(
             }
             _write(project, base, found, {**how, "seed": seed}, kept)
     n_new = len(missing) - len(problems)
+    project.keep_stamps()
     project.log(
         "embed fields", key=base, **how, fields=n_new, skipped=n_skipped, problems=problems, notes=notes
     )
@@ -210,15 +226,15 @@ def _whole(image: np.ndarray, spec: CropSpec) -> np.ndarray:
     return cut_crops(image, None, one, spec, resized=False)[0]
 
 
-def _stored(project: Project, key: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Vectors of an embedding on disk and what each was made from, by field."""
+def _stored(project: Project, key: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Vectors of an embedding on disk by field, and how they were made: "stamps" says from what each."""
     table = project.field_table
     if table is None or f"X_{key}" not in table.obsm:
         return {}, {}
     made = json.loads(dict(table.uns.get("cellrep", {})).get(key, "{}"))
     x = np.asarray(table.obsm[f"X_{key}"])
     whole = np.isfinite(x).all(axis=1)
-    return dict(zip(table.obs.index[whole], x[whole], strict=True)), made.get("stamps", {})
+    return dict(zip(table.obs.index[whole], x[whole], strict=True)), made
 
 
 def _write(

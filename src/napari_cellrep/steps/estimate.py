@@ -17,7 +17,7 @@ import psutil
 from napari_cellrep.data import Project, slides
 from napari_cellrep.data.cells import measure_field
 from napari_cellrep.data.crops import weights_to_size
-from napari_cellrep.specs import InputError, digest
+from napari_cellrep.specs import InputError
 from napari_cellrep.steps import embed as embedding
 from napari_cellrep.steps import segment as segmenting
 from napari_cellrep.steps import train as training_step
@@ -112,7 +112,7 @@ def _segment(
     todo = [
         f for f in chosen
         if not segmenting.stands(
-            project.label_info(f.id), digest(segmenting.how_made(project, f, segmenter, settings)), overwrite
+            project, f, project.label_info(f.id), segmenting.how_made(project, f, segmenter, settings), overwrite
         )
     ]  # fmt: skip
     todo = [f for f in todo if not f.problem] or todo

@@ -15,6 +15,7 @@ from napari_cellrep import registry
 from napari_cellrep.data import Project, slides
 from napari_cellrep.data.fields import Field
 from napari_cellrep.data.images import stamps_of
+from napari_cellrep.data.stamps import made_from
 from napari_cellrep.jobs import Job, Progress, Shard
 from napari_cellrep.segmenters import Scales, Source
 from napari_cellrep.specs import InputError, digest, make_config
@@ -113,6 +114,7 @@ def segment(
     done = skipped = n_cells = 0
     problems: dict[str, str] = {}
     notes: dict[str, str] = {}
+    away: set[str] = set()  # fields whose images cannot be reached, and whose labels stay
     yield Progress(0, len(chosen), "Segmenting")
     if shard.world == 1:
         project.begin_step("segment")
@@ -121,8 +123,15 @@ def segment(
     for i, field in enumerate(chosen):
         how = how_made(project, field, segmenter, settings)
         stamp, info = digest(how), project.label_info(field.id)
-        if stands(info, stamp, overwrite):
+        if stands(project, field, info, how, overwrite):
             skipped, n_cells = skipped + 1, n_cells + int(info["n_cells"])
+            if not how["image"]:
+                away.add(field.id)
+            elif info.get("edited") and (was := made_from(info)) and was != how["image"][0]:
+                notes[field.id] = (
+                    f"Field {field.id}: its labels were edited by hand on another image than there is now, and are kept; "
+                    "segment it with --overwrite to find its cells anew."
+                )
             if not int(info["n_cells"]):
                 problems[field.id] = _no_cell(field)
         elif project.is_big(field.id) and "bring" not in vars(module):
@@ -150,8 +159,11 @@ def segment(
             if problem:
                 problems[field.id] = problem
         yield Progress(i + 1, len(chosen), f"Segmented {field.id}", {"cells": n_cells})
+    for field_id in away:
+        notes.setdefault(field_id, "Its images cannot be reached now; its labels stay as they are.")
+    project.keep_stamps()
     if shard.world == 1:
-        solved = {f.id: "" for f in chosen if f.problem and f.id not in problems}
+        solved = {f.id: "" for f in chosen if f.problem and f.id not in problems and f.id not in away}
         project.mark({**solved, **problems})
     project.log(
         "segment", segmenter=segmenter, settings=dataclasses.asdict(settings), fields=done, skipped=skipped,
@@ -205,9 +217,19 @@ def find_in(
     return Found(module.segment(image, project.channels, settings, device, field_id=field.id, **more))
 
 
-def stands(info: dict[str, Any], stamp: str, overwrite: bool) -> bool:
-    """Whether a field's labels are left alone: made the same way, or edited by hand."""
-    return bool(info and not overwrite and (info.get("digest") == stamp or info.get("edited")))
+def stands(
+    project: Project, field: Field, info: dict[str, Any], how: Mapping[str, Any], overwrite: bool
+) -> bool:
+    """Whether a field's labels are left alone: made the same way from the same pixels, or edited by hand.
+
+    `how` is `how_made` now. While the images cannot be reached, they count as those that the labels were made from.
+    """
+    if not info or overwrite:
+        return False
+    image = how["image"] or info.get("image")
+    if how["image"] and not made_from(info) and info.get("image") == _stamp_by_time(project, field):
+        image = info["image"]  # made by a version that went by size and time
+    return bool(info.get("digest") == digest({**how, "image": image}) or info.get("edited"))
 
 
 def preview(
@@ -414,16 +436,25 @@ def _no_cell(field: Field) -> str:
     return f"Field {field.id} holds no cell with these settings."
 
 
-def image_stamp(project: Project, field: Field) -> list[list[Any]]:
-    """What tells that a field's pixels are the same as before: file name, channel, z, size, time of change, correction.
+def image_stamp(project: Project, field: Field) -> list[Any]:
+    """What tells that a field's pixels are the same as before: what is in its files, and how they are corrected.
 
-    The name and not the folder: images that were moved as they are need no new labels.
+    Names and folders have no part in it: images that were moved or copied need no new labels. Empty while they cannot be
+    reached.
     """
+    pixels = project.pixels_of(field.id)
+    if not pixels:
+        return []
+    lit = project.illumination
+    return [pixels] if lit is None else [pixels, ["illumination", lit.digest]]
+
+
+def _stamp_by_time(project: Project, field: Field) -> list[list[Any]]:
+    """As labels had it before contents were compared: file name, channel, z, size and time of change."""
     stamp: list[list[Any]] = []
     for plane in field.planes:
         for path in plane.files(project.root):
-            here = stamps_of(path) if path.exists() else [[0, 0]]
-            stamp += [[path.name, plane.channel, plane.z, *one] for one in here]
+            stamp += [[path.name, plane.channel, plane.z, *one] for one in stamps_of(path)]
     if project.illumination is not None:
         stamp.append(["illumination", project.illumination.digest])
     return stamp

@@ -577,9 +577,11 @@ class ProjectCells:
         self.planes = tuple(planes)
         self.groups = pd.factorize(self._obs["group"].astype(str))[0]
         self.group_names = tuple(dict.fromkeys(self._obs["group"].astype(str)))
-        self.digest = digest(
-            [list(self._obs.index), [int(h) for h in self._obs["mask_hash"]], dataclasses.asdict(spec)]
-        )
+        own = list(dict.fromkeys(self._obs["field"].astype(str)))
+        images = project.look_at_images(own)
+        replaced = {f: images.now[f] for f in images.replaced}  # else nothing that the masks do not say
+        made_of = [list(self._obs.index), [int(h) for h in self._obs["mask_hash"]], dataclasses.asdict(spec)]
+        self.digest = digest([*made_of, *([replaced] if replaced else [])])
         self._project, self._spec, self._memory = project, spec, memory_bytes
         self._field = self._obs["field"].astype(str).to_numpy()
         self.fields = pd.factorize(self._field)[0]

@@ -540,6 +540,9 @@ class ModelCard(Card):
             hint = f"{self.choice()[0]} is not on this computer yet. Get it, or choose another."
         elif done:
             words, mark = self.title_of(self.session.embedding or done[-1]), "done"
+            if replaced := self.dock.replaced:
+                mark = "stale"
+                hint = f"↻ Images were replaced ({join_words(replaced, 3)}): segment again first (card 2), then embed."
         else:
             words, mark = self._title(self.choice()[1]), "ready"
         self.set_status(words, mark)

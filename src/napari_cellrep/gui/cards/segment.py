@@ -28,6 +28,7 @@ from napari_cellrep.gui.cards._charts import FieldBars, Histogram
 from napari_cellrep.gui.cards._estimate import EstimateLine, PilotButton
 from napari_cellrep.gui.cards._parts import Card, More, button, combo, refill, text
 from napari_cellrep.segmenters.imported import pattern_of
+from napari_cellrep.specs import join_words
 from napari_cellrep.steps.segment import source_of, unusual_fields
 
 if TYPE_CHECKING:
@@ -230,6 +231,17 @@ class SegmentCard(Card):
             self.set_status("running", "running")
         elif not done:
             self.set_status(f"{n:,} field{'s' * (n != 1)} to do", "ready")
+        elif self.dock.replaced and cells:
+            replaced = self.dock.replaced
+            self.set_status(f"{cells:,} cells, {len(replaced):,} of {n:,} fields out of date", "stale")
+            one = len(replaced) == 1
+            self.hint.setText(
+                f"↻ The image{'' if one else 's'} of {join_words(replaced, 3)} {'was' if one else 'were'} replaced since "
+                f"{'its' if one else 'their'} cells were found: outlines, cells and vectors are of the old one"
+                f"{'' if one else 's'}. <b>{self.all.text()}</b> does only {'this field' if one else 'these fields'} anew; "
+                "embed then."
+            )
+            self.hint.show()
         elif done < n:
             self.set_status(f"{cells:,} cells in {done:,} of {n:,} fields", "ready")
         else:
