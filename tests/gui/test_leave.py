@@ -293,8 +293,8 @@ def test_the_panel_may_be_closed_before_the_project(explore, session, project, v
     ("text", "said"),
     [
         ("{", "cannot be read"),
-        ("[1]", "another version"),
-        ('{"format": 99, "colour_by": "area_px"}', "another version"),
+        ("[1]", "something else"),
+        ('{"format": "99", "colour_by": "area_px"}', "something else"),
         ("\x00\xff", "cannot be read"),
     ],
 )
@@ -458,3 +458,20 @@ def test_the_second_map_comes_back_with_what_it_showed(explore, session, project
     assert explore.second is not None
     assert explore.second.place == place
     assert explore.second.choice.currentText().endswith("PCA 3 · 4")
+
+
+def test_what_a_newer_version_kept_is_told_and_stays(explore, session, project, viewer, qtbot, monkeypatch):
+    from napari_cellrep.gui import _leave
+
+    told = []
+    monkeypatch.setattr(_leave, "show_warning", told.append)
+    session.open(None)
+    view = project.root / "view.json"
+    view.write_text(json.dumps({"format": 2, "colour_by": {"what comes": "later"}}), encoding="utf-8")
+    before = view.read_bytes()
+    session.open(open_project(project.root))
+    assert len(told) == 1
+    assert "newer version (format 2, this one reads up to 1)" in told[0]
+    session.colour_by = "brightness"
+    session.open(None)
+    assert view.read_bytes() == before

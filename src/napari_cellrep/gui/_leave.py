@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image
 from napari.utils.colormaps import AVAILABLE_COLORMAPS
+from napari.utils.notifications import show_warning
 from qtpy.QtCore import QEvent, QObject
 from qtpy.QtWidgets import QAbstractButton, QComboBox, QLineEdit
 
@@ -44,6 +45,7 @@ class Leaving(QObject):
         super().__init__()
         self.canvas, self.session = canvas, canvas.session
         self.kept: dict[str, Any] = {}  # as read from the project
+        self._newer = False  # it is of a newer version, and stays as it is
         self._arrived: dict[str, Any] = {}  # as it was once the project was open
         self._dock_px: list[int] = []  # of the Explore panel when a button was pressed on the window's frame
         self._explore: Callable[[], Any] = lambda: None  # the Explore panel, or None
@@ -82,7 +84,7 @@ class Leaving(QObject):
     def leave(self) -> None:
         """Write what is looked at into the project, if it is not what was found there and can be written."""
         project = self.session.project
-        if project is None or self.canvas.viewer is None:
+        if project is None or self.canvas.viewer is None or self._newer:
             return
         now = self._now()
         # The camera goes to every cell that is clicked: by itself it counts only where a person has moved it.
@@ -128,11 +130,15 @@ class Leaving(QObject):
     def arrive(self) -> None:
         """Read what the project keeps and bring it back; what does not fit any more is left out."""
         session = self.session
-        self.kept = {}
+        self.kept, self._newer = {}, False
         self.canvas.keep_camera([])
         if session.project is None:
             return
-        self.kept = kept = read_view(session.project.root)
+        try:
+            self.kept = kept = read_view(session.project.root)
+        except InputError as error:
+            self.kept, self._newer = (kept := {}), True
+            show_warning(str(error))
         self.canvas.coloured = kept.get("coloured") is True
         self.canvas.kept_looks = _mapping(kept.get("channels"))
         self.canvas.keep_camera(_camera(kept.get("camera")) if kept.get("field") == self.field else [])
@@ -177,7 +183,13 @@ class Leaving(QObject):
 
 
 def read_view(root: Path) -> dict[str, Any]:
-    """What a project keeps of how it was looked at; {} where there is nothing, or nothing that can be read."""
+    """What a project keeps of how it was looked at; {} where there is nothing, or nothing that can be read.
+
+    Raises
+    ------
+    InputError
+        If a newer version wrote it.
+    """
     path = root / FILE
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -186,8 +198,14 @@ def read_view(root: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         logger.warning("%s is left aside: it cannot be read (%s).", path, error)
         return {}
-    if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
-        logger.warning("%s is left aside: it is of another version, or something else.", path)
+    said = found.pop("format", None) if isinstance(found, dict) else None
+    if isinstance(said, int) and said > FORMAT:
+        raise InputError(
+            f"How {root.name} was looked at was kept by a newer version (format {said}, this one reads up to {FORMAT}): it is "
+            "shown afresh, and what was kept stays as it is; update napari-cellrep."
+        )
+    if said != FORMAT:
+        logger.warning("%s is left aside: it is something else.", path)
         return {}
     return found
 

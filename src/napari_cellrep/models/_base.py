@@ -39,6 +39,8 @@ from napari_cellrep import registry
 from napari_cellrep.models import _published
 from napari_cellrep.specs import CropSpec, InputError, ModelSpec, field_rules, join_words, make_config
 
+FORMAT = 1  # of a model's folder; a newer one is refused with a sentence, one that does not say it is 1
+
 # Settings that models share, with their rules for forms and the command line.
 Width = Annotated[
     float, {"min": 0.03, "max": 4, "step": 0.125, "label": "Width", "help": "1 is the paper's network."}
@@ -367,10 +369,17 @@ def save_model(model: EmbeddingModel, folder: Path, **card: Any) -> None:
     ----------
     **card
         What else to remember: data, seed, versions, scores.
+
+    Raises
+    ------
+    InputError
+        If a newer version's model is there, the disk is full or the folder cannot be written.
     """
     folder = Path(folder)
+    _check_format(folder)  # a model that a newer version put there is not overwritten
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     info = {
+        "format": FORMAT,
         "model": model.spec.name,
         "config": dataclasses.asdict(model.config),
         "roles": list(model.roles),
@@ -484,7 +493,21 @@ def _check_finite(model: EmbeddingModel, path: Path) -> EmbeddingModel:
     return model
 
 
+def _check_format(folder: Path) -> None:
+    """Refuse a model of a newer version."""
+    try:
+        said = json.loads((folder / "model.json").read_text(encoding="utf-8")).get("format", 1)
+    except (OSError, ValueError, AttributeError):
+        return  # none, or a damaged one
+    if isinstance(said, int) and said > FORMAT:
+        raise InputError(
+            f"The model in {folder} was written by a newer version (format {said}, this one reads up to {FORMAT}); "
+            "update napari-cellrep."
+        )
+
+
 def _load_folder(folder: Path) -> EmbeddingModel:
+    _check_format(folder)
     try:
         info = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         name, roles = str(info["model"]), tuple(info["roles"])
@@ -499,7 +522,7 @@ def _load_folder(folder: Path) -> EmbeddingModel:
     loaded = create_model(name, **config)
     _set_state(loaded, state, folder)
     loaded.roles, loaded.crop = roles, crop
-    loaded.card = {k: v for k, v in info.items() if k not in ("model", "config", "roles", "crop")}
+    loaded.card = {k: v for k, v in info.items() if k not in ("format", "model", "config", "roles", "crop")}
     return loaded
 
 

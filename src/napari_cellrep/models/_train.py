@@ -40,6 +40,7 @@ from napari_cellrep.specs import InputError, digest
 logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
+CHECKPOINT_FORMAT = 1  # of what is in it; a newer one is refused with a sentence
 LAST = "last"
 LEAST_PART = 2  # cells at a time: batch norm can make nothing of one
 WARNING = "⚠ "  # before what went wrong, in a message
@@ -1471,7 +1472,7 @@ class _Run:
         if not self._whole or self._saved_at == self.step or not self.trainer.processes.first:
             return
         state = {
-            "format": 1,
+            "format": CHECKPOINT_FORMAT,
             "made_of": self.made_of,
             "step": self.step,
             "seconds": self.seconds,
@@ -1522,6 +1523,12 @@ def _read_checkpoint(path: Path, look_only: bool = False) -> dict[str, Any] | No
         raise InputError(
             f"The checkpoint {path} cannot be read ({type(error).__name__}); delete it, or train without resuming."
         ) from error
+    said = state.get("format", 1) if isinstance(state, dict) else 0
+    if said > CHECKPOINT_FORMAT:
+        raise InputError(
+            f"The checkpoint {path} was written by a newer version (format {said}, this one reads up to {CHECKPOINT_FORMAT}); "
+            "update napari-cellrep, or train without resuming."
+        )
     return state
 
 

@@ -1072,6 +1072,11 @@ def analyze(
         target = cells
     old = provenance(target).get(name, {}) if target is not None else {}
     whole = target is not None and _all_there(target, old.get("written", []))
+    if old.get("version", 1) > _VERSIONS.get(recipe, 1):
+        raise InputError(
+            f"What {recipe} gave for {key} was written by a newer version (result {old['version']}, this one writes "
+            f"{_VERSIONS.get(recipe, 1)}) and stays as it is; update napari-cellrep."
+        )
     if recipe == "neighbours" and whole:  # the plain names may be another embedding's since
         whole = dict(cells.uns.get("neighbors", {})).get("params", {}).get("use_rep") == f"X_{key}"
     if target is not None and old.get("digest") == stamp and whole:
@@ -1084,7 +1089,8 @@ def analyze(
     found = yield from RECIPES[recipe](work, **options)
 
     made = {
-        "recipe": recipe, "embedding": key, "options": options, "include_flagged": include_flagged,
+        "recipe": recipe, "version": _VERSIONS.get(recipe, 1), "embedding": key, "options": options,
+        "include_flagged": include_flagged,
         "n_cells": len(work.x), "summary": found.summary, "numbers": found.numbers, "digest": stamp,
         "made": datetime.datetime.now().astimezone().isoformat(timespec="milliseconds"), "versions": library_versions(),
     }  # fmt: skip
