@@ -625,6 +625,12 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     )
     _project_argument(undo)
 
+    unlock = add(
+        "unlock", _unlock,
+        "Free a project on a network share from a process of another computer that does not run any more.",
+    )  # fmt: skip
+    _project_argument(unlock)
+
     moved = add("relocate", _relocate, "Find images that were moved or renamed; nothing is computed again.")
     _project_argument(moved)
     moved.add_argument(
@@ -1459,6 +1465,10 @@ def _illumination(args: argparse.Namespace) -> None:
 
 def _undo(args: argparse.Namespace) -> None:
     print(f"Taken back: {_open(args.project).undo()}.")
+
+
+def _unlock(args: argparse.Namespace) -> None:
+    print(f"Free again. It was held by: {_open(args.project).unlock()}.")
 
 
 def _relocate(args: argparse.Namespace) -> None:

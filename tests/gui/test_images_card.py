@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import tifffile
+from qtpy.QtWidgets import QMessageBox
 
 from _clicks import LONG, card, choose, click, idle, opened, run
 from napari_cellrep.data import open_project
@@ -234,3 +235,20 @@ def test_another_table_for_the_open_project(qtbot, dock, project, tmp_path):
     assert [f.metadata["batch"] for f in fields] == [f"b{i}" for i in range(len(fields))]
     assert "compound" in fields[0].metadata
     assert dock.session.project.fields[0].metadata["batch"] == "b0"
+
+
+def test_a_project_that_another_computer_holds_is_freed_once_a_person_says_so(qtbot, dock, project):
+    held = project.root / ".lock-held"
+    held.write_text("4321\nscope-pc\n", encoding="utf-8")  # as a share without file locks has it
+    opened(qtbot, dock, project)
+    images = card(dock, "images")
+    assert "Process 4321 on scope-pc" in images.hint.text()
+    click(images.unlock)
+    (box,) = images.findChildren(QMessageBox)
+    assert "Process 4321 on scope-pc" in box.text()
+    yes = next(b for b in box.buttons() if b.text() == "Unlock")
+    click(yes)
+    qtbot.waitUntil(lambda: not images.unlock.isVisible())
+    assert not held.exists()
+    assert "scope-pc" in dock.strip.message.text()
+    assert "scope-pc" not in images.hint.text()

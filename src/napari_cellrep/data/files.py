@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
+from napari_cellrep.data.locks import Lock
 from napari_cellrep.specs import InputError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -164,7 +165,7 @@ def change_entries(
     """
     # A lock of its own: a job may hold the project's for many seconds, and a window must not wait for it.
     try:
-        with FileLock(path.with_name(f".{path.stem}.lock"), timeout=2):
+        with Lock(path.with_name(f".{path.stem}.lock")).hold(timeout_s=2):
             now = change(read())
             write_text(path, json.dumps(now, indent=indent, ensure_ascii=False))
             return now

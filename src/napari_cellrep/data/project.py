@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from napari_cellrep.data import slides
 from napari_cellrep.data.cells import make_table, provenance
@@ -27,6 +27,7 @@ from napari_cellrep.data.fields import Field, is_gone, read_fields, write_fields
 from napari_cellrep.data.files import recover, replacing, sweep, write_text
 from napari_cellrep.data.illumination import FOLDER, Illumination, functions_digest, read_illumination
 from napari_cellrep.data.images import stamps_of
+from napari_cellrep.data.locks import Lock, Owner
 from napari_cellrep.data.stamps import Images, ImageStamps
 from napari_cellrep.data.undo import LastStep
 from napari_cellrep.data.verdicts import apply_verdicts, read_verdicts
@@ -68,7 +69,7 @@ class Project:
         self._cells: ad.AnnData | None = None
         self._cells_stamp: int = 0
         self._illumination: Illumination | None = None
-        self._lock = FileLock(root / ".lock")  # one object, so that a writer may call another
+        self._lock = Lock(root / ".lock")  # one object, so that a writer may call another
         self._last = LastStep(root)
         self._stamps = ImageStamps(root)
         self._began: dict[str, float] = {}  # step → when it began here, by the clock
@@ -250,19 +251,57 @@ class Project:
 
     @contextlib.contextmanager
     def lock(self, timeout_s: float = 60) -> Iterator[None]:
-        """Hold the project for writing. The system frees the lock when a process dies."""
-        try:
-            held = self._lock.acquire(timeout=timeout_s)
-        except Timeout:
-            raise InputError(
-                f"Another process has been writing to {self.root.name} for {timeout_s:.0f} s; wait for it or stop it."
-            ) from None
-        except OSError as error:
-            if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-                raise InputError(f"{self.root} is read-only: it can be viewed but not changed.") from error
-            raise
-        with held:
+        """Hold the project for writing. The lock of a process that dies is freed.
+
+        Raises
+        ------
+        InputError
+            If another process holds it all the time, or the project is read-only.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self._lock.hold(timeout_s))
+            except Timeout:
+                owner = self._lock.owner()
+                if owner is None or owner.here:
+                    who = "Another process" if owner is None else str(owner)
+                    raise InputError(
+                        f"{who} has been writing to {self.root.name} for {timeout_s:.0f} s; wait for it or stop it."
+                    ) from None
+                raise InputError(
+                    f"{owner} is writing to {self.root.name}, or has ended without a word; wait for it, or if it does not run "
+                    f"any more: cellrep unlock {self.root} (in the window: Unlock… in card 1)."
+                ) from None
+            except OSError as error:
+                if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+                    raise InputError(
+                        f"{self.root} is read-only: it can be viewed but not changed."
+                    ) from error
+                raise
             yield
+
+    @property
+    def held_elsewhere(self) -> Owner | None:
+        """The process of another computer that holds the project, on a share without file locks; else None."""
+        owner = self._lock.owner()
+        return None if owner is None or owner.here else owner
+
+    def unlock(self) -> str:
+        """Free the project from a process that does not run any more, on a share without file locks; returns which it was.
+
+        Raises
+        ------
+        InputError
+            If nobody holds it, or the process is of this computer and runs.
+        """
+        owner = self._lock.owner()
+        if owner is None:
+            raise InputError(f"No process has left a lock on {self.root.name}; there is nothing to unlock.")
+        if owner.runs:
+            raise InputError(f"{owner} is writing to {self.root.name}; wait for it or stop it.")
+        self._lock.release()
+        self.log("unlock", of=str(owner))
+        return str(owner)
 
     # ---- fields ----------------------------------------------------------------------------------
 

@@ -25,10 +25,11 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from napari_cellrep import __version__, registry
 from napari_cellrep.data.files import write_text
+from napari_cellrep.data.locks import Lock
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import InputError, ModelSpec, Weights, join_words
 
@@ -96,7 +97,7 @@ def fetch(name: str, *, accept_licence: bool = False, source: Path | None = None
     with _writing(root):
         (root / name).mkdir(parents=True, exist_ok=True)
     try:
-        with _writing(root / name), FileLock(root / f".{name}.lock", timeout=0):
+        with _writing(root / name), Lock(root / f".{name}.lock").hold(timeout_s=0):
             there = find_fetched(name)
             if there and (yield from _still_right(root / name)):
                 return there
@@ -200,7 +201,7 @@ def _bring(spec: ModelSpec, weights: Weights, root: Path, source: Path | None) -
             for file in files:
                 (folder / file).unlink(missing_ok=True)
             raise InputError(f"What came is not the checkpoint {weights.name}. {error}") from error
-    with FileLock(root / ".hashes.lock"):
+    with Lock(root / ".hashes.lock").hold(timeout_s=60):
         hashes = {**new_hashes, **_read_json(root / "hashes.json")}  # the first record stays
         write_text(root / "hashes.json", json.dumps(hashes, indent=1))
     record = {

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -18,6 +19,7 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QLineEdit,
+    QMessageBox,
     QPushButton,
     QWidget,
 )
@@ -96,6 +98,11 @@ class ImagesCard(Card):
             self.choose_folder,
             "Say in which folder they are now; nothing is computed again",
         )
+        self.unlock = button(
+            "Unlock…",
+            self.ask_unlock,
+            "A process of another computer holds this project, and on this network share it cannot be seen whether it still runs",
+        )
         self.light = button(
             "Even out the light…",
             self.choose_light,
@@ -124,7 +131,8 @@ class ImagesCard(Card):
         for i, made in enumerate((self.sample, self.open, self.layers, self.files)):
             sources.addWidget(made, i // 2, i % 2)
         for item in (
-            self.hint, self.find, self.channels, self.stacks, self.preset, self.fits, self.field_row, self.again, self.light,
+            self.hint, self.find, self.unlock, self.channels, self.stacks, self.preset, self.fits, self.field_row, self.again,
+            self.light,
         ):  # fmt: skip
             self.layout_.addWidget(item)
         more = QHBoxLayout()
@@ -150,6 +158,8 @@ class ImagesCard(Card):
         self.table.setVisible(project is not None)
         self.light.setVisible(project is not None)
         self.find.setVisible(project is not None and self.gone > 0)
+        holder = project.held_elsewhere if project is not None else None
+        self.unlock.setVisible(holder is not None)
         self.again.setVisible(bool(new))
         self.again.setText(f"Do the same for the {new:,} new field{'s' * (new != 1)}")
         if project is None:
@@ -173,6 +183,10 @@ class ImagesCard(Card):
             )
         elif bad:
             words.append(f"⚠ {len(bad):,} left out. {bad[0].problem}")
+        if holder is not None:
+            words.append(
+                f"⚠ {holder} is writing to it, or has ended without a word; until then nothing can be changed."
+            )
         if project.read_only:
             words.append("It is read-only: results can be exported elsewhere, but nothing is written to it.")
         if project.illumination is not None:
@@ -334,6 +348,32 @@ class ImagesCard(Card):
         self.dock.strip.say(words)
         self.dock.canvas.background.forget()
         self.dock.show_field(self.dock.shown_field() or self.dock.canvas.leaving.field)
+        self.dock.refresh()
+
+    # ---- a share without file locks ----
+
+    def ask_unlock(self) -> None:
+        """Ask whether the other computer's process is really gone."""
+        holder = self.project.held_elsewhere
+        if holder is None:
+            self.refresh()
+            return
+        box = QMessageBox(self)
+        box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        box.setWindowTitle("Unlock the project")
+        box.setText(f"Does this run no more? {holder}")
+        box.setInformativeText(
+            "If it still writes, both would write at once, and what one of them writes is lost."
+        )
+        yes = box.addButton("Unlock", QMessageBox.ButtonRole.AcceptRole)
+        box.addButton(QMessageBox.StandardButton.Cancel)
+        box.buttonClicked.connect(lambda pressed: self.free() if pressed is yes else None)
+        box.open()
+
+    def free(self) -> None:
+        """Free the project from the process of another computer."""
+        with self.dock.told():
+            self.dock.strip.say(f"✓ Free again. It was held by: {self.project.unlock()}.")
         self.dock.refresh()
 
     # ---- uneven light ----
