@@ -91,4 +91,3 @@ def test_a_slide_is_shown_in_levels_and_its_cells_are_picked_and_lit(qtbot, view
     canvas.coloured = True
     canvas.save_edits()
     canvas.close()
-    assert canvas.background._slides == {}

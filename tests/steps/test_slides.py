@@ -1,5 +1,6 @@
 """Fields larger than memory, which are segmented, measured and embedded in parts: as if they were done whole."""
 
+import gzip
 from pathlib import Path
 
 import imageio.v3
@@ -11,7 +12,7 @@ import zarr
 from napari_cellrep import registry
 from napari_cellrep.data import Project, create_project, slides
 from napari_cellrep.data.fields import Field, with_groups
-from napari_cellrep.data.images import Plane
+from napari_cellrep.data.images import Plane, read_planes
 from napari_cellrep.jobs import drain
 from napari_cellrep.segmenters import Scales
 from napari_cellrep.specs import Channel, InputError
@@ -152,7 +153,7 @@ def test_labels_brought_for_a_slide_are_written_in_chunks(cut_up, tmp_path):
     np.testing.assert_array_equal(cut_up.cells.obs["area_px"], [360, 7900])
 
 
-@pytest.mark.parametrize("kind", ["tiled", "strips", "plain", "pages", "zarr", "png"])
+@pytest.mark.parametrize("kind", ["tiled", "strips", "plain", "packed", "pages", "zarr", "png"])
 def test_a_part_is_read_as_the_whole_has_it(tmp_path, mosaic, kind):
     path, image = tmp_path / "a.tif", mosaic.astype(np.uint16) * 3
     if kind == "zarr":
@@ -166,12 +167,15 @@ def test_a_part_is_read_as_the_whole_has_it(tmp_path, mosaic, kind):
         imageio.v3.imwrite(path, image[0])
     else:
         how = {"tiled": {"tile": (64, 64), "compression": "zlib"}, "strips": {"rowsperstrip": 50, "compression": "lzw"},
-               "plain": {}, "pages": {"compression": "zlib"}}[kind]  # fmt: skip
+               "plain": {}, "packed": {}, "pages": {"compression": "zlib"}}[kind]  # fmt: skip
         tifffile.imwrite(
             path, image, photometric="minisblack", metadata={"axes": "CYX"}, byteorder=">", **how
         )
+    if kind == "packed":
+        path.with_name("a.tif.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path = path.with_name("a.tif.gz")
     planes = [Plane(str(path), i) for i in range(len(image))]
-    part = slides.read_region(planes, tmp_path, (37, 411, 290, 900))
+    part = read_planes(planes, tmp_path, box=(37, 411, 290, 900))
     np.testing.assert_array_equal(part, image[:, 37:290, 411:])
     assert part.dtype == np.uint16
 

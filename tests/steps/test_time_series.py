@@ -53,7 +53,7 @@ def test_every_frame_of_a_series_is_a_field_with_its_own_pixels(tmp_path, film, 
         np.testing.assert_array_equal(project.read_image(field.id), film[t, 2 - len(channels) :])
         box = (20, 30, 150, 90)
         np.testing.assert_array_equal(
-            project.read_region(field.id, box), film[t, 2 - len(channels) :, 20:150, 30:90]
+            field.read(project.root, box), film[t, 2 - len(channels) :, 20:150, 30:90]
         )
     assert {f.group for f in project.fields} == {"A05"}
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from napari_cellrep.data.files import replacing
-from napari_cellrep.data.images import Plane, read_planes
+from napari_cellrep.data.images import Box, Plane, read_planes
 from napari_cellrep.specs import InputError
 
 # Columns of fields.parquet that are ours; everything else in it is the user's metadata.
@@ -83,15 +83,26 @@ class Field:
             return f"{self.series}:{int(self.metadata['frame'])}:{label}"
         return f"{self.id}:{label}"
 
-    def read(self, root: Path) -> np.ndarray:
-        """Pixels as (C, H, W), in the files' dtype; `root` is the project folder."""
+    def read(self, root: Path, box: Box | None = None, channels: Sequence[int] | None = None) -> np.ndarray:
+        """Pixels as (C, H, W), in the files' dtype, or those of a part of the field, (C, h, w).
+
+        Parameters
+        ----------
+        root : Path
+            The project folder.
+        box : Box, optional
+            Only this part, which is not looked at for being empty.
+        channels : sequence of int, optional
+            Only these.
+        """
+        planes = self.planes if channels is None else [self.planes[i] for i in channels]
         try:
-            image = read_planes(self.planes, root, stack=self.stack)
+            image = read_planes(planes, root, stack=self.stack, box=box)
         except InputError as error:
             raise InputError(f"Field {self.id}: {error}") from error
         if image.dtype.kind == "f" and not np.isfinite(image).all():
             raise InputError(f"Field {self.id} holds NaN or infinite values.")
-        if all(plane.min() == plane.max() for plane in image):
+        if box is None and all(plane.min() == plane.max() for plane in image):
             values = [plane.flat[0] for plane in image]
             what = "all black" if not any(values) else "empty"
             raise InputError(

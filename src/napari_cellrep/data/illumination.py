@@ -21,6 +21,7 @@ from napari_cellrep.specs import Channel, InputError, digest
 
 OPERATIONS = ("divide", "subtract")
 FOLDER = "illumination"
+MAPPED_BYTES = 256 * 2**20  # a larger function, a slide's, is read where it is needed
 FEW_FIELDS = 50  # with fewer, the mean of a plate still shows where cells happened to lie
 
 
@@ -58,7 +59,8 @@ class Illumination:
             return None
         if name not in self._read:
             try:
-                self._read[name] = np.load(self.folder / name)
+                large = (self.folder / name).stat().st_size > MAPPED_BYTES
+                self._read[name] = np.load(self.folder / name, mmap_mode="r" if large else None)
             except (OSError, ValueError) as error:
                 raise InputError(
                     f"{self.folder / name} cannot be read ({error}); give the functions again."

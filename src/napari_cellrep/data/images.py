@@ -26,6 +26,8 @@ IMAGE_SUFFIXES = (*TIFF_SUFFIXES, ".png", ".jpg", ".jpeg", *vendors.READERS)
 READ = "TIFF, OME-TIFF, OME-Zarr, PNG or JPEG, and with an extra ND2, LIF or CZI"
 Z_METHODS = ("max", "mean", "sharpest")
 
+Box = tuple[int, int, int, int]  # y0, x0, y1, x1; the end is exclusive
+
 _UM_PER_UNIT = {
     "m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3,
     "meter": 1e6, "centimeter": 1e4, "millimeter": 1e3, "micrometer": 1.0, "nanometer": 1e-3,
@@ -107,20 +109,29 @@ def is_grey(path: Path) -> bool:
     return len(image) >= 3 and bool((image[0] == image[1]).all() and (image[0] == image[2]).all())
 
 
-def read_planes(planes: Sequence[Plane], root: Path, *, stack: str = "channel") -> np.ndarray:
-    """Read the channels of one field.
+def read_planes(
+    planes: Sequence[Plane], root: Path, *, stack: str = "channel", box: Box | None = None
+) -> np.ndarray:
+    """Read the channels of one field, or a part of them.
 
     Each file is decoded once, however many of its channels are asked for.
 
+    Parameters
+    ----------
+    box : Box, optional
+        Only these rows and columns. TIFF and OME-Zarr are decoded only in the tiles, strips or chunks that it touches,
+        and microscopes' own files in its planes; PNG and JPEG are decoded whole.
+
     Returns
     -------
-    ndarray of shape (C, H, W)
+    ndarray of shape (C, H, W), or (C, h, w)
         In the files' own dtype (the widest of them when they differ).
 
     Raises
     ------
     InputError
-        If a file is missing or cannot be read, or the channels differ in height or width.
+        If a file is missing or cannot be read, or the channels differ in height or width, or the sharpest plane of a
+        stack is asked for in a part.
     """
     decoded: dict[str, np.ndarray] = {}  # all planes of a field are of one time point
     out = []
@@ -129,8 +140,12 @@ def read_planes(planes: Sequence[Plane], root: Path, *, stack: str = "channel") 
         path = paths[0]
         for line, one in zip(plane.path.split("\n"), paths, strict=True):
             if line not in decoded:
-                decoded[line] = read_czyx(one, stack, plane.t)
+                decoded[line] = read_czyx(one, stack, plane.t, box)
         image = decoded[plane.path] if len(paths) == 1 else _stack_files(paths, plane, decoded)
+        if box is not None and plane.z == "sharpest" and image.shape[1] > 1:
+            raise InputError(
+                "It is too large to choose its sharpest plane; import it with max, mean or the number of a plane."
+            )
         if plane.channel == GREY:
             out.append(to_grey(image[:, 0]))
             continue
@@ -200,7 +215,7 @@ def _open(path: Path, stack: str) -> ImageInfo:
         um = _to_um(held.x_scale, held.x_unit)
         return _info(axes, held.shape, held.dtype, False, um, held.channel_names, (path.name,), path)
     if vendors.file_of(path) is not None:
-        seen = vendors.inspect(path)
+        seen = vendors.opened(path).info
         axes = name_axes(seen.axes, seen.shape, stack, path)
         colour = dict(zip(axes, seen.shape, strict=True)).get("S", 1) > 1
         return _info(
@@ -231,32 +246,41 @@ def _info(
     )  # fmt: skip
 
 
-def read_czyx(path: Path, stack: str, t: int = 0) -> np.ndarray:
-    """The file's image at one time point as (C, Z, H, W); the samples of a colour image are channels."""
+def read_czyx(path: Path, stack: str, t: int = 0, box: Box | None = None) -> np.ndarray:
+    """The file's image at one time point, or a part of it, as (C, Z, H, W); samples of a colour image are channels."""
     check_exists(path)
     if path.is_dir():
         with reading(path, "OME-Zarr"):
             held, array = ome_zarr.inspect(path)
             axes = name_axes(held.axes, held.shape, stack, path)
-            image = np.asarray(array[_at_time(axes, held.shape, t, path)])
+            image = np.asarray(array[_where(axes, held.shape, t, box, path)])
     elif vendors.file_of(path) is not None:
-        seen = vendors.inspect(path)
-        axes = name_axes(seen.axes, seen.shape, stack, path)
-        image = vendors.read(path, _at_time(axes, seen.shape, t, path))
+        file = vendors.opened(path)
+        axes = name_axes(file.info.axes, file.info.shape, stack, path)
+        image = file.read(_where(axes, file.info.shape, t, box, path))
     elif suffix_of(path) in TIFF_SUFFIXES:
         with reading(path, "TIFF"), _tiff(path) as tif:
             series = pick_series(tif, path)
             axes = name_axes(series.axes, series.shape, stack, path)
-            at = _at_time(axes, series.shape, t, path)
-            if "T" in axes and series.shape[axes.index("T")] > 1:  # of a long series only this time point
-                with series.aszarr(level=0) as store:
-                    image = np.asarray(zarr.open_array(store, mode="r")[at])
-            else:
-                image = series.asarray()
+            image = _read_tiff(tif, series, _where(axes, series.shape, t, box, path), box is not None, path)
     else:
         image = _read_plain(path)
         axes = "YX" if image.ndim == 2 else "YXS"
+        image = image[_where(axes, image.shape, t, box, path)]
     return to_czyx(image, axes, path)
+
+
+def _read_tiff(tif: Any, series: Any, where: tuple[slice, ...], part: bool, path: Path) -> np.ndarray:
+    """The pixels `where` says; no more is decoded than a part or a time point needs."""
+    if path.suffix.lower() == ".gz":  # unpacked into memory already
+        return np.asarray(series.asarray()[where])
+    if part and series.dataoffset is not None:  # not compressed: mapped into memory, not read
+        dtype = tif.byteorder + series.dtype.char
+        return np.array(np.memmap(path, dtype, "r", series.dataoffset, series.shape)[where])
+    if part or any(len(range(n)[s]) < n for s, n in zip(where, series.shape, strict=True)):
+        with series.aszarr(level=0) as store:
+            return np.asarray(zarr.open_array(store, mode="r")[where])
+    return np.asarray(series.asarray())
 
 
 def to_czyx(image: np.ndarray, axes: str, path: Path) -> np.ndarray:
@@ -270,13 +294,16 @@ def to_czyx(image: np.ndarray, axes: str, path: Path) -> np.ndarray:
     return image.astype(kept_dtype(image.dtype, path), copy=False)
 
 
-def _at_time(axes: str, shape: tuple[int, ...], t: int, path: Path) -> tuple[slice, ...]:
-    """Index of one time point; the axis stays, with a length of 1."""
+def _where(axes: str, shape: tuple[int, ...], t: int, box: Box | None, path: Path) -> tuple[slice, ...]:
+    """Index of a part of one time point; the axis of time stays, with a length of 1."""
     if "T" in axes and not 0 <= t < shape[axes.index("T")]:
         raise InputError(
             f"{path.name} has the time points 0 to {shape[axes.index('T')] - 1}; number {t} is not among them."
         )
-    return tuple(slice(t, t + 1) if a == "T" else slice(None) for a in axes)
+    known = {"T": slice(t, t + 1)}
+    if box is not None:
+        known |= {"Y": slice(box[0], box[2]), "X": slice(box[1], box[3])}
+    return tuple(known.get(a, slice(None)) for a in axes)
 
 
 def kept_dtype(dtype: np.dtype, path: Path) -> np.dtype:

@@ -6,18 +6,21 @@ import contextlib
 import dataclasses
 import datetime
 import errno
+import glob
 import json
 import os
 import platform
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import numpy as np
+import platformdirs
 import tifffile
 from filelock import Timeout
 
@@ -59,6 +62,7 @@ class Project:
         models/           <name>/weights.safetensors, model.json, history.csv, checkpoint
         illumination/     functions that are divided out of the images when they are read, per plate and channel
         images.json       what is in the image files, by hash; thrown away without harm
+        .levels/          of images larger than memory smaller ones to look at
         .undo/            what the last step replaced, until the next one
     """
 
@@ -437,48 +441,137 @@ class Project:
     def read_image(self, field_id: str) -> np.ndarray:
         """Pixels of a field, (C, H, W) in the project's channel order, their illumination corrected if that was asked for.
 
+        Of a field that `is_big` ask for parts (`read_region`), or for what little tells of the whole (`glimpse`, `overview`).
+
         Raises
         ------
         InputError
             If the file is gone or broken, or its size is not what it was when imported.
         """
-        field = self.field(field_id)
-        if len(field.planes) != len(self.channels):
-            raise InputError(
-                f"Field {field_id}: {field.problem or 'its channels are not those of the project.'} "
-                "Mend that and import the field again."
-            )
-        image = field.read(self.root)
-        if field.height_px and image.shape[1:] != (field.height_px, field.width_px):
-            raise InputError(
-                f"Field {field_id} was {field.width_px}×{field.height_px} px when it was imported and is "
-                f"{image.shape[2]}×{image.shape[1]} px now; import it again."
-            )
-        return image if self.illumination is None else self.illumination.correct(image, field, self.channels)
+        return self._read(self.field(field_id), None, None)
 
     def is_big(self, field_id: str) -> bool:
         """Whether a field is worked on in parts, because the whole of it is more than memory should hold."""
         field = self.field(field_id)
         return field.height_px * field.width_px > slides.BIG_PX
 
-    def read_region(self, field_id: str, box: slides.Box) -> np.ndarray:
-        """Pixels (C, h, w) of a part of a field, y0, x0, y1, x1; no more is read than the file's own pieces.
+    def read_region(
+        self, field_id: str, box: slides.Box, channels: Sequence[int] | None = None
+    ) -> np.ndarray:
+        """Pixels (C, h, w) of a part of a field, y0, x0, y1, x1, as `read_image` has them.
+
+        Of a field that `is_big` no more is read than the file's own pieces.
+
+        Parameters
+        ----------
+        channels : sequence of int, optional
+            Only these of the project's channels.
 
         Raises
         ------
         InputError
             As `read_image`.
         """
+        if self.is_big(field_id):
+            return self._read(self.field(field_id), box, channels)
+        y0, x0, y1, x1 = box
+        image = self.read_image(field_id)[:, y0:y1, x0:x1]
+        return image if channels is None else image[list(channels)]
+
+    def glimpse(self, field_id: str) -> np.ndarray:
+        """Pixels (C, h, w) to measure a field's brightness on: all, or of one that `is_big` windows spread over it."""
+        if not self.is_big(field_id):
+            return self.read_image(field_id)
+        return slides.glimpse(partial(self.read_region, field_id), self._shape(field_id))
+
+    def overview(self, field_id: str, most_px: int = 2048) -> tuple[np.ndarray, int]:
+        """A field that `is_big`, shrunk until its longer side has at most `most_px`; any other as it is.
+
+        Returns
+        -------
+        ndarray of shape (C, h, w)
+            float32 where it was shrunk: means of squares.
+        int
+            Field pixels per pixel of it.
+        """
+        if not self.is_big(field_id):
+            return self.read_image(field_id), 1
+        return slides.overview(partial(self.read_region, field_id), self._shape(field_id), most_px)
+
+    def parts_of(self, field_id: str, yx: np.ndarray) -> list[np.ndarray]:
+        """Which of places (n, 2) in a field, y and x, are worked on together: all, or part by part if it `is_big`.
+
+        Returns
+        -------
+        list of ndarray of int
+            Indices.
+        """
+        if not len(yx):
+            return []
+        return slides.by_tile(yx) if self.is_big(field_id) else [np.arange(len(yx))]
+
+    def _shape(self, field_id: str) -> tuple[int, int]:
         field = self.field(field_id)
-        try:
-            image = slides.read_region(field.planes, self.root, box, stack=field.stack)
-        except InputError as error:
-            raise InputError(f"Field {field_id}: {error}") from error
-        return (
-            image
-            if self.illumination is None
-            else self.illumination.correct(image, field, self.channels, box)
-        )
+        return field.height_px, field.width_px
+
+    def _read(self, field: Field, box: slides.Box | None, channels: Sequence[int] | None) -> np.ndarray:
+        """A field or a part of it, of all channels or some, corrected."""
+        if len(field.planes) != len(self.channels):
+            raise InputError(
+                f"Field {field.id}: {field.problem or 'its channels are not those of the project.'} "
+                "Mend that and import the field again."
+            )
+        image = field.read(self.root, box, channels)
+        whole = (0, 0, field.height_px, field.width_px)
+        y0, x0, y1, x1 = box or whole
+        if field.height_px and image.shape[1:] != (y1 - y0, x1 - x0):
+            now = "smaller" if box else f"{image.shape[2]}×{image.shape[1]} px"
+            raise InputError(
+                f"Field {field.id} was {field.width_px}×{field.height_px} px when it was imported and is "
+                f"{now} now; import it again."
+            )
+        if self.illumination is None:
+            return image
+        shown = self.channels if channels is None else [self.channels[i] for i in channels]
+        return self.illumination.correct(image, field, shown, box)
+
+    # ---- levels of a slide, to look at -------------------------------------------------------------
+
+    def levels_folder(self, field_id: str) -> Path:
+        """Where smaller levels of a field's pixels are kept, to look at; thrown away without harm.
+
+        In the project, or in the user's cache if that cannot be written. The name says of which files and which
+        illumination they are.
+        """
+        place = self.root / ".levels"
+        if self.read_only:
+            place = Path(platformdirs.user_cache_dir("napari-cellrep")) / "levels" / digest(str(self.root))
+        return place / f"{field_id}-{self.image_stamp(field_id)}"
+
+    def make_levels(self, field_id: str) -> Iterator[tuple[int, int]]:
+        """Write the smaller levels of a field if they are not there, and remove those of before.
+
+        Yields
+        ------
+        (int, int)
+            Parts done, and all parts.
+        """
+        folder = self.levels_folder(field_id)
+        if folder.is_dir():
+            return
+        sweep(folder.parent)
+        field, read = self.field(field_id), partial(self.read_region, field_id)
+        yield from slides.write_levels(read, self._shape(field_id), field.dtype, len(self.channels), folder)
+        for other in folder.parent.glob(f"{glob.escape(field_id)}-*"):
+            if other != folder and other.name.rpartition("-")[0] == field_id:
+                shutil.rmtree(other, ignore_errors=True)
+
+    def levels(self, field_id: str) -> list[list[Any]]:
+        """Levels of every channel of a field, the largest first: arrays that are read where they are looked at."""
+        return slides.levels(
+            partial(self.read_region, field_id), self._shape(field_id), self.field(field_id).dtype,
+            len(self.channels), self.levels_folder(field_id),
+        )  # fmt: skip
 
     # ---- labels ----------------------------------------------------------------------------------
 

@@ -1,38 +1,24 @@
-"""Images larger than memory: a part of one read from its file, labels written in chunks, and how it is cut into parts."""
+"""Images larger than memory: how one is cut into parts, smaller levels of it to look at, and labels written in chunks."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 import zarr
 
-from napari_cellrep.data import ome_zarr
-from napari_cellrep.data.images import (
-    GREY,
-    Plane,
-    check_exists,
-    flatten_z,
-    name_axes,
-    pick_series,
-    read_planes,
-    reading,
-    to_czyx,
-    to_grey,
-)
+from napari_cellrep.data.files import replacing
+from napari_cellrep.data.images import Box as Box
 from napari_cellrep.specs import InputError
 
 BIG_PX = 8192 * 8192  # fields with more pixels are worked on in parts
 TILE_PX = 2048  # side of a part
 CHUNK_PX = 1024  # side of a chunk of labels on disk
 SMALLEST_PX = 1024  # a level of the pyramid that is not larger is the last
-
-Box = tuple[int, int, int, int]  # y0, x0, y1, x1; the end is exclusive
 
 
 @dataclass(frozen=True)
@@ -94,86 +80,71 @@ def by_tile(yx: np.ndarray, side_px: int = 0) -> list[np.ndarray]:
     return np.split(order, np.flatnonzero(np.diff(key[order])) + 1)
 
 
-def read_region(planes: Sequence[Plane], root: Path, box: Box, *, stack: str = "channel") -> np.ndarray:
-    """Read a part of the channels of one field.
+# ---- the whole of a field, from little ----------------------------------------------------------------
 
-    Tiled and striped TIFF and OME-Zarr are decoded only where they are asked for; of other files the whole is.
+Read = Callable[[Box], np.ndarray]  # pixels (C, h, w) of a part
+
+
+def glimpse(read: Read, shape: tuple[int, int], *, side_px: int = 256, n: int = 6) -> np.ndarray:
+    """A picture (C, h, w) put together of n × n windows spread evenly over a field: what it holds, to measure brightness on.
+
+    A field that is not larger than that is read whole.
+    """
+    h, w = shape
+    if h <= n * side_px and w <= n * side_px:
+        return read((0, 0, h, w))
+    rows, columns = (np.linspace(0, size - min(side_px, size), n).astype(int).tolist() for size in shape)
+    parts = [[read((y, x, min(y + side_px, h), min(x + side_px, w))) for x in columns] for y in rows]
+    return np.concatenate([np.concatenate(row, axis=2) for row in parts], axis=1)
+
+
+def overview(read: Read, shape: tuple[int, int], most_px: int) -> tuple[np.ndarray, int]:
+    """A whole field shrunk by a whole number so that its longer side has at most `most_px`, read part by part.
 
     Returns
     -------
-    ndarray of shape (C, h, w)
-
-    Raises
-    ------
-    InputError
-        If a file is missing or cannot be read, or holds NaN.
+    ndarray of shape (C, h, w), float32
+        Means of squares; at the lower and right edge of what is there of them.
+    int
+        Field pixels per pixel of it.
     """
-    y0, x0, y1, x1 = box
-    decoded: dict[Path, np.ndarray] = {}
-    out = []
-    for plane in planes:
-        paths = plane.files(root)
-        if not all(p.is_dir() or p.suffix.lower() in (".tif", ".tiff") for p in paths):
-            out.append(read_planes((plane,), root, stack=stack)[0, y0:y1, x0:x1])
-            continue
-        for path in paths:
-            if path not in decoded:
-                decoded[path] = _read_czyx_region(path, stack, box, plane.t)
-        image = np.concatenate([decoded[p] for p in paths], axis=1)
-        if plane.channel == GREY:
-            out.append(to_grey(image[:, 0]))
-            continue
-        if plane.z == "sharpest" and image.shape[1] > 1:
-            raise InputError(
-                "It is too large to choose its sharpest plane; import it with max, mean or the number of a plane."
-            )
-        out.append(flatten_z(image[plane.channel], plane.z, plane.path.rpartition("/")[2]))
-    region = np.stack(out)
-    if region.dtype.kind == "f" and not np.isfinite(region).all():
-        raise InputError("It holds NaN or infinite values.")
-    return region
-
-
-def _read_czyx_region(path: Path, stack: str, box: Box, t: int) -> np.ndarray:
-    """A part of the file's image as (C, Z, h, w)."""
-    check_exists(path)
-    if path.is_dir():
-        with reading(path, "OME-Zarr"):
-            held, array = ome_zarr.inspect(path)
-            axes = name_axes(held.axes, held.shape, stack, path)
-            part = _part_of(array, axes, box, t)
-    else:
-        with reading(path, "TIFF"), tifffile.TiffFile(path) as tif:
-            series = pick_series(tif, path)
-            axes = name_axes(series.axes, series.shape, stack, path)
-            if series.dataoffset is not None:  # not compressed: mapped into memory, not read
-                mapped = np.memmap(
-                    path, tif.byteorder + series.dtype.char, "r", series.dataoffset, series.shape
-                )
-                part = _part_of(mapped, axes, box, t)
-            else:
-                with series.aszarr(level=0) as store:
-                    part = _part_of(zarr.open(store, mode="r"), axes, box, t)
-    return to_czyx(part, axes, path)
-
-
-def _part_of(array: Any, axes: str, box: Box, t: int) -> np.ndarray:
-    y0, x0, y1, x1 = box
-    where = {"Y": slice(y0, y1), "X": slice(x0, x1), "T": slice(t, t + 1)}
-    return np.array(array[tuple(where.get(a, slice(None)) for a in axes)])
+    by = -(-max(shape) // most_px)
+    h, w = (-(-n // by) for n in shape)
+    out: np.ndarray | None = None
+    for tile in tiles(*shape, 0, align_px=by):
+        y0, x0, y1, x1 = tile.core
+        part = read(tile.core).astype(np.float32)
+        for axis, n in ((1, y1 - y0), (2, x1 - x0)):
+            part = np.add.reduceat(part, np.arange(0, n, by), axis=axis)
+        rows, columns = (np.diff([*range(0, n, by), n]) for n in (y1 - y0, x1 - x0))
+        part /= rows[:, None] * columns
+        out = np.empty((len(part), h, w), np.float32) if out is None else out
+        out[:, y0 // by : y0 // by + part.shape[1], x0 // by : x0 // by + part.shape[2]] = part
+    assert out is not None  # a field has pixels
+    return out, by
 
 
 # ---- smaller levels, to look at ----------------------------------------------------------------------
 
+ReadChannels = Callable[[Box, Sequence[int]], np.ndarray]  # pixels (c, h, w) of a part of some channels
+
 
 class LazyPlane:
-    """One channel of a field as an array that is read where it is looked at."""
+    """One channel of a field as an array that is read where it is looked at.
+
+    Parameters
+    ----------
+    read : callable
+        Gives pixels (h, w) of a part, y0, x0, y1, x1.
+    shape : tuple of int
+        Height and width.
+    """
 
     ndim = 2
 
-    def __init__(self, plane: Plane, root: Path, shape: tuple[int, int], dtype: Any, stack: str = "channel"):
+    def __init__(self, read: Callable[[Box], np.ndarray], shape: tuple[int, int], dtype: Any):
         self.shape, self.dtype = shape, np.dtype(dtype)
-        self._plane, self._root, self._stack = plane, root, stack
+        self._read = read
 
     @property
     def size(self) -> int:
@@ -190,7 +161,7 @@ class LazyPlane:
         if not all(len(r) for r in ranges):
             return np.zeros([len(r) for r in ranges], self.dtype)
         (y0, y1), (x0, x1) = ((min(r), max(r) + 1) for r in ranges)
-        region = read_region((self._plane,), self._root, (y0, x0, y1, x1), stack=self._stack)[0]
+        region = self._read((y0, x0, y1, x1))
         picked = region[np.ix_(*(np.array(r) - min(r) for r in ranges))]
         return picked[tuple(slice(None) if isinstance(i, slice) else 0 for i in index[:2])]
 
@@ -198,48 +169,57 @@ class LazyPlane:
         return np.asarray(self[:, :], dtype)
 
 
-def pyramid(
-    planes: Sequence[Plane],
-    root: Path,
-    shape: tuple[int, int],
-    dtype: str,
-    folder: Path,
-    *,
-    stack: str = "channel",
+def levels(
+    read: ReadChannels, shape: tuple[int, int], dtype: str, n_channels: int, folder: Path
 ) -> list[list[Any]]:
-    """Levels of every channel, the largest first, each half of the one before: the field's own, then smaller ones.
-
-    Parameters
-    ----------
-    folder : Path
-        Where the smaller ones are written (a third of the field's pixels); a folder that is not there yet.
+    """Levels of every channel, the largest first, each half of the one before: the field's own, then those in `folder`.
 
     Returns
     -------
     list of list of array
         Read where they are looked at; for every channel one list.
     """
-    group = zarr.open_group(folder, mode="w", zarr_format=3)
-    levels: list[list[Any]] = [[LazyPlane(p, root, shape, dtype, stack) for p in planes]]
-    while max(levels[-1][0].shape) > SMALLEST_PX:
-        h, w = levels[-1][0].shape
-        small = (-(-h // 2), -(-w // 2))
-        chunks = (min(CHUNK_PX // 2, small[0]), min(CHUNK_PX // 2, small[1]))
-        made = [
-            group.create_array(f"{len(levels)}/{c}", shape=small, chunks=chunks, dtype=dtype)
-            for c in range(len(planes))
-        ]
-        for y in range(0, h, TILE_PX):
-            for x in range(0, w, TILE_PX):
-                box = (y, x, min(y + TILE_PX, h), min(x + TILE_PX, w))
-                if len(levels) == 1:
-                    part: Any = read_region(planes, root, box, stack=stack)
-                else:
-                    part = [a[box[0] : box[2], box[1] : box[3]] for a in levels[-1]]
+    group = zarr.open_group(folder, mode="r")
+    smaller = sorted(group.group_keys(), key=int)
+
+    def whole(channel: int) -> LazyPlane:
+        return LazyPlane(lambda box: read(box, (channel,))[0], shape, dtype)
+
+    return [[whole(c), *(group[f"{i}/{c}"] for i in smaller)] for c in range(n_channels)]
+
+
+def write_levels(
+    read: ReadChannels, shape: tuple[int, int], dtype: str, n_channels: int, folder: Path
+) -> Iterator[tuple[int, int]]:
+    """Write the smaller levels of a field into `folder`, a third of its pixels; it is there once all is written.
+
+    Yields
+    ------
+    (int, int)
+        Parts done, and all parts.
+    """
+    sizes = [shape]
+    while max(sizes[-1]) > SMALLEST_PX:
+        sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
+    parts = [tiles(*size, 0, align_px=2) for size in sizes[:-1]]
+    done, total = 0, sum(map(len, parts))
+    with replacing(folder) as tmp:
+        group = zarr.open_group(tmp, mode="w", zarr_format=3)
+        above: list[Any] = []
+        for i, (small, todo) in enumerate(zip(sizes[1:], parts, strict=True), 1):
+            chunks = (min(CHUNK_PX // 2, small[0]), min(CHUNK_PX // 2, small[1]))
+            made = [
+                group.create_array(f"{i}/{c}", shape=small, chunks=chunks, dtype=dtype)
+                for c in range(n_channels)
+            ]
+            for tile in todo:
+                y0, x0, y1, x1 = tile.core
+                part: Any = [a[y0:y1, x0:x1] for a in above] if above else read(tile.core, range(n_channels))
                 for array, plane in zip(made, part, strict=True):
-                    array[y // 2 : -(-box[2] // 2), x // 2 : -(-box[3] // 2)] = plane[::2, ::2]
-        levels.append(made)
-    return [list(of_channel) for of_channel in zip(*levels, strict=True)]
+                    array[y0 // 2 : -(-y1 // 2), x0 // 2 : -(-x1 // 2)] = plane[::2, ::2]
+                done += 1
+                yield done, total
+            above = made
 
 
 # ---- labels in chunks --------------------------------------------------------------------------------

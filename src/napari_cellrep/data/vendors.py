@@ -6,9 +6,11 @@ file were a folder.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,32 +67,48 @@ def find_images(file: Path) -> list[Path]:
     return [file / f"scene-{i + 1}" for i in range(n)] if n > 1 else [file]
 
 
-def inspect(path: Path) -> VendorImage:
-    """What an image holds, without its pixels.
+class VendorFile:
+    """One image of a file that is open.
+
+    Attributes
+    ----------
+    info : VendorImage
+        What it holds, without its pixels.
+    """
+
+    def __init__(self, path: Path, image: Any):
+        self._path, self._image = path, image
+        with _reading(path):
+            size = image.physical_pixel_sizes.X
+            self.info = VendorImage(
+                str(image.dims.order), tuple(image.shape), np.dtype(image.dtype), float(size or 0.0),
+                tuple(str(n) for n in image.channel_names or ()),
+            )  # fmt: skip
+
+    def read(self, part: tuple[slice, ...]) -> np.ndarray:
+        """The pixels of a part, its axes as `info` names them; no other planes are read."""
+        with _reading(self._path):
+            return np.asarray(self._image.dask_data[part])
+
+
+def opened(path: Path) -> VendorFile:
+    """An image of a file, opened once for what it holds and for its pixels.
 
     Raises
     ------
     InputError
         If the reader is not installed, or it cannot read the file.
     """
-    image = _opened(path)
-    try:
-        axes, shape = str(image.dims.order), tuple(image.shape)
-        size = image.physical_pixel_sizes.X
-        names = tuple(str(n) for n in image.channel_names or ())
-        dtype = np.dtype(image.dtype)
-    except Exception as error:
-        raise InputError(f"{path.name} cannot be read ({first_line(error)}).") from error
-    return VendorImage(axes, shape, dtype, float(size or 0.0), names)
+    return VendorFile(path, _opened(path))
 
 
-def read(path: Path, part: tuple[slice, ...]) -> np.ndarray:
-    """The pixels of a part of an image, its axes as `inspect` names them; no other planes are read."""
-    image = _opened(path)
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Without the readers' warnings, and with their many kinds of error as one sentence."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return np.asarray(image.dask_data[part])
+            yield
     except Exception as error:
         raise InputError(f"{path.name} cannot be read ({first_line(error)}).") from error
 
@@ -108,12 +126,8 @@ def _opened(path: Path) -> Any:
         raise InputError(
             f'{file.name} is a {kind} file: pip install "{extra}" to read it, or save it as OME-TIFF.'
         ) from None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = bioio.BioImage(file, reader=reader)
-            if path != file:
-                image.set_scene(int(path.name.removeprefix("scene-")) - 1)
-    except Exception as error:
-        raise InputError(f"{file.name} cannot be read ({first_line(error)}).") from error
+    with _reading(file):
+        image = bioio.BioImage(file, reader=reader)
+        if path != file:
+            image.set_scene(int(path.name.removeprefix("scene-")) - 1)
     return image

@@ -115,6 +115,7 @@ class Canvas:
         self.field = ""
         self.edited = False
         self.background = Background(session)
+        self.background.told.connect(self._tell)
         self.looking = Looking(self)
         self.source_id = ""  # the cell whose pattern the next clicked cell is predicted with
         self._coloured = False
@@ -234,7 +235,9 @@ class Canvas:
             if then is not None:
                 then()
 
-        self.background.run(lambda: self.background.read_field(project, field_id), shown, "field")
+        big = project.is_big(field_id)
+        read = self.background.read_slide if big else self.background.read_field
+        self.background.run(lambda: read(project, field_id), shown, "field", slow=big)
 
     def _place(self, field: Any, image: np.ndarray, labels: np.ndarray | None) -> None:
         viewer, project = self.viewer, self.session.project
@@ -986,6 +989,10 @@ class Canvas:
             known = {f.id for f in self.session.project.fields} if self.session.project else set()
             if self.field in known:
                 self.show(self.field)  # labels may be new
+
+    def _tell(self, sentence: str) -> None:
+        if self.viewer is not None:
+            self.viewer.status = sentence
 
     def _complain(self, error: Any) -> None:
         if self.viewer is not None:

@@ -1,13 +1,11 @@
-"""Reading fields and cutting cell pictures in one background thread, so that the window never waits for a disk."""
+"""Reading fields and cutting cell pictures in background threads, so that the window never waits for a disk."""
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ from napari_cellrep.data import slides
 from napari_cellrep.data.crops import Boxes, around, cut_crops, moved
 from napari_cellrep.data.project import Project
 from napari_cellrep.session import Session
-from napari_cellrep.specs import CropSpec
+from napari_cellrep.specs import CropSpec, InputError
 
 CACHE_BYTES = 512 * 2**20
 
@@ -30,7 +28,7 @@ ROLE_COLOURS = {
 
 
 class Background(QObject):
-    """One thread that reads; answers arrive in the window's thread.
+    """One thread that reads, and one that prepares slides; answers arrive in the window's thread.
 
     Parameters
     ----------
@@ -38,27 +36,30 @@ class Background(QObject):
         Whose project is read.
     """
 
+    told = Signal(str)  # how far the preparing of a slide is
     _done = Signal(object, object)
 
     def __init__(self, session: Session) -> None:
         super().__init__()
         self._session = session
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="cellrep-reader")
+        self._slow_pool = ThreadPoolExecutor(1, thread_name_prefix="cellrep-slides")
         self._fields: OrderedDict[tuple[str, str], tuple[np.ndarray, np.ndarray | None]] = OrderedDict()
         self._pictures: OrderedDict[tuple[Any, ...], np.ndarray] = OrderedDict()
-        self._slides: dict[
-            tuple[str, str, str], tuple[list[Any], Any]
-        ] = {}  # with the folders of their levels
+        self._glimpses: dict[tuple[str, str, str], np.ndarray] = {}
         self._latest: dict[str, object] = {}
         self._closed = threading.Event()
         self._side_of: Any = None
         self._side = 64
         self._done.connect(self._deliver)
 
-    def run(self, work: Callable[[], Any], then: Callable[[Any], None], kind: str = "") -> None:
+    def run(
+        self, work: Callable[[], Any], then: Callable[[Any], None], kind: str = "", *, slow: bool = False
+    ) -> None:
         """Do `work` in the thread, then call `then` with its result (or its exception) in the window's thread.
 
-        Of requests of one `kind`, only the newest is answered: what the pointer has left is not read any more.
+        Of requests of one `kind`, only the newest is answered: what the pointer has left is not read any more. What may
+        take minutes is `slow`: it has a thread of its own, and pictures of cells do not wait for it.
         """
         if self._closed.is_set():
             return
@@ -76,7 +77,7 @@ class Background(QObject):
             if not self._closed.is_set() and not (kind and self._latest.get(kind) is not token):
                 self._done.emit(then, result)
 
-        self._pool.submit(task)
+        (self._slow_pool if slow else self._pool).submit(task)
 
     def _deliver(self, then: Callable[[Any], None], result: Any) -> None:
         if not self._closed.is_set():
@@ -90,10 +91,8 @@ class Background(QObject):
     def close(self) -> None:
         """Answer nothing any more and let the thread end."""
         self._closed.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        for _, folder in self._slides.values():
-            folder.cleanup()
-        self._slides = {}
+        for pool in (self._pool, self._slow_pool):
+            pool.shutdown(wait=True, cancel_futures=True)
 
     def ask_picture(
         self, row: int, then: Callable[[Any], None], looks: tuple[Look, ...] = (), kind: str = "picture"
@@ -159,12 +158,10 @@ class Background(QObject):
         )
         return where, self._side
 
-    # ---- these two run in the thread ---------------------------------------------------------------
+    # ---- these run in the thread -------------------------------------------------------------------
 
     def read_field(self, project: Project, field_id: str) -> tuple[np.ndarray, np.ndarray | None]:
         """Pixels (C, H, W) and labels (H, W) of a field, or None for labels it has not; kept for a while."""
-        if project.is_big(field_id):
-            return self._read_slide(project, field_id)
         key = (str(project.root), field_id)
         if key not in self._fields:
             labels = project.read_labels(field_id) if project.has_labels(field_id) else None
@@ -174,42 +171,58 @@ class Background(QObject):
         self._fields.move_to_end(key)
         return self._fields[key]
 
-    def _read_slide(self, project: Project, field_id: str) -> Any:
-        """Levels of every channel of a field larger than memory, and of its labels; the smaller ones are made once."""
-        key = (str(project.root), field_id, project.image_stamp(field_id))
-        if key not in self._slides:
-            field = project.field(field_id)
-            folder = tempfile.TemporaryDirectory(prefix="cellrep-", ignore_cleanup_errors=True)
-            levels = slides.pyramid(
-                field.planes, project.root, (field.height_px, field.width_px), field.dtype, Path(folder.name) / "levels",
-                stack=field.stack,
-            )  # fmt: skip
-            self._slides[key] = (levels, folder)
+    def read_slide(self, project: Project, field_id: str) -> tuple[list[list[Any]], list[Any] | None]:
+        """Levels of every channel of a field larger than memory, and of its labels; the smaller ones are made once.
+
+        That is given up when another field is asked for, or the window is closed.
+        """
+        asked = self._latest.get("field")
+        for done, total in project.make_levels(field_id):
+            if self._closed.is_set() or self._latest.get("field") is not asked:
+                raise InputError(f"{field_id} is not shown: another field was asked for.")
+            self.told.emit(f"Preparing {field_id} to be looked at, once: part {done:,} of {total:,}")
         path = project.labels_path(field_id)
-        return self._slides[key][0], slides.label_levels(path) if path.is_dir() else None
+        return project.levels(field_id), slides.label_levels(path) if path.is_dir() else None
+
+    def looks(self, project: Project, field_id: str) -> tuple[Look, ...]:
+        """Colour and contrast of every channel as they are chosen for a field."""
+        if project.is_big(field_id):
+            key = (str(project.root), field_id, project.image_stamp(field_id))
+            if key not in self._glimpses:
+                self._glimpses[key] = project.glimpse(field_id)
+            image = self._glimpses[key]
+        else:
+            image = self.read_field(project, field_id)[0]
+        return tuple(default_look(c.role, plane) for c, plane in zip(project.channels, image, strict=True))
+
+    def overview(self, project: Project, field_id: str) -> tuple[np.ndarray, float]:
+        """A whole field (C, h, w), and field pixels per pixel of it; of one larger than memory a small picture."""
+        if not project.is_big(field_id):
+            return self.read_field(project, field_id)[0], 1.0
+        if project.levels_folder(field_id).is_dir():
+            small = np.stack([np.asarray(of_channel[-1]) for of_channel in project.levels(field_id)])
+            return small, project.field(field_id).height_px / small.shape[1]
+        return project.overview(field_id, slides.SMALLEST_PX)
+
+    def crops(self, project: Project, field_id: str, where: Boxes, side: int) -> np.ndarray:
+        """Windows (n, C, side, side) about cells of one field; of one larger than memory cut part by part."""
+        spec = CropSpec(size_px=side, window_px=side)
+        if not project.is_big(field_id):
+            return cut_crops(self.read_field(project, field_id)[0], None, where, spec)
+        field = project.field(field_id)
+        out = np.empty((len(where), len(project.channels), side, side), field.dtype)
+        for at in project.parts_of(field_id, where.centroid):
+            some = Boxes(where.label[at], where.area_px[at], where.centroid[at], where.box[at])
+            box = slides.grown(around(some, [spec]), 0, (field.height_px, field.width_px))
+            out[at] = cut_crops(project.read_region(field_id, box), None, moved(some, box[:2]), spec)
+        return out
 
     def _cut(
         self, project: Project, field_id: str, where: Boxes, side: int, looks: tuple[Look, ...]
     ) -> list[np.ndarray]:
-        spec = CropSpec(size_px=side, window_px=side)
-        if project.is_big(field_id):  # one part after the other, each no larger than it has to be
-            crops = np.empty(
-                (len(where), len(project.channels), side, side), project.field(field_id).dtype or float
-            )
-            shape = project.field(field_id).height_px, project.field(field_id).width_px
-            for at in slides.by_tile(where.centroid):
-                some = Boxes(where.label[at], where.area_px[at], where.centroid[at], where.box[at])
-                box = slides.grown(around(some, [spec]), 0, shape)
-                image = project.read_region(field_id, box)
-                crops[at] = cut_crops(image, None, moved(some, box[:2]), spec)
-        else:
-            image, _ = self.read_field(project, field_id)
-            crops = cut_crops(image, None, where, spec)
         if len(looks) != len(project.channels):
-            looks = tuple(
-                default_look(c.role, plane) for c, plane in zip(project.channels, image, strict=True)
-            )
-        return [compose(crop, looks) for crop in crops]
+            looks = self.looks(project, field_id)
+        return [compose(crop, looks) for crop in self.crops(project, field_id, where, side)]
 
 
 Look = tuple[

@@ -11,13 +11,12 @@ from qtpy.QtCore import QRectF, Qt
 from qtpy.QtGui import QColor, QImage, QPainter, QPen
 
 from napari_cellrep.analysis.profiles import typical
-from napari_cellrep.data.crops import Boxes, cut_crops
+from napari_cellrep.data.crops import Boxes
 from napari_cellrep.data.project import Project
-from napari_cellrep.gui._pictures import Background, Look, compose, default_look
+from napari_cellrep.gui._pictures import Background, Look, compose
 from napari_cellrep.gui.views._grown import Grown
 from napari_cellrep.gui.views._sheet import scale_bar
 from napari_cellrep.gui.views._tiles import as_image
-from napari_cellrep.specs import CropSpec
 
 CROPS, ACROSS = 10, 5  # typical cells of a branch, and of them side by side
 CROP_PX, GAP_PX, TITLE_PX, FIELD_PX = 96, 4, 40, 300
@@ -111,21 +110,21 @@ def picture(
     looks: tuple[Look, ...],
 ) -> Pictured:
     """Read the field of a branch and cut its cells; to be run in the background."""
-    image, _ = background.read_field(project, branch.field_id)
-    if len(looks) != image.shape[0]:
-        looks = tuple(default_look(c.role, plane) for c, plane in zip(project.channels, image, strict=True))
+    if len(looks) != len(project.channels):
+        looks = background.looks(project, branch.field_id)
     own = obs.iloc[branch.rows]
     at = own[["y_px", "x_px"]].to_numpy(float)
     where = Boxes(
         own["label"].to_numpy(np.int64), own["area_px"].to_numpy(np.int64), at,
         own[["box_y0", "box_x0", "box_y1", "box_x1"]].to_numpy(np.int64),
     )  # fmt: skip
-    crops = cut_crops(image, None, where, CropSpec(size_px=side_px, window_px=side_px))
-    h, w = image.shape[1:]
+    crops = background.crops(project, branch.field_id, where, side_px)
+    whole, by = background.overview(project, branch.field_id)
+    h, w = (n * by for n in whole.shape[1:])
     boxes = [((x - side_px / 2) / w, (y - side_px / 2) / h, side_px / w, side_px / h) for y, x in at]
     length_px, words = scale_bar(w / 2, project.field(branch.field_id).um_per_px)
     return Pictured(
-        branch, [as_image(compose(crop, looks)) for crop in crops], as_image(compose(image, looks)), boxes,
+        branch, [as_image(compose(crop, looks)) for crop in crops], as_image(compose(whole, looks)), boxes,
         (length_px / w, words),
     )  # fmt: skip
 

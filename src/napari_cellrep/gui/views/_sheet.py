@@ -11,14 +11,14 @@ from qtpy.QtCore import QEvent, QPoint, QRect, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QImage, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QToolTip, QWidget
 
-from napari_cellrep.data.crops import Boxes, cut_crops
+from napari_cellrep.data.crops import Boxes
 from napari_cellrep.data.project import Project
-from napari_cellrep.gui._pictures import Background, Look, compose, default_look
+from napari_cellrep.gui._pictures import Background, Look, compose
 from napari_cellrep.gui.views._parts import beside, frame_focus
 from napari_cellrep.gui.views._raster import SELECTED
 from napari_cellrep.gui.views._tiles import as_image, frame_picture
 from napari_cellrep.gui.views.map import selection_mode
-from napari_cellrep.specs import CropSpec, InputError
+from napari_cellrep.specs import InputError
 
 if TYPE_CHECKING:
     from napari_cellrep.gui.views.odd import OddView
@@ -321,9 +321,8 @@ def cut_shown(
 ) -> Shown:
     """Cut all pictures: row 0 of `obs` is the cell, then come its nearest and its typical mates."""
     names = obs["field"].astype(str).to_numpy()
-    image, _ = background.read_field(project, names[0])
-    if len(looks) != image.shape[0]:
-        looks = tuple(default_look(c.role, plane) for c, plane in zip(project.channels, image, strict=True))
+    if len(looks) != len(project.channels):
+        looks = background.looks(project, names[0])
     where = Boxes(
         obs["label"].to_numpy(np.int64),
         obs["area_px"].to_numpy(np.int64),
@@ -332,9 +331,8 @@ def cut_shown(
     )
 
     def cut(i: int, size: int) -> np.ndarray:
-        pixels, _ = background.read_field(project, names[i])
         one = Boxes(*(part[i : i + 1] for part in (where.label, where.area_px, where.centroid, where.box)))
-        return cut_crops(pixels, None, one, CropSpec(size_px=size, window_px=size))[0]
+        return background.crops(project, names[i], one, size)[0]
 
     crop, wide = cut(0, side), AROUND * side
     corner = where.centroid[0].astype(int) - wide // 2
