@@ -170,7 +170,10 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     )
     _import_arguments(new, argv)
 
-    more = add("add", _add, "Add images to a project: next week's plate, read by the same rules.")
+    more = add(
+        "add", _add,
+        "Add images to a project (crops to one of crops): next week's plate, read by the same rules.",
+    )  # fmt: skip
     _project_argument(more)
     more.add_argument("images", nargs="+", help="images, or folders of images")
     more.add_argument(
@@ -949,18 +952,50 @@ def _new(args: argparse.Namespace) -> None:
         print('  No channel has a role yet: give them, for example --channels "protein,nucleus".')
 
 
+def _crop_options(args: argparse.Namespace) -> dict[str, Any]:
+    for name in ("on", "z"):
+        if getattr(args, name):
+            raise InputError(f"--{name} is for images of many cells; leave it out with crops.")
+    return {
+        "channels": _words(args.channels), "pattern": args.pattern, "layout": args.layout, "metadata": args.metadata,
+        "rgb": args.rgb, "um_per_px": args.um_per_px,
+    }  # fmt: skip
+
+
+def _print_crops(images: Sequence[str], options: dict[str, Any]) -> None:
+    """How crops would be understood, in the order in which a person checks it."""
+    from napari_cellrep.steps.import_crops import preview_crops
+    from napari_cellrep.steps.import_fields import mistake_words
+
+    found = run(preview_crops(images, **options))
+    looked = (
+        f" (of the {found['n_looked_at']:,} looked at)" if found["n_looked_at"] < found["n_cells"] else ""
+    )
+    print(f"{found['n_cells']:,} crops, each a cell, of {found['sizes']}{looked}. {found['seen']}".strip())
+    print(f"Channels: {join_words(found['channels'], 12)}.")
+    for column, words in found["columns"]:
+        print(f"  {column}: {words}")
+    print(f"Contact sheets: {found['n_sheets']:,}")
+    for row in found["rows"]:
+        print(
+            "  " + " · ".join(text for text in (row["field"], f"{row['cells']} cells", row["known"]) if text)
+        )
+    if len(found["rows"]) < found["n_sheets"]:
+        print(f"  … and {found['n_sheets'] - len(found['rows']):,} more")
+    for sentence in [*found["notes"], *map(mistake_words, found["mistakes"])]:
+        print(f"⚠ {sentence}")
+    if found["unused"]:
+        print(f"⚠ Of no cell: {join_words(found['unused'], 12)}.")
+
+
 def _new_of_crops(args: argparse.Namespace) -> None:
     from napari_cellrep.steps.import_crops import import_crops
 
-    for name in ("on", "z", "preview"):
-        if getattr(args, name):
-            raise InputError(f"--{name} is for images of many cells; leave it out with --crops.")
-    project = run(
-        import_crops(
-            args.project, args.images, channels=_words(args.channels), pattern=args.pattern, layout=args.layout,
-            metadata=args.metadata, group_by=_words(args.group_by), rgb=args.rgb, um_per_px=args.um_per_px,
-        )
-    )  # fmt: skip
+    options = {**_crop_options(args), "group_by": _words(args.group_by)}
+    if args.preview:
+        _print_crops(args.images, options)
+        return
+    project = run(import_crops(args.project, args.images, **options))
     channels = join_words(f"{c.name} ({c.role})" for c in project.channels)
     line = project.last("import")
     print(
@@ -972,9 +1007,13 @@ def _new_of_crops(args: argparse.Namespace) -> None:
 
 
 def _add(args: argparse.Namespace) -> None:
+    from napari_cellrep.steps.import_crops import made_of_crops
     from napari_cellrep.steps.import_fields import add_fields
 
     project = _open(args.project)
+    if made_of_crops(project):
+        _add_crops(args, project)
+        return
     if args.preview:
         _print_preview(args.images, str(project.root), _import_options(args))
         return
@@ -986,6 +1025,25 @@ def _add(args: argparse.Namespace) -> None:
     for note in project.history[-1].get("notes", []):
         print(f"  {note}")
     print(f"Now: cellrep replay {args.project}")
+
+
+def _add_crops(args: argparse.Namespace, project: Any) -> None:
+    from napari_cellrep.steps.import_crops import add_crops
+
+    options = _crop_options(args)
+    if args.preview:
+        _print_crops(args.images, {**options, "project": str(project.root)})
+        return
+    run(add_crops(project, args.images, **options))
+    line = project.last("add")
+    print(
+        f"{project.root}: {line['n_cells']:,} cells added on {line['n_fields']:,} contact sheets, "
+        f"{project.cells.n_obs:,} cells now."
+    )
+    for note in line["notes"]:
+        print(f"  {note}")
+    if project.embedding_keys():
+        print(f"Now: cellrep replay {args.project}")
 
 
 def _metadata(args: argparse.Namespace) -> None:

@@ -205,7 +205,15 @@ def test_crops_are_opened_from_the_same_dialog(qtbot, dock, tmp_path):
     dialog.images.setText(str(tmp_path / "cells.npz"))
     dialog.crops.setChecked(True)
     looked(qtbot, dialog)
-    assert "each becomes a cell" in dialog.understood.text()
+    assert "9 crops</b>, each a cell, of 16 × 16 px" in dialog.understood.text()
+    assert dialog.known.item(0, 0).text() == "phase"
+    assert dialog.known.item(0, 1).text() == "a (3), b (3), c (3)"
+    assert column(dialog, "cells") == ["9"]
+    dialog.crops.setChecked(False)  # and as images of many cells
+    looked(qtbot, dialog)
+    assert dialog.understood.text().startswith("⚠ cells.npz is not an image we read")
+    dialog.crops.setChecked(True)
+    looked(qtbot, dialog)
     dialog.channels.setText("GFP:protein, DNA:nucleus")
     dialog.place.setText(str(tmp_path / "mine.cellrep"))
     click(dialog.ok)
@@ -213,6 +221,37 @@ def test_crops_are_opened_from_the_same_dialog(qtbot, dock, tmp_path):
     project = dock.session.project
     assert project.cells.n_obs == 9
     assert "phase" in project.cells.obs
+    drain(embed(project, model="measurements"))
+    dock.open_project(project.root)
+    idle(qtbot, dock)
+    vectors = dock.session.project.cells.obsm["X_measurements"].copy()
+
+    np.savez(
+        tmp_path / "week2.npz",
+        x=rng.integers(1, 250, (5, 2, 16, 16)).astype(np.uint8),
+        phase=np.array(list("abbbd")),
+    )
+    images = card(dock, "images")
+    assert images.add.text() == "Add crops…"
+    click(images.add)
+    dialog = images.findChildren(FilesDialog)[-1]
+    assert dialog.windowTitle() == "Add crops to mine"
+    dialog.images.setText(str(tmp_path / "week2.npz"))
+    looked(qtbot, dialog)
+    assert "5 crops</b>, each a cell" in dialog.understood.text()
+    click(dialog.ok)
+    idle(qtbot, dock)
+    cells = dock.session.project.cells
+    assert cells.n_obs == 14
+    assert "✓ 5 cells added" in dock.strip.message.text()
+    images = card(dock, "images")
+    assert images.again.text() == "Do the same for the 1 new contact sheet"
+    click(images.again)
+    idle(qtbot, dock)
+    cells = dock.session.project.cells
+    assert cells.obs["has_measurements"].all()
+    np.testing.assert_array_equal(cells.obsm["X_measurements"][:9], vectors)
+    assert not images.again.isVisibleTo(images)
 
 
 def test_another_table_for_the_open_project(qtbot, dock, project, tmp_path):

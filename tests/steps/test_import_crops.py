@@ -19,7 +19,8 @@ from napari_cellrep.data.crops import cut_crops, find_cells
 from napari_cellrep.jobs import drain
 from napari_cellrep.specs import CropSpec, InputError
 from napari_cellrep.steps.embed import embed
-from napari_cellrep.steps.import_crops import import_crops
+from napari_cellrep.steps.import_crops import add_crops, import_crops, preview_crops
+from napari_cellrep.steps.replay import replay
 
 
 def crops(n: int, *shape: int, dtype: str = "uint8") -> np.ndarray:
@@ -180,7 +181,7 @@ def test_what_goes_wrong_is_said_and_leaves_nothing(tmp_path, capsys):
     assert main(["new", str(tmp_path / "p"), str(tmp_path / "ok.npz"), "--crops"]) == OK
     assert "exists already" in refused(tmp_path / "ok.npz")
     assert main(["add", str(tmp_path / "p"), str(tmp_path / "none")]) == BAD_INPUT
-    assert "was made of ready-made crops" in capsys.readouterr().err
+    assert "no images" in capsys.readouterr().err
 
 
 def test_floats_that_hold_whole_numbers_become_whole(tmp_path):
@@ -190,3 +191,204 @@ def test_floats_that_hold_whole_numbers_become_whole(tmp_path):
     assert read_crop_arrays(tmp_path / "a.npz").images.dtype == np.float32
     with pytest.raises(InputError, match="cannot be read"):
         read_crop_arrays(tmp_path / "b.npz")
+
+
+def packed(shared, folder, form: str, first: bool):
+    """Real crops of one set, as labs have them: `first` this week's, else next week's; their names are no week's alone."""
+    if form in ("folder", "zip"):
+        table = pd.read_csv(shared / "data" / "pci_yeast" / "index.csv")
+        rows = table.groupby("protein").head(4).groupby("protein").head(2 if first else 4)
+        place = folder / ("week1" if first else "week2")
+        with zipfile.ZipFile(shared / "data" / "pci_yeast" / "crops.zip") as whole:
+            names = {n.rpartition("/")[2]: n for n in whole.namelist()}
+            for name in [*rows["gfp"], *rows["rfp"]]:
+                path = place / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(whole.read(names[name.rpartition("/")[2]]))
+        rows.to_csv(place / "index.csv", index=False)
+        if form == "folder":
+            return place
+        with zipfile.ZipFile(folder / f"{place.name}.zip", "w") as packed:
+            for path in place.rglob("*"):
+                packed.write(path, path.relative_to(place))
+        return folder / f"{place.name}.zip"
+    take = slice(0, 6) if first else slice(6, 15)
+    if form == "hdf5":
+        path = folder / ("a.h5" if first else "b.h5")
+        with (
+            h5py.File(shared / "data" / "deeploc_schuldiner" / "Schuldiner_test_set.hdf5") as all_of_them,
+            h5py.File(path, "w") as some,
+        ):
+            some["data1"], some["Index1"] = all_of_them["data1"][take], all_of_them["Index1"][take]
+            some.attrs["Index1_columns"] = all_of_them.attrs["Index1_columns"]
+        return path
+    with np.load(shared / "data" / "jurkat_cellcycle" / "jurkat.npz") as held:
+        images, labels = held["images"][take], held["label"][take]
+    path = folder / f"{'a' if first else 'b'}.{form}"
+    if form == "npz":
+        np.savez(path, images=images, label=labels)
+    else:
+        np.save(path, images)
+    return path
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "npz", "npy", "hdf5"])
+def test_next_weeks_crops_are_told_before_and_added_and_the_first_stay_as_they_are(
+    shared, tmp_path, form, capsys
+):
+    """From real files of each kind; a folder and a zip that have grown hold the first week's crops, too."""
+    one, two = packed(shared, tmp_path, form, True), packed(shared, tmp_path, form, False)
+    channels = {"folder": "", "zip": "", "hdf5": "RFP:protein,DIC:structure"}.get(
+        form, "BF:structure,DNA:nucleus,DF:protein"
+    )
+    n_one, n_two = 6, 6 if form in ("folder", "zip") else 9
+    assert main(["new", str(tmp_path / "p"), str(one), "--crops", "--preview", "--channels", channels]) == OK
+    told = capsys.readouterr().out
+    side = {"folder": 64, "zip": 64, "hdf5": 64}.get(form, 40)
+    assert f"{n_one} crops, each a cell, of {side} × {side} px" in told
+    assert not [p.name for p in tmp_path.iterdir() if "cellrep" in p.name]
+    project = drain(import_crops(tmp_path / "p", [one], channels=[c for c in channels.split(",") if c]))
+    assert project.undoable == {}
+    drain(embed(project, model="measurements"))
+    before = project.cells.copy()
+    words = project.cells.obs.columns.difference(["flags", "good"])
+
+    assert main(["add", str(project.root), str(two), "--preview"]) == OK
+    told = capsys.readouterr().out
+    assert f"{n_two + (n_one if form in ('folder', 'zip') else 0)} crops, each a cell" in told
+    assert ("6 are in the project already and will be left out" in told) == (form in ("folder", "zip"))
+    assert open_project(project.root).cells.n_obs == n_one
+    assert main(["add", str(project.root), str(two)]) == OK
+    assert f"{n_two} cells added" in capsys.readouterr().out
+    project = open_project(project.root)
+    cells = project.cells
+    assert cells.n_obs == n_one + n_two
+    assert cells.obs["good"].all()
+    pd.testing.assert_frame_equal(
+        cells.obs.loc[before.obs.index, words].astype(str),
+        before.obs[words].astype(str),
+        check_categorical=False,
+    )
+    np.testing.assert_array_equal(
+        cells[before.obs.index].obsm["X_measurements"], before.obsm["X_measurements"]
+    )
+    new = cells.obs.index[~cells.obs.index.isin(before.obs.index)]
+    assert np.isnan(cells[new].obsm["X_measurements"]).all()
+    assert cells.obs.loc[new, "crop"].notna().all()
+    if form != "npy":
+        column = {"folder": "protein", "zip": "protein", "npz": "label", "hdf5": "Index1"}[form]
+        assert cells.obs.loc[new, column].notna().all()
+
+    stamps = {f.id: (project.embedding_folder("measurements") / f"{f.id}.npy") for f in project.fields}
+    stamps = {name: path.stat().st_mtime_ns for name, path in stamps.items() if path.exists()}
+    result = drain(replay(project))
+    assert (result.n_cells, result.embeddings) == (n_two, ("measurements",))
+    assert result.n_fields == len(set(cells.obs.loc[new, "field"].astype(str)))
+    cells = open_project(project.root).cells
+    assert np.isfinite(cells.obsm["X_measurements"]).all()
+    np.testing.assert_array_equal(
+        cells[before.obs.index].obsm["X_measurements"], before.obsm["X_measurements"]
+    )
+    for name, stamp in stamps.items():  # only the new ones were embedded
+        assert (project.embedding_folder("measurements") / f"{name}.npy").stat().st_mtime_ns == stamp
+    if form in ("folder", "zip"):
+        images = {p.name: tifffile.imread(p) for p in (tmp_path / "week2").rglob("*_gfp.tif")}
+        windows = seen(project, 64)
+        assert set(windows) == set(images)
+        for name, window in windows.items():
+            np.testing.assert_array_equal(window[0], images[name])
+    assert main(["add", str(project.root), str(two)]) == BAD_INPUT
+    assert (
+        f"All {n_two + (n_one if form in ('folder', 'zip') else 0)} crops are in p.cellrep already"
+        in capsys.readouterr().err
+    )
+
+
+def test_adding_crops_that_is_stopped_leaves_the_project_as_it_was(tmp_path):
+    np.save(tmp_path / "a.npy", crops(6, 2, 20, 20))
+    np.save(tmp_path / "b.npy", crops(5, 2, 20, 20) // 2)
+    project = drain(import_crops(tmp_path / "p", [tmp_path / "a.npy"]))
+    job = add_crops(project, [tmp_path / "b.npy"])
+    for progress in job:
+        if progress.message.startswith("Found cells"):
+            break
+    job.close()
+    project = open_project(project.root)
+    assert [f.id for f in project.fields] == ["a"]
+    assert project.cells.n_obs == 6
+    assert [p.name for p in (project.root / "images").iterdir()] == ["a.ome.tif"]
+    assert drain(add_crops(project, [tmp_path / "b.npy"])).cells.n_obs == 11
+
+
+def test_crops_of_another_size_or_with_other_channels(tmp_path, capsys):
+    np.save(tmp_path / "a.npy", crops(6, 2, 20, 20))
+    np.save(tmp_path / "large.npy", crops(3, 2, 30, 30))
+    np.save(tmp_path / "three.npy", crops(3, 3, 20, 20))
+    project = drain(import_crops(tmp_path / "p", [tmp_path / "a.npy"], channels=("GFP", "DNA")))
+    with pytest.raises(InputError, match=r"has 2 channels \(GFP, DNA\)|there are names for 2"):
+        drain(add_crops(project, [tmp_path / "three.npy"]))
+    with pytest.raises(InputError, match="z is for images of many cells"):
+        drain(add_crops(project, [tmp_path / "large.npy"], z="max"))
+    found = drain(preview_crops([tmp_path / "large.npy"], project=project.root))
+    assert "networks see windows of 20 px" in found["notes"][-1]
+    drain(add_crops(project, [tmp_path / "large.npy"]))
+    assert project.cells.n_obs == 9
+    windows = seen(project, 20)
+    np.testing.assert_array_equal(windows["large_1"], crops(3, 2, 30, 30)[0][:, 5:25, 5:25])
+
+
+def test_channels_by_their_names_and_columns_that_one_week_alone_has(tmp_path):
+    for week, order in (("w1", ("gfp", "rfp")), ("w2", ("rfp", "gfp"))):
+        (tmp_path / week).mkdir()
+        rows = []
+        for i in range(3):
+            row = {c: f"{week}_{i}_{c}.tif" for c in order}
+            for c in order:
+                tifffile.imwrite(tmp_path / week / row[c], crops(1, 16, 16)[0] // (1 if c == "gfp" else 4))
+            rows.append({**row, "phase": f"p{i}", **({"score": i} if week == "w1" else {"batch": True})})
+        pd.DataFrame(rows).to_csv(tmp_path / week / "t.csv", index=False)
+    project = drain(import_crops(tmp_path / "p", [tmp_path / "w1"]))
+    drain(add_crops(project, [tmp_path / "w2"]))
+    obs = open_project(project.root).cells.obs
+    assert obs["phase"].astype(str).tolist() == ["p0", "p1", "p2"] * 2
+    assert obs["score"].tolist()[:3] == [0, 1, 2]
+    assert obs["score"].isna().sum() == 3
+    assert obs["batch"].notna().sum() == 3
+    for window in seen(project, 16).values():
+        assert window[0].mean() > 3 * window[1].mean()
+
+
+def test_a_preview_tells_sizes_values_and_rows_without_files(shared, capsys):
+    """The published crops of BBBC013: many sizes, some with a class, a table that names no other files."""
+    data = shared / "data" / "bbbc013_cells"
+    assert (
+        main(
+            [
+                "new",
+                "nowhere",
+                str(data / "crops.zip"),
+                "--crops",
+                "--preview",
+                "--metadata",
+                str(data / "labels.csv"),
+            ]
+        )
+        == OK
+    )
+    told = capsys.readouterr().out
+    assert "486 crops, each a cell, of " in told
+    assert "CytoplasmicGFP (56)" in told
+    assert "328 cells have none" in told
+
+
+def test_a_preview_tells_rows_and_files_that_fit_nothing(tmp_path):
+    (tmp_path / "in").mkdir()
+    for i in range(4):
+        tifffile.imwrite(tmp_path / "in" / f"c{i}.tif", crops(1, 12, 12)[0])
+    (tmp_path / "in" / "t.csv").write_text("image_name,kind\nc0.tif,a\nc1.tif,b\nc2.tif,a\nc9.tif,b\n")
+    found = drain(preview_crops([tmp_path / "in"], channels=("GFP",)))
+    assert found["n_cells"] == 3
+    assert found["mistakes"] == [(5, "c9.tif", "the file is not there")]
+    assert found["unused"] == ["c3.tif"]
+    assert found["columns"] == [("kind", "a (2), b (1)")]
+    assert found["sizes"] == "12 × 12 px"

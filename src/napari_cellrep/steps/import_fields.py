@@ -154,8 +154,7 @@ def add_fields(project: Project, images: Sequence[Path | str], **options: Any) -
     first: dict[str, Any] = next((line for line in project.history if line["step"] == "import"), {})
     if first.get("crops"):
         raise InputError(
-            f"{project.root.name} was made of ready-made crops, to which nothing can be added; make a project of all crops "
-            "together."
+            f"{project.root.name} was made of ready-made crops; images of many cells do not go into it."
         )
     # The table of the first plate says nothing of the next one.
     before = {n: first[n] for n in names if n in first and n != "metadata"}

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from napari_cellrep import registry
 from napari_cellrep.data import Project, open_project
 from napari_cellrep.data.cells import provenance
@@ -28,7 +30,7 @@ class ReplayResult:
     Parameters
     ----------
     n_fields, n_cells : int
-        Fields that were segmented, and cells that are new in the table.
+        Fields that were segmented, or whose cells had no vectors yet, and cells that are new in the table or were theirs.
     embeddings, analyses : tuple of str
         What was brought up to date.
     notes : tuple of str
@@ -58,6 +60,22 @@ class ReplayResult:
 def new_fields(project: Project) -> list[str]:
     """Fields that can be read and have no labels yet."""
     return [f.id for f in project.fields if f.planes and not project.has_labels(f.id)]
+
+
+def fields_to_embed(obs: pd.DataFrame) -> list[str]:
+    """Fields none of whose cells has a vector, where others have some: they were added since.
+
+    Parameters
+    ----------
+    obs : DataFrame
+        The table of cells.
+    """
+    told = [c for c in obs if str(c).startswith("has_")]
+    if not told:
+        return []
+    any_vector = obs[told].fillna(False).astype(bool).any(axis=1)
+    by_field = any_vector.groupby(obs["field"].astype(str)).any()
+    return by_field.index[~by_field].tolist() if by_field.any() else []
 
 
 def replay(
@@ -104,6 +122,9 @@ def replay(
     if untold:
         rules = source.last("crop").get("rules", {}) if source is not project else None
         yield from crop(project, rules=rules, fields=untold if table else ())
+    # Ready-made crops are cells without having been segmented.
+    late = set(fields_to_embed(project.cells.obs)) - {*fields, *untold} if project.has_cells else set()
+    n_late = int(project.cells.obs["field"].astype(str).isin(late).sum()) if late else 0
     keys: list[str] = []
     for key in source.embedding_keys():
         why = yield from _embed_again(project, source, key, device)
@@ -125,12 +146,14 @@ def replay(
         else:
             recipes.append(name)
     project.reload()
-    n_cells = (project.cells.n_obs if project.has_cells else 0) - before
-    result = ReplayResult(len(fields), n_cells, tuple(keys), tuple(recipes), tuple(notes), problems)
+    n_cells = (project.cells.n_obs if project.has_cells else 0) - before + n_late
+    result = ReplayResult(
+        len(fields) + len(late), n_cells, tuple(keys), tuple(recipes), tuple(notes), problems
+    )
     project.log(
         "replay",
         like=str(like),
-        fields=len(fields),
+        fields=result.n_fields,
         cells=n_cells,
         embeddings=keys,
         analyses=recipes,

@@ -27,13 +27,13 @@ from napari_cellrep.data.crop_files import ARRAY_SUFFIXES
 from napari_cellrep.data.layouts import LAYOUTS, NONE
 from napari_cellrep.data.tables import TABLES
 from napari_cellrep.gui.cards._parts import button, combo, refill, text
+from napari_cellrep.steps.import_crops import made_of_crops
 
 if TYPE_CHECKING:
     from napari_cellrep.gui.cards.images import ImagesCard
 
 LOOK_AFTER_MS = 400  # how long typing rests before the files are looked at
 _TABLES = f"Tables ({' '.join('*' + t for t in TABLES)})"
-_CROPS = "What each crop shows is said by a table in the folder or zip or beside it, or by the names; each becomes a cell."
 
 
 class FilesDialog(QDialog):
@@ -43,16 +43,19 @@ class FilesDialog(QDialog):
     ----------
     parent : ImagesCard
     adding : bool
-        For fields that are added to the open project: its channels and rules apply, and its place is known.
+        For fields (of a project of crops: crops) that are added to the open project: its channels and rules apply, and its
+        place is known.
     """
 
-    COLUMNS = ("field", "well", "site", "size", "known", "problem")
+    COLUMNS = ("field", "well", "site", "size", "cells", "known", "problem")
 
     def __init__(self, parent: ImagesCard, adding: bool = False):
         super().__init__(parent)
         self.card, self.adding = parent, adding
         name = parent.project.name if adding else ""
-        self.setWindowTitle(f"Add images to {name}" if adding else "New project from files")
+        self.to_crops = adding and made_of_crops(parent.project)
+        what = "crops" if self.to_crops else "images"
+        self.setWindowTitle(f"Add {what} to {name}" if adding else "New project from files")
         self.images, self.channels, self.pattern = QLineEdit(), QLineEdit(), QLineEdit()
         self.table, self.place = QLineEdit(), QLineEdit()
         self.layout_box = combo(
@@ -71,17 +74,14 @@ class FilesDialog(QDialog):
         self.crops.setToolTip(
             "Crops: small pictures of single cells, as files, a zip, or arrays (npz, npy, HDF5); nothing has to be segmented"
         )
-        self.crops.toggled.connect(lambda _: self._look_soon())
-        self.images.setPlaceholderText(
-            "a folder, files, plate1/*.tif, or load_data.csv; several with ; between"
-        )
+        self.crops.setChecked(self.to_crops)
+        self.crops.toggled.connect(lambda _: self._of_crops())
         self.channels.setPlaceholderText("FKHR-GFP:protein, DNA:nucleus (in plane order)")
         self.pattern.setPlaceholderText(
             "as for the project's first images (may stay empty)"
             if adding
             else "{well}_{site}_{channel}.tif, instead of a layout"
         )
-        self.table.setPlaceholderText("CSV, Excel or parquet with a row per well or file (may stay empty)")
         layout = QFormLayout(self)
         for words, edit, pick in (
             ("Images", self.images, self._pick_images),
@@ -116,12 +116,16 @@ class FilesDialog(QDialog):
                 layout.addRow("", self.crops)
         self.understood = text(least_px=480)
         self.fields = _sheet(
-            ["Field", "Well", "Site", "Size", "Known of it", "Problem"], "How the files are understood"
+            ["Field", "Well", "Site", "Size", "Cells", "Known of it", "Problem"],
+            "How the files are understood",
         )
         self.names = _sheet(["File", "Read as"], "What is read from each name")
         self.rows = _sheet(["Row", "Of", "Problem"], "Rows of the table that do not fit")
+        self.known = _sheet(["Column", "Values, with how many cells have each"], "What is known of the crops")
         self.tabs = QTabWidget()
-        for sheet, words in ((self.fields, "Fields"), (self.names, "File names"), (self.rows, "Table")):
+        for sheet, words in (
+            (self.known, "Known of them"), (self.fields, "Fields"), (self.names, "File names"), (self.rows, "Table"),
+        ):  # fmt: skip
             self.tabs.addTab(sheet, words)
         self.tabs.setMinimumHeight(200)
         self.buttons = QDialogButtonBox(
@@ -142,7 +146,23 @@ class FilesDialog(QDialog):
         for edit in (self.images, self.place):
             edit.textChanged.connect(self._check)
         self._say("Choose the images; how they are understood is shown here before anything is made.")
+        self._of_crops()
         self._check()
+
+    def _of_crops(self) -> None:
+        """Say what is wanted of crops, or of images of many cells."""
+        crops = self.crops.isChecked()
+        self.images.setPlaceholderText(
+            "a folder or zip of crops, or npz, npy and HDF5 files; several with ; between"
+            if crops
+            else "a folder, files, plate1/*.tif, or load_data.csv; several with ; between"
+        )
+        self.table.setPlaceholderText(
+            "a row per crop with its file's name (when empty: the one beside the crops)"
+            if crops
+            else "CSV, Excel or parquet with a row per well or file (may stay empty)"
+        )
+        self._look_soon()
 
     def _check(self) -> None:
         lacking = [] if self.images.text().strip() else ["the images"]
@@ -155,7 +175,11 @@ class FilesDialog(QDialog):
 
     def _say(self, words: str) -> None:
         self.understood.setText(words)
-        self.tabs.setVisible(any(sheet.rowCount() for sheet in (self.fields, self.names, self.rows)))
+        self.tabs.setVisible(any(sheet.rowCount() for sheet in self._sheets))
+
+    @property
+    def _sheets(self) -> tuple[QTableWidget, ...]:
+        return (self.known, self.fields, self.names, self.rows)
 
     def _look_soon(self) -> None:
         self._soon.start()
@@ -166,22 +190,20 @@ class FilesDialog(QDialog):
         values.pop("path", None)
         if not values["images"] or self._asked is not None:
             return
-        if self.crops.isChecked():
-            self._clear()
-            self._say(_CROPS)
-            return
         if self.adding:
             values["project"] = str(self.card.project.root)
+        values["crops"] = crops = self.crops.isChecked()
         self._asked = values
         self._say("Looking at the files…")
+        asked = {k: v for k, v in values.items() if k != "crops"}
         self.card.dock.runner.ask(
-            "import_fields.preview_import", None, functools.partial(self._on_looked, values),
-            functools.partial(self._on_trouble, values), **values,
+            "import_crops.preview_crops" if crops else "import_fields.preview_import", None,
+            functools.partial(self._on_looked, values), functools.partial(self._on_trouble, values), **asked,
         )  # fmt: skip
 
     def _is_newest(self, values: dict[str, Any]) -> bool:
         self._asked = None
-        now = self.value()
+        now = {**self.value(), "crops": self.crops.isChecked()}
         if all(now.get(k) == v for k, v in values.items() if k != "project"):
             return True
         self._look()
@@ -194,25 +216,64 @@ class FilesDialog(QDialog):
                 self._say(f"⚠ {sentence}")
 
     def _clear(self) -> None:
-        for sheet in (self.fields, self.names, self.rows):
+        for sheet in self._sheets:
             sheet.setRowCount(0)
 
     def _on_looked(self, values: dict[str, Any], found: Mapping[str, Any]) -> None:
         with contextlib.suppress(RuntimeError):
             if self._is_newest(values):
-                self._show(found)
+                (self._show_crops if values["crops"] else self._show)(found)
 
-    def _show(self, found: Mapping[str, Any]) -> None:
-        rows, n = found["rows"], found["n_fields"]
+    def _show_rows(self, rows: Sequence[Mapping[str, str]], title: str) -> None:
         self.fields.setRowCount(len(rows))
         for i, row in enumerate(rows):
             for j, column in enumerate(self.COLUMNS):
-                item = QTableWidgetItem(("⚠ " if column == "problem" and row[column] else "") + row[column])
-                item.setToolTip(row[column])
+                words = row.get(column, "")
+                item = QTableWidgetItem(("⚠ " if column == "problem" and words else "") + words)
+                item.setToolTip(words)
                 self.fields.setItem(i, j, item)
         for j, column in enumerate(self.COLUMNS):
-            self.fields.setColumnHidden(j, not any(row[column] for row in rows))
+            self.fields.setColumnHidden(j, not any(row.get(column) for row in rows))
+        self.fields.horizontalHeaderItem(0).setText(title)
+        self.tabs.setTabText(self.tabs.indexOf(self.fields), f"{title}s")
         self.fields.resizeColumnsToContents()
+
+    def _show_crops(self, found: Mapping[str, Any]) -> None:
+        n, looked_at = found["n_cells"], found["n_looked_at"]
+        words = f"<b>{n:,} crops</b>, each a cell, of {found['sizes']}"
+        words += f" (of {looked_at:,} looked at)" if looked_at < n else ""
+        words += f"; channels {', '.join(found['channels'])}."
+        sheets = found["n_sheets"]
+        words += f" {sheets:,} contact sheet{'s' * (sheets != 1)}"
+        words += f"; the first {len(found['rows'])}:" if len(found["rows"]) < sheets else "."
+        if found["seen"]:
+            words += f"<br>{found['seen']}"
+        words += "".join(f"<br>⚠ {sentence}" for sentence in found["notes"])
+        self._show_rows(found["rows"], "Contact sheet")
+        _fill(self.known, found["columns"])
+        self._show_misfits(found["unused"], [], found["mistakes"], "⚠ of no cell")
+        self._say(words)
+
+    def _show_misfits(
+        self,
+        left: Sequence[str],
+        fit: Sequence[Sequence[str]],
+        mistakes: Sequence[tuple[int, str, str]],
+        wrong: str,
+    ) -> None:
+        """Fill the tabs of file names and of the table's rows; those with nothing to say are not there."""
+        _fill(self.names, [(name, wrong) for name in left[:FILES_SHOWN]] + [(a, b) for a, b in fit])
+        _fill(self.rows, [(str(row), name, why) for row, name, why in mistakes])
+        for sheet, title, n in (
+            (self.names, "File names", len(left)), (self.rows, "Table", len(mistakes)), (self.known, "Known of them", 0),
+        ):  # fmt: skip
+            at = self.tabs.indexOf(sheet)
+            self.tabs.setTabVisible(at, sheet.rowCount() > 0)
+            self.tabs.setTabText(at, f"{title} (⚠ {n:,})" if n else title)
+
+    def _show(self, found: Mapping[str, Any]) -> None:
+        rows, n = found["rows"], found["n_fields"]
+        self._show_rows(rows, "Field")
         words = f"<b>{n:,} field{'s' * (n != 1)}</b> from {found['n_files']:,} files; channels {', '.join(found['channels'])}."
         if len(rows) < n:
             words += f" The first {len(rows)}:"
@@ -227,16 +288,8 @@ class FilesDialog(QDialog):
                 f" So do {len(lacking) - 1:,} more." if len(lacking) > 1 else ""
             )
         words += "".join(f"<br>⚠ {sentence}" for sentence in found["table"])
-        _fill(
-            self.names,
-            [(name, "⚠ does not fit") for name in left[:FILES_SHOWN]] + [tuple(row) for row in found["fit"]],
-        )
-        _fill(self.rows, [(str(row), name, wrong) for row, name, wrong in found["mistakes"]])
-        for sheet, title in ((self.names, "File names"), (self.rows, "Table")):
-            at = self.tabs.indexOf(sheet)
-            self.tabs.setTabVisible(at, sheet.rowCount() > 0)
-            wrong = len(left) if sheet is self.names else sheet.rowCount()
-            self.tabs.setTabText(at, f"{title} (⚠ {wrong:,})" if wrong else title)
+        self.known.setRowCount(0)
+        self._show_misfits(left, found["fit"], found["mistakes"], "⚠ does not fit")
         self._say(words)
 
     # ---- choosing ----
@@ -266,7 +319,7 @@ class FilesDialog(QDialog):
             self.place.setText(path)
 
     def value(self) -> dict[str, Any]:
-        """Arguments of `steps.import_fields.import_fields`, or `add_fields`; of crops, of `steps.import_crops.import_crops`."""
+        """Arguments of `steps.import_fields.import_fields`, or `add_fields`; of crops, of `import_crops` or `add_crops`."""
         values = {
             "images": [p.strip() for p in self.images.text().split(";") if p.strip()],
             "pattern": self.pattern.text().strip(),
@@ -294,7 +347,7 @@ def _sheet(columns: Sequence[str], name: str) -> QTableWidget:
     return made
 
 
-def _fill(sheet: QTableWidget, rows: Sequence[tuple[str, ...]]) -> None:
+def _fill(sheet: QTableWidget, rows: Sequence[Sequence[str]]) -> None:
     sheet.setRowCount(len(rows))
     for i, row in enumerate(rows):
         for j, words in enumerate(row):

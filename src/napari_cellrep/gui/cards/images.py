@@ -32,6 +32,8 @@ from napari_cellrep.gui.cards._files import FilesDialog, TableDialog
 from napari_cellrep.gui.cards._light import LightDialog
 from napari_cellrep.gui.cards._parts import Card, button, combo, refill, text
 from napari_cellrep.specs import ROLES, Channel, InputError
+from napari_cellrep.steps.import_crops import made_of_crops
+from napari_cellrep.steps.replay import fields_to_embed
 
 if TYPE_CHECKING:
     from napari_cellrep.gui._dock import CellRepDock
@@ -161,7 +163,10 @@ class ImagesCard(Card):
         holder = project.held_elsewhere if project is not None else None
         self.unlock.setVisible(holder is not None)
         self.again.setVisible(bool(new))
-        self.again.setText(f"Do the same for the {new:,} new field{'s' * (new != 1)}")
+        crops = project is not None and made_of_crops(project)
+        sheet = "contact sheet" if crops else "field"
+        self.again.setText(f"Do the same for the {new:,} new {sheet}{'s' * (new != 1)}")
+        self.add.setText("Add crops…" if crops else "Add images…")
         if project is None:
             self.set_status("nothing open yet", "ready")
             self._show_layers(images)
@@ -395,17 +400,30 @@ class ImagesCard(Card):
     # ---- next week's plate ----
 
     def _new_fields(self) -> int:
-        """Fields without labels, where others have some."""
+        """Fields without labels, where others have some; of crops, contact sheets without vectors, where others have some."""
         if self.project is None:
             return 0
+        if made_of_crops(self.project):
+            return len(fields_to_embed(self.project.cells.obs)) if self.project.has_cells else 0
         labelled = self.project.labelled()
         return sum(1 for f in self.project.fields if f.planes and f.id not in labelled) if labelled else 0
 
     def choose_more(self) -> None:
         """Ask for the files of new fields, and add them to the project."""
         dialog = FilesDialog(self, adding=True)
-        dialog.accepted.connect(lambda: self._add(dialog.value()))
+        dialog.accepted.connect(lambda: (self._add_crops if dialog.to_crops else self._add)(dialog.value()))
         dialog.open()
+
+    def _add_crops(self, values: dict[str, Any]) -> None:
+        self.dock.submit(
+            "import_crops.add_crops", "Adding crops", then=lambda _: self._added_crops(), **values
+        )
+
+    def _added_crops(self) -> None:
+        self.dock.labels_changed()
+        line = self.project.last("add")
+        words = f"✓ {line['n_cells']:,} cell{'s' * (line['n_cells'] != 1)} added."
+        self.dock.strip.say(words + "".join(f" ⚠ {note}" for note in line["notes"][:3]))
 
     def _add(self, values: dict[str, Any]) -> None:
         before = {f.id for f in self.project.usable_fields}
