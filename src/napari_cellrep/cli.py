@@ -917,13 +917,14 @@ def _print_preview(images: Sequence[str], project: str, options: dict[str, Any])
     from napari_cellrep.steps.import_fields import mistake_words, preview_import
 
     found = run(preview_import(images, project=project, **options))
-    print(f"{found['n_fields']:,} fields from {found['n_files']:,} files. {found['why']}".strip())
+    series = f"{found['series']}: " if found["series"] else ""
+    print(f"{series}{found['n_fields']:,} fields from {found['n_files']:,} files. {found['why']}".strip())
     print(f"Channels: {join_words(found['channels'], 12)}.")
     for row in found["rows"]:
         said = [row["size"], row["known"], f"⚠ {row['problem']}" if row["problem"] else ""]
         print("  " + " · ".join([row["field"], *(text for text in said if text)]))
-    if len(found["rows"]) < found["n_fields"]:
-        print(f"  … and {found['n_fields'] - len(found['rows']):,} more")
+    if len(found["rows"]) < found["n_units"]:
+        print(f"  … and {found['n_units'] - len(found['rows']):,} more")
     for sentence in [*found["lacking"], *found["table"], *map(mistake_words, found["mistakes"])]:
         print(f"⚠ {sentence}")
     if found["unfit"]:

@@ -634,8 +634,8 @@ def test_time_counts_only_where_it_varies(tmp_path):
         write(tmp_path / "in" / f"P_B03_T000{t}F001L01A01Z01C01.tif", pixels(8, 8, seed=t))
     project = made(tmp_path / "p", [tmp_path / "in"])
     assert [(f.id, f.metadata["time"]) for f in project.fields] == [
-        ("P_B03_001_0001", "0001"),
-        ("P_B03_001_0002", "0002"),
+        ("P_B03_001_t001", 1),
+        ("P_B03_001_t002", 2),
     ]
     one = made(tmp_path / "q", [tmp_path / "in" / "P_B03_T0001F001L01A01Z01C01.tif"])
     assert one.fields[0].id == "P_B03_001"

@@ -7,13 +7,14 @@ import pytest
 import tifffile
 import zarr
 
+from napari_cellrep.cli import main
 from napari_cellrep.data import open_project
 from napari_cellrep.data.fields import Field
 from napari_cellrep.jobs import drain
 from napari_cellrep.specs import InputError
 from napari_cellrep.steps.crop import crop
 from napari_cellrep.steps.embed import embed
-from napari_cellrep.steps.import_fields import import_fields
+from napari_cellrep.steps.import_fields import _missing_frames, import_fields, preview_import
 from napari_cellrep.steps.segment import segment
 
 SAMPLE = Path(__file__).parents[2] / "src" / "napari_cellrep" / "sample" / "wells"
@@ -103,3 +104,122 @@ def test_only_frames_have_a_frame_in_their_cells_names():
 def test_an_unknown_word_for_an_axis_is_a_sentence(tmp_path):
     with pytest.raises(InputError, match='"channel", "z" or "time"'):
         drain(import_fields(tmp_path / "p", [SAMPLE], stack="depth"))
+
+
+def _file_per_frame(
+    folder: Path, film: np.ndarray, wells=("A05", "B06"), times=(0, 1, 2, 3), left_out=()
+) -> Path:
+    for w, well in enumerate(wells):
+        for t in times:
+            for c, channel in enumerate(("w1", "w2")):
+                if (well, t) not in left_out:
+                    folder.mkdir(exist_ok=True)
+                    image = np.roll(film[t % 3, c], 3 * w, axis=1)
+                    tifffile.imwrite(folder / f"{well}_T{t:02d}_{channel}.tif", image)
+    return folder
+
+
+def test_a_file_per_frame_is_a_series_as_one_file_is(tmp_path, film, capsys):
+    folder = _file_per_frame(tmp_path / "in", film, left_out={("A05", 2), ("B06", 3)})
+    options = {"pattern": "{well}_T{time}_{channel}.tif", "channels": ("w1=GFP:protein", "w2=DNA:nucleus")}
+    found = drain(preview_import([folder], **options))
+    assert (found["series"], found["n_fields"], found["n_units"]) == ("2 series of 3 frames", 6, 2)
+    assert [(row["field"], row["known"]) for row in found["rows"]] == [
+        ("A05", "3 frames, 0 to 3"), ("B06", "3 frames, 0 to 2"),
+    ]  # fmt: skip
+    assert found["lacking"] == ["Series A05 has no frame 2.", "Series B06 has no frame 3."]
+    assert main(["new", "x", str(folder), "--pattern", options["pattern"], "--preview"]) == 0
+    assert "2 series of 3 frames: 6 fields from 12 files" in capsys.readouterr().out
+    (tmp_path / "t.csv").write_text("field,drug\nA05,x\nB06_t001,y\n")
+    project = drain(import_fields(tmp_path / "p", [folder], metadata=tmp_path / "t.csv", **options))
+    project = open_project(project.root)
+    assert [f.id for f in project.fields] == [
+        "A05_t000",
+        "A05_t001",
+        "A05_t003",
+        "B06_t000",
+        "B06_t001",
+        "B06_t002",
+    ]
+    assert [f.metadata.get("drug") for f in project.fields] == ["x", "x", "x", None, "y", None]
+    assert "Series A05 has no frame 2." in project.history[-1]["notes"]
+    field = project.field("A05_t003")
+    assert (field.series, field.metadata["series"], field.metadata["frame"], field.metadata["time"]) == (
+        "A05",
+        "A05",
+        3,
+        3,
+    )
+    np.testing.assert_array_equal(project.read_image("A05_t003"), film[0])
+    assert {f.group for f in project.fields} == {"A05", "B06"}
+    assert drain(segment(project, segmenter="nuclei", fields=["A05_t003"])).n_cells > 3
+    drain(crop(project))
+    obs = project.cells.obs
+    assert all(name.startswith("A05:3:") for name in obs.index)
+    assert set(obs["time"]) == {3}
+
+
+def test_series_of_one_name_in_two_folders_and_names_without_any_other_part(tmp_path, film):
+    for plate in ("p1", "p2"):
+        (tmp_path / "in" / plate).mkdir(parents=True)
+        for hours in (0, 6, 12, 24):
+            tifffile.imwrite(tmp_path / "in" / plate / f"film-{hours}h.tif", film[0, 1])
+    project = drain(
+        import_fields(tmp_path / "p", [tmp_path / "in"], pattern="film-{time}.tif", channels=("nucleus",))
+    )
+    assert sorted({(f.series, f.metadata["series"]) for f in project.fields}) == [
+        ("p1_film", "p1_film"),
+        ("p2_film", "p2_film"),
+    ]
+    assert [f.metadata["time"] for f in project.fields] == [0, 6, 12, 24] * 2
+    assert not [n for n in project.history[-1]["notes"] if "no frame" in n]  # 18 h was never meant
+
+
+def test_times_that_are_no_numbers_are_only_told(tmp_path, film):
+    for when in ("early", "late"):
+        tifffile.imwrite(tmp_path / f"A05_{when}.tif", film[0, 1])
+    project = drain(
+        import_fields(tmp_path / "p", [tmp_path], pattern="{well}_{time}.tif", channels=("nucleus",))
+    )
+    assert [(f.id, f.series, f.metadata["time"]) for f in project.fields] == [
+        ("A05_early", "", "early"), ("A05_late", "", "late"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ("file,drug\nA05,x\n", ["x"] * 4 + [None] * 4),
+        ("file,drug\nA05_T01_w1.tif,x\n", [None, "x"] + [None] * 6),
+        ("series,drug\nB06,y\n", [None] * 4 + ["y"] * 4),
+        ("well,frame,drug\nA05,1,x\nB06,3,y\n", [None, "x"] + [None] * 5 + ["y"]),
+        ("well,time,drug\nA5,1.0,x\n", [None, "x"] + [None] * 6),
+        ("well,drug\nA05,x\nB06,y\n", ["x"] * 4 + ["y"] * 4),
+    ],
+)
+def test_tables_find_series_and_frames(tmp_path, film, table, expected):
+    folder = _file_per_frame(tmp_path / "in", film)
+    (tmp_path / "t.csv").write_text(table)
+    project = drain(
+        import_fields(
+            tmp_path / "p", [folder], pattern="{well}_T{time}_{channel}.tif", metadata=tmp_path / "t.csv"
+        )
+    )
+    assert [f.metadata.get("drug") for f in project.fields] == expected
+
+
+def test_series_within_files_that_are_frames_by_their_names_are_a_sentence(tmp_path, film):
+    for t in (0, 1):
+        tifffile.imwrite(tmp_path / f"A05_{t}.tif", film, imagej=True, metadata={"axes": "TCYX"})
+    with pytest.raises(InputError, match="only one of the two"):
+        drain(import_fields(tmp_path / "p", [tmp_path], pattern="{well}_{time}.tif"))
+    tifffile.imwrite(tmp_path / "one.tif", film, imagej=True, metadata={"axes": "TCYX"})
+    found = drain(preview_import([tmp_path / "one.tif"]))
+    assert (found["series"], found["n_fields"], len(found["rows"])) == ("1 series of 3 frames", 3, 1)
+
+
+def test_gaps_are_told_where_steps_are_even():
+    assert _missing_frames({"a": [*range(10), *range(11, 20)]}) == ["Series a has no frame 10."]
+    assert _missing_frames({"a": [0, 6, 12, 24]}) == []
+    assert _missing_frames({"a": [0, 10, 20], "b": [0, 20]}) == ["Series b has no frame 10."]
+    assert _missing_frames({}) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,7 +40,9 @@ _WAYS = (
     ("file",),
     ("prefix",),
     ("field",),
+    ("series",),
 )
+_FRAMES = ("frame", "time")  # a table may say something of each time point of a series
 
 
 @dataclass(frozen=True)
@@ -236,7 +239,7 @@ def join_table(
         The table; see `read_metadata`.
     on : str
         Columns to join by, "plate+well"; "": the first that fit of plate, well and site; file; the beginning of the
-        file's name; field.
+        file's name; field. Each of them with the frame where the table tells frames of time series apart.
     overwrite : bool
         Whether the table's word counts more than what is known of a field; where it is, never.
 
@@ -338,7 +341,9 @@ def _join_columns(
                     f"The fields have no {column!r} to join {name} by; name it in the pattern, for example {{{column}}}.tif."
                 )
         return columns
-    for way in _WAYS:
+    by_frame = [(*way, c) for way in _WAYS for c in _FRAMES if c in table.columns and way[0] != "prefix"]
+    by_frame = [way for way in by_frame if _any_fits(table, fields, files, way)]
+    for way in (*by_frame[:1], *_WAYS):
         if all(c in table.columns for c in way) and (
             way == ("prefix",) or any(_field_keys(f, p, way) for f, p in zip(fields, files, strict=True))
         ):
@@ -349,24 +354,30 @@ def _join_columns(
     )
 
 
+def _any_fits(
+    table: pd.DataFrame, fields: Sequence[Field], files: Sequence[Sequence[Path]], way: Sequence[str]
+) -> bool:
+    """Whether a row is of a field, joined by these columns."""
+    if not all(c in table.columns for c in way):
+        return False
+    rows = {
+        tuple(join_key(c, v) for c, v in zip(way, row, strict=True))
+        for row in table[list(way)].itertuples(index=False)
+    }
+    return any(
+        key in rows for f, mine in zip(fields, files, strict=True) for key in _field_keys(f, mine, way)
+    )
+
+
 def _field_keys(field: Field, files: Sequence[Path], columns: Sequence[str]) -> list[tuple[str, ...]]:
     """The keys under which a field may be found: more than one where several files make it up."""
-    options = {""}
-    if "file" in columns:
-        options = {join_key("file", p.name) for p in files} | {join_key("file", stem(p)) for p in files}
-    keys = []
-    for file in sorted(options):
-        values = [
-            file
-            if c == "file"
-            else join_key(c, field.id)
-            if c == "field"
-            else join_key(c, field.metadata.get(c))
-            for c in columns
-        ]
-        if all(values):
-            keys.append(tuple(values))
-    return keys
+    names = {"file": [n for p in files for n in (p.name, stem(p))], "field": [field.id]}
+    if field.series:  # what is said of a series is said of each of its frames
+        names = {c: [*some, field.series] for c, some in names.items()}
+    choices = [
+        list(dict.fromkeys(join_key(c, n) for n in names.get(c, [field.metadata.get(c)]))) for c in columns
+    ]
+    return [values for values in itertools.product(*choices) if all(values)]
 
 
 def _longest_prefix(files: Sequence[Path], rows: Mapping[tuple[str, ...], Any]) -> tuple[str, ...]:

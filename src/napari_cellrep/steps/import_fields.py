@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from napari_cellrep.data.load_data import Listed, is_load_data, read_load_data
 from napari_cellrep.data.project import Project, create_project, open_project, project_root
 from napari_cellrep.data.tables import KEYS, NO_FIELD, Joined, column_name, join_table, stem
 from napari_cellrep.jobs import Job, Progress
-from napari_cellrep.specs import Channel, InputError, counted, find_channel
+from napari_cellrep.specs import Channel, InputError, counted, find_channel, join_words
 
 # Pixels are looked at during import only while that takes seconds; above it the first step that reads a field
 # finds black or broken pixels.
@@ -210,12 +211,13 @@ def preview_import(
     Yields
     ------
     Progress
-        Once per file. The generator returns ``{"n_files", "n_fields", "unfit", "fit", "layout", "why", "channels",
-        "lacking", "table", "mistakes", "rows"}``: how many there are; the names of files that the pattern or layout does
-        not fit, and of the first that it fits with what it makes of each; the layout's name and why it was taken; the
-        channels in words; sentences about fields that lack a channel or have one twice; the table's notes and its rows
-        that do not fit (row, what it names, what is wrong); and for each of the first fields its ``field``, ``well``,
-        ``site``, ``size``, ``known`` (the other metadata) and ``problem``.
+        Once per file. The generator returns ``{"n_files", "n_fields", "series", "n_units", "unfit", "fit", "layout", "why",
+        "channels", "lacking", "table", "mistakes", "rows"}``: how many there are; the time series among the fields in words
+        ("12 series of 30 frames", "" without), and how many series and fields of none there are; the names of files that the
+        pattern or layout does not fit, and of the first that it fits with what it makes of each; the layout's name and why it
+        was taken; the channels in words; sentences about fields that lack a channel or have one twice, and series that lack
+        frames; the table's notes and its rows that do not fit (row, what it names, what is wrong); and for each of the first
+        fields (once for a series) its ``field``, ``well``, ``site``, ``size``, ``known`` (the other metadata) and ``problem``.
 
     Raises
     ------
@@ -247,32 +249,61 @@ def preview_import(
         for d in read.drafts
         if read.by_file and (d.problem or any(v not in d.files for v in values))
     ]
+    bare, bare_files, _ = _unique_ids(
+        [Field(safe_id(d.name), (), metadata=d.metadata) for d in read.drafts],
+        [d.folder for d in read.drafts],
+        [_files_of(d) for d in read.drafts],
+    )
     joined: Joined | None = None
     about_table: list[str] = []
     if used.metadata and read.drafts:
         # By names alone, of all fields: a row that belongs to none of the first is no mistake.
-        bare = [Field(safe_id(d.name), (), metadata=d.metadata) for d in read.drafts]
         try:
-            joined = join_table(bare, [_files_of(d) for d in read.drafts], Path(used.metadata), used.on)
+            joined = join_table(bare, bare_files, Path(used.metadata), used.on)
             about_table = joined.notes
         except InputError as error:  # the images are understood without it
             about_table, used = [str(error)], dataclasses.replace(used, metadata="", on="")
-    told = yield from _collect(root, read.first(LOOKED_AT), used, present)
-    rows = [
-        {
-            "field": f.id,
+    named = {(d.folder, d.metadata["series"]): d for d in reversed(read.drafts) if "frame" in d.metadata}
+    if named:  # a file per frame: the first frame of every series is looked at
+        firsts = set(map(id, named.values()))
+        shown = dataclasses.replace(
+            read, drafts=[d for d in read.drafts if id(d) in firsts or "frame" not in d.metadata]
+        )
+        frames = _frames_of(bare)
+        told = yield from _collect(root, shown.first(LOOKED_AT), used, present)
+        told_of = {f.series: frames.get(f.series, []) for f in told.fields}
+        lacking += _missing_frames(frames)
+        series, n_fields = _series_words(frames), len(bare)
+        n_units = len(frames) + sum(not f.series for f in bare)
+    else:
+        told = yield from _collect(root, read.first(LOOKED_AT), used, present)
+        told_of = _frames_of(told.fields)
+        n_units = len(read.drafts)
+        n_fields = n_units - min(n_units, LOOKED_AT) + len(told.fields)
+        series = _series_words(told_of) + (
+            " (of the files looked at)" if told_of and len(read.drafts) > LOOKED_AT else ""
+        )
+    rows, series_told = [], set()
+    for f in told.fields:
+        if f.series in series_told:
+            continue
+        own = ("well", "site", "plate", *(("series", "frame", "time") if f.series else ()))
+        known = [f"{k} {v}" for k, v in f.metadata.items() if k not in own]
+        if f.series:
+            series_told.add(f.series)
+            here = told_of[f.series]
+            known.insert(0, f"{len(here):,} frame{'s' * (len(here) != 1)}, {min(here)} to {max(here)}")
+        rows.append({
+            "field": f.series or f.id,
             "well": str(f.metadata.get("well", "")),
             "site": str(f.metadata.get("site", "")),
             "size": f"{f.width_px:,} × {f.height_px:,} px" if f.width_px else "",
-            "known": ", ".join(
-                f"{k} {v}" for k, v in f.metadata.items() if k not in ("well", "site", "plate")
-            ),
+            "known": ", ".join(known),
             "problem": f.problem or ("in the project already" if f.id.casefold() in taken else ""),
-        }
-        for f in told.fields
-    ]
+        })  # fmt: skip
     return {
-        "n_files": read.n_files, "n_fields": len(read.drafts), "unfit": [p.name for p in read.unfit],
+        "n_files": read.n_files, "n_fields": n_fields, "series": series, "n_units": n_units,
+        "unfit": [p.name for p in read.unfit],
         "fit": [
             (p.name, ", ".join(f"{k} {v}" for k, v in [*d.metadata.items(), ("channel", value)] if v))
             for d in read.drafts[:LOOKED_AT] for value, some in d.files.items() for p in some
@@ -417,7 +448,7 @@ class _Draft:
     problem: str = ""
     asks: bool = False  # the problem is a question to the user
     pages: dict[str, int] = dataclasses.field(default_factory=dict)  # which plane of its file a channel is
-    frame: int = -1  # which time point it is, of a series
+    frame: int = -1  # which time point of its file it is, of a series in one file
 
 
 def _files_of(draft: _Draft) -> list[Path]:
@@ -559,7 +590,7 @@ def _collect(
 
     files_of = [_files_of(d) for d in drafts]
     fields, files_of, more_problems = _unique_ids(fields, [d.folder for d in drafts], files_of)
-    problems += more_problems
+    problems += [*more_problems, *_missing_frames(_frames_of(fields))[:SERIES_TOLD]]
     brought: tuple[str, ...] = ()
     if options.metadata:
         joined = join_table(fields, files_of, Path(options.metadata), options.on)
@@ -567,6 +598,18 @@ def _collect(
         problems += [*joined.notes, *worst_mistakes(joined.mistakes)]
     yield Progress(len(wanted), len(wanted), f"{len(fields)} fields")
     return _Found(fields, channels, problems, read.layout_name, brought)
+
+
+SERIES_TOLD = 5  # that lack frames
+
+
+def _frames_of(fields: Sequence[Field]) -> dict[str, list[int]]:
+    """Series → the frames of it that there are."""
+    found: dict[str, list[int]] = {}
+    for f in fields:
+        if f.series:
+            found.setdefault(f.series, []).append(int(f.metadata["frame"]))
+    return found
 
 
 MISTAKES_TOLD = 5  # rows of a table that do not fit, told one by one after an import; a preview tells all
@@ -708,11 +751,11 @@ def _draft_fields(
             unfit.append(p)
         else:
             matches.append((p, text, match))
-    one_time = len({match.groupdict().get("time") for *_, match in matches}) < 2
+    times = {time for *_, match in matches if (time := match.groupdict().get("time"))}
+    as_frames = _are_frames(times)
     for p, text, match in matches:
         parts = {k: v for k, v in match.groupdict().items() if v is not None and k not in ("channel", "z")}
-        if one_time:
-            parts.pop("time", None)
+        time = parts.pop("time", "") if as_frames or len(times) < 2 else ""
         if vendors.file_of(p) not in (None, p):
             parts["scene"] = p.name.removeprefix("scene-")
         if "well" not in parts and {"row", "column"} <= set(parts):
@@ -732,10 +775,13 @@ def _draft_fields(
             name = "_".join(first + [v for k, v in parts.items() if k not in KEYS])
         else:
             name = _without(text, match).rpartition("/")[2]
+        said: dict[str, Any] = {column_name(k): v for k, v in parts.items() if k != "field"}
+        if as_frames and time:
+            frame = _number_in(time)
+            said |= {"series": name, "frame": frame, "time": frame}
+            name = _frame_id(name, frame, max(map(_number_in, times)))
         key = (folder, name, *sorted(parts.items()))
-        draft = made.setdefault(
-            key, _Draft(name, folder, {}, {column_name(k): v for k, v in parts.items() if k != "field"})
-        )
+        draft = made.setdefault(key, _Draft(name, folder, {}, said))
         at = match.groupdict().get("z") or ""
         channel = match.groupdict().get("channel") or ""
         draft.files.setdefault(channel, [])
@@ -751,9 +797,55 @@ def _draft_fields(
     return list(made.values()), unfit
 
 
+def _are_frames(times: Collection[str]) -> bool:
+    """Whether the times in names number frames: several, of one form, such as T0001 and T0002, or 0h and 24h."""
+    forms = {re.sub(r"\d+", "0", time, count=1) for time in times}
+    return len(times) > 1 and len(forms) == 1 and forms.pop().count("0") == 1
+
+
+def _number_in(time: str) -> int:
+    """The number of a time as `_are_frames` takes it."""
+    return int(re.sub(r"\D", "", time))
+
+
+def _frame_id(series: str, frame: int, last: int) -> str:
+    """The name of one time point of a series."""
+    return f"{series}_t{frame:0{max(3, len(str(last)))}d}"
+
+
+def _series_words(frames: Mapping[str, Collection[int]]) -> str:
+    """Series → their frames, in words: "12 series of 30 frames"."""
+    if not frames:
+        return ""
+    counts = sorted({len(some) for some in frames.values()})
+    many = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+    return f"{len(frames):,} series of {many} frame{'s' * (counts[-1] != 1)}"
+
+
+def _missing_frames(frames: Mapping[str, Collection[int]]) -> list[str]:
+    """Sentences about series that lack a frame: one that another series has, or a gap in steps that are else even."""
+    there = {t for some in frames.values() for t in some}
+    steps = Counter(b - a for some in frames.values() for a, b in itertools.pairwise(sorted(set(some))))
+    step, n = max(steps.items(), key=lambda item: item[1], default=(1, 0))
+    between = set(range(min(there, default=0), max(there, default=-1) + 1, step))
+    wanted = there | between if n >= EVEN_SHARE * steps.total() and there <= between else there
+    lacking = {name: sorted(wanted - set(some)) for name, some in frames.items()}
+    return [
+        f"Series {name} has no frame {join_words(map(str, some), FRAMES_TOLD)}."
+        for name, some in lacking.items()
+        if some
+    ]
+
+
+EVEN_SHARE = 0.8  # of the steps from frame to frame; 0, 6, 12 and 24 h are chosen, not gaps
+FRAMES_TOLD = 8  # of those a series lacks
+
+
 def _without(text: str, match: re.Match[str]) -> str:
-    """The text less its channel and z parts, for a name when the pattern gives none."""
-    spans = sorted((match.span(k) for k in ("channel", "z") if match.groupdict().get(k)), reverse=True)
+    """The text less its channel, z and time parts, for a name when the pattern gives none."""
+    spans = sorted(
+        (match.span(k) for k in ("channel", "z", "time") if match.groupdict().get(k)), reverse=True
+    )
     text = text[: -len(Path(text).suffix)] if Path(text).suffix else text
     for a, b in spans:
         text = text[:a].rstrip("_- ") + text[b:]
@@ -781,7 +873,7 @@ def _is_part(draft: _Draft, infos: Mapping[Path, ImageInfo | str]) -> bool:
 
 
 def _frames(draft: _Draft, infos: Mapping[Path, ImageInfo | str]) -> list[_Draft]:
-    """A time series as one field per time point, called ``<name>_t<frame>``; anything else as it is."""
+    """A time series in one file as one field per time point, called ``<name>_t<frame>``; anything else as it is."""
     counts = {i.n_t for some in draft.files.values() for p in some if isinstance(i := infos[p], ImageInfo)}
     if counts <= {1}:
         return [draft]
@@ -792,12 +884,14 @@ def _frames(draft: _Draft, infos: Mapping[Path, ImageInfo | str]) -> list[_Draft
                 draft, problem=f"Its files have {words} time points; the same number is wanted."
             )
         ]
+    if "frame" in draft.metadata:
+        problem = "Its file is a time series and one of several time points by its name; only one of the two is possible."
+        return [dataclasses.replace(draft, problem=problem)]
     n = counts.pop()
-    digits = max(3, len(str(n - 1)))
     return [
         dataclasses.replace(
             draft,
-            name=f"{draft.name}_t{t:0{digits}d}",
+            name=_frame_id(draft.name, t, n - 1),
             metadata={**draft.metadata, "series": draft.name, "frame": t},
             frame=t,
         )
@@ -1103,6 +1197,11 @@ def _unique_ids(
             )
             continue
         seen[name.casefold()] = mine[0]
-        out.append(dataclasses.replace(field, id=name))
+        field = dataclasses.replace(field, id=name)
+        if (
+            "series" in field.metadata and field.series
+        ):  # folders in front of the id are in front of the series, too
+            field = dataclasses.replace(field, metadata={**field.metadata, "series": field.series})
+        out.append(field)
         out_files.append(mine)
     return out, out_files, problems

@@ -274,8 +274,9 @@ class FilesDialog(QDialog):
     def _show(self, found: Mapping[str, Any]) -> None:
         rows, n = found["rows"], found["n_fields"]
         self._show_rows(rows, "Field")
-        words = f"<b>{n:,} field{'s' * (n != 1)}</b> from {found['n_files']:,} files; channels {', '.join(found['channels'])}."
-        if len(rows) < n:
+        words = f"<b>{found['series']}</b>: " if found["series"] else ""
+        words += f"<b>{n:,} field{'s' * (n != 1)}</b> from {found['n_files']:,} files; channels {', '.join(found['channels'])}."
+        if len(rows) < found["n_units"]:
             words += f" The first {len(rows)}:"
         if found["why"]:
             words += f"<br>{found['why']}"
