@@ -215,10 +215,12 @@ def test_crops_are_opened_from_the_same_dialog(qtbot, dock, tmp_path):
     dialog.crops.setChecked(True)
     looked(qtbot, dialog)
     dialog.channels.setText("GFP:protein, DNA:nucleus")
-    dialog.place.setText(str(tmp_path / "mine.cellrep"))
+    assert dialog.place.text() == str(tmp_path / "cells.cellrep")
     click(dialog.ok)
     idle(qtbot, dock)
     project = dock.session.project
+    assert not project.undoable  # the cells came with the import, and would be lost
+    assert not dock.strip.undo.isVisible()
     assert project.cells.n_obs == 9
     assert "phase" in project.cells.obs
     drain(embed(project, model="measurements"))
@@ -235,7 +237,7 @@ def test_crops_are_opened_from_the_same_dialog(qtbot, dock, tmp_path):
     assert images.add.text() == "Add crops…"
     click(images.add)
     dialog = images.findChildren(FilesDialog)[-1]
-    assert dialog.windowTitle() == "Add crops to mine"
+    assert dialog.windowTitle() == "Add crops to cells"
     dialog.images.setText(str(tmp_path / "week2.npz"))
     looked(qtbot, dialog)
     assert "5 crops</b>, each a cell" in dialog.understood.text()
@@ -291,3 +293,63 @@ def test_a_project_that_another_computer_holds_is_freed_once_a_person_says_so(qt
     assert not held.exists()
     assert "scope-pc" in dock.strip.message.text()
     assert "scope-pc" not in images.hint.text()
+
+
+def test_what_cannot_become_a_project_is_said_before_import(qtbot, dock, tmp_path):
+    folder = tmp_path / "plate"
+    folder.mkdir()
+    tifffile.imwrite(folder / "A01.tif", np.arange(600, dtype=np.uint16).reshape(20, 30))
+    images = card(dock, "images")
+    click(images.files)
+    dialog = images.findChild(FilesDialog)
+    dialog.images.setText(str(folder / "*.tif"))
+    looked(qtbot, dialog)
+    assert dialog.place.text() == str(tmp_path / "plate.cellrep")
+    assert dialog.ok.isEnabled()
+    dialog.images.setText(str(tmp_path / "nowhere"))
+    looked(qtbot, dialog)
+    assert dialog.understood.text().endswith("nowhere is not there.")
+    assert not dialog.ok.isEnabled()
+    assert dialog.ok.toolTip().endswith("nowhere is not there.")
+    dialog.images.setText(str(folder))
+    looked(qtbot, dialog)
+    assert dialog.ok.isEnabled()
+    (tmp_path / "have.cellrep").mkdir()
+    dialog.place.setText(str(tmp_path / "have"))
+    assert "have.cellrep is there already" in dialog.place_words.text()
+    assert not dialog.ok.isEnabled()
+    dialog.images.setText(str(folder / "A01.tif"))
+    assert dialog.place.text().endswith("have")  # a place that was said stays
+    dialog.place.setText(str(folder / "A01.tif" / "inside"))
+    assert "choose another place" in dialog.place_words.text()
+    dialog.place.setText(str(tmp_path / "new"))
+    assert not dialog.place_words.isVisible()
+    assert dialog.ok.isEnabled()
+    dialog.reject()
+
+
+def test_stacks_and_colours_ask_what_they_are(qtbot, dock, tmp_path):
+    rng = np.random.default_rng(0)
+    stack = rng.integers(0, 999, (5, 20, 30)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "A01.ome.tif", stack, ome=True, metadata={"axes": "ZYX"})
+    picture = rng.integers(0, 255, (20, 30, 3)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "A02.tif", picture, photometric="rgb")
+    images = card(dock, "images")
+    click(images.files)
+    dialog = images.findChild(FilesDialog)
+    for name, box, answer, channels in (
+        ("A01.ome.tif", dialog.depth, "brightest", 1),
+        ("A02.tif", dialog.colour, "red, green and blue", 3),
+    ):
+        assert not box.isVisible()
+        dialog.images.setText(str(tmp_path / name))
+        looked(qtbot, dialog)
+        assert dialog.understood.text().startswith("⚠")
+        assert not dialog.ok.isEnabled()
+        assert box.isVisible()
+        choose(box, answer)
+        looked(qtbot, dialog)
+        assert "<b>1 field</b>" in dialog.understood.text()
+        assert dialog.understood.text().count("(") == channels
+        assert dialog.ok.isEnabled()
+    dialog.reject()

@@ -147,13 +147,13 @@ def test_the_tree_comes_back_as_it_was_cut(
 ):
     session.embedding = "measured"
     tree = grown_tree(explore, qtbot)
-    by_rule = tree.height.value()
+    by_rule = tree.cut_at.value()
     for key in (Qt.Key.Key_Home, Qt.Key.Key_PageUp):  # nearly at the root's far end: every leaf by itself
-        tree.height.setFocus()
-        qtbot.keyClick(tree.height, key)
+        tree.cut_at.setFocus()
+        qtbot.keyClick(tree.cut_at, key)
     tree.line.setFocus()
     qtbot.keyClick(tree.line, Qt.Key.Key_PageUp)
-    cut, line, parts = tree.height.value(), tree.line.value(), branches(tree)
+    cut, line, parts = tree.cut_at.value(), tree.line.value(), branches(tree)
     assert cut != by_rule
     assert len(parts) == 3
     explore.view("Table")
@@ -165,7 +165,7 @@ def test_the_tree_comes_back_as_it_was_cut(
     tree = explore.view("Tree")
     qtbot.waitUntil(lambda: tree.plot.shown is not None, timeout=LONG)
     assert tree.rows_of.currentData() == "field"
-    assert (tree.height.value(), tree.line.value(), branches(tree)) == (cut, line, parts)
+    assert (tree.cut_at.value(), tree.line.value(), branches(tree)) == (cut, line, parts)
     assert tree.plot._line == line
     # Another tree is cut by the rule; the same one again as it was cut.
     tree.joining.setCurrentText("Ward")
@@ -173,7 +173,7 @@ def test_the_tree_comes_back_as_it_was_cut(
     assert len(branches(tree)) == 2
     tree.joining.setCurrentText("average")
     qtbot.waitUntil(lambda: tree.plot.shown.linkage == "average", timeout=LONG)
-    assert (tree.height.value(), branches(tree)) == (cut, parts)
+    assert (tree.cut_at.value(), branches(tree)) == (cut, parts)
     explore.view("Table")
     session.open(None)
     assert (project.root / "view.json").stat().st_mtime_ns == stamp
@@ -182,15 +182,15 @@ def test_the_tree_comes_back_as_it_was_cut(
     session_of(other).open(open_project(project.root))
     tree = explored(other, qtbot).view("Tree")
     qtbot.waitUntil(lambda: tree.plot.shown is not None and tree.plot.shown.by == "field", timeout=LONG)
-    assert (tree.height.value(), tree.line.value(), branches(tree)) == (cut, line, parts)
+    assert (tree.cut_at.value(), tree.line.value(), branches(tree)) == (cut, line, parts)
     canvas_of(other).close()
 
 
 def test_the_tree_of_other_cells_is_cut_by_the_rule(explore, session, project, viewer, qtbot):
     session.embedding = "measured"
     tree = grown_tree(explore, qtbot)
-    tree.height.setFocus()
-    qtbot.keyClick(tree.height, Qt.Key.Key_Home)
+    tree.cut_at.setFocus()
+    qtbot.keyClick(tree.cut_at, Qt.Key.Key_Home)
     assert len(branches(tree)) == 3
     session.open(None)
     cells = project.cells

@@ -80,7 +80,7 @@ def test_the_last_step_is_taken_back(qtbot, dock, project):
     click(next(b for b in box.buttons() if b.text() == "Take it back"))
     qtbot.waitUntil(lambda: cells.status == before, timeout=LONG)
     idle(qtbot, dock)
-    assert "Taken back" in dock.strip.message.text()
+    assert dock.strip.message.text() == "✓ Taken back: the flags."
     qtbot.waitUntil(lambda: not dock.strip.undo.isVisible())
 
 
@@ -102,9 +102,16 @@ def test_uneven_light_is_seen_before_it_is_corrected(qtbot, dock, project):
     click(images.light)
     dialog = images.findChild(LightDialog)
     qtbot.waitUntil(lambda: "differs" in dialog.words.text(), timeout=LONG)
-    assert "With only 3 fields" in dialog.words.text()
+    assert "⚠ With only 3 fields" in dialog.words.text()
+    screen = dialog.screen().availableGeometry()
+    assert screen.contains(dialog.ok.mapToGlobal(dialog.ok.rect().bottomRight()))
+    assert screen.contains(dialog.frameGeometry())
+    assert not dialog.way.model().item(2).isEnabled()  # nothing is corrected yet
     assert open_project(project.root).illumination is None
     choose(dialog.way, "CellProfiler")
+    assert not dialog.ok.isEnabled()
+    dialog.files.setText(str(project.root / "nowhere"))
+    qtbot.waitUntil(lambda: dialog.words.text().endswith("nowhere is not there."), timeout=LONG)
     assert not dialog.ok.isEnabled()
     choose(dialog.way, "estimated")
     qtbot.waitUntil(lambda: dialog.ok.isEnabled() and "differs" in dialog.words.text(), timeout=LONG)
@@ -113,6 +120,12 @@ def test_uneven_light_is_seen_before_it_is_corrected(qtbot, dock, project):
     qtbot.waitUntil(lambda: not np.array_equal(dock.canvas.layer("channel", "DNA").data, raw), timeout=LONG)
     assert "Light:" in images.hint.text()
     assert open_project(project.root).illumination is not None
+    click(images.light)  # it begins with how things are
+    dialog = images.findChildren(LightDialog)[-1]
+    assert dialog.way.currentText().endswith("(as now)")
+    choose(dialog.way, "none")
+    assert dialog.ok.isEnabled()
+    dialog.reject()
 
 
 def test_every_export_has_its_settings(qtbot, dock, project):
@@ -129,9 +142,10 @@ def test_every_export_has_its_settings(qtbot, dock, project):
         assert dialog.labels.isVisible() == (kind == "project")
         assert "step" in dialog.value()
     assert places["project"].endswith("three-shared.cellrep")
-    assert places["crops"].endswith("three-cells")
-    assert places["crops-zarr"].endswith("three-cells.zarr")
-    assert places["methods"].endswith("three.txt")
+    assert places["crops"].endswith("three-crops")
+    assert places["crops-zarr"].endswith("three-crops.zarr")
+    assert places["methods"].endswith("three-methods.txt")
+    assert len(set(places.values())) == len(places)  # none replaces another
     out = project.root.parent / "out"
     choose(dialog.kind, "one per group")
     dialog.place.setText(str(out))
@@ -139,3 +153,11 @@ def test_every_export_has_its_settings(qtbot, dock, project):
     idle(qtbot, dock)
     assert (out / "index.csv").is_file()
     assert str(out) in dock.strip.message.text()
+    click(explore.export)  # the next one goes to the same folder, and says what it would replace
+    dialog = explore.findChildren(ExportDialog)[-1]
+    assert dialog.place.text() == str(out.with_name("three.html"))
+    assert not dialog.there.isVisible()
+    choose(dialog.kind, "one per group")
+    dialog.place.setText(str(out))
+    assert dialog.there.isVisible()
+    dialog.reject()

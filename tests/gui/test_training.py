@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QScrollArea
 
 from _clicks import LONG, card, click, opened
 from napari_cellrep import registry
@@ -77,6 +78,29 @@ def test_every_model_s_training_form_gives_back_what_it_was_given(qtbot, name):
     form.set_value(other)
     assert form.value() == pytest.approx({**defaults, **other})
     assert all(rule.get("label") for rule in rules.values())
+
+
+@pytest.mark.slow
+def test_the_curve_is_in_sight_in_a_low_window(qtbot, dock, viewer, panel):
+    viewer.window.resize(1280, 720)
+    qtbot.wait(200)
+    port = dock.findChild(QScrollArea).viewport()
+    begin(qtbot, panel)
+    qtbot.wait(300)
+
+    def in_sight():
+        seen = (
+            panel.curve.mapTo(port, panel.curve.rect().topLeft()).y(),
+            panel.loss.mapTo(port, panel.loss.rect().bottomLeft()).y(),
+        )
+        return seen[0] >= 0 and seen[1] <= port.height()
+
+    assert in_sight()
+    click(dock.cards["cells"].header)  # another card, and back
+    click(dock.cards["model"].header)
+    qtbot.waitUntil(in_sight)
+    panel.handle.stop()
+    over(qtbot, panel)
 
 
 @pytest.mark.slow

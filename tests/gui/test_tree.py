@@ -174,13 +174,13 @@ def test_double_click_opens_the_field_of_a_leaf(view, qtbot):
 
 def test_the_cut_makes_branches_and_saves_them_as_sets(view, qtbot):
     session, tree = view.session, view.plot.shown.tree
-    view.height.setValue(view.height.maximum())
+    view.cut_at.setValue(view.cut_at.maximum())
     assert view.plot.n_branches == 1
     assert not view.keep.isEnabled()
     assert "until there are 2 to 30" in view.keep.toolTip()
-    view.height.setValue(0)
+    view.cut_at.setValue(0)
     assert view.plot.n_branches == 3
-    view.height.setValue(round(tree.height[-2:].mean() / tree.height[-1] * view.height.maximum()))
+    view.cut_at.setValue(round(tree.height[-2:].mean() / tree.height[-1] * view.cut_at.maximum()))
     assert view.plot.n_branches == 2
     before = session.selected.copy()
     view.keep_branches("dose")
@@ -372,7 +372,7 @@ def test_a_picture_for_print(view, qtbot, tmp_path):
 
 def test_branches_are_saved_with_the_places_of_their_cells(view, qtbot, tmp_path):
     session, tree = view.session, view.plot.shown.tree
-    view.height.setValue(round(tree.height[-2:].mean() / tree.height[-1] * view.height.maximum()))
+    view.cut_at.setValue(round(tree.height[-2:].mean() / tree.height[-1] * view.cut_at.maximum()))
 
     def saved(name):
         view.print_branches(str(tmp_path / name))

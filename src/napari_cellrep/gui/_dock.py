@@ -414,14 +414,18 @@ class CellRepDock(QWidget):
         )
         yes = box.addButton("Take it back", QMessageBox.ButtonRole.AcceptRole)
         box.addButton(QMessageBox.StandardButton.Cancel)
-        box.buttonClicked.connect(lambda pressed: self.undo() if pressed is yes else None)
+        box.buttonClicked.connect(lambda pressed: self.undo(words) if pressed is yes else None)
         box.open()
 
-    def undo(self) -> None:
-        """Take back what the last step wrote."""
-        self.submit("undo.undo", "Taking back the last step", then=self._undone)
+    def undo(self, words: str) -> None:
+        """Take back what the last step wrote, which `words` say."""
+        self.submit(
+            "undo.undo",
+            "Taking back the last step",
+            then=functools.partial(self._undone, words.rpartition(",")[0]),
+        )
 
-    def _undone(self, words: str) -> None:
+    def _undone(self, words: str, _: Any) -> None:
         self.canvas.background.forget()
         self.labels_changed()
         self.strip.say(f"✓ Taken back: {words}.")

@@ -8,7 +8,7 @@ from typing import Any
 
 from magicgui.widgets import create_widget
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QFormLayout, QLabel, QSizePolicy, QWidget
+from qtpy.QtWidgets import QGridLayout, QLabel, QSizePolicy, QWidget
 
 _TYPES = {"int": int, "float": float, "bool": bool, "str": str, "tuple": str}
 _LARGEST = 2**31 - 1  # where a setting has no upper bound
@@ -30,22 +30,25 @@ class Form(QWidget):
         self._kinds = {name: rule["type"] for name, rule in rules.items()}
         self._widgets = {name: _widget(rule) for name, rule in rules.items()}
         self._helps = {name: str(rule.get("help", "")) for name, rule in rules.items()}
-        layout = QFormLayout(self)
+        layout = QGridLayout(self)  # a form layout cuts off words that need three lines
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
-        layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
-        for name, widget in self._widgets.items():
+        layout.setColumnStretch(0, 3)
+        layout.setColumnStretch(1, 2)
+        for row, (name, widget) in enumerate(self._widgets.items()):
             label = QLabel(str(rules[name].get("label") or name.replace("_", " ").capitalize()))
             label.setWordWrap(True)
             label.setToolTip(self._helps[name])
             widget.native.setToolTip(label.toolTip())
             widget.native.setAccessibleName(label.text())
-            widget.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+            widget.native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+            widget.native.setMinimumWidth(110)
             widget.native.setFocusPolicy(
                 Qt.FocusPolicy.StrongFocus
             )  # scrolling the dock must not turn numbers
             widget.changed.connect(self._announce)
-            layout.addRow(label, widget.native)
+            label.setMinimumWidth(90)
+            layout.addWidget(label, row, 0)
+            layout.addWidget(widget.native, row, 1)
 
     def value(self) -> dict[str, Any]:
         """The settings as plain values: what `specs.make_config` takes."""

@@ -28,6 +28,7 @@ from napari_cellrep.specs import InputError, join_words
 
 MOST_FIELDS = 200  # of a plate: the mean of more hardly differs
 SUFFIXES = (".npy", ".tif", ".tiff")
+_FEW = "With only"  # begins the note on an estimate from few fields
 
 Functions = dict[tuple[str, str], np.ndarray]
 
@@ -44,6 +45,10 @@ class Preview:
     functions : ndarray of shape (C, H, W), float32
         1 where a channel has no function.
     words : str
+    notes : tuple of str
+        What the functions were made of.
+    doubt : str
+        What speaks against them; "" if nothing does.
     """
 
     field: str
@@ -52,6 +57,8 @@ class Preview:
     after: np.ndarray
     functions: np.ndarray
     words: str
+    notes: tuple[str, ...] = ()
+    doubt: str = ""
 
 
 def correct(
@@ -127,7 +134,11 @@ def preview(
         for c, f in zip(project.channels, planes, strict=True)
     ]
     words = f"Field {one.id}: {how.words()}. From its darkest to its brightest place the function differs: {', '.join(falls)}."
-    return Preview(one.id, tuple(c.name for c in project.channels), raw, after, np.stack(planes), words)
+    doubts = [note for note in notes if note.startswith(_FEW)]
+    return Preview(
+        one.id, tuple(c.name for c in project.channels), raw, after, np.stack(planes), words,
+        tuple(note for note in notes if note not in doubts), " ".join(doubts),
+    )  # fmt: skip
 
 
 def _make(
@@ -184,7 +195,7 @@ def _make(
         f"The mean of {n:,} fields per plate, smoothed by a polynomial of second order, as CellProfiler's regular functions."
     )
     if n < FEW_FIELDS:
-        notes.append(f"With only {n} fields it also shows where cells happened to lie.")
+        notes.append(f"{_FEW} {n} field{'s' * (n != 1)} it also shows where cells happened to lie.")
     return made, "estimated", notes
 
 
@@ -204,6 +215,8 @@ def _files(paths: Sequence[Path | str]) -> list[Path]:
     found: list[Path] = []
     for given in paths:
         path = Path(given).expanduser().absolute()
+        if not path.exists():
+            raise InputError(f"{path} is not there.")
         if path.is_dir():
             found += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
         else:

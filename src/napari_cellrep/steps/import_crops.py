@@ -174,7 +174,9 @@ def import_crops(
             for child in list(inner.iterdir()):
                 child.rename(tmp / child.name)
             inner.rmdir()
-    return open_project(root)
+    project = open_project(root)
+    project.forget_step()  # the cells came with the import: taking them back would leave nothing
+    return project
 
 
 def add_crops(project: Project, images: Sequence[Path | str], **options: Any) -> Job[Project]:

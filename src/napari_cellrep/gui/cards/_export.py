@@ -18,7 +18,7 @@ from qtpy.QtWidgets import (
     QSizePolicy,
 )
 
-from napari_cellrep.gui.cards._parts import button, combo, refill, text
+from napari_cellrep.gui.cards._parts import button, combo, keep_on_screen, refill, text
 from napari_cellrep.gui.views._words import column_words
 
 if TYPE_CHECKING:
@@ -54,6 +54,11 @@ KINDS = {
     "project": ("The project without its images", ".cellrep",
                 "A copy to share: table, maps, sets, networks. Its fields say that the images are not there; whoever has "
                 "them brings them back (card 1, Find the images…)."),
+}  # fmt: skip
+# Kind → what its file is called after the project's name, so that one does not replace another of the same ending.
+_MARKS = {
+    "methods": "-methods", "ranking": "-ranking", "groups": "-groups", "likeness": "-likeness", "map": "-map",
+    "crops": "-crops", "crops-cell": "-crops-each", "crops-zarr": "-crops", "spatialdata": "-spatialdata", "project": "-shared",
 }  # fmt: skip
 _PIXELS = ("crops", "crops-cell", "crops-zarr", "spatialdata")
 _OF_ONE_EMBEDDING = (
@@ -116,7 +121,7 @@ class ExportDialog(QDialog):
         self.labels = QCheckBox("With the outlines of the cells")
         self.labels.setChecked(True)
         self.labels.setToolTip("The label images; without them nobody can see where a cell was")
-        self.place = QLineEdit(str(Path.home() / f"{card.project.name}.html"))
+        self.place = QLineEdit(str(card.export_folder / f"{card.project.name}.html"))
         self.place.setMinimumWidth(340)
         self.pick = button("…", self._pick)
         self.pick.setFixedWidth(30)
@@ -140,6 +145,9 @@ class ExportDialog(QDialog):
         for box in (self.drop, self.flagged, self.labels):
             layout.addRow("", box)
         layout.addRow("File", where)
+        self.there = text("⚠ It is there already, and will be replaced.", least_px=380)
+        self.there.hide()
+        layout.addRow("", self.there)
         self.form = layout
         layout.addRow(self.buttons)
         self.setMinimumWidth(540)
@@ -163,19 +171,25 @@ class ExportDialog(QDialog):
         self.form.setRowVisible(self.flagged, kind in _PIXELS)
         self.form.setRowVisible(self.labels, kind == "project")
         self.form.setRowVisible(self.embedding, kind in _OF_ONE_EMBEDDING)
-        self.embedding.setItemText(0, "the project's own window" if kind.startswith("crops") else "all")
+        crops = kind.startswith("crops")
+        self.embedding.setItemText(0, "the window cells were measured in" if crops else "all")
+        self.form.labelForField(self.embedding).setText("Cut to" if crops else "Embedding")
+        self.embedding.setToolTip(
+            "How large a window is cut about each cell: that of measuring, or as the network of an embedding was shown them"
+            if crops
+            else "Embedding: a list of numbers that describes how a cell looks"
+        )
         if place := self.place.text().strip():
             path = Path(place)
             known = {e for _, e, _ in KINDS.values() if e}
             stem = path.with_suffix("") if path.suffix in known else path
-            mark = {"spatialdata": "-spatialdata", "project": "-shared"}.get(
-                kind, "-cells" if kind in _PIXELS else ""
-            )
             name = stem.name
-            for old in ("-spatialdata", "-shared", "-cells"):
+            for old in sorted(set(_MARKS.values()), key=len, reverse=True):
                 name = name.removesuffix(old)
+            mark = _MARKS.get(kind, "")
             self.place.setText(str(stem.with_name(f"{name}{mark}{ending}")))
         self._check()
+        keep_on_screen(self)
 
     def _check(self) -> None:
         place = self.place.text().strip()
@@ -186,6 +200,12 @@ class ExportDialog(QDialog):
             self.ok.setEnabled(False)
             self.ok.setToolTip("There is such a folder already; choose another name")
         self.ok.setText("Replace it" if there else "Export")
+        self.there.setText(
+            "⚠ There is such a folder already: choose another name."
+            if self.kind.currentData() == "project"
+            else "⚠ It is there already, and will be replaced."
+        )
+        self.there.setVisible(there)
 
     def _pick(self) -> None:
         path, _ = QFileDialog.getSaveFileName(self, "Export to", self.place.text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,9 @@ from qtpy.QtWidgets import (
 
 from napari_cellrep.data.crop_files import ARRAY_SUFFIXES
 from napari_cellrep.data.layouts import LAYOUTS, NONE
+from napari_cellrep.data.project import project_root
 from napari_cellrep.data.tables import TABLES
+from napari_cellrep.gui._sample import projects_folder
 from napari_cellrep.gui.cards._parts import button, combo, refill, text
 from napari_cellrep.steps.import_crops import made_of_crops
 
@@ -34,6 +37,10 @@ if TYPE_CHECKING:
 
 LOOK_AFTER_MS = 400  # how long typing rests before the files are looked at
 _TABLES = f"Tables ({' '.join('*' + t for t in TABLES)})"
+# What only a person knows of some files: (answer, what the import gets).
+DEPTH = (("not said yet", ""), ("keep the brightest of each place", "max"), ("keep the mean", "mean"),
+         ("keep the sharpest plane", "sharpest"))  # fmt: skip
+COLOUR = (("not said yet", ""), ("grey: one channel", "grey"), ("red, green and blue are channels", "split"))
 
 
 class FilesDialog(QDialog):
@@ -70,6 +77,14 @@ class FilesDialog(QDialog):
             ],
         )
         self.layout_box.currentIndexChanged.connect(lambda _: self._look_soon())
+        self.depth = combo(
+            "What becomes of the planes of a z-stack: networks and outlines work on flat images"
+        )
+        refill(self.depth, DEPTH)
+        self.colour = combo("What the pictures' colours are: one grey picture, or a channel each")
+        refill(self.colour, COLOUR)
+        for box in (self.depth, self.colour):
+            box.currentIndexChanged.connect(lambda _: self._look_soon())
         self.crops = QCheckBox("Each image is one cell (ready-made crops)")
         self.crops.setToolTip(
             "Crops: small pictures of single cells, as files, a zip, or arrays (npz, npy, HDF5); nothing has to be segmented"
@@ -82,6 +97,9 @@ class FilesDialog(QDialog):
             if adding
             else "{well}_{site}_{channel}.tif, instead of a layout"
         )
+        self.place.setPlaceholderText("the project's folder, such as plate1.cellrep")
+        self.place_words = text(least_px=400)
+        self.place_words.hide()
         layout = QFormLayout(self)
         for words, edit, pick in (
             ("Images", self.images, self._pick_images),
@@ -95,6 +113,8 @@ class FilesDialog(QDialog):
                 continue
             if edit is self.layout_box:
                 layout.addRow(words, edit)
+                layout.addRow("Depth (z)", self.depth)
+                layout.addRow("Colours", self.colour)
                 continue
             row = QHBoxLayout()
             row.addWidget(edit, 1)
@@ -114,6 +134,8 @@ class FilesDialog(QDialog):
             layout.addRow(words, row)
             if edit is self.images and not adding:
                 layout.addRow("", self.crops)
+            if edit is self.place:
+                layout.addRow("", self.place_words)
         self.understood = text(least_px=480)
         self.fields = _sheet(
             ["Field", "Well", "Site", "Size", "Cells", "Known of it", "Problem"],
@@ -138,11 +160,17 @@ class FilesDialog(QDialog):
         for item in (self.understood, self.tabs, self.buttons):
             layout.addRow(item)
         self.setMinimumWidth(620)
+        self.form = layout
+        for box in (self.depth, self.colour):
+            layout.setRowVisible(box, False)  # until the files ask
         self._asked: dict[str, Any] | None = None
+        self._wrong = ""  # what is wrong with the files as they are named now
+        self._proposed = ""  # the project's place, as long as nobody has said another one
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
         self._soon.setInterval(LOOK_AFTER_MS)
         self._soon.timeout.connect(self._look)
+        self.images.textChanged.connect(self._propose_place)
         for edit in (self.images, self.place):
             edit.textChanged.connect(self._check)
         self._say("Choose the images; how they are understood is shown here before anything is made.")
@@ -166,10 +194,35 @@ class FilesDialog(QDialog):
 
     def _check(self) -> None:
         lacking = [] if self.images.text().strip() else ["the images"]
-        if not self.adding and not self.place.text().strip():
+        place = self.place.text().strip()
+        if not self.adding and not place:
             lacking.append("where the project goes")
-        self.ok.setEnabled(not lacking)
-        self.ok.setToolTip(f"Say {' and '.join(lacking)} first" if lacking else "")
+        wrong = f"Say {' and '.join(lacking)} first" if lacking else self._wrong
+        taken = ""
+        if place and not self.adding:
+            root = project_root(place)
+            if root.exists():
+                taken = f"{root.name} is there already: choose another name, or open it and add images to it."
+            elif not _can_be_made(root):
+                taken = f"Nothing can be written to {root.parent}: choose another place."
+        self.place_words.setText(f"⚠ {taken}" if taken else "")
+        self.place_words.setVisible(bool(taken))
+        self.ok.setEnabled(not (wrong or taken))
+        self.ok.setToolTip(wrong or taken)
+
+    def _propose_place(self) -> None:
+        """Beside the images; with the unsaved projects where nothing can be written there."""
+        if self.adding or self.place.text().strip() != self._proposed:
+            return
+        first = Path(self.images.text().partition(";")[0].strip()).expanduser()
+        while any(sign in first.name for sign in "*?["):
+            first = first.parent
+        if not first.name or not first.exists():
+            return
+        name = f"{first.name if first.is_dir() else first.name.partition('.')[0]}.cellrep"
+        folder = first.absolute().parent
+        self._proposed = str(free_place((folder if os.access(folder, os.W_OK) else projects_folder()) / name))
+        self.place.setText(self._proposed)
 
     # ---- how they are understood ----
 
@@ -212,8 +265,12 @@ class FilesDialog(QDialog):
     def _on_trouble(self, values: dict[str, Any], sentence: str) -> None:
         with contextlib.suppress(RuntimeError):  # the dialog was closed meanwhile
             if self._is_newest(values):
+                for box, asked in ((self.depth, "how to flatten it"), (self.colour, "is a colour image")):
+                    if asked in sentence:
+                        self.form.setRowVisible(box, True)
                 self._clear()
                 self._say(f"⚠ {sentence}")
+                self._judge(sentence)
 
     def _clear(self) -> None:
         for sheet in self._sheets:
@@ -222,7 +279,12 @@ class FilesDialog(QDialog):
     def _on_looked(self, values: dict[str, Any], found: Mapping[str, Any]) -> None:
         with contextlib.suppress(RuntimeError):
             if self._is_newest(values):
+                self._judge("")
                 (self._show_crops if values["crops"] else self._show)(found)
+
+    def _judge(self, wrong: str) -> None:
+        self._wrong = wrong
+        self._check()
 
     def _show_rows(self, rows: Sequence[Mapping[str, str]], title: str) -> None:
         self.fields.setRowCount(len(rows))
@@ -298,8 +360,6 @@ class FilesDialog(QDialog):
     def _pick_images(self) -> None:
         if folder := QFileDialog.getExistingDirectory(self, "Folder with the images"):
             self.images.setText(folder)
-            if not self.place.text():
-                self.place.setText(str(Path(folder).with_suffix(".cellrep")))
 
     def _pick_files(self) -> None:
         paths = QFileDialog.getOpenFileNames(self, "Images, a zip, arrays, or a table that lists them")[0]
@@ -308,8 +368,6 @@ class FilesDialog(QDialog):
             one = Path(paths[0])
             if one.suffix.lower() in (".zip", *ARRAY_SUFFIXES):
                 self.crops.setChecked(True)
-            if not self.place.text():
-                self.place.setText(str(one.with_name(f"{one.name.partition('.')[0]}.cellrep")))
 
     def _pick_table(self) -> None:
         if path := QFileDialog.getOpenFileName(self, "Plate table", filter=_TABLES)[0]:
@@ -326,11 +384,28 @@ class FilesDialog(QDialog):
             "pattern": self.pattern.text().strip(),
             "layout": self.layout_box.currentData(),
             "metadata": self.table.text().strip(),
+            "rgb": self.colour.currentData(),
         }
+        if not self.crops.isChecked():
+            values["z"] = self.depth.currentData()
         if not self.adding:
             values["path"] = self.place.text().strip()
             values["channels"] = [c.strip() for c in self.channels.text().split(",") if c.strip()]
         return values
+
+
+def free_place(path: Path) -> Path:
+    """`path`, or the first of `path-2`, `path-3`, … that is not taken."""
+    i, free = 2, path
+    while free.exists():
+        free, i = path.with_name(f"{path.stem}-{i}{path.suffix}"), i + 1
+    return free
+
+
+def _can_be_made(root: Path) -> bool:
+    """Whether a folder can be made here: its nearest folder that exists can be written to."""
+    there = next((p for p in root.parents if p.exists()), None)
+    return there is not None and there.is_dir() and os.access(there, os.W_OK)
 
 
 FILES_SHOWN = 100  # of those that do not fit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +19,19 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QLineEdit,
+    QScrollArea,
     QSizePolicy,
     QWidget,
 )
 
-from napari_cellrep.gui.cards._parts import button, combo, refill, text, while_open
+from napari_cellrep.gui.cards._parts import button, combo, keep_on_screen, refill, text, while_open
+from napari_cellrep.specs import join_words
 
 if TYPE_CHECKING:
     from napari_cellrep.gui.cards.images import ImagesCard
 
 SIDE_PX = 190  # of a picture
+FRAME_PX = 90  # of a screen's height for what is between the parts of the dialog, and its title
 LOOK_AFTER_MS = 300
 WAYS = {
     "estimate": "estimated from the project's own fields",
@@ -45,7 +49,17 @@ class LightDialog(QDialog):
         self.setWindowTitle("Even out the light")
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         self.way = combo("By what images are corrected, per plate and channel")
-        refill(self.way, [(words, way) for way, words in WAYS.items()])
+        lit = card.project.illumination
+        now = "" if lit is None else "files" if lit.source == "brought" else "estimate"
+        refill(
+            self.way,
+            [(words + (" (as now)" if way == now else ""), way) for way, words in WAYS.items()],
+            keep=now,
+        )
+        if not now:  # there is nothing to take back
+            off = self.way.model().item(list(WAYS).index("off"))
+            off.setEnabled(False)
+            off.setToolTip("Images are read as they are in their files now")
         self.files = QLineEdit()
         self.files.setMinimumWidth(340)
         self.files.setPlaceholderText(
@@ -65,6 +79,11 @@ class LightDialog(QDialog):
         self.words = text(least_px=740)
         self.pictures = QWidget()
         self.grid = QGridLayout(self.pictures)
+        self.sight = QScrollArea()  # five channels are higher than a screen
+        self.sight.setWidget(self.pictures)
+        self.sight.setWidgetResizable(True)
+        self.sight.setFrameShape(QScrollArea.Shape.NoFrame)
+        self.sight.hide()
         self.buttons = QDialogButtonBox(
             QDialogButtonBox.StandardButton.Ok | QDialogButtonBox.StandardButton.Cancel
         )
@@ -76,7 +95,7 @@ class LightDialog(QDialog):
         self.form.addRow("Correction", self.way)
         self.form.addRow("Functions", self.files_row)
         self.form.addRow("Use", self.operation)
-        for item in (self.words, self.pictures, self.buttons):
+        for item in (self.words, self.sight, self.buttons):
             self.form.addRow(item)
         self.setMinimumWidth(820)
         self._asked: dict[str, Any] | None = None
@@ -116,7 +135,9 @@ class LightDialog(QDialog):
         if values.get("off") or (self.way.currentData() == "files" and not values["functions"]):
             self._clear()
             self.words.setText(
-                "What was made from corrected images is out of date then." if values.get("off") else ""
+                "What was made from corrected images is out of date then (↻)."
+                if values.get("off")
+                else "Choose the folder that CellProfiler saved its functions in."
             )
             return
         if self._asked is not None:
@@ -146,9 +167,7 @@ class LightDialog(QDialog):
             return
         self._clear()
         self.ok.setEnabled(True)
-        self.words.setText(
-            f"{found['words']} Image files are not changed; labels, flags and embeddings are out of date then."
-        )
+        self.words.setText(self._in_words(found))
         for column, title in enumerate(("as acquired", "what it is corrected by", "corrected"), 1):
             self.grid.addWidget(QLabel(title), 0, column, Qt.AlignmentFlag.AlignHCenter)
         for row, name in enumerate(found["channels"], 1):
@@ -164,18 +183,50 @@ class LightDialog(QDialog):
                 picture.setPixmap(shown)
                 picture.setFixedSize(shown.size())
                 self.grid.addWidget(picture, row, column)
-            ends_words = QLabel(f"{ends[0]:.2f} to {ends[1]:.2f}")
-            ends_words.setToolTip(
-                "The least and the largest value of the function: dark and bright in its picture"
-            )
+            ends_words = QLabel(f"dark {ends[0]:.2f}\nbright {ends[1]:.2f}")
+            ends_words.setToolTip("The least and the largest value of what it is corrected by")
             self.grid.addWidget(ends_words, row, 4)
-        self.adjustSize()
+        self.sight.show()
+        self.pictures.adjustSize()
+        margins = self.form.contentsMargins()
+        others = sum(
+            w.heightForWidth(self.width()) if w.hasHeightForWidth() else w.sizeHint().height()
+            for w in (self.way, self.files_row, self.operation, self.words, self.buttons)
+            if w.isVisible()
+        )
+        spare = (
+            self.screen().availableGeometry().height() - others - margins.top() - margins.bottom() - FRAME_PX
+        )
+        self.sight.setMinimumHeight(min(self.pictures.sizeHint().height() + 4, max(SIDE_PX, spare)))
+        keep_on_screen(self)
+
+    def _in_words(self, found: Mapping[str, Any]) -> str:
+        """What is seen, what it was made of, what to heed and what follows."""
+        falls = [
+            f"{f.max() / max(float(f.min()), 1e-6):.2f}-fold in {html.escape(name)}"
+            for name, f in zip(found["channels"], found["functions"], strict=True)
+        ]
+        lines = [f"<b>Field {found['field']}, before and after.</b>"]
+        if self.operation.currentData() == "divide":
+            lines[0] += (
+                f" From the darkest to the brightest place of a field the light differs {join_words(falls)}."
+            )
+        lines += [html.escape(note) for note in found["notes"]]
+        if found["doubt"]:
+            lines.append(f"⚠ {html.escape(found['doubt'])} Look whether the corrected field is more even.")
+        after = "Image files are not changed."
+        if self.card.session.n_cells:
+            after += " What was segmented, flagged and embedded so far is out of date then (↻)."
+        return "<br>".join([*lines, after])
 
     def _clear(self) -> None:
         while (item := self.grid.takeAt(0)) is not None:
             if item.widget() is not None:
                 item.widget().hide()
                 item.widget().deleteLater()
+        self.sight.setMinimumHeight(0)
+        self.sight.hide()
+        keep_on_screen(self)
 
 
 def _pixmap(plane: np.ndarray, low: float, high: float) -> QPixmap:

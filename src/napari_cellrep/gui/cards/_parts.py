@@ -91,6 +91,17 @@ def while_open(slot: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
+def keep_on_screen(dialog: QWidget) -> None:
+    """Make a dialog as large as what is in it, but no larger than the screen, and move it so that all of it is seen."""
+    dialog.adjustSize()
+    screen = dialog.screen().availableGeometry()
+    dialog.resize(dialog.size().boundedTo(screen.size()))
+    frame = dialog.frameGeometry()
+    x = max(screen.left(), min(frame.left(), screen.right() + 1 - frame.width()))
+    y = max(screen.top(), min(frame.top(), screen.bottom() + 1 - frame.height()))
+    dialog.move(x, y)
+
+
 class More(QWidget):
     """What most people need not see: closed under one line."""
 

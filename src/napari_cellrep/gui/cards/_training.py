@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qtpy.QtCore import Qt, QTimer
+from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import (
     QFormLayout,
     QHBoxLayout,
     QLineEdit,
+    QScrollArea,
     QSizePolicy,
     QTableWidget,
     QTableWidgetItem,
@@ -27,7 +29,7 @@ from napari_cellrep.data.classes import FEWEST_CLASSES, MOST_CLASSES, label_colu
 from napari_cellrep.data.filters import matching
 from napari_cellrep.gui._forms import Form
 from napari_cellrep.gui.cards._estimate import EstimateLine
-from napari_cellrep.gui.cards._parts import More, button, combo, duration, refill, text
+from napari_cellrep.gui.cards._parts import More, button, combo, duration, refill, text, while_open
 from napari_cellrep.gui.views.curve import Curve, Pictures
 from napari_cellrep.jobs import Progress
 from napari_cellrep.specs import InputError, read_numbers
@@ -76,6 +78,7 @@ class TrainingPanel(QWidget):
         self._looked = 0.0
         self._use_after = False
         self._pausing = False
+        self._seen_once = False  # the curve of the training under way has been brought in sight
         self._how: dict[str, Any] = {}  # what the training under way, or the last one, was given
         self._can = False
         self._seen: Any = None  # of the pictures' file
@@ -570,6 +573,8 @@ class TrainingPanel(QWidget):
         self.handle, self._use_after, self._pausing = handle, False, False
         self._looking.start()
         self._show_buttons()
+        self._seen_once = False
+        self._come_in_sight()
 
     def _begin_curve(self) -> None:
         self.curve.clear()
@@ -595,6 +600,9 @@ class TrainingPanel(QWidget):
         if not self.curve.x:
             self._show_buttons()
         self.curve.add(epoch, loss)
+        if not self._seen_once:
+            self._seen_once = True
+            self._come_in_sight()
         if "val_epoch" in progress.metrics:
             self.curve.add_held_out(progress.metrics["val_epoch"], progress.metrics["val_loss"])
         now = monotonic()
@@ -613,6 +621,22 @@ class TrainingPanel(QWidget):
         self.loss.show()
         if not self.use.isEnabled():
             self._show_buttons()
+
+    def showEvent(self, event: QShowEvent | None) -> None:
+        """Begin with the curve where a training is under way."""
+        super().showEvent(event)
+        if self.handle is not None and self.handle.active and self.curve.x:
+            self._come_in_sight()
+
+    def _come_in_sight(self) -> None:
+        """Scroll to the curve and the line below it: in a low window they lie below what is seen."""
+        QTimer.singleShot(50, while_open(self._scroll_to_curve))  # once they have their places
+
+    def _scroll_to_curve(self) -> None:
+        scroll = self.card.dock.findChild(QScrollArea)
+        if scroll is not None and self.curve.isVisible():
+            for part in (self.loss, self.curve):
+                scroll.ensureWidgetVisible(part)
 
     @staticmethod
     def _held_out(metrics: Mapping[str, float]) -> str:

@@ -91,6 +91,7 @@ class ExploreCard(Card):
         )
         for item in (self.hint, self.embedding, self.make, self.show_, self.asking, self.export):
             self.layout_.addWidget(item)
+        self.export_folder = Path.home()  # where the last export went
         self._recipes: dict[str, Any] = {}
         self._asking_recipes = False
         self._column = ""
@@ -297,7 +298,8 @@ class ExploreCard(Card):
 
     def _export(self, values: dict[str, Any]) -> None:
         step = values.pop("step")
-        name = Path(values.get("out") or values["out_html"]).name
+        out = Path(values.get("out") or values["out_html"]).expanduser()
+        self.export_folder, name = out.parent, out.name
         self.dock.submit(step, f"Writing {name}", then=self._exported, reload=False, **values)
 
     def _exported(self, path: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ from napari_cellrep.data.images import flatten_z
 from napari_cellrep.data.layouts import guess_roles
 from napari_cellrep.gui._image import OURS
 from napari_cellrep.gui._sample import TAG, projects_folder
-from napari_cellrep.gui.cards._files import FilesDialog, TableDialog
+from napari_cellrep.gui.cards._files import FilesDialog, TableDialog, free_place
 from napari_cellrep.gui.cards._light import LightDialog
 from napari_cellrep.gui.cards._parts import Card, button, combo, refill, text
 from napari_cellrep.specs import ROLES, Channel, InputError
@@ -195,9 +196,17 @@ class ImagesCard(Card):
         if project.read_only:
             words.append("It is read-only: results can be exported elsewhere, but nothing is written to it.")
         if project.illumination is not None:
-            words.append(f"Light: {project.illumination.words()}.")
+            how = (
+                "functions brought with the images"
+                if project.illumination.source == "brought"
+                else "estimated"
+            )
+            words.append(f"Light: evened out when images are read ({how}).")
+        if before := before_the_light(project.history):
+            words.append(f"↻ {before} before the light was changed: do that again.")
         self.hint.setText("<br>".join(words))
-        self.hint.setToolTip(str(project.root))
+        lit = project.illumination
+        self.hint.setToolTip(str(project.root) + (f"\nLight: {lit.words()}." if lit is not None else ""))
         refill(self.field, [(_field_words(f), f.id) for f in fields], keep=self.dock.shown_field() or None)
         self._show_roles(project)
         self._show_fit()
@@ -390,11 +399,23 @@ class ImagesCard(Card):
         dialog.open()
 
     def _correct(self, values: dict[str, Any]) -> None:
-        self.dock.submit("illumination.correct", "Correcting the light", then=self._corrected, **values)
+        self.dock.submit(
+            "illumination.correct",
+            "Correcting the light",
+            then=functools.partial(self._corrected, "off" in values),
+            **values,
+        )
 
-    def _corrected(self, words: str) -> None:
+    def _corrected(self, off: bool, _: Any) -> None:
         self.dock.canvas.background.forget()
         self.dock.labels_changed()
+        words = (
+            "Images are read as they are in their files."
+            if off
+            else "The light is evened out whenever an image is read."
+        )
+        if self.session.n_cells:
+            words += " What was segmented, flagged and embedded before is out of date: run those steps again."
         self.dock.strip.say(f"✓ {words}")
 
     # ---- next week's plate ----
@@ -512,7 +533,7 @@ class ImagesCard(Card):
             channels = [Channel(name.text().strip(), box.currentData()) for _, _, name, box in rows]
             layers = [layer for layer, *_ in rows]
             images = images_of(layers, self.stacks.currentData())
-            root = _free(projects_folder() / f"{_file_name(layers[0].name)}.cellrep")
+            root = free_place(projects_folder() / f"{_file_name(layers[0].name)}.cellrep")
             self.dock.submit(
                 "import_fields.import_arrays", "Taking over the layers", then=self._took_layers, project=None,
                 path=str(root), images=images, channels=channels, um_per_px=um_per_px(layers[0]),
@@ -577,12 +598,14 @@ def _file_name(name: str) -> str:
     return re.sub(r"[^\w-]+", "_", name).strip("_") or "layers"
 
 
-def _free(path: Path) -> Path:
-    """`path`, or the first of `path-2`, `path-3`, … that is not taken."""
-    i, free = 2, path
-    while free.exists():
-        free, i = path.with_name(f"{path.stem}-{i}{path.suffix}"), i + 1
-    return free
+def before_the_light(history: Sequence[Mapping[str, Any]]) -> str:
+    """What was last done before the light of the images was changed, in words; "" if nothing was."""
+    last = {line.get("step"): i for i, line in enumerate(history) if not line.get("undone")}
+    lit = last.get("illumination", -1)
+    done = {"segment": "Cells were found", "embed": "Cells were embedded"}
+    return " and ".join(words for step, words in done.items() if 0 <= last.get(step, lit) < lit).replace(
+        " and Cells were", " and"
+    )
 
 
 def images_of(layers: Sequence[Any], z: str = "") -> dict[str, Any]:

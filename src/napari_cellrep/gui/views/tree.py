@@ -75,11 +75,11 @@ class TreeView(CellView):
             "size.\nThe Paired Cell Inpainting paper joins by maximum likelihood, which is not offered here.",
             list(JOININGS), "How unlike two branches are. Average", 8,
         )  # fmt: skip
-        self.height = QSlider(Qt.Orientation.Horizontal)
-        self.height.setRange(0, STEPS)
-        self.height.setMinimumWidth(70)
-        self.height.setToolTip("Cut the tree here: what is joined further left falls apart into branches")
-        self.height.setAccessibleName("Where the tree is cut")
+        self.cut_at = QSlider(Qt.Orientation.Horizontal)
+        self.cut_at.setRange(0, STEPS)
+        self.cut_at.setMinimumWidth(70)
+        self.cut_at.setToolTip("Cut the tree here: what is joined further left falls apart into branches")
+        self.cut_at.setAccessibleName("Where the tree is cut")
         self.keep = QPushButton("Save as sets…")
         self.save = QPushButton("Save picture…")
         self.save.setToolTip("The whole tree with its pictures and its heat map, for print, as PNG or PDF")
@@ -96,8 +96,8 @@ class TreeView(CellView):
             "Correlation 1: two groups lie above and below the average in the same features; −1: in the opposite ones."
         )
         left, right = QHBoxLayout(), QHBoxLayout()
-        for item in (self.rows_of, self.take, self.distance, self.joining, QLabel("cut"), self.height):
-            left.addWidget(item, {self.rows_of: 3, self.height: 2}.get(item, 0))
+        for item in (self.rows_of, self.take, self.distance, self.joining, QLabel("cut"), self.cut_at):
+            left.addWidget(item, {self.rows_of: 3, self.cut_at: 2}.get(item, 0))
         for item in (self.keep, self.save, self.save_branches, self.line):
             right.addWidget(item)
         bar = TwoHalves(left, right)
@@ -113,7 +113,7 @@ class TreeView(CellView):
         self.take.clicked.connect(lambda _=False: self._on_take())
         self.distance.currentIndexChanged.connect(lambda _: self.refresh())
         self.joining.currentIndexChanged.connect(lambda _: self.refresh())
-        self.height.valueChanged.connect(self._on_height)
+        self.cut_at.valueChanged.connect(self._on_height)
         self.line.valueChanged.connect(self._on_line)
         self.keep.clicked.connect(lambda _=False: self._on_keep())
         self.save.clicked.connect(lambda _=False: self._on_save())
@@ -183,8 +183,8 @@ class TreeView(CellView):
         # the same cells give the same heights but for rounding
         same = kept[:5] == which[:5] and math.isclose(kept[5], which[5], rel_tol=1e-5)
         tops = shown.tree.height[-2:] if n > 2 else (0.0, shown.tree.height[-1])
-        _put(self.height, round((kept[6] if same else float(np.mean(tops))) / tallest * STEPS))
-        self._on_cut(self.height.value())
+        _put(self.cut_at, round((kept[6] if same else float(np.mean(tops))) / tallest * STEPS))
+        self._on_cut(self.cut_at.value())
 
     def _on_height(self, step: int) -> None:
         self._on_cut(step)
@@ -274,7 +274,7 @@ class TreeView(CellView):
     def _show(self, found: Grown | None, words: str) -> None:
         before = self.plot.shown
         self.plot.show_tree(found)
-        for button in (self.keep, self.save, self.save_branches, self.height):
+        for button in (self.keep, self.save, self.save_branches, self.cut_at):
             button.setEnabled(found is not None)
         if found is None:
             self.background.run(
