@@ -441,9 +441,9 @@ def test_groups_like_one_of_them(simple_project: Project):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"average": "mode"}, "mean or the median"),
+        ({"average": "mode"}, "setting average can not be 'mode'; it is one of mean and median"),
         ({"min_cells": 1_000_000}, "nothing to average"),
-        ({"cells": "some"}, "all, held-out and test cells"),
+        ({"cells": "some"}, "one of all, held-out and test"),
         ({"cells": "held-out"}, "does not say by which network"),
     ],
 )

@@ -104,7 +104,7 @@ def test_fields_of_a_group_are_compared_one_by_one(simple_project: Project):
     np.testing.assert_allclose(less.table["field_highest"], spread.reindex(less.table.index), rtol=1e-4)
     with pytest.raises(InputError, match="holds no number"):
         run(simple_project, "fields", quality="compound")
-    with pytest.raises(InputError, match='"sd" or a "distance"'):
+    with pytest.raises(InputError, match="one of sd and distance"):
         run(simple_project, "fields", measure="range")
     with pytest.raises(InputError, match="Not enough data"):
         run(simple_project, "fields", min_cells=100_000, n_draws=0)
@@ -158,8 +158,36 @@ def test_mechanisms_of_treatments_are_matched(simple_project: Project):
     assert matched["not same compound"]["n"] == found.table["n_wells"].size
     assert matched["not same compound"]["accuracy"] > matched["not same compound"]["chance"]
     assert "has the same effect for" in found.summary
-    with pytest.raises(InputError, match="cannot describe treatments"):
+    with pytest.raises(InputError, match="has several values in 8 wells"):
         run(simple_project, "treatments", by="treated", control="", label="area_px", n_null=50)
+
+
+def test_cells_without_a_value_are_left_out_of_wells_that_have_one(simple_project: Project):
+    cells = simple_project.cells
+    obs = cells.obs
+    lacks = np.random.default_rng(0).random(len(obs)) < 0.3
+    treated = obs["compound"].astype(str) + " " + obs["dose_rank"].astype(str)
+    untreated = (
+        obs["well"] == "E12"
+    ).to_numpy()  # no cell of this well has a value: the well stays, as a control
+    obs["treated"] = pd.Categorical(treated.where(~lacks & ~untreated, None))
+    simple_project.write_cells(cells)
+    found = run(simple_project, "treatments", by="treated", control="well=E12", average="mean", n_null=50)
+    counts = obs["good"].to_numpy() & lacks & ~untreated
+    assert (
+        f"Left out: {counts.sum():,} cells without a value in treated, in wells whose others" in found.summary
+    )
+    groups = open_project(simple_project.root).groups
+    name = str(treated[(obs["well"] == "A06").to_numpy()].iloc[0])
+    of = obs["good"].to_numpy() & (treated == name).to_numpy() & ~lacks & ~untreated
+    fields = obs["field"].astype(str)[of]
+    want = pd.DataFrame(np.asarray(cells.obsm["X_simple"])[of]).groupby(fields.to_numpy()).mean().mean()
+    np.testing.assert_allclose(groups.obsm["X_simple"][groups.obs["name"] == name][0], want, rtol=1e-4)
+    obs["run"] = pd.Categorical(np.where(lacks, None, "a"))
+    simple_project.write_cells(cells)
+    found = run(simple_project, "treatments", by="compound", batch="run", n_null=50)
+    assert found.summary.startswith("Profiled 2 treatments (compound) from 8 wells")  # no well was cut in two
+    assert f"Left out: {int((lacks & obs['good']).sum()):,} cells without a value in run" in found.summary
 
 
 def test_wells_of_batches_are_corrected_or_named():
@@ -210,6 +238,21 @@ def test_embeddings_are_compared_on_fields_held_out(simple_project: Project):
         run(simple_project, "knows")
     with pytest.raises(InputError, match="No two cells have the same y_px"):
         run(simple_project, "knows", label="y_px")
+
+
+def test_what_lies_in_one_part_is_not_tested_and_said(simple_project: Project):
+    with pytest.raises(InputError, match="Fewer than two values of well have cells in several fields"):
+        run(simple_project, "knows", label="well", n_draws=20)
+    cells = simple_project.cells
+    cells.obs["mark"] = np.where(cells.obs["well"] == "A01", "alone", cells.obs["control"].astype(str))
+    simple_project.write_cells(cells)
+    found = run(simple_project, "knows", label="mark", n_draws=20)
+    assert "Not tested, because all its cells are in one field: alone." in found.summary
+    assert (
+        found.numbers["rows"][0]["balanced_accuracy"] > 0.4
+    )  # of three others; it is not lowered by the one
+    found = run(simple_project, "neighbours", label="mark", apart="field")
+    assert "No neighbour could know alone: all cells of each are in one field." in found.summary
 
 
 def test_information_of_every_number(simple_project: Project):
@@ -353,7 +396,7 @@ def test_odd_cells_by_density_and_by_their_own_group(simple_project: Project):
         assert np.isfinite(values[how]).all()
     assert spearmanr(values["neighbours"], values["own"]).statistic > 0.5
     assert values["lof"].median() == pytest.approx(1, abs=0.15)
-    with pytest.raises(InputError, match="comes from one of neighbours, lof"):
+    with pytest.raises(InputError, match="one of neighbours, lof"):
         run(simple_project, "outliers", how="x")
 
 
@@ -362,7 +405,7 @@ def test_maps_of_other_kinds_lie_beside_the_first(simple_project: Project):
         run(simple_project, "map", fit="groups")
     with pytest.raises(InputError, match="Only umap can place"):
         run(simple_project, "map", fit="fields", method="tsne")
-    with pytest.raises(InputError, match="A map is made by umap"):
+    with pytest.raises(InputError, match="one of umap"):
         run(simple_project, "map", method="pca")
     found = run(simple_project, "map", method="tsne", perplexity=20.0)
     assert found.written == ("obsm/X_tsne_simple", "obsm/X_pca_simple")

@@ -230,7 +230,7 @@ def similar_groups(
         If the group is not there or has no cell that counts, or there are too few groups or features.
     """
     if metric not in METRICS:
-        raise InputError(f"Groups are compared by one of {METRICS}; got {metric!r}.")
+        raise InputError(f"Groups are compared by one of {join_words(METRICS)}; got {metric!r}.")
     if name not in names:
         raise InputError(f"There is no {by} {name!r}; there are {join_words(names, 12) or 'none'}.")
     known_cells = np.isfinite(x).all(axis=1)
@@ -299,7 +299,7 @@ def grow(z: np.ndarray, metric: str = "correlation", linkage: str = "average") -
 
     if metric not in METRICS or linkage not in LINKAGES:
         raise InputError(
-            f"A tree takes one of {METRICS} and one of {LINKAGES}; got {metric!r} and {linkage!r}."
+            f"A tree takes one of {join_words(METRICS)} and one of {join_words(LINKAGES)}; got {metric!r} and {linkage!r}."
         )
     if len(z) < 2:
         raise InputError(f"A tree joins at least two; there {'is one' if len(z) else 'are none'}.")

@@ -47,9 +47,11 @@ from napari_cellrep.steps.work import (
     as_text,
     between,
     check_within,
+    in_one_part,
     likeness_of,
     members_of,
     plain,
+    several,
     two_references,
     users_columns,
 )
@@ -113,10 +115,6 @@ def map_cells(
     perplexity: float = 40.0,
 ) -> Job[Found]:
     """Lay the cells out on a map (PCA, then UMAP, densMAP or t-SNE) so that similar cells lie near each other."""
-    if method not in projection.METHODS or fit not in FITS:
-        raise InputError(
-            f"A map is made by {join_words(projection.METHODS)} and fitted on {join_words(FITS)}; got {method!r} and {fit!r}."
-        )
     if fit != "cells" and method != "umap":
         raise InputError(f"Only umap can place cells on a map fitted on {fit}; {method} lays out the cells.")
     check_within("perplexity", perplexity, 2, 1000)
@@ -194,16 +192,18 @@ def neighbour_graph(
         }  # fmt: skip
     if label:
         yield Progress(1, 2, f"Predicting {label} from the neighbours")
-        known = as_text(work.column(label))
-        has = known != ""
+        known, part = work.values(label), work.values(apart) if apart else None
+        has = (known != "") & (part != "" if part is not None else True)
         if has.sum() <= k:
             raise InputError(
                 f"{k} neighbours cannot vote: only {int(has.sum())} cells have a value in {label!r}."
             )
         if len(np.unique(known[has])) == has.sum():
             raise InputError(f"No two cells have the same {label}, so no neighbour can know it.")
+        if len(np.unique(known[has])) < 2:
+            raise InputError(f"All cells have the same {label}, so there is nothing to tell apart.")
         votes = neighbours.knn_classify(
-            x[has], known[has], k, ties=ties, part=as_text(work.column(apart))[has] if apart else None
+            x[has], known[has], k, ties=ties, part=part[has] if part is not None else None
         )
         found.numbers = {
             "label": label, "k": k, "accuracy": votes.accuracy, "balanced_accuracy": votes.balanced_accuracy,
@@ -214,6 +214,10 @@ def neighbour_graph(
             f" Their vote (k = {k}, {how}) gets {label} right for {votes.accuracy:.1%} of the cells; "
             f"mean over its {len(votes.recall)} values {votes.balanced_accuracy:.1%}, macro-F1 {votes.macro_f1:.3f}."
         )
+        if part is not None and (alone := in_one_part(known[has], part[has])):
+            found.summary += (
+                f" No neighbour could know {join_words(alone, 5)}: all cells of each are in one {apart}."
+            )
     return found
 
 
@@ -274,13 +278,15 @@ def rank_groups(
     reference, with_what = work.reference(of, min_cells)
     match, of_kind = None, ""
     if same not in ("auto", "none", ""):
-        work.column(same)
+        work.values(same)
     if not reference.all():
         match, of_kind = kinds_of(work.obs, str(work.scored.get("per", "")), same)
-    light = intensity if intensity in work.obs else ""
-    if intensity not in ("", "q_signal"):
-        work.column(intensity)
-    bright = pd.to_numeric(work.obs[light], errors="coerce").to_numpy(float) if light else None
+    light, bright = intensity, None
+    try:
+        bright = work.numbers(intensity) if intensity else None
+    except InputError:
+        if intensity != "q_signal":  # measured here, where the channels let it
+            raise
     if as_bright and bright is None:
         raise InputError(
             "No intensity is known, so references cannot be as bright; name its column with intensity=COLUMN."
@@ -414,8 +420,6 @@ def profile_groups(
 ) -> Job[Found]:
     """Describe every group (well, protein, treatment) by the average of its cells, or of those the network never learned from."""
     check_within("min_cells", min_cells, 1, 1_000_000)
-    if average not in ("mean", "median"):
-        raise InputError(f"A profile is the mean or the median of its cells; got average={average!r}.")
     yield Progress(0, 1, f"Profile of every {by}")
     use, about, words = _profiled_cells(work, cells)
     names, of = work.groups(by)
@@ -458,8 +462,6 @@ def profile_groups(
 
 def _profiled_cells(work: Work, cells: str) -> tuple[np.ndarray, dict[str, Any], str]:
     """Which cells a profile is of: all, those the network never learned from, or those only looked at in the end; in words."""
-    if cells not in PROFILED:
-        raise InputError(f"A profile is of {join_words(PROFILED)} cells; got cells={cells!r}.")
     everyone = np.ones(len(work.x), bool)
     assert work.project is not None  # `analyze` gives it
     try:
@@ -534,13 +536,11 @@ def find_outliers(
 ) -> Job[Found]:
     """Measure how unusual each cell is: by its distance to the nearest of its own group, by density, or from its middle."""
     check_within("k", k, 1, 1000)
-    if how not in OUTLIERS:
-        raise InputError(f"How odd a cell is comes from one of {join_words(OUTLIERS)}; got {how!r}.")
     yield Progress(0, 1, f"Distances to the nearest of {len(work.x):,} cells")
     x = projection.z_score(work.x) if scale else work.x
     group = np.zeros(len(x), np.int64)
     if within not in ("", "all"):
-        of = as_text(work.column(within))
+        of = work.values(within)
         group = np.where(of == "", -1, np.unique(of, return_inverse=True)[1])
     if how == "lof":
         value = mixtures.local_outlier_factor(x, group, k)
@@ -623,7 +623,14 @@ def learn_from_sets(
             f"The set {join_words(few, 4)} has fewer than 2 cells to learn from; cells in two of the chosen sets, flagged "
             "ones and those without a vector do not count."
         )
-    part = as_text(work.column(held_out))
+    part = work.values(held_out)
+    n_lost = int(((label >= 0) & (part == "")).sum())
+    label[part == ""] = -1  # of what field they are is not known: they can neither teach nor be held out
+    few = [name for i, name in enumerate(names) if (label == i).sum() < 2]
+    if few:
+        raise InputError(
+            f"Fewer than 2 cells of {join_words(few, 4)} have a value in {held_out!r}; hold out another column."
+        )
     known = np.flatnonzero(label >= 0)
     split = labels.split_by_part(
         np.array(names, object)[label[known]].astype(str), part[known], what=held_out
@@ -634,7 +641,7 @@ def learn_from_sets(
     share = labels.probabilities(make, x[known], label[known], x, k)
     tested = np.full(n, -1)
     for i, test in enumerate(split.tests):
-        yield Progress(i + 1, total, f"Testing on {held_out}s held out")
+        yield Progress(i + 1, total, f"Testing on {several(held_out)} held out")
         rest = np.delete(known, test)
         # What is said of a labelled cell comes from a classifier that has not seen its field.
         share[known[test]] = labels.probabilities(make, x[rest], label[rest], x[known[test]], k)
@@ -648,11 +655,13 @@ def learn_from_sets(
         summary += f" {split.why_not}"
     else:
         summary += (
-            f" On {held_out}s held out: balanced accuracy {accuracy:.1%} (n = {len(known):,} cells in {n_parts:,} "
-            f"{held_out}s; {1 / k:.0%} by chance)."
+            f" On {several(held_out)} held out: balanced accuracy {accuracy:.1%} (n = {len(known):,} cells in {n_parts:,} "
+            f"{several(held_out)}; {1 / k:.0%} by chance)."
         )
     if n_both:
         summary += f" {n_both:,} cells in two sets were left out."
+    if n_lost:
+        summary += f" {n_lost:,} cells of the sets without a value in {held_out} were left out of learning and testing."
     words = np.array([*names, None], dtype=object)
     key = work.embedding
     return Found(
@@ -1087,6 +1096,7 @@ def analyze(
 
     project.begin_step("analyze")
     found = yield from RECIPES[recipe](work, **options)
+    found.summary += _left_out(work, recipe, {**options, "per": found.numbers.get("per", "")})
 
     made = {
         "recipe": recipe, "version": _VERSIONS.get(recipe, 1), "embedding": key, "options": options,
@@ -1180,8 +1190,33 @@ def check_options(recipe: str, options: Mapping[str, Any]) -> dict[str, Any]:
             value = float(value)
         if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
             raise InputError(f"{name} is {value!r}; it has to be of type {kind.__name__}.")
+        choices = _OPTIONS.get(name, {}).get("choices")
+        if choices and value not in choices:
+            raise InputError(
+                f"The setting {name} can not be {value!r}; it is one of {join_words((c for c in choices if c), 9)}."
+            )
         out[name] = value
     return out
+
+
+# Of these columns a cell needs a value to be looked at; what learns and what profiles wells say it in their own words.
+_GROUPING = ("by", "within", "per", "label", "apart", "held_out")
+
+
+def _left_out(work: Work, recipe: str, options: Mapping[str, Any]) -> str:
+    """How many cells were left out for want of a value or of whole numbers, as sentences; "" where none was."""
+    words = ""
+    columns = (
+        [str(options[n]) for n in _GROUPING if options.get(n)]
+        if recipe not in ("learn", "treatments")
+        else []
+    )
+    for column in dict.fromkeys(c for c in columns if c in work.obs):
+        if n := int(work.obs[column].isna().sum()):
+            words += f" Left out: {n:,} of the {len(work.obs):,} cells, which have no value in {column}."
+    if work.n_broken:
+        words += f" Left out: {work.n_broken:,} cells whose vectors hold infinite numbers, or lack some."
+    return words
 
 
 def _in_order(
@@ -1270,15 +1305,21 @@ _RANKED = (
 def _gather(cells: ad.AnnData, key: str, include_flagged: bool) -> Work:
     x = np.asarray(cells.obsm[f"X_{key}"])
     has = np.isfinite(x).all(axis=1)
-    use = has & (cells.obs["good"].to_numpy(bool) if "good" in cells.obs and not include_flagged else True)
+    counts = cells.obs["good"].to_numpy(bool) if "good" in cells.obs and not include_flagged else np.True_
+    broken = ~has & ~np.isnan(x).all(axis=1)
+    use = has & counts
     if not use.any():
-        why = (
-            "all those that have one are flagged (--include-flagged uses them)"
-            if has.any()
-            else "embed them first"
-        )
+        why = "embed them first"
+        if has.any():
+            why = "all those that have one are flagged (--include-flagged uses them)"
+        elif broken.any():
+            why = (
+                f"the vectors of {int(broken.sum()):,} cells hold infinite numbers, or lack some; look at the images and the "
+                "weights, then embed again"
+            )
         raise InputError(f"No cell with a vector of {key} can be used: {why}.")
-    return Work(key, np.ascontiguousarray(x[use], np.float32), cells.obs[use], cells.obs)
+    n_broken = int((broken & counts).sum())
+    return Work(key, np.ascontiguousarray(x[use], np.float32), cells.obs[use], cells.obs, n_broken=n_broken)
 
 
 def _fingerprint(work: Work, recipe: str, options: Mapping[str, Any]) -> str:
@@ -1343,7 +1384,7 @@ def _fingerprint(work: Work, recipe: str, options: Mapping[str, Any]) -> str:
         "enrichment": [options.get("by"), options.get("clustered"), options.get("annotation")],
     }
     seen = reads[recipe]
-    h = hashlib.sha256(work.x.tobytes())
+    h = hashlib.sha256(work.x.tobytes() + (str(work.n_broken).encode() if work.n_broken else b""))
     if options.get("of"):
         h.update(cells_digest(work.sets.get(str(options["of"]), [])).encode())
     if recipe == "knows" and work.project is not None:

@@ -31,9 +31,11 @@ from napari_cellrep.steps.work import (
     as_text,
     between,
     check_within,
+    in_one_part,
     likeness_of,
     members_of,
     plain,
+    several,
     two_references,
     users_columns,
 )
@@ -95,12 +97,16 @@ def assay_quality(
             )  # fmt: skip
             name = " ".join(w for w in (str(own_plate), part) if w) or "all wells"
             out[name] = {k: None if v != v else v for k, v in dataclasses.asdict(found).items()}
+    if column and dose != "auto" and (wells["dose"] == "").all():
+        words = f" No well has one value of {column}, so there is no V."
+    else:
+        words = ""
     said = []
     for name, symbol in (("z_prime", "Z′"), ("v_factor", "V")):
         known = [f"{each} {found[name]:.2f}" for each, found in out.items() if found[name] is not None]
         if known:
             said.append(f"{symbol} of the wells' means: {join_words(known, 6)}.")
-    return out, "".join(f" {words}" for words in said)
+    return out, "".join(f" {each}" for each in said) + words
 
 
 def quality_columns(work: Work, text: str) -> list[str]:
@@ -120,11 +126,12 @@ def without_quality(
     """Take quality numbers out of the features and of the score within groups (fields), and say how much is left of each."""
     columns, numbers, used = quality_columns(work, text), [], []
     for name in columns:
-        own = pd.to_numeric(work.column(name).astype(object), errors="coerce").to_numpy(float)
-        if not np.isfinite(own).any():
-            if text.strip() == "quality":
+        try:
+            own = work.numbers(name)
+        except InputError:
+            if text.strip() == "quality" and name in work.obs:
                 continue
-            raise InputError(f"{name!r} holds no number, so nothing can be taken out.")
+            raise
         known = own[np.isfinite(own)]
         # What grows by factors (areas, intensities) counts by factors.
         numbers.append(np.log(own) if known.min() > 0 and known.max() > 10 * known.min() else own)
@@ -155,9 +162,13 @@ def hits_of_known(
     column, equals, wanted = known.partition("=")
     if not equals:
         raise InputError(f"What is known is written COLUMN=VALUE, for example spatial=yes; got {known!r}.")
-    entries = as_text(work.column(column.strip()))
+    entries = work.values(column.strip())
     each = ["; ".join(sorted(set(entries[of == i]))) for i in range(len(names))]
-    found = mixtures.top_hits(value, mixtures.annotated_as(each, plain(wanted.strip())))
+    annotated = mixtures.annotated_as(each, plain(wanted.strip()))
+    if not annotated.any():
+        have = sorted({v for v in entries if v != ""})
+        raise InputError(f"No group has {known}; the values of {column.strip()} are {join_words(have, 12)}.")
+    found = mixtures.top_hits(value, annotated)
     best = float(found.share[found.best_k - 1])
     return {
         "words": f"Of the groups with {known} ({found.chance:.0%} of all) the ranking has an average precision of "
@@ -253,9 +264,13 @@ def find_rare(
             "another number."
         )
     yield Progress(0, 1, f"Cells beyond the usual {column}")
-    value = pd.to_numeric(work.obs[column].astype(object), errors="coerce").to_numpy(float)
+    value = work.numbers(column)
     reference, words = work.reference(of, min_cells)
     found = mixtures.rare_cells(value, of, len(names), reference, tail=tail, min_cells=min_cells, seed=seed)
+    if not (found.rank > 0).any():
+        raise InputError(
+            f"Not enough data: no {by} has {min_cells} cells that count and have a number in {column!r}."
+        )
     table = pd.DataFrame(
         {"rare_share": found.share, "rare_p": found.p, "rare_p_fdr": found.p_fdr, "rare_upper": found.upper,
          "rank_rare": as_ranks(found.rank)},
@@ -334,7 +349,7 @@ def find_moved(
     names, _ = work.groups(by)
     if not condition:
         raise InputError("No condition is chosen: name the column that holds it, and two of its values.")
-    values = as_text(work.column(condition))
+    values = work.values(condition)
     have = sorted({v for v in values if v != ""})
     chosen = [a or (have[0] if len(have) == 2 else ""), b or (have[1] if len(have) == 2 else "")]
     if not all(c in have for c in chosen) or chosen[0] == chosen[1]:
@@ -378,17 +393,13 @@ def profile_treatments(
 ) -> Job[Found]:  # fmt: skip
     """Profile treatments: cells → fields → wells → batches corrected → treatments, and how well each is told from the control."""
     check_within("n_null", n_null, 10, 1_000_000)
-    if average not in ("mean", "median"):
-        raise InputError(f"Cells are averaged by mean or median; got average={average!r}.")
-    if correct not in CORRECTIONS:
-        raise InputError(f"A correction is one of {join_words(CORRECTIONS, 9)}; got {correct!r}.")
     yield Progress(0, 3, "Averages of fields and wells")
-    x, wells = _wells(work, batch, average)
-    treatment = as_text(wells[by]) if by in wells else np.full(len(wells), "", object)
-    if not (treatment != "").any():
-        raise InputError(
-            f"No well has one value of {by!r}, so there are no treatments; choose another column."
-        )
+    of_control = control.partition("=")[0].strip() if "=" in control else ""
+    described = [c for c in (by, of_control, label, compound) if c]
+    if batch != "plate":
+        work.values(batch)
+    x, wells, words = _wells(work, batch, average, described)
+    treatment = as_text(wells[by])
     is_control = (
         members_of(Work(work.embedding, x, wells, wells), control) if control else np.zeros(len(x), bool)
     )
@@ -441,6 +452,7 @@ def profile_treatments(
         if agree is not None:
             table["agreement"] = pd.Series(agree.correlation, index=pd.Index(agree.items, dtype=object))
             numbers["agreement"] = {"share": agree.share, "threshold": agree.threshold}
+    summary += words
     if before and after and correct != "none":
         summary += f" Before: {before['words']} After: {after['words']}"
     if left_out:
@@ -459,16 +471,43 @@ def profile_treatments(
     return Found(summary=summary, table=table, vectors=vectors, obsp=likeness, numbers=numbers)
 
 
-def _wells(work: Work, batch: str, average: str) -> tuple[np.ndarray, pd.DataFrame]:
-    """Profiles of wells (mean of their fields' averages), and what is the same for all cells of each."""
+def _wells(
+    work: Work, batch: str, average: str, described: list[str]
+) -> tuple[np.ndarray, pd.DataFrame, str]:
+    """Profiles of wells (mean of their fields' averages), what is the same for all cells of each, and who was left out.
+
+    Cells without a value in a column of `described` are left out of wells whose other cells have one: a gap in the table says
+    nothing of the well. Wells without any value stay; controls often have no compound.
+    """
     if "well" not in work.obs:
         raise InputError("The cells have no column well; treatments are profiled from wells.")
     place = as_text(work.obs["well"])
-    if batch in work.obs:
+    words = ""
+    if not (place != "").any():
+        raise InputError("No cell that counts has a value in 'well'; treatments are profiled from wells.")
+    if batch in work.obs and (of_batch := as_text(work.obs[batch]) != "").any():
+        if n := int(((place != "") & ~of_batch).sum()):
+            words += f" Left out: {n:,} cells without a value in {batch}."
         place = np.array(
-            [f"{b}/{w}" if w != "" else "" for b, w in zip(as_text(work.obs[batch]), place, strict=True)],
+            [
+                f"{b}/{w}" if w != "" and b != "" else ""
+                for b, w in zip(as_text(work.obs[batch]), place, strict=True)
+            ],
             object,
         )
+    for column in dict.fromkeys(described):
+        values = work.values(column)
+        kinds = pd.Series(values).where(values != "").groupby(place).nunique()
+        several_of = [str(well) for well, n in kinds.items() if n > 1 and well != ""]
+        if several_of:
+            raise InputError(
+                f"{column!r} has several values in {len(several_of):,} wells ({join_words(several_of, 3)}), so it cannot say "
+                "what was done to them; choose a column with one value in each well."
+            )
+        gap = (values == "") & (place != "") & (kinds.reindex(place).to_numpy() > 0)
+        if gap.any():
+            words += f" Left out: {int(gap.sum()):,} cells without a value in {column}, in wells whose others have one."
+            place = np.where(gap, "", place).astype(object)
     middle = np.median if average == "median" else np.mean
     fields = work.obs["field"].astype(str).to_numpy()
     names, found, kept = [], [], {}
@@ -491,7 +530,7 @@ def _wells(work: Work, batch: str, average: str) -> tuple[np.ndarray, pd.DataFra
         one = {well: set(values[rows]) for well, rows in kept.items()}
         if all(len(v) == 1 for v in one.values()):
             columns[str(column)] = [next(iter(v)) for v in one.values()]
-    return np.stack(found), pd.DataFrame(columns, index=pd.Index(names, name="well"), dtype=object)
+    return np.stack(found), pd.DataFrame(columns, index=pd.Index(names, name="well"), dtype=object), words
 
 
 def corrected_wells(
@@ -589,11 +628,6 @@ def _matched(
     batch: str,
 ) -> dict[str, Any]:
     """Whether the nearest treatments of another compound, and of another batch too, share the label (mechanism)."""
-    for column in (label, compound):
-        if column not in wells:
-            raise InputError(
-                f"{column!r} has several values in some wells, or is no column; it cannot describe treatments."
-            )
 
     def of(column: str) -> np.ndarray:
         values = as_text(wells[column]) if column in wells else np.full(len(wells), "", object)
@@ -656,54 +690,67 @@ def compare_embeddings(
     assert work.project is not None  # `analyze` gives it
     cells = work.project.cells
     at = cells.obs.index.get_indexer(work.obs.index)
-    known = as_text(work.column(label))
+    known, part = work.values(label), work.values(held_out)
     vectors = {name: np.asarray(cells.obsm[f"X_{name}"])[at] for name in embedding_names(cells)}
     use = known != ""
     for x in vectors.values():
         use &= np.isfinite(x).all(axis=1)
+    n_lacking = int((known != "").sum() - use.sum())
+    use &= part != ""
     if use.sum() < 10:
         raise InputError(
             f"Not enough data: {int(use.sum())} cells have {label} and a vector in every embedding."
         )
     if len(np.unique(known[use])) == use.sum():
         raise InputError(f"No two cells have the same {label}, so there is nothing to know.")
+    rest = f" Left out: {n_lacking:,} cells without a vector in every embedding." if n_lacking else ""
+    if probe != "mlp":  # which tells by itself
+        apart = in_one_part(known[use], part[use])
+        if len(np.unique(known[use])) - len(apart) < 2:
+            raise InputError(
+                f"Fewer than two values of {label} have cells in several {several(held_out)}, so nothing can be held out; hold "
+                "out another column."
+            )
+        if apart:
+            use &= ~np.isin(known.astype(str), apart)
+            rest += f" Not tested, because all its cells are in one {held_out}: {join_words(apart, 5)}."
     n = len(vectors)
     yield Progress(0, 1, f"Asking {n:,} embedding{'s' if n > 1 else ''} for {label}")
     if probe == "mlp":
         from napari_cellrep.models._probe import head_probabilities
 
         check_within("epochs", epochs, 1, 10_000)
-        several, left_out = comparison.compare_several(
-            {name: x[use] for name, x in vectors.items()}, known[use], as_text(work.column(held_out))[use],
+        mlp, left_out = comparison.compare_several(
+            {name: x[use] for name, x in vectors.items()}, known[use], part[use],
             head=head_probabilities, epochs=epochs, n_draws=n_draws, seed=seed,
         )  # fmt: skip
-        best = several.rows[0]
+        best = mlp.rows[0]
         summary = (
             f"{best['embedding']} knows {label} best: macro-F1 {best['macro_f1']:.3f} (95 % {best['low']:.3f} to "
-            f"{best['high']:.3f}) over {len(best['f1'])} classes, of which a cell may have several, on {held_out}s held out, "
-            f"{several.n_cells:,} cells in {several.n_parts:,}."
+            f"{best['high']:.3f}) over {len(best['f1'])} classes, of which a cell may have several, on {several(held_out)} held "
+            f"out, {mlp.n_cells:,} cells in {mlp.n_parts:,}."
         )
-        if len(several.rows) > 1:
-            pair = several.pairs[0]
+        if len(mlp.rows) > 1:
+            pair = mlp.pairs[0]
             summary += f" The next is {pair['worse']}, {pair['difference']:.3f} less ({p_words(pair['p'])})."
         if left_out:
             summary += f" Not tested, because all its cells are in one {held_out}: {join_words(left_out, 5)}."
         return Found(
-            summary=summary, numbers={"label": label, "rows": several.rows, "pairs": several.pairs, "not_tested": left_out}
+            summary=summary + rest, numbers={"label": label, "rows": mlp.rows, "pairs": mlp.pairs, "not_tested": left_out}
         )  # fmt: skip
     found = comparison.compare(
-        {name: x[use] for name, x in vectors.items()}, known[use].astype(str), as_text(work.column(held_out))[use].astype(str),
+        {name: x[use] for name, x in vectors.items()}, known[use].astype(str), part[use].astype(str),
         kind=probe, k=k, n_draws=n_draws, seed=seed,
     )  # fmt: skip
     best = found.rows[0]
     summary = (
         f"{best['embedding']} knows {label} best: balanced accuracy {best['balanced_accuracy']:.1%} (95 % "
-        f"{best['low']:.1%} to {best['high']:.1%}) on {held_out}s held out, {found.n_cells:,} cells in {found.n_parts:,}."
+        f"{best['low']:.1%} to {best['high']:.1%}) on {several(held_out)} held out, {found.n_cells:,} cells in {found.n_parts:,}."
     )
     if len(found.rows) > 1:
         pair = found.pairs[0]
         summary += f" The next is {pair['worse']}, {100 * pair['difference']:.1f} points less ({p_words(pair['p'])})."
-    return Found(summary=summary, numbers={"label": label, "rows": found.rows, "pairs": found.pairs})
+    return Found(summary=summary + rest, numbers={"label": label, "rows": found.rows, "pairs": found.pairs})
 
 
 def ask_information(work: Work, *, columns: str = "", bins: int = 6, corrected: bool = True) -> Job[Found]:
@@ -719,9 +766,7 @@ def ask_information(work: Work, *, columns: str = "", bins: int = 6, corrected: 
             "No column with two values or more is there to be known; name some with columns=A,B."
         )
     yield Progress(0, 1, f"Information of {work.x.shape[1]:,} features about {join_words(names, 6)}")
-    found = information.mutual_information(
-        work.x, {c: as_text(work.column(c)) for c in names}, bins, corrected
-    )
+    found = information.mutual_information(work.x, {c: work.values(c) for c in names}, bins, corrected)
     share = information.dominant_factors(found)
     said = join_words([f"{name} {part:.0%}" for name, part in sorted(share.items(), key=lambda p: -p[1])], 8)
     return Found(
@@ -781,7 +826,7 @@ def compare_terms(
         )
     names, of = work.groups(by)
     yield Progress(0, 1, f"Distances between the groups of each {annotation}")
-    entries = as_text(work.column(annotation))
+    entries = work.values(annotation)
     terms: dict[str, list[int]] = {}
     for i in range(len(names)):
         own = {t.strip() for e in set(entries[of == i]) for t in str(e).split(";") if t.strip()}
@@ -801,13 +846,13 @@ def compare_terms(
     )
     numbers: dict[str, Any] = {"rows": rows, "overall": found.overall, "normalise": normalise}
     if control_for:
-        values = as_text(work.column(control_for))
-        line = np.array(
-            [
-                next(iter(set(values[of == i])), "") if len(set(values[of == i])) == 1 else ""
-                for i in range(len(names))
-            ]
-        )
+        values = work.values(control_for)
+        each = [set(values[of == i]) - {""} for i in range(len(names))]
+        line = np.array([str(next(iter(own))) if len(own) == 1 else "" for own in each])
+        several_of = int(sum(len(own) != 1 for own in each))
+        if several_of:
+            summary += f" {several_of:,} groups without one value of {control_for} are in none of the pairs that follow."
+        terms = {t: [i for i in own if line[i]] for t, own in terms.items()}
         numbers["control_for"], numbers["overall_where"] = control_for, {}
         for word, same in (("same", True), ("different", False)):
             try:
@@ -898,9 +943,10 @@ def find_enriched(
         raise InputError(
             "Say where annotations come from: a column of the cells (annotation) or a file of sets (sets_file), one of both."
         )
-    if not choose and not clustered:
+    if bool(choose) == bool(clustered):
         raise InputError(
-            "No groups are chosen: name a set, COLUMN=VALUE or groups (choose), or a column of clusters (clustered)."
+            f"{'Groups are chosen twice' if choose else 'No groups are chosen'}: name a set, COLUMN=VALUE or groups (choose), or "
+            "a column of clusters (clustered), one of both."
         )
     names, of = work.groups(by)
     have = np.flatnonzero(np.bincount(of[of >= 0], minlength=len(names)))
@@ -910,17 +956,15 @@ def find_enriched(
         sets = read_item_sets(sets_file, aspect)
     else:
         sets = {}
-        entries = as_text(work.column(annotation))
+        entries = work.values(annotation)
         for i in have:
             for term in {t.strip() for e in set(entries[of == i]) for t in str(e).split(";") if t.strip()}:
                 sets.setdefault(term, []).append(str(names[i]))
-        if not sets:
-            raise InputError(f"No cell has a value in {annotation!r}, so there is no annotation.")
     tests: dict[str, list[str]] = {}
     if choose:
         tests[choose] = _chosen_groups(work, choose, names, of, have)
     else:
-        value = as_text(work.column(clustered))
+        value = work.values(clustered)
         mostly = {}
         for i in have:
             found, count = np.unique(value[of == i].astype(str), return_counts=True)

@@ -35,6 +35,8 @@ class Work:
         Between what the cells of this embedding were scored: "a", "b", "per"; {} where they were not.
     project : Project, optional
         For recipes that ask the network again.
+    n_broken : int
+        Cells left out because their vectors hold infinite numbers, or lack some.
     """
 
     embedding: str
@@ -44,6 +46,7 @@ class Work:
     sets: Mapping[str, list[str]] = field(default_factory=dict)
     scored: Mapping[str, str] = field(default_factory=dict)
     project: Project | None = None
+    n_broken: int = 0
 
     def column(self, name: str) -> pd.Series:
         """A column of the cells that count; a sentence when it is not there."""
@@ -53,6 +56,21 @@ class Work:
                 f"There is no column {name!r} among the cells; columns are {join_words(known, 12)}."
             )
         return self.obs[name]
+
+    def values(self, name: str) -> np.ndarray:
+        """A column as text, "" where a cell has no value; a sentence when none that counts has one."""
+        found = as_text(self.column(name))
+        if not (found != "").any():
+            raise InputError(f"No cell that counts has a value in {name!r}; choose another column.")
+        return found
+
+    def numbers(self, name: str) -> np.ndarray:
+        """A column as float64, NaN where it holds no finite number; a sentence when it holds none at all."""
+        found = pd.to_numeric(self.column(name).astype(object), errors="coerce").to_numpy(float)
+        found = np.where(np.isfinite(found), found, np.nan)
+        if np.isnan(found).all():
+            raise InputError(f"{name!r} holds no number; choose a column of numbers.")
+        return found
 
     def groups(self, by: str) -> tuple[np.ndarray, np.ndarray]:
         """Names of the groups of a column, those whose cells all stay out included, and each cell's group (−1: none)."""
@@ -137,7 +155,7 @@ def parts_of(work: Work, per: str, is_a: np.ndarray, is_b: np.ndarray) -> tuple[
     if per in ("", "none"):
         return whole, ""
     if per != "auto":
-        return as_text(work.column(per)), per
+        return work.values(per), per
     if "compound" not in work.obs:
         return whole, ""
     part = as_text(work.obs["compound"])
@@ -192,6 +210,18 @@ def users_columns(obs: pd.DataFrame) -> list[str]:
         "kind_",
     )
     return [c for c in obs.columns if c not in own and not c.startswith(skip)]
+
+
+def several(column: str) -> str:
+    """More than one value of a column, in words: "fields", or "values of the column donor"."""
+    own = ("field", "well", "plate", "group", "compound")
+    return f"{column}s" if column in own else f"values of the column {column}"
+
+
+def in_one_part(label: np.ndarray, part: np.ndarray) -> list[str]:
+    """Which labels have all their cells in one part: nothing that is learned elsewhere can know them."""
+    where = pd.DataFrame({"label": label, "part": part}).groupby("label")["part"].nunique()
+    return [str(name) for name in where.index[where < 2]]
 
 
 def as_ranks(rank: np.ndarray) -> pd.arrays.IntegerArray:
