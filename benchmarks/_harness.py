@@ -97,7 +97,8 @@ def row(
 
 def epochs_that_fit(net: Any, cells: Any, training: Any, seconds: float, precision: str = "fp32") -> int:
     """How many epochs of a training fit into a time here; schedules are those of the epochs, so it is decided before."""
-    from napari_cellrep.models._train import make_sampler, time_step
+    from napari_cellrep.models._sampling import make_sampler
+    from napari_cellrep.models._trial import time_step
 
     steps = make_sampler(net, cells, training, training.batch_size).n_batches
     step_s = time_step(net, cells, training, precision=precision, seconds=1)

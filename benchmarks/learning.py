@@ -52,7 +52,8 @@ from napari_cellrep.models import EmbeddingModel, create_model, load_model
 from napari_cellrep.models._base import start_from
 from napari_cellrep.models._deeploc_training import TEST, TRAINED, split_cells
 from napari_cellrep.models._engine import Embedder
-from napari_cellrep.models._train import NEIGHBOURS, train
+from napari_cellrep.models._learner import NEIGHBOURS
+from napari_cellrep.models._train import train
 from napari_cellrep.models.deeploc import Training as DeepLocTraining
 from napari_cellrep.models.paired_cell_inpainting import min_max
 from napari_cellrep.specs import CropSpec, make_config

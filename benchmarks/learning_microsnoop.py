@@ -31,7 +31,8 @@ from napari_cellrep.data import Project, open_project
 from napari_cellrep.jobs import drain
 from napari_cellrep.models import create_model, load_model
 from napari_cellrep.models._engine import Embedder
-from napari_cellrep.models._train import time_step, train
+from napari_cellrep.models._train import train
+from napari_cellrep.models._trial import time_step
 from napari_cellrep.models.microsnoop import Training
 from napari_cellrep.specs import CropSpec
 from napari_cellrep.steps.crop import crop

@@ -41,8 +41,9 @@ from napari_cellrep.data.crops import Boxes, cut_crops, find_cells
 from napari_cellrep.jobs import drain
 from napari_cellrep.models import EmbeddingModel, create_model, load_model, save_model
 from napari_cellrep.models._engine import Embedder
+from napari_cellrep.models._learner import knn_accuracy
 from napari_cellrep.models._published import list_published
-from napari_cellrep.models._train import knn_accuracy, train
+from napari_cellrep.models._train import train
 from napari_cellrep.segmenters import nuclei
 from napari_cellrep.specs import Channel, CropSpec, digest, make_config
 from napari_cellrep.steps.train import preset_values

@@ -16,7 +16,7 @@ from napari_cellrep.data.fields import OWN_COLUMNS
 from napari_cellrep.data.project import FORMAT
 from napari_cellrep.jobs import drain
 from napari_cellrep.models import create_model, load_model, save_model
-from napari_cellrep.models._train import CHECKPOINT_FORMAT, _read_checkpoint
+from napari_cellrep.models._checkpoint import CHECKPOINT_FORMAT, read_checkpoint
 from napari_cellrep.specs import InputError
 from napari_cellrep.steps.analyze import analyze
 from napari_cellrep.steps.embed import embed
@@ -105,9 +105,9 @@ def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path):
     path = tmp_path / "checkpoint.pt"
     torch.save({"format": CHECKPOINT_FORMAT + 1, "step": 3}, path)
     with pytest.raises(InputError, match="newer version"):
-        _read_checkpoint(path)
+        read_checkpoint(path)
     torch.save({"format": CHECKPOINT_FORMAT, "step": 3}, path)
-    assert _read_checkpoint(path)["step"] == 3
+    assert read_checkpoint(path)["step"] == 3
 
 
 def test_training_leaves_a_newer_checkpoint_alone(oldest, capsys):

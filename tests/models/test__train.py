@@ -16,15 +16,12 @@ from napari_cellrep import registry
 from napari_cellrep.data.crops import resize, weights_to_size
 from napari_cellrep.jobs import drain
 from napari_cellrep.models import EmbeddingModel, _train, autoencoder, create_model, load_model
-from napari_cellrep.models._train import (
-    CHECKPOINT,
-    Sampler,
-    _Trainer,
-    hold_out,
-    knn_accuracy,
-    time_step,
-    train,
-)
+from napari_cellrep.models._checkpoint import CHECKPOINT
+from napari_cellrep.models._learner import knn_accuracy
+from napari_cellrep.models._sampling import Sampler, hold_out
+from napari_cellrep.models._train import train
+from napari_cellrep.models._trainer import Trainer
+from napari_cellrep.models._trial import time_step
 from napari_cellrep.models.paired_cell_inpainting import Training
 from napari_cellrep.specs import CropSpec, InputError
 
@@ -637,7 +634,7 @@ def test_parts_without_batch_norm_give_the_gradients_of_the_whole(few):
     grads = []
     for parts in (1, 3):
         torch.manual_seed(0)
-        trainer = _Trainer(make(), few, training, torch.device("cpu"), "fp32", sampler.n_batches)
+        trainer = Trainer(make(), few, training, torch.device("cpu"), "fp32", sampler.n_batches)
         trainer.parts = parts
         trainer.model.eval()  # batch norm by its running means
         rows = sampler.epoch(0)[0]

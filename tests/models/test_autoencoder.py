@@ -8,7 +8,8 @@ from array_cells import ArrayCells
 
 from napari_cellrep.jobs import drain
 from napari_cellrep.models import can, create_model, load_model
-from napari_cellrep.models._train import CHECKPOINT, train
+from napari_cellrep.models._checkpoint import CHECKPOINT
+from napari_cellrep.models._train import train
 from napari_cellrep.models.autoencoder import TINY, Model, Training
 from napari_cellrep.specs import InputError, field_rules
 

@@ -24,7 +24,9 @@ from napari_cellrep.models import (
     save_model,
 )
 from napari_cellrep.models._engine import Embedder
-from napari_cellrep.models._train import _Trainer, make_learner, make_sampler
+from napari_cellrep.models._learner import make_learner
+from napari_cellrep.models._sampling import make_sampler
+from napari_cellrep.models._trainer import Trainer
 from napari_cellrep.specs import CropSpec, InputError, field_rules, make_config
 
 
@@ -302,7 +304,7 @@ def test_what_learns_is_one_graph_for_a_compiler_however_many_steps(name, masked
         torch.manual_seed(0)
         net = module.Model(module.TINY)
         sampler = make_sampler(net, cells, training, 4)
-        trainer = _Trainer(net, cells, training, torch.device("cpu"), "fp32", sampler.n_batches)
+        trainer = Trainer(net, cells, training, torch.device("cpu"), "fp32", sampler.n_batches)
         if compiled:
             trainer.learner.compile()
         torch.manual_seed(1)  # of dropout

@@ -19,8 +19,11 @@ import napari_cellrep
 from napari_cellrep.data.crops import cut_crops, find_cells
 from napari_cellrep.jobs import drain
 from napari_cellrep.models import create_model, load_model
+from napari_cellrep.models._checkpoint import CHECKPOINT
 from napari_cellrep.models._deeploc_training import LabelSampler, random_turns, random_window, split_cells
-from napari_cellrep.models._train import CHECKPOINT, HISTORY, make_learner, train, try_out
+from napari_cellrep.models._learner import make_learner
+from napari_cellrep.models._train import HISTORY, train
+from napari_cellrep.models._trial import try_out
 from napari_cellrep.models.deeploc import TINY, Training
 from napari_cellrep.specs import CropSpec, InputError
 

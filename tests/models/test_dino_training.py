@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from napari_cellrep.jobs import drain
 from napari_cellrep.models import _augment as augment
 from napari_cellrep.models import create_model, load_model
+from napari_cellrep.models._checkpoint import CHECKPOINT
 from napari_cellrep.models._dino_training import (
     RECIPES,
     DinoLearner,
@@ -28,7 +29,8 @@ from napari_cellrep.models._dino_training import (
     moved_center,
     temperature_schedule,
 )
-from napari_cellrep.models._train import CHECKPOINT, make_learner, train
+from napari_cellrep.models._learner import make_learner
+from napari_cellrep.models._train import train
 from napari_cellrep.models.dino import Training
 from napari_cellrep.specs import InputError, make_config
 

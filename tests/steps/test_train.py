@@ -11,7 +11,7 @@ from napari_cellrep.data.cells import provenance
 from napari_cellrep.data.crops import cut_crops
 from napari_cellrep.jobs import drain
 from napari_cellrep.models import load_model
-from napari_cellrep.models._train import make_sampler
+from napari_cellrep.models._sampling import make_sampler
 from napari_cellrep.specs import CropSpec, InputError
 from napari_cellrep.steps.analyze import analyze
 from napari_cellrep.steps.embed import boxes_of, embed

@@ -11,7 +11,7 @@ A model file (``models/<name>.py``) holds, at module level:
 - ``TINY_OTHERS``: further ones, if some of its networks come from an optional library;
 - ``Training``: a frozen dataclass, how it is trained, if it trains; `_train` wants the fields epochs, batch_size,
   learning_rate, beta1, seed, min_cells, max_steps and max_seconds, and hands the whole to ``Model.augment``. A model
-  whose training is more than Adam on its ``losses`` has the method ``learner`` instead (`_train.Learner`, the one
+  whose training is more than Adam on its ``losses`` has the method ``learner`` instead (`_learner.Learner`, the one
   hook); beta1 and, where batches are single cells, min_cells are then not wanted;
 - ``read_checkpoint(path) -> Model`` for published files in the authors' format, and
   ``recognise(path) -> bool`` that says whether a file is one, if there are any.

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from napari_cellrep.models._augment import draw, random_flips
-from napari_cellrep.models._train import Learner, Sampler
+from napari_cellrep.models._learner import Learner
+from napari_cellrep.models._sampling import Sampler
 from napari_cellrep.specs import InputError, join_words
 
 HELD_OUT = 0.1  # of the cells for validation, and as many for the test: 80/10/10

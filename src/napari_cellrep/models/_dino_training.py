@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from napari_cellrep.models import _augment
-from napari_cellrep.models._train import Learner
+from napari_cellrep.models._learner import Learner
 from napari_cellrep.specs import InputError
 
 DROP_P = 0.2  # of a channel removed, of the protein rescaled

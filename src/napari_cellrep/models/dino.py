@@ -249,7 +249,7 @@ class Training:
         How often the last block's branches are left out in the student; less in the blocks before.
     seed : int
     held_out, keep, patience
-        Part of the cells that judges (`_train.hold_out`), whose weights are kept, and when to end early.
+        Part of the cells that judges (`_sampling.hold_out`), whose weights are kept, and when to end early.
     max_steps, max_seconds
         Limits; 0: none.
     """

@@ -42,7 +42,7 @@ from napari_cellrep.models._base import (
     Width,
     _set_state,
 )
-from napari_cellrep.models._train import Learner
+from napari_cellrep.models._learner import Learner
 from napari_cellrep.specs import CropSpec, InputError, ModelSpec, Preset, Weights, make_config
 
 SIDE_PX = 224  # what the network was made for
@@ -197,7 +197,7 @@ class Training:
         Enlarge by 1 ± half of this [?].
     seed : int
     held_out, keep, patience
-        Part of the cells that judges (`_train.hold_out`), whose weights are kept, and when to end early.
+        Part of the cells that judges (`_sampling.hold_out`), whose weights are kept, and when to end early.
     max_steps, max_seconds
         Limits; 0: none.
     """

@@ -148,7 +148,7 @@ def _add_ratio(project: Project) -> None:
 def _size_training(project: Project, seed: int, seconds: float) -> Job[tuple[int, float]]:
     """How many steps fit into `seconds` on this machine, from a short trial; the plan of a begun training is kept."""
     from napari_cellrep.models import create_model
-    from napari_cellrep.models._train import time_step
+    from napari_cellrep.models._trial import time_step
     from napari_cellrep.models.paired_cell_inpainting import Training
 
     plan = project.root / "models" / "demo-plan.json"

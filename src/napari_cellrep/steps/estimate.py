@@ -294,7 +294,8 @@ def _train(
     training: dict[str, Any] | None = None,
     **arguments: Any,
 ) -> Estimate:
-    from napari_cellrep.models._train import steps_done, try_out
+    from napari_cellrep.models._checkpoint import steps_done
+    from napari_cellrep.models._trial import try_out
 
     how = {"model": "paired_cell_inpainting", **{k: v for k, v in arguments.items() if k != "finish"}}
     runs = training_step.runs_of(seeds, learning_rates)

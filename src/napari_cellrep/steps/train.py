@@ -70,7 +70,7 @@ def train(
 
     Checkpoints are written every epoch, so a stopped run loses at most one; run again with the same settings to
     go on. The result is ``models/<name>/`` in the project; ``run.json`` there says how it was started and how far it
-    is, ``preview.npz`` what the network makes of a few cells (`models._train.look`).
+    is, ``preview.npz`` what the network makes of a few cells (`models._preview.look`).
 
     Parameters
     ----------
@@ -117,8 +117,8 @@ def train(
     InputError
         If the network cannot be trained, a setting is wrong, or there is nothing to train on.
     """
+    from napari_cellrep.models._checkpoint import CHECKPOINT
     from napari_cellrep.models._processes import ALONE
-    from napari_cellrep.models._train import CHECKPOINT
     from napari_cellrep.models._train import train as run
 
     processes = processes or ALONE
@@ -257,7 +257,8 @@ def train_several(
 
 def _check_several(made: Prepared) -> None:
     """Whether several of this training can be told apart, and do not overwrite one."""
-    from napari_cellrep.models._train import CHECKPOINT, make_sampler
+    from napari_cellrep.models._checkpoint import CHECKPOINT
+    from napari_cellrep.models._sampling import make_sampler
 
     if (made.folder / CHECKPOINT).is_file():
         raise InputError(
@@ -313,7 +314,7 @@ def _note_cells(made: Prepared) -> None:
     What is held out follows from the cells and the settings alone, so it is the same again as it was in training.
     """
     from napari_cellrep.models import load_model
-    from napari_cellrep.models._train import make_sampler
+    from napari_cellrep.models._sampling import make_sampler
 
     sampler = make_sampler(made.net, made.cells, made.settings, made.settings.batch_size)
     parts = {"learned": sampler.rows, "validation": sampler.validation, "test": sampler.test}
