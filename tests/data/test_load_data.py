@@ -50,10 +50,10 @@ def test_urls_frames_and_series(tmp_path):
         f"{file.as_uri()},0,{file.as_uri()},1,2\n"
     )
     listed, _ = read_load_data(table)
-    assert dict(listed[0].files) == {"DNA": file, "GFP": file}
+    assert dict(listed[0].files) == {"DNA": file, "GFP": file / "scene-1"}
+    assert dict(listed[1].files) == {"DNA": file, "GFP": file / "scene-3"}
     assert dict(listed[0].pages) == {"DNA": 0, "GFP": 1}
-    assert listed[0].problem == ""
-    assert "series 2 of stack.tif" in listed[1].problem
+    assert listed[1].folder == file.parent
     table.write_text("URL_DNA\ns3://cellpainting-gallery/x/a.tiff\n")
     with pytest.raises(InputError, match=r"such as s3://cellpainting-gallery/x/a\.tiff\); download them and"):
         read_load_data(table)

@@ -13,6 +13,8 @@ from napari_cellrep.data.tables import read_metadata
 from napari_cellrep.jobs import drain
 from napari_cellrep.specs import Channel, InputError
 from napari_cellrep.steps.import_fields import add_fields, import_arrays, import_fields, preview_import
+from napari_cellrep.steps.relocate import relocate
+from napari_cellrep.steps.sample import SAMPLE
 
 
 def pixels(*shape: int, seed: int = 0, dtype: str = "uint8") -> np.ndarray:
@@ -728,3 +730,33 @@ def test_a_preview_says_what_is_lacking_and_which_rows_fit_nothing(tmp_path):
     assert "t.csv cannot be joined" in found["table"][0]
     assert len(found["rows"]) == 3
     assert not list(tmp_path.glob("*.cellrep"))
+
+
+def test_a_table_says_which_of_several_images_of_a_file_a_field_is(tmp_path):
+    wells = [tifffile.imread(SAMPLE / "wells" / f"{w}.ome.tif")[:, :48, :48] for w in ("A01", "A06", "A12")]
+    file = tmp_path / "in" / "plate.ome.tif"
+    file.parent.mkdir()
+    with tifffile.TiffWriter(file, ome=True) as tif:
+        for well in wells:
+            tif.write(np.ascontiguousarray(well), metadata={"axes": "CYX"}, photometric="minisblack")
+    table = tmp_path / "in" / "load_data.csv"
+    rows = [
+        f"{file.name},0,{s},{file.name},1,{s},P,{w},1" for s, w in enumerate(("A01", "A06", "A12", "B01"))
+    ]
+    head = "FileName_GFP,Frame_GFP,Series_GFP,FileName_DNA,Frame_DNA,Series_DNA,Metadata_Plate,Metadata_Well,Metadata_Site"
+    table.write_text("\n".join([head, *rows]))
+    project = made(tmp_path / "p", [table])
+    *good, bad = project.fields
+    assert [f.id for f in good] == ["P_A01_1", "P_A06_1", "P_A12_1"]
+    assert bad.problem == "plate.ome.tif has the images (series) 0 to 2; number 3 is not among them."
+    for field, well in zip(good, wells, strict=True):
+        np.testing.assert_array_equal(project.read_image(field.id), well[::-1])
+    assert [c.name for c in project.channels] == ["DNA", "GFP"]
+    assert project.missing() == []
+    stamps = {f.id: project.pixels_of(f.id) for f in good}
+    assert len(set(stamps.values())) == 3
+    file.parent.rename(tmp_path / "moved")
+    assert len(project.missing()) == 3
+    assert drain(relocate(project, tmp_path / "moved")).found == 3
+    np.testing.assert_array_equal(project.read_image("P_A12_1"), wells[2][::-1])
+    assert project.pixels_of("P_A01_1") == stamps["P_A01_1"]

@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import io
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,19 @@ def suffix_of(path: Path) -> str:
     """The ending that says what a file is, in small letters: ".tif", and ".tif.gz" of a packed one."""
     suffix = path.suffix.lower()
     return Path(path.stem).suffix.lower() + suffix if suffix == ".gz" else suffix
+
+
+def file_of(path: Path) -> Path:
+    """The file that a path is of: itself, or of one of several images in a file (``plate.tif/scene-2``) that file."""
+    return _scene(path)[0]
+
+
+def _scene(path: Path) -> tuple[Path, int]:
+    """The file, and which of its images is meant, from 0; -1 for the one there is."""
+    match = re.fullmatch(r"scene-(\d+)", path.name)
+    if match and (suffix_of(path.parent) in TIFF_SUFFIXES or path.parent.suffix.lower() in vendors.READERS):
+        return path.parent, int(match[1]) - 1
+    return path, -1
 
 
 @dataclass(frozen=True)
@@ -221,8 +235,8 @@ def _open(path: Path, stack: str) -> ImageInfo:
         return _info(
             axes, seen.shape, seen.dtype, colour, seen.um_per_px, seen.channel_names, (path.name,), path
         )
-    if suffix_of(path) in TIFF_SUFFIXES:
-        with reading(path, "TIFF"), _tiff(path) as tif:
+    if suffix_of(file_of(path)) in TIFF_SUFFIXES:
+        with reading(path, "TIFF"), _tiff(file_of(path)) as tif:
             series = pick_series(tif, path)
             axes = name_axes(series.axes, series.shape, stack, path)
             um, names = _tiff_metadata(tif, series)
@@ -258,8 +272,8 @@ def read_czyx(path: Path, stack: str, t: int = 0, box: Box | None = None) -> np.
         file = vendors.opened(path)
         axes = name_axes(file.info.axes, file.info.shape, stack, path)
         image = file.read(_where(axes, file.info.shape, t, box, path))
-    elif suffix_of(path) in TIFF_SUFFIXES:
-        with reading(path, "TIFF"), _tiff(path) as tif:
+    elif suffix_of(file_of(path)) in TIFF_SUFFIXES:
+        with reading(path, "TIFF"), _tiff(file_of(path)) as tif:
             series = pick_series(tif, path)
             axes = name_axes(series.axes, series.shape, stack, path)
             image = _read_tiff(tif, series, _where(axes, series.shape, t, box, path), box is not None, path)
@@ -272,11 +286,12 @@ def read_czyx(path: Path, stack: str, t: int = 0, box: Box | None = None) -> np.
 
 def _read_tiff(tif: Any, series: Any, where: tuple[slice, ...], part: bool, path: Path) -> np.ndarray:
     """The pixels `where` says; no more is decoded than a part or a time point needs."""
-    if path.suffix.lower() == ".gz":  # unpacked into memory already
+    file = file_of(path)
+    if file.suffix.lower() == ".gz":  # unpacked into memory already
         return np.asarray(series.asarray()[where])
     if part and series.dataoffset is not None:  # not compressed: mapped into memory, not read
         dtype = tif.byteorder + series.dtype.char
-        return np.array(np.memmap(path, dtype, "r", series.dataoffset, series.shape)[where])
+        return np.array(np.memmap(file, dtype, "r", series.dataoffset, series.shape)[where])
     if part or any(len(range(n)[s]) < n for s, n in zip(where, series.shape, strict=True)):
         with series.aszarr(level=0) as store:
             return np.asarray(zarr.open_array(store, mode="r")[where])
@@ -342,7 +357,8 @@ def reading(path: Path, kind: str) -> Iterator[None]:
 
 
 def pick_series(tif: Any, path: Path) -> Any:
-    """The one image of a TIFF: the largest, as previews are smaller. Several of that size are refused."""
+    """The image of a TIFF that is named, else the largest, as previews are smaller; several of that size are refused."""
+    file, scene = _scene(path)
     usable = [s for s in tif.series if "Y" in s.axes and "X" in s.axes and s.size]
     if not usable:
         raise InputError(f"{path.name} holds no image.")
@@ -350,9 +366,13 @@ def pick_series(tif: Any, path: Path) -> Any:
     def plane(s: Any) -> tuple[int, int]:
         return s.shape[s.axes.index("Y")], s.shape[s.axes.index("X")]
 
-    best = max(usable, key=lambda s: plane(s)[0] * plane(s)[1])
+    if scene >= len(tif.series) or (scene >= 0 and tif.series[scene] not in usable):
+        raise InputError(
+            f"{file.name} has the images (series) 0 to {len(tif.series) - 1}; number {scene} is not among them."
+        )
+    best = tif.series[scene] if scene >= 0 else max(usable, key=lambda s: plane(s)[0] * plane(s)[1])
     alike = sum(plane(s) == plane(best) for s in usable)
-    if alike > 1:
+    if alike > 1 and scene < 0:
         raise InputError(f"{path.name} holds {alike} separate images (series); split it into one file each.")
     pages = list(best.pages)
     if any(p is None for p in pages):
@@ -439,7 +459,7 @@ def _read_plain(path: Path) -> np.ndarray:
 
 def stamps_of(path: Path) -> list[list[int]]:
     """Size and time of change of what an image is made of: its file, or the metadata of an OME-Zarr."""
-    paths = ome_zarr.metadata_files(path) if path.is_dir() else [vendors.file_of(path) or path]
+    paths = ome_zarr.metadata_files(path) if path.is_dir() else [file_of(path)]
     return [[s.st_size, s.st_mtime_ns] for s in (p.stat() for p in paths)]
 
 
@@ -447,7 +467,7 @@ def check_exists(path: Path) -> None:
     """Refuse a file that is not there, or holds nothing, in a sentence."""
     if ome_zarr.is_zarr(path):
         return
-    path = vendors.file_of(path) or path
+    path = file_of(path)
     if (path.is_file() and suffix_of(path) not in IMAGE_SUFFIXES) or path.is_dir():
         raise InputError(f"{path.name} is not an image we read; use {READ}.")
     if not path.is_file():

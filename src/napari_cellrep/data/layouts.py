@@ -52,6 +52,10 @@ class Layout:
         What a colour image is, as in `steps.import_fields.import_fields`.
     crops : bool
         Each file is a cell, not a field.
+    harmony : bool
+        An index of Harmony's may lie beside the images, which knows channels, pixel size and positions (`data.harmony`).
+    stains : tuple of (str, str)
+        What such an index may call a channel (regular expression) and its ``name:role``; the first that fits counts.
     """
 
     name: str
@@ -65,6 +69,8 @@ class Layout:
     guessed: bool = True
     rgb: str = ""
     crops: bool = False
+    harmony: bool = False
+    stains: tuple[tuple[str, str], ...] = ()
 
     @property
     def regex(self) -> re.Pattern[str]:
@@ -76,24 +82,38 @@ class Layout:
         return bool(self.left_out and re.search(self.left_out, path.name, re.IGNORECASE))
 
 
+# The dyes of JUMP's Cell Painting as Harmony calls them.
+_CELL_PAINTING = (
+    (r"hoechst|dapi", "DNA:nucleus"),
+    (r"647|mitotracker", "Mito:mito"),
+    (r"568", "AGP:agp"),
+    (r"488 long|488.*6\d\d", "RNA:rna"),
+    (r"488", "ER:er"),
+)
+
 # Where two explain a file, the first is meant: special ones stand before general ones.
 LAYOUTS: tuple[Layout, ...] = (
     Layout(
         "jump", "JUMP Cell Painting (Opera Phenix; plates called BR…)",
         r"(?P<plate>BR\d{8})[^/]*/(?:Images/)?" + _OPERA,
         "BR00117006__2020-11-08/Images/r01c01f01p01-ch1sk1fk1fl1.tiff",
-        {"1": "Mito:mito", "2": "AGP:agp", "3": "RNA:rna", "4": "ER:er", "5": "DNA:nucleus", "6": "Brightfield H:brightfield",
-         "7": "Brightfield L:brightfield", "8": "Brightfield:brightfield"},
+        # Order as load_data.csv of BR00113255 has it (cpg0001, source_4); plates of other assays have another, which their
+        # index tells. Of the three brightfields only the names are known, not which is which number.
+        {"1": "Mito:mito", "2": "AGP:agp", "3": "RNA:rna", "4": "ER:er", "5": "DNA:nucleus", "6": "Brightfield 6:brightfield",
+         "7": "Brightfield 7:brightfield", "8": "Brightfield 8:brightfield"},
+        harmony=True, stains=_CELL_PAINTING,
     ),
     Layout(
         "opera", "Opera Phenix or Operetta (Harmony)",
         r"(?:(?P<plate>[^/]+?)(?:__[^/]*)?/Images/)?" + _OPERA,
         "Plate1__2020-11-08/Images/r01c01f01p01-ch1sk1fk1fl1.tiff",
+        harmony=True,
     ),
     Layout(
         "bbbc022", "BBBC022 Cell Painting (ImageXpress)",
         r"(?:(?P<plate>\d{5})(?:_[^/]*)?/)?[^/]*IXMtest_(?P<well>[A-P]\d{2})" + _IMAGEXPRESS,
         "20585/IXMtest_A02_s9_w1FF21FA0C-5E33-4E9A-BA5A-0A4A4A4A4A4A.tif",
+        # 1 to 3 as in the crop of this set that is used in tests; 4 and 5 follow the order in which its channels are listed.
         {"1": "DNA:nucleus", "2": "ER:er", "3": "RNA:rna", "4": "AGP:agp", "5": "Mito:mito"},
         left_out=r"_thumb",
     ),
@@ -101,6 +121,7 @@ LAYOUTS: tuple[Layout, ...] = (
         "bbbc021", "BBBC021 compounds on MCF7 cells (ImageXpress)",
         r"(?:(?P<plate>Week\d+_\d+)/)(?:[^/]*_)?(?P<well>[A-P]\d{2})" + _IMAGEXPRESS,
         "Week1_22123/G10_s1_w1BEDC2073-A983-4B98-95E9-84466707A25D.tif",
+        # As BBBC021_v1_image.csv lists them.
         {"1": "DAPI:nucleus", "2": "Tubulin:microtubules", "4": "Actin:actin"},
         left_out=r"_thumb",
     ),
@@ -163,6 +184,14 @@ LAYOUTS: tuple[Layout, ...] = (
         "Experiment_s01_z00_ch00.tif",
     ),
 )  # fmt: skip
+
+
+def stain_of(name: str, layout: Layout) -> str:
+    """``name:role`` of a channel that an index calls `name`."""
+    for words, text in layout.stains:
+        if re.search(words, name, re.IGNORECASE):
+            return text
+    return f"{name}:{role_of(name)}"
 
 
 @dataclass(frozen=True)

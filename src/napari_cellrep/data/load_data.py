@@ -28,21 +28,19 @@ class Listed:
     ----------
     files : mapping of str to Path
         Channel → its file.
+        One of several images (``Series_X``) in a file is ``file/scene-N``, from 1.
     pages : mapping of str to int
         Channel → the plane of the file, from 0, where the table says it.
     metadata : mapping of str to object
         Without "Metadata_"; plate, well and site in small letters.
     folder : Path
         That of the first file.
-    problem : str
-        A sentence where the row cannot be used; "" where it can.
     """
 
     files: Mapping[str, Path]
     pages: Mapping[str, int]
     metadata: Mapping[str, Any]
     folder: Path
-    problem: str = ""
 
 
 def is_load_data(path: Path) -> bool:
@@ -84,6 +82,9 @@ def read_load_data(path: Path, here: Sequence[Path] = ()) -> tuple[list[Listed],
         raise InputError(
             f"{path.name} names no images; columns like FileName_DNA or URL_DNA are wanted, and a row per field."
         )
+    # Where a column never says another series than the first, files hold one image.
+    series = {c: table.get(f"Series_{column}", pd.Series(dtype=str)) for c, column in channels.items()}
+    scenes = {c: said for c, said in series.items() if not said.str.strip().isin(["", "0"]).all()}
     by_name: dict[str, list[Path]] = {}
     for file in here:
         by_name.setdefault(file.name.casefold(), []).append(file)
@@ -92,7 +93,6 @@ def read_load_data(path: Path, here: Sequence[Path] = ()) -> tuple[list[Listed],
         row = {str(k): str(v) for k, v in record.items()}
         files: dict[str, Path] = {}
         pages: dict[str, int] = {}
-        problem = ""
         for channel, column in channels.items():
             said = _said(row, column)
             if not said:
@@ -102,15 +102,15 @@ def read_load_data(path: Path, here: Sequence[Path] = ()) -> tuple[list[Listed],
                 remote.append(said)
             if (frame := row.get(f"Frame_{column}", "")).strip().isdigit():
                 pages[channel] = int(frame)
-            if (series := row.get(f"Series_{column}", "")).strip() not in ("", "0"):
-                problem = (
-                    f"The table wants series {series.strip()} of {files[channel].name}; only the first is read: save it "
-                    "as a file of its own."
-                )
         if not any(f.exists() for f in files.values()):
             lost.append(str(at + 2))
             continue
-        listed.append(Listed(files, pages, _metadata(row), next(iter(files.values())).parent, problem))
+        folder = next(iter(files.values())).parent
+        for channel in files.keys() & scenes.keys():
+            number = row.get(f"Series_{channels[channel]}", "").strip() or "0"
+            if number.isdigit():
+                files[channel] = files[channel] / f"scene-{int(number) + 1}"
+        listed.append(Listed(files, pages, _metadata(row), folder))
     where = (
         "give the folder where they are now, too"
         if not here

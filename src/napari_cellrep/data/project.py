@@ -29,7 +29,7 @@ from napari_cellrep.data.cells import make_table, provenance
 from napari_cellrep.data.fields import Field, is_gone, read_fields, write_fields
 from napari_cellrep.data.files import recover, replacing, sweep, write_text
 from napari_cellrep.data.illumination import FOLDER, Illumination, functions_digest, read_illumination
-from napari_cellrep.data.images import stamps_of
+from napari_cellrep.data.images import file_of, stamps_of
 from napari_cellrep.data.locks import Lock, Owner
 from napari_cellrep.data.stamps import Images, ImageStamps
 from napari_cellrep.data.undo import LastStep
@@ -325,7 +325,9 @@ class Project:
         if 0 < most < len(fields):
             fields = fields[:: -(-len(fields) // most)]
         return [
-            f for f in fields if not all(p.exists() for plane in f.planes for p in plane.files(self.root))
+            f
+            for f in fields
+            if not all(file_of(p).exists() for plane in f.planes for p in plane.files(self.root))
         ]
 
     def _by_id(self) -> dict[str, Field]:

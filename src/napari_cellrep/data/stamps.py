@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from napari_cellrep.data import ome_zarr, vendors
+from napari_cellrep.data import ome_zarr
 from napari_cellrep.data.files import write_text
-from napari_cellrep.data.images import Plane, stamps_of
+from napari_cellrep.data.images import Plane, file_of, stamps_of
 from napari_cellrep.specs import digest
 
 FILE = "images.json"
@@ -44,7 +44,7 @@ def content_of(path: Path) -> str:
             h.update(file.relative_to(path).as_posix().encode())
             _add(h, file)
     else:
-        _add(h, vendors.file_of(path) or path)
+        _add(h, file_of(path))
     return h.hexdigest()
 
 
@@ -128,15 +128,15 @@ class ImageStamps:
             yield from pool.map(self.of, planes)
 
     def _content(self, line: str, path: Path) -> str:
-        file = vendors.file_of(path)
-        if file is not None and file != path:  # one of several images in it
-            line, path = line[: -len(path.name) - 1], file
-        now = stamps_of(path)
+        file, image = file_of(path), ""
+        if file != path:  # one of several images in it
+            line, image = line[: -len(path.name) - 1], f"/{path.name}"
+        now = stamps_of(file)
         known = self._read().get(line)
         if known is None or known[0] != now:
-            known = [now, content_of(path)]
+            known = [now, content_of(file)]
             self._read()[line] = self._new[line] = known
-        return str(known[1])
+        return f"{known[1]}{image}"
 
     def _read(self) -> dict[str, list[object]]:
         if self._known is None:

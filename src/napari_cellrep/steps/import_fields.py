@@ -22,17 +22,27 @@ import tifffile
 from napari_cellrep.data import ome_zarr, vendors
 from napari_cellrep.data.fields import Field, safe_id, well_name, with_groups
 from napari_cellrep.data.files import replacing
+from napari_cellrep.data.harmony import Index, find_index, read_index
 from napari_cellrep.data.images import (
     GREY,
     IMAGE_SUFFIXES,
     READ,
     ImageInfo,
     Plane,
+    file_of,
     inspect_image,
     is_grey,
     suffix_of,
 )
-from napari_cellrep.data.layouts import NONE, Layout, find_layout, guess_layout, role_of, well_of
+from napari_cellrep.data.layouts import (
+    NONE,
+    Layout,
+    find_layout,
+    guess_layout,
+    role_of,
+    stain_of,
+    well_of,
+)
 from napari_cellrep.data.load_data import Listed, is_load_data, read_load_data
 from napari_cellrep.data.project import Project, create_project, open_project, project_root
 from napari_cellrep.data.tables import KEYS, NO_FIELD, Joined, column_name, join_table, stem
@@ -449,6 +459,7 @@ class _Draft:
     asks: bool = False  # the problem is a question to the user
     pages: dict[str, int] = dataclasses.field(default_factory=dict)  # which plane of its file a channel is
     frame: int = -1  # which time point of its file it is, of a series in one file
+    um_per_px: float = 0.0  # where a file beside the images says it
 
 
 def _files_of(draft: _Draft) -> list[Path]:
@@ -515,7 +526,57 @@ def read_names(
         regex = layout.regex
         kept = [p for p in kept if not layout.leaves_out(p)]
     drafts, unfit = _draft_fields({p: files[p] for p in kept}, regex)
+    if layout is not None and layout.harmony:
+        layout, said = _with_index(drafts, layout)
+        why, problems = " ".join(filter(None, (why, said.pop(0)))), problems + said
     return _Read(drafts, unfit, problems, len(files), regex, layout, why)
+
+
+def _with_index(drafts: Sequence[_Draft], layout: Layout) -> tuple[Layout, list[str]]:
+    """Add what indices of Harmony's beside the images know: channels to the layout, the rest to the drafts.
+
+    Where plates number their channels differently, all are renumbered as the first. Returns the layout, what was read in
+    words ("" for nothing), and sentences on what could not be.
+    """
+    indices: dict[Path, Index] = {}
+    notes: list[str] = []
+    for folder in dict.fromkeys(p.parent for d in drafts for p in _files_of(d)):
+        if (path := find_index(folder)) is None:
+            continue
+        try:
+            indices[folder] = read_index(path)
+        except InputError as error:
+            notes.append(str(error))
+    if not indices:
+        return layout, ["", *notes]
+    first = next(iter(indices.values())).channels
+    numbers = {name: number for number, name in first.items()}
+    other = set()
+    for draft in drafts:
+        files = _files_of(draft)
+        index = indices.get(files[0].parent)
+        if index is None:
+            continue
+        draft.um_per_px = index.um_per_px
+        if index.plate:
+            draft.metadata.setdefault("plate", index.plate)
+        if files[0].name in index.positions:
+            draft.metadata["stage_x_um"], draft.metadata["stage_y_um"] = index.positions[files[0].name]
+        if dict(index.channels) != dict(first) and set(index.channels.values()) & set(numbers):
+            other.add(index.plate or index.path.parent.name)
+            names = {value: index.channels.get(value.lstrip("0"), "") for value in draft.files}
+            draft.files = {numbers.get(names[v], names[v] or v): some for v, some in draft.files.items()}
+    if other:
+        notes.append(
+            f"The channels of {counted(sorted(other), 'plate')} have other numbers than those of the first; they were put "
+            "together by their names."
+        )
+    channels = {number: stain_of(name, layout) for number, name in first.items()}
+    if len({text.partition(":")[0] for text in channels.values()}) < len(channels):  # a dye twice
+        channels = {number: f"{name}:{role_of(name)}" for number, name in first.items()}
+    files_read = ", ".join(dict.fromkeys(i.path.name for i in indices.values()))
+    said = f"Names of channels, pixel size and positions are from {files_read}."
+    return dataclasses.replace(layout, channels=channels), [said, *notes]
 
 
 def _listed_draft(listed: Listed) -> _Draft:
@@ -523,9 +584,11 @@ def _listed_draft(listed: Listed) -> _Draft:
     if "well" in known:
         known["well"] = well_name(known["well"])
     parts = [str(known[k]) for k in KEYS if k in known]
-    name = "_".join(parts) if len(parts) > 1 else stem(next(iter(listed.files.values())))
+    one = next(iter(listed.files.values()))
+    alone = stem(one) if file_of(one) == one else f"{stem(file_of(one))}_{one.name}"
+    name = "_".join(parts) if len(parts) > 1 else alone
     files = {c: [p] for c, p in listed.files.items()}
-    return _Draft(name, listed.folder, files, known, listed.problem, pages=dict(listed.pages))
+    return _Draft(name, listed.folder, files, known, pages=dict(listed.pages))
 
 
 def _collect(
@@ -991,6 +1054,11 @@ def channels_by_file(
             for word, v in zip(words, values, strict=True)
         ]
     if present:
+        called = {c.name.casefold(): v for c, v in zip(channels, order, strict=True)}
+        if known and all(
+            c.name.casefold() in called for c in present
+        ):  # this plate may number them differently
+            order = [called[c.name.casefold()] for c in present]
         if len(order) != len(present):
             raise InputError(f"The project has {len(present)} channels and the new files have {len(order)}.")
         channels = list(present)
@@ -1040,7 +1108,7 @@ def _make_field(
         height_px=info.height_px if info else 0,
         width_px=info.width_px if info else 0,
         dtype=info.dtype if info else "",
-        um_per_px=options.um_per_px or (info.um_per_px if info else 0.0),
+        um_per_px=options.um_per_px or (info.um_per_px if info else 0.0) or draft.um_per_px,
         metadata=draft.metadata,
         problem=problem,
         stack=options.stack,

@@ -11,7 +11,7 @@ from pathlib import Path
 from napari_cellrep.data import Project
 from napari_cellrep.data.fields import Field, is_gone
 from napari_cellrep.data.files import shared_end
-from napari_cellrep.data.images import Plane, inspect_image
+from napari_cellrep.data.images import Plane, file_of, inspect_image
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import InputError
 
@@ -137,7 +137,8 @@ def _find(project: Project, lost: Sequence[Field], place: Path, deep: bool) -> l
         planes = []
         for plane in field.planes:
             lines = []
-            for path in plane.files(project.root):
+            for image in plane.files(project.root):
+                path = file_of(image)
                 new = path if path.exists() else _through(path, known) or _by_suffix(path, place)
                 if new is None and deep:
                     index = _index(place) if index is None else index
@@ -146,7 +147,7 @@ def _find(project: Project, lost: Sequence[Field], place: Path, deep: bool) -> l
                     break
                 if new != path:
                     _learn(path, new, known)
-                lines.append(_where(new, project.root))
+                lines.append(_where(new / image.relative_to(path), project.root))
             else:
                 planes.append(dataclasses.replace(plane, path="\n".join(lines)))
                 continue
