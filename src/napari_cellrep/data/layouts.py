@@ -113,7 +113,7 @@ LAYOUTS: tuple[Layout, ...] = (
         "bbbc022", "BBBC022 Cell Painting (ImageXpress)",
         r"(?:(?P<plate>\d{5})(?:_[^/]*)?/)?[^/]*IXMtest_(?P<well>[A-P]\d{2})" + _IMAGEXPRESS,
         "20585/IXMtest_A02_s9_w1FF21FA0C-5E33-4E9A-BA5A-0A4A4A4A4A4A.tif",
-        # 1 to 3 as in the crop of this set that is used in tests; 4 and 5 follow the order in which its channels are listed.
+        # As BBBC022_v1_image.csv names the files of OrigHoechst, OrigER, OrigSyto, OrigPh_golgi and OrigMito.
         {"1": "DNA:nucleus", "2": "ER:er", "3": "RNA:rna", "4": "AGP:agp", "5": "Mito:mito"},
         left_out=r"_thumb",
     ),
