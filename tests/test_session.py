@@ -9,7 +9,7 @@ from napari_cellrep.data import Project, create_project, open_project
 from napari_cellrep.data.cells import make_table
 from napari_cellrep.data.fields import Field
 from napari_cellrep.data.sets import read_sets
-from napari_cellrep.session import Session, categories
+from napari_cellrep.session import NO_VALUE, Session, categories
 from napari_cellrep.specs import Channel, InputError
 
 
@@ -445,3 +445,24 @@ def test_a_ranking_of_groups_is_announced_and_goes_with_the_project(
     session.similar = found
     session.open(project)
     assert heard == [found, None]
+
+
+def test_cells_are_coloured_and_hidden_by_one_of_several_values(session: Session) -> None:
+    cells = session.cells
+    assert cells is not None
+    place = np.array(["cytosol", "cytosol;nucleus", "nucleus", ""] * session.n_cells)[: session.n_cells]
+    cells.obs["place"] = place
+    session._read_table()
+    assert [c for c in session.colour_choices if c.startswith("place")] == [
+        "place", "place has cytosol", "place has nucleus",
+    ]  # fmt: skip
+    assert "place has cytosol" not in session.columns
+    session.colour_by = "place has cytosol"
+    told = session.column(session.colour_by)
+    assert told is not None
+    assert told.tolist()[:4] == [True, True, False, None]
+    assert session.value(1, "place has cytosol") is True
+    assert categories(told)[1] == ["yes", "no"]
+    shown = session.visible.copy()
+    session.hide_values("place has cytosol", ["no", NO_VALUE])
+    np.testing.assert_array_equal(session.visible, shown & np.isin(place, ["cytosol", "cytosol;nucleus"]))

@@ -568,7 +568,8 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "--colour",
         default="",
         metavar="COLUMN",
-        help="of a map: the kernel density of this column's values over the points",
+        help='of a map: the kernel density of this column\'s values over the points; "place has cytosol" parts cells by one of '
+        "several values",
     )
     export.add_argument(
         "--values", default="", metavar="A,B", help="which of them; by default the most frequent"

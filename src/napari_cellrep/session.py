@@ -17,6 +17,7 @@ import pandas as pd
 from psygnal import Signal
 
 from napari_cellrep.data.cells import embedding_names, map_key, provenance
+from napari_cellrep.data.filters import HAS, choices_by_value, has_value
 from napari_cellrep.data.project import Project, open_project
 from napari_cellrep.data.rows import MOST_ROWS, Rows, row_columns, rows_by
 from napari_cellrep.data.sets import read_sets, write_sets
@@ -149,6 +150,10 @@ class Session:
         self._labels: dict[str, dict[int, int]] = {}
         self._rows_by: dict[str, Rows] = {}
         self._row_columns: dict[int, list[str]] = {}
+        self._by_value: list[str] | None = (
+            None  # "place has cytosol": every column is looked through, once per table
+        )
+        self._told_by_value: dict[str, pd.Series | None] = {}
         self._similar: Similar | None = None
 
     # ---- project and table -----------------------------------------------------------------------
@@ -224,6 +229,7 @@ class Session:
 
     def _read_table(self) -> None:
         self._rows, self._labels, self._rows_by, self._row_columns = {}, {}, {}, {}
+        self._by_value, self._told_by_value = None, {}
         has = self.project is not None and self.project.has_cells
         self.cells = self.project.cells if has and self.project is not None else None
         self.verdicts = read_verdicts(self.project.root) if self.project is not None else {}
@@ -276,9 +282,21 @@ class Session:
 
     def value(self, row: int, column: str) -> Any:
         """Look up what the table says of a cell; None when it has no such column or row."""
-        if self.cells is None or not 0 <= row < self.n_cells or column not in self.cells.obs:
+        told = self.column(column)
+        return told.iloc[row] if told is not None and 0 <= row < self.n_cells else None
+
+    def column(self, name: str) -> pd.Series | None:
+        """What the table says of every cell: a column of it, or whether a cell has a value ("place has cytosol").
+
+        None where there is no such column.
+        """
+        if self.cells is None:
             return None
-        return self.cells.obs[column].iloc[row]
+        if name in self.cells.obs:
+            return self.cells.obs[name]
+        if name not in self._told_by_value:
+            self._told_by_value[name] = has_value(self.cells.obs, name)
+        return self._told_by_value[name]
 
     def place(self, row: int) -> tuple[str, float, float]:
         """Field, y and x (px) of a cell."""
@@ -294,7 +312,7 @@ class Session:
         if self.cells is None:
             return []
         if most not in self._row_columns:  # every column is looked through: once per table
-            self._row_columns[most] = row_columns(self.cells.obs, self.colour_choices, most)
+            self._row_columns[most] = row_columns(self.cells.obs, self.columns, most)
         return list(self._row_columns[most])
 
     def rows_by(self, column: str) -> Rows:
@@ -601,12 +619,13 @@ class Session:
             self.counted = np.array(obs["good"], bool)
         self.visible = self.counted.copy()
         for column, names in self._hidden.items():
-            if obs is None or column not in obs:
+            told = self.column(column)
+            if told is None:
                 continue
-            if names == {NO_VALUE} and pd.api.types.is_float_dtype(obs[column].dtype):  # however many numbers
-                self.visible &= np.isfinite(obs[column].to_numpy(float, na_value=np.nan))
+            if names == {NO_VALUE} and pd.api.types.is_float_dtype(told.dtype):  # however many numbers
+                self.visible &= np.isfinite(told.to_numpy(float, na_value=np.nan))
                 continue
-            codes, known = categories(obs[column])
+            codes, known = categories(told)
             # The last one serves the code -1.
             keep = np.array([name not in names for name in known] + [NO_VALUE not in names])
             self.visible &= keep[codes]
@@ -708,7 +727,22 @@ class Session:
 
     @property
     def colour_choices(self) -> list[str]:
-        """Columns that cells can be coloured by: what the lab knows first, then what was measured."""
+        """What cells can be coloured by: columns, what the lab knows first, then what was measured.
+
+        After a column with several values in one entry ("cytosol;nucleus") each of them: "place has cytosol".
+        """
+        if self.cells is None:
+            return []
+        columns = self.columns
+        if self._by_value is None:
+            self._by_value = choices_by_value(self.cells.obs, columns)
+        return [
+            name for c in columns for name in (c, *(v for v in self._by_value if v.startswith(f"{c}{HAS}")))
+        ]
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns that say something of a cell: what the lab knows first, then what was measured."""
         if self.cells is None:
             return []
         obs = self.cells.obs

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from napari_cellrep.data.filters import matching
+from napari_cellrep.data.filters import choices_by_value, has_value, matching
 from napari_cellrep.specs import InputError
 
 OBS = pd.DataFrame(
@@ -69,3 +69,18 @@ def test_columns_with_several_values_mistyped():
         matching(obs, "place has ' ; '")
     with pytest.raises(InputError, match="The filter 'place has a' cannot be read"):
         matching(obs, "place has a")
+
+
+def test_cells_are_told_apart_by_one_of_several_values():
+    obs = pd.DataFrame({
+        "place": pd.Categorical(["cytosol", "cytosol; nucleus", "Nucleus", None]), "well": ["A", "B", "C", "D"],
+        "flags": ["", "edge;focus", "edge", ""], "n": [1, 2, 3, 4],
+    })  # fmt: skip
+    assert choices_by_value(obs, obs.columns) == [
+        "place has cytosol", "place has nucleus", "flags has edge", "flags has focus",
+    ]  # fmt: skip
+    assert has_value(obs, "place has cytosol").tolist() == [True, True, False, None]
+    assert has_value(obs, "place has nucleus").tolist() == [False, True, True, None]
+    assert has_value(obs, "flags has edge").tolist() == [False, True, True, False]
+    for name in ("place", "well of A", "other has A", ""):
+        assert has_value(obs, name) is None

@@ -12,7 +12,7 @@ from napari_cellrep.jobs import drain
 from napari_cellrep.specs import InputError
 from napari_cellrep.steps.analyze import analyze
 from napari_cellrep.steps.export import likeness_table
-from napari_cellrep.steps.map_figure import COLOURS, _heat_map, write_likeness, write_map
+from napari_cellrep.steps.map_figure import COLOURS, _heat_map, _members, write_likeness, write_map
 
 
 @pytest.fixture
@@ -51,6 +51,19 @@ def test_densities_lie_where_their_cells_are(project: Project, tmp_path):
         drain(write_map(project, out=tmp_path / "b.png", place="X_tsne_simple", colour="term", values="even"))
     )
     assert 0.4 < place_of(image, COLOURS[0]) < 0.6
+
+
+def test_cells_with_one_of_several_values_and_those_without(project: Project, tmp_path):
+    """ "even" is said beside "odd" of the middle cells alone."""
+    out = drain(
+        write_map(project, out=tmp_path / "map.png", place="tsne", colour="term has even", values="yes")
+    )
+    assert abs(place_of(iio.imread(out), COLOURS[0]) - 0.5) < 0.1
+    members = _members(project.cells.obs, "term has even", "")
+    assert list(members) == ["no", "yes"]
+    assert (members["yes"] == (project.cells.obs["control"].to_numpy(float) == 0)).all()
+    with pytest.raises(InputError, match="no column 'place has even'"):
+        _members(project.cells.obs, "place has even", "")
 
 
 def test_from_the_command_line(project: Project, tmp_path, capsys):

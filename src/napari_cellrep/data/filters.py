@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -70,6 +72,62 @@ def values_of(value: object) -> frozenset[str]:
     if value is None or value != value:
         return frozenset()
     return frozenset(part.strip().casefold() for part in str(value).split(";") if part.strip())
+
+
+HAS = " has "  # in the name of a choice of colours: "place has cytosol"
+MOST_VALUES = 24  # of one column that are choices of their own
+
+
+def choices_by_value(obs: pd.DataFrame, columns: Iterable[str]) -> list[str]:
+    """What cells can be told apart by beside the columns: "place has cytosol", for each value that stands beside others.
+
+    Parameters
+    ----------
+    obs : DataFrame
+        One row per cell.
+    columns : iterable of str
+        Those to look through.
+
+    Returns
+    -------
+    list of str
+        Names that `has_value` takes; for each column at most `MOST_VALUES`, held by most cells first.
+    """
+    found = []
+    for column in columns:
+        if pd.api.types.is_numeric_dtype(obs[column].dtype):
+            continue
+        counts: Counter[str] = Counter()
+        written: dict[str, str] = {}  # the first way of several that differ in case
+        several = False
+        for entry, n in obs[column].astype(object).value_counts().items():
+            parts = {part.strip() for part in str(entry).split(";") if part.strip()}
+            several |= len(parts) > 1
+            for part in sorted(parts):
+                counts[written.setdefault(part.casefold(), part)] += int(n)
+        if several:
+            found += [f"{column}{HAS}{value}" for value, _ in counts.most_common(MOST_VALUES)]
+    return found
+
+
+def has_value(obs: pd.DataFrame, name: str) -> pd.Series | None:
+    """Whether each cell has a value, by a name such as "place has cytosol".
+
+    Returns
+    -------
+    Series of bool, or None
+        With None where nothing is known of a cell (of flags nothing means no flag); None if no column is meant.
+    """
+    column, has, value = name.partition(HAS)
+    if name in obs or not has or column not in obs:
+        return None
+    wanted = values_of(value)
+    known = {v: values_of(v) for v in obs[column].unique()}
+    fits = {v: wanted <= held if held or column == "flags" else None for v, held in known.items()}
+    made = obs[column].astype(object).map(lambda v: fits.get(v), na_action="ignore").astype(object)
+    made = made.where(made.notna(), None)
+    made.name = name
+    return made
 
 
 def _with_values(table: pd.DataFrame, expression: str) -> str:

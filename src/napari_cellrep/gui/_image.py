@@ -367,10 +367,11 @@ class Canvas:
         self._colouring = asked = object()
         obs, column, n = session.cells.obs, session.colour_by, session.n_cells
         labels, visible, limits = cells.data, session.visible, session.colour_limits(column)
+        told = session.column(column)
         rows = session.rows_of_field(self.field)
 
         def work() -> tuple[np.ndarray, Colours]:
-            colours = colours_of(obs[column] if column in obs else None, n)  # as the map has them
+            colours = colours_of(told, n)  # as the map has them
             if limits is not None:
                 colours = colours.limited(*limits)
             codes = np.where(visible[rows], colours.codes[rows], 0).astype(np.uint8)

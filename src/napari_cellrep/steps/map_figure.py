@@ -11,6 +11,7 @@ from napari_cellrep.analysis.profiles import LINKAGES, ORDERED_MOST
 from napari_cellrep.analysis.projection import METHODS, Density, kernel_density
 from napari_cellrep.data import Project
 from napari_cellrep.data.cells import map_key, provenance
+from napari_cellrep.data.filters import has_value
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import InputError, join_words
 from napari_cellrep.steps.analyze import choose_embedding
@@ -44,7 +45,8 @@ def write_map(
         ``.png``, ``.svg`` or ``.pdf``.
     colour : str
         A column of the cell table: groups, a treatment, an annotation (several values in a cell parted by ``;`` count for each
-        of them). Empty: points alone.
+        of them). "place has cytosol": cells that have this value among several, and those that have not ("yes", "no"). Empty:
+        points alone.
     values : str
         Which of its values, with commas between them; empty: the most frequent, at most `MOST`.
     embedding : str
@@ -122,6 +124,9 @@ def _maps(obsm: Any, key: str) -> list[str]:
 
 def _members(obs: Any, colour: str, values: str) -> dict[str, np.ndarray]:
     """Value → which cells have it; a sentence for one that is not there or has too few cells."""
+    has = has_value(obs, colour)
+    if has is not None:
+        obs = obs.assign(**{colour: has.map({True: "yes", False: "no"}).fillna("")})
     if colour not in obs:
         known = [c for c in obs.columns if not c.startswith(("q_", "box_", "has_"))]
         raise InputError(

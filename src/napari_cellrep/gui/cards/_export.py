@@ -110,7 +110,11 @@ class ExportDialog(QDialog):
             (f"{column_words(m.embedding)} · {m.name}", (m.embedding, m.key)) for m in card.session.maps if "X_pca_" not in m.key
         ])  # fmt: skip
         self.colour = combo("The column whose values have their densities drawn")
-        columns = [(column_words(c), c) for c in card.session.row_columns()]
+        named = card.session.row_columns()
+        named += [
+            c for c in card.session.colour_choices if c not in card.session.columns
+        ]  # "place has cytosol"
+        columns = [(column_words(c), c) for c in named]
         refill(self.colour, [("points alone", ""), *columns], keep=card.session.colour_by)
         if not self.map_.count():
             self._leave_out("map", "Make the map first")

@@ -154,7 +154,7 @@ class GalleryView(CellView):
         session = self.session
         self.background.forget()
         self.grid.forget()
-        columns = session.colour_choices
+        columns = session.columns
         offer(self.order, [PLATE, LIKE, TYPICAL, ODD, AXIS, RANDOM, *columns], columns)
         whole = [c for c in session.row_columns() if c in ("group", "field")]
         few = [

@@ -274,9 +274,7 @@ class MapView(QWidget):
 
     def _on_colour_changed(self) -> None:
         session = self.session
-        known = session.cells is not None and session.colour_by in session.cells.obs
-        column = session.cells.obs[session.colour_by] if known and session.cells is not None else None
-        self._own_colours = colours_of(column, len(self.raster.points))
+        self._own_colours = colours_of(session.column(session.colour_by), len(self.raster.points))
         self.clouds.clear()  # they have other colours now
         self.clouds.stale()
         self._on_limits_changed()
@@ -738,9 +736,8 @@ class MapView(QWidget):
         if over < 0:
             self.card.hide()
             return
-        session, column = self.session, None
-        if session.cells is not None and session.colour_by in session.cells.obs:
-            column = session.cells.obs[session.colour_by]
+        session = self.session
+        column = session.column(session.colour_by)
         self.card.words.setText(groups.describe(over, column, session.visible))
         self.card.picture.hide()
         self.card.adjustSize()

@@ -176,7 +176,7 @@ class PlateView(CellView):
         cells = self.session.cells
         self.plates = plates_of(cells.obs) if cells is not None else []
         columns: list[str] = []
-        for column in self.session.colour_choices if cells is not None else ():
+        for column in self.session.columns if cells is not None else ():
             if column in ("well", "plate", "field", "group", "y_px", "x_px") or column.startswith("has_"):
                 continue
             columns.append(column)

@@ -289,7 +289,7 @@ class TableView(CellView):
     def _rows(self, obs: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
         """All rows, and which of them are shown."""
         visible = np.flatnonzero(self.session.visible)
-        known = self.session.colour_choices  # what the lab knows first, then what was measured
+        known = self.session.columns  # what the lab knows first, then what was measured
         columns = [*known, *(c for c in obs.columns if c not in known)]
         if self.of_cells:
             frame = obs[columns].copy(deep=False)

@@ -327,10 +327,10 @@ class TreeView(CellView):
         shown, cells, column = self.plot.shown, self.session.cells, self.session.colour_by
         if shown is None or cells is None:
             return
-        obs, n = cells.obs, self.session.n_cells
+        told, n = self.session.column(column), self.session.n_cells
 
         def work() -> tuple[np.ndarray, Colours]:
-            colours = colours_of(obs[column] if column in obs else None, n)
+            colours = colours_of(told, n)
             codes = [_code_of(colours.codes[own], bool(colours.legend)) for own in shown.members]
             return colours.palette[np.array(codes, np.int64)], colours
 

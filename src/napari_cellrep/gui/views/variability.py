@@ -228,7 +228,7 @@ class VariabilityView(CellView):
         self.background.forget()
         self.strip.forget()
         self.pairs.show_group(None)
-        columns = session.colour_choices
+        columns = session.columns
         groups, numbers = [], []
         if session.cells is not None:
             obs = session.cells.obs
