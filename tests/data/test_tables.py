@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 
 import openpyxl
 import pandas as pd
 import pytest
 
-from napari_cellrep.data.fields import Field
+from napari_cellrep.data.fields import Field, read_fields, well_name, write_fields
 from napari_cellrep.data.tables import join_table, read_metadata
 from napari_cellrep.specs import InputError
 
@@ -110,3 +111,117 @@ def test_plates_by_the_name_of_a_folder(tmp_path):
     assert found.by == ("plate", "well")
     assert [f.metadata.get("drug") for f in found.fields] == ["x", "y", None]
     assert [f.metadata.get("plate") for f in found.fields] == ["p1", "p2", None]
+
+
+def _workbook(path: Path, *rows: list, merged: tuple[str, ...] = ()) -> Path:
+    book = openpyxl.Workbook()
+    for row in rows:
+        book.active.append(row)
+    for cells in merged:
+        book.active.merge_cells(cells)
+    book.save(path)
+    return path
+
+
+@pytest.mark.parametrize("wells", [
+    ["A001", "B012"], ["a1", "b12"], ["1-1", "2-12"], ["P1_A01", "P1_B12"], ["Plate 1 A1", "Plate 1 B12"], ["A:1", "B:12"],
+    ["A - 1", "B - 12"], ["R1C1", "r02c12"], [" A1 ", "B12"],
+])  # fmt: skip
+def test_wells_as_people_write_them(tmp_path, wells):
+    rows = "".join(f"{w},x\n" for w in wells)
+    read = read_metadata(_csv(tmp_path, f"well,drug\n{rows}"))
+    assert list(read["well"]) == ["A01", "B12"]
+    assert ("plate" in read) == wells[0].startswith("P")
+    if "plate" in read:
+        assert set(read["plate"]) == {wells[0].rpartition("A")[0].rstrip("_ ")}
+
+
+def test_a_plate_in_the_wells_does_not_replace_the_column_plate(tmp_path):
+    read = read_metadata(_csv(tmp_path, "plate,well\nBR1,P1_A01\n"))
+    assert read.to_dict("list") == {"plate": ["BR1"], "well": ["A01"]}
+
+
+@pytest.mark.parametrize("kind", ["csv", "xlsx"])
+def test_dates_instead_of_wells_are_a_sentence(tmp_path, kind):
+    if kind == "csv":
+        path = _csv(tmp_path, "well,drug\n01-Jan,x\n02-Jan,y\n")
+    else:
+        path = _workbook(
+            tmp_path / "t.xlsx", ["well", "drug"], [datetime.datetime(2024, 1, 1), "x"], ["B2", "y"]
+        )
+    with pytest.raises(InputError, match=r"holds dates .* Write them as A01"):
+        read_metadata(path)
+
+
+@pytest.mark.parametrize("kind", ["csv", "xlsx"])
+def test_two_columns_of_one_name_are_two(tmp_path, kind):
+    if kind == "csv":
+        path = _csv(tmp_path, "well,dose,dose\nA1,1,2\n")
+    else:
+        path = _workbook(tmp_path / "t.xlsx", ["well", "dose", "dose"], ["A1", 1, 2])
+    assert read_metadata(path).to_dict("list") == {"well": ["A01"], "dose": [1], "dose_2": [2]}
+
+
+def test_merged_cells_and_titles(tmp_path):
+    path = _workbook(
+        tmp_path / "t.xlsx", ["Screen of May"], ["well", "plate", "treatment", None, "notes"], [None, None, "drug", "dose", None],
+        ["A1", "P1", "LY", 1, None], ["A2", None, "LY", 2, None], ["A3", "P2", "W", 3, "dry"],
+        merged=("A1:E1", "A2:A3", "C2:D2", "B4:B5"),
+    )  # fmt: skip
+    read = read_metadata(path)
+    assert read.drop(columns="notes").to_dict("list") == {
+        "well": ["A01", "A02", "A03"], "plate": ["P1", "P1", "P2"], "drug": ["LY", "LY", "W"], "dose": [1, 2, 3],
+    }  # fmt: skip
+    assert list(read.index) == [2, 3, 4]  # rows 4 to 6 of the sheet
+    read = read_metadata(_csv(tmp_path, "Screen of May,,\n\nwell;drug\nA1;x\n"))
+    assert read.to_dict("list") == {"well": ["A01"], "drug": ["x"]}
+    assert list(read.index) == [2]  # row 4
+
+
+def test_truth_values_dates_and_empty_columns(tmp_path):
+    read = read_metadata(_csv(tmp_path, "well,treated,none,when\nA1,True,,2024-05-05 00:00:00\nA2,False,,\n"))
+    assert list(read["treated"]) == ["True", "False"]
+    assert read["none"].isna().all()
+    assert read["when"].tolist()[0] == "2024-05-05"
+    fields, files = _fields("A01", "A02", "A03", well="")
+    found = join_table(fields, files, tmp_path / "t.csv")
+    write_fields(tmp_path / "f.parquet", found.fields)
+    assert [f.metadata.get("treated") for f in read_fields(tmp_path / "f.parquet")] == ["True", "False", None]
+    assert all("none" not in f.metadata for f in found.fields)
+
+
+def test_the_index_of_a_parquet_is_a_column_where_it_says_something(tmp_path):
+    path, values = tmp_path / "t.parquet", {"dose": [1, 2]}
+    pd.DataFrame(values, index=pd.Index(["A1", "B2"], name="Well")).to_parquet(path)
+    assert list(read_metadata(path)["well"]) == ["A01", "B02"]
+    pd.DataFrame(values, index=["A1", "B2"]).to_parquet(path)
+    assert list(read_metadata(path)["well"]) == ["A01", "B02"]
+    pairs = pd.MultiIndex.from_tuples([("P1", "A1"), ("P1", "B2")], names=["plate", "well"])
+    pd.DataFrame(values, index=pairs).to_parquet(path)
+    assert read_metadata(path).to_dict("list") == {"plate": ["P1", "P1"], "well": ["A01", "B02"], **values}
+    pd.DataFrame({"well": pd.Categorical(["A1", "B2"]), "ok": [True, None]}, index=[7, 9]).to_parquet(path)
+    read = read_metadata(path)
+    assert (list(read["well"]), list(read.index)) == (["A01", "B02"], [0, 1])
+
+
+def test_a_row_with_too_many_values_is_told(tmp_path):
+    with pytest.raises(
+        InputError, match=r"Row 3 of t\.csv has 3 values and there are names for 2 columns.* comma in quotes"
+    ):
+        read_metadata(_csv(tmp_path, "well,drug\nA1,x\nA2,y,z\n"))
+    with pytest.raises(InputError, match="Row 2 of"):
+        read_metadata(_csv(tmp_path, "well,drug\n(1,1),x\n"))
+
+
+@pytest.mark.slow
+def test_a_large_workbook(tmp_path):
+    """50,000 rows of 131 plates; every row is read and the fields of one plate find theirs."""
+    n = 50_000
+    wells = [f"{chr(65 + i % 384 // 24)}{i % 24 + 1}" for i in range(n)]
+    table = pd.DataFrame({"plate": [f"P{i // 384}" for i in range(n)], "well": wells, "dose": range(n)})
+    table.to_excel(tmp_path / "t.xlsx", index=False)
+    fields = [Field(f"P7_{w}", (), metadata={"plate": "P7", "well": well_name(w)}) for w in wells[:384]]
+    found = join_table(fields, [[Path(f"/x/{f.id}.tif")] for f in fields], tmp_path / "t.xlsx")
+    assert [f.metadata["dose"] for f in found.fields] == list(range(7 * 384, 8 * 384))
+    assert len(found.mistakes) == n - 384
+    assert "(P0 A01, P0 A02" in found.notes[0]

@@ -18,6 +18,7 @@ import pandas as pd
 
 from napari_cellrep.data.files import replacing
 from napari_cellrep.data.images import Box, Plane, read_planes
+from napari_cellrep.data.layouts import well_of
 from napari_cellrep.specs import InputError
 
 # Columns of fields.parquet that are ours; everything else in it is the user's metadata.
@@ -127,9 +128,15 @@ def safe_id(text: str) -> str:
 
 
 def well_name(text: str) -> str:
-    """Canonical well: "A1", "a01", "A-01" → "A01"; text that is not a well comes back unchanged."""
-    match = re.fullmatch(r"\s*([A-Za-z]{1,2})[-_ ]?0*(\d{1,2})\s*", str(text))
-    return f"{match[1].upper()}{int(match[2]):02d}" if match else str(text)
+    """Canonical well: "A1", "a001", "A-01", "A : 1" → "A01"; by numbers of row and column "1-1", "R1C1", "(1, 1)" → "A01".
+
+    Text that is not a well comes back unchanged.
+    """
+    match = re.fullmatch(r"\s*([A-Za-z]{1,2})\s*[-_: ]?\s*0*(\d{1,2})\s*", str(text))
+    if match:
+        return f"{match[1].upper()}{int(match[2]):02d}"
+    numbers = re.fullmatch(r"\s*(?:\(|[Rr])?0*([1-9]\d?)\s*[-_:,;Cc]\s*[Cc]?0*([1-9]\d?)\)?\s*", str(text))
+    return (well_of(numbers[1], numbers[2]) if numbers else "") or str(text)
 
 
 def with_groups(fields: Iterable[Field], by: Sequence[str] = ()) -> list[Field]:

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import re
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -85,6 +86,8 @@ def read_metadata(path: Path | str) -> pd.DataFrame:
 
     Of an Excel file the first sheet with rows that name wells, files or fields is read, else the first with rows.
     Keys (plate, well, site, field, file, prefix) stay text; columns of numbers are numbers, also with decimal commas.
+    Titles above the names of the columns are left out; merged cells have their value in each; of two columns of one name
+    the second is ``<name>_2``; a well "P1_A01" is of plate P1.
     Where a row and a column stand for the well ("row" 1 or A, "column" 1), it is made of them.
 
     Returns
@@ -110,7 +113,7 @@ def read_metadata(path: Path | str) -> pd.DataFrame:
             table, decimal_comma = _read_excel(path), False
         elif suffix in (".parquet", ".pq"):
             table, decimal_comma = pd.read_parquet(path), False
-            table = table.reset_index() if table.index.name is not None else table.reset_index(drop=True)
+            table = _without_index(table)
         else:
             table, decimal_comma = _read_text(raw, path.name)
     except InputError:
@@ -118,25 +121,63 @@ def read_metadata(path: Path | str) -> pd.DataFrame:
     except Exception as error:
         raise InputError(f"The table {path.name} cannot be read ({first_line(error, None)}).") from error
     table.columns = _names(table.columns)
-    table = table.loc[:, ~table.columns.duplicated() & ~table.columns.str.fullmatch(r"Unnamed: \d+")]
+    table = table.loc[:, ~table.columns.str.fullmatch(r"Unnamed: \d+")]
     table = table.dropna(how="all").copy()
     if not len(table):
         raise InputError(_no_rows(path.name))
     for column in table.columns:
         if column in _JOINED_BY:
-            values = table[column].map(_as_text, na_action="ignore")
-            table[column] = values.map(well_name, na_action="ignore") if column == "well" else values
+            table[column] = table[column].astype(object).map(_as_text, na_action="ignore")
         elif not (pd.api.types.is_numeric_dtype(table[column]) or pd.api.types.is_bool_dtype(table[column])):
             table[column] = _numbers_or_text(table[column], decimal_comma)
+    if "well" in table.columns:
+        table = _of_wells(table, path.name)
     return _with_wells(table)
 
 
+def _without_index(table: pd.DataFrame) -> pd.DataFrame:
+    """An index that says something is a column, too: one with a name, or of wells."""
+    if any(name is not None for name in table.index.names):
+        return table.reset_index()
+    wells = table.index.dtype == object and all(_WELL.fullmatch(str(v)) for v in table.index)
+    if wells and len(table) and not set(_names(table.columns)) & {"well", "field", "file"}:
+        return table.rename_axis("well").reset_index()
+    return table.reset_index(drop=True)
+
+
+_WELL = re.compile(r"[A-Za-z]{1,2}[-_ ]?\d{1,3}")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}( 00:00:00)?|\d{1,2}[-. ][A-Za-z]{3}([-. ]\d{2,4})?")
+
+
+def _of_wells(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """With canonical wells; "P1_A01" is well A01 of plate P1."""
+    wells = table["well"].dropna()
+    dates = [w for w in wells if _DATE.fullmatch(w)]
+    if dates:
+        raise InputError(
+            f"The column well of {name} holds dates ({counted(dates, 'row')}): spreadsheets take wells such as 1-1 for dates. "
+            "Write them as A01, in cells that are text."
+        )
+    parts = [re.fullmatch(rf"(.+?)[-_:/. ]+({_WELL.pattern})", w) for w in wells]
+    if parts and all(parts):
+        table = table.assign(well=pd.Series([m[2] for m in parts if m], wells.index, dtype=object))
+        if "plate" not in table.columns:
+            table["plate"] = pd.Series([m[1] for m in parts if m], wells.index, dtype=object)
+    table["well"] = table["well"].map(well_name, na_action="ignore")
+    return table
+
+
 def _names(columns: Iterable[Any]) -> pd.Index:
+    """Names of columns as we keep them; of two columns of one name the second is ``<name>_2``."""
     names: list[str] = []
     for name in columns:
         low = str(name).strip().lower()
         low = _COLUMN_WORDS.get(low, low)
-        names.append(low if low in _JOINED_BY and low not in names else column_name(str(name)))
+        made = low if low in _JOINED_BY and low not in names else column_name(str(name))
+        free, n = made, 2
+        while free in names:
+            free, n = f"{made}_{n}", n + 1
+        names.append(free)
     return pd.Index(names)
 
 
@@ -150,16 +191,69 @@ def _read_text(raw: bytes, name: str) -> tuple[pd.DataFrame, bool]:
             break
         except UnicodeDecodeError:
             continue
-    lines = [line for line in text.splitlines() if line.strip()]
-    if len(lines) < 2:
+    lines = re.split(r"\r\n|\n|\r", text)
+    heading, separator = _heading_of_text(lines)
+    if sum(bool(line.strip()) for line in lines[heading:]) < 2:
         raise InputError(_no_rows(name))
-    # The separator is the one the heading uses most: sniffing the whole text guesses wrong on one column.
-    separator = max(",;\t", key=lines[0].count)
-    table = pd.read_csv(
-        StringIO(text.lstrip("\r\n")), sep=separator, dtype=str, keep_default_na=False, na_values=_MISSING,
-        skipinitialspace=True, skip_blank_lines=False,
-    )  # fmt: skip
+    try:
+        rows = pd.read_csv(
+            StringIO("\n".join(lines[heading:])), sep=separator, dtype=str, keep_default_na=False, na_values=_MISSING,
+            skipinitialspace=True, skip_blank_lines=False, header=None,
+        )  # fmt: skip
+    except pd.errors.ParserError as error:
+        at = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
+        if at is None:
+            raise
+        raise InputError(
+            f"Row {int(at[2]) + heading} of {name} has {at[3]} values and there are names for {at[1]} columns; put values that "
+            f"hold a {_SEPARATORS[separator]} in quotes."
+        ) from None
+    table = _below(rows, 0)
+    table.index = table.index + heading
     return table, separator != ","
+
+
+_SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
+HEADING_WITHIN = 10  # rows in which the names of the columns are looked for, below titles
+
+
+def _heading_of_text(lines: Sequence[str]) -> tuple[int, str]:
+    """Which line has the names of the columns, and what parts them."""
+    filled = [i for i, line in enumerate(lines) if line.strip()][:HEADING_WITHIN]
+    for i in filled:
+        separator = max(_SEPARATORS, key=lines[i].count)
+        names = [n.strip().strip('"') for n in lines[i].split(separator)]
+        if len(names) > 1 and set(_JOINED_BY) & set(_names(names)):
+            return i, separator
+    # The separator is the one the heading uses most: sniffing the whole text guesses wrong on one column.
+    first = filled[0] if filled else 0
+    return first, max(_SEPARATORS, key=lines[first].count) if lines else ","
+
+
+def _below(rows: pd.DataFrame, heading: int) -> pd.DataFrame:
+    """The table whose columns are named by the row at place `heading`; a second row of names below merged ones counts, too.
+
+    Its index is where each row stands: 0 is the first below row 0.
+    """
+    names = ["" if pd.isna(n) else str(n) for n in rows.iloc[heading]]
+    table = rows.iloc[heading + 1 :]
+    keys = [i for i, n in enumerate(_names(names)) if n in _JOINED_BY]
+    if keys and len(table) > 1 and ("" in names or len(set(names)) < len(names)):
+        more = table.iloc[0]
+        alone = [i for i in range(len(names)) if not names[i] or names.count(names[i]) > 1]
+        if (
+            all(pd.isna(more.iloc[k]) or more.iloc[k] == names[k] for k in keys)
+            and more.iloc[alone].notna().any()
+        ):
+            names = [
+                n if pd.isna(m) or i in keys else str(m)
+                for i, (n, m) in enumerate(zip(names, more, strict=True))
+            ]
+            table = table.iloc[1:]
+    table = table.copy()
+    table.columns = [n or f"Unnamed: {i}" for i, n in enumerate(names)]
+    table.index = table.index - 1
+    return table
 
 
 def _read_excel(path: Path) -> pd.DataFrame:
@@ -168,20 +262,42 @@ def _read_excel(path: Path) -> pd.DataFrame:
         sheets = pd.read_excel(
             path, sheet_name=None, header=None, dtype=str, keep_default_na=False, na_values=_MISSING
         )
+        if _has_merged_cells(path):
+            _fill_merged(path, sheets)
     found = []
     for sheet in sheets.values():
         filled = sheet.dropna(how="all").index
         if len(filled) < 2:
             continue
-        table = sheet.loc[filled[0] + 1 :].copy()
-        table.columns = [
-            f"Unnamed: {i}" if pd.isna(n) else str(n) for i, n in enumerate(sheet.loc[filled[0]])
-        ]
-        table.index = table.index - 1  # as if the names were the first row
-        found.append(table)
+        named = (
+            i for i in filled[:HEADING_WITHIN]
+            if sheet.loc[i].nunique() > 1 and set(_JOINED_BY) & set(_names(sheet.loc[i].dropna()))
+        )  # fmt: skip
+        found.append(_below(sheet, int(next(named, filled[0]))))  # rows are numbered from 0
     if not found:
         raise InputError(_no_rows(path.name))
     return next((t for t in found if set(_JOINED_BY) & set(_names(t.columns))), found[0])
+
+
+def _has_merged_cells(path: Path) -> bool:
+    with zipfile.ZipFile(path) as packed:
+        sheets = [n for n in packed.namelist() if n.startswith("xl/worksheets/") and n.endswith(".xml")]
+        return any(b"<mergeCell " in packed.read(n) for n in sheets)
+
+
+def _fill_merged(path: Path, sheets: Mapping[Any, pd.DataFrame]) -> None:
+    """Give every cell of merged ones their value: a plate written once beside its wells is the plate of each."""
+    import openpyxl  # type: ignore[import-untyped]
+
+    book = openpyxl.load_workbook(path, data_only=True)  # how cells are merged is told to no faster reader
+    for name, table in sheets.items():
+        for cells in book[name].merged_cells.ranges:
+            rows = slice(cells.min_row - 1, min(cells.max_row, len(table)))
+            columns = slice(cells.min_col - 1, min(cells.max_col, table.shape[1]))
+            if cells.min_row <= len(table) and cells.min_col <= table.shape[1]:
+                value: Any = table.iat[cells.min_row - 1, cells.min_col - 1]
+                for column in range(columns.start, columns.stop):
+                    table.iloc[rows, column] = value
 
 
 def _no_rows(name: str) -> str:
@@ -195,10 +311,17 @@ def _as_text(value: Any) -> str:
 
 
 def _numbers_or_text(column: pd.Series, decimal_comma: bool) -> pd.Series:
-    values = column.map(str, na_action="ignore").str.strip()
+    values = column.astype(object).map(lambda v: str(v).strip(), na_action="ignore").astype(object)
+    present = values.dropna()
+    if (
+        len(present) and present.map(lambda v: v.endswith(" 00:00:00")).all()
+    ):  # dates, as spreadsheets and parquet have them
+        return values.map(lambda v: v.removesuffix(" 00:00:00"), na_action="ignore")
     numbers = pd.to_numeric(values, errors="coerce")
     if decimal_comma and numbers.isna().sum() > values.isna().sum():
-        numbers = pd.to_numeric(values.str.replace(",", ".", regex=False), errors="coerce")
+        numbers = pd.to_numeric(
+            values.map(lambda v: v.replace(",", "."), na_action="ignore"), errors="coerce"
+        )
     return numbers if (numbers.isna() == values.isna()).all() and values.notna().any() else values
 
 
@@ -254,6 +377,7 @@ def join_table(
     columns = _join_columns(table, fields, files, on, path.name)
     rows: dict[tuple[str, ...], dict[str, Any]] = {}
     first_row: dict[tuple[str, ...], int] = {}
+    written: dict[tuple[str, ...], str] = {}
     mistakes: list[tuple[int, str, str]] = []
     several: list[str] = []
     for at, record in zip(table.index, table.to_dict("records"), strict=True):
@@ -271,6 +395,7 @@ def join_table(
             )
         rows.setdefault(key, values)
         first_row.setdefault(key, int(at) + 2)
+        written.setdefault(key, name)
     if several:
         what = counted(several, "+".join(columns))
         notes.append(f"{path.name} has different rows for {what}; the first was used.")
@@ -290,11 +415,11 @@ def join_table(
             alone.append(field.id)
         out.append(field)
     left = [key for key in rows if key not in used]
-    mistakes += [(first_row[key], " ".join(key), NO_FIELD) for key in left]
+    mistakes += [(first_row[key], written[key], NO_FIELD) for key in left]
     if alone:
         notes.append(f"{path.name} has no row for {counted(alone, 'field')}.")
     if left:
-        notes.append(f"No field belongs to {counted([' '.join(key) for key in left], 'row')} of {path.name}.")
+        notes.append(f"No field belongs to {counted([written[key] for key in left], 'row')} of {path.name}.")
     lonely = set(alone)
     matched = tuple(f.id for f in out if f.id not in lonely)
     return Joined(out, columns, tuple(brought), matched, notes, sorted(mistakes))

@@ -325,7 +325,7 @@ class FilesDialog(QDialog):
     ) -> None:
         """Fill the tabs of file names and of the table's rows; those with nothing to say are not there."""
         _fill(self.names, [(name, wrong) for name in left[:FILES_SHOWN]] + [(a, b) for a, b in fit])
-        _fill(self.rows, [(str(row), name, why) for row, name, why in mistakes])
+        _fill(self.rows, [(str(row), name, why) for row, name, why in mistakes[:ROWS_SHOWN]])
         for sheet, title, n in (
             (self.names, "File names", len(left)), (self.rows, "Table", len(mistakes)), (self.known, "Known of them", 0),
         ):  # fmt: skip
@@ -409,6 +409,7 @@ def _can_be_made(root: Path) -> bool:
 
 
 FILES_SHOWN = 100  # of those that do not fit
+ROWS_SHOWN = 1000  # of a table
 
 
 def _sheet(columns: Sequence[str], name: str) -> QTableWidget:
