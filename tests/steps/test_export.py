@@ -148,6 +148,9 @@ def test_scanpy_and_cellxgene_find_what_they_want(project: Project, tmp_path: Pa
         assert (x.ndim, x.dtype) == (2, np.float32)
     assert table.X.shape == (table.n_obs, 6)  # cellxgene opens no table without a matrix
     assert np.array_equal(table.X, table.obsm["X_simple"])
+    # cellxgene begins with a map of this very name, else with two numbers of some embedding
+    assert np.array_equal(table.obsm["X_umap"], table.obsm["X_umap_simple"], equal_nan=True)
+    assert "X_umap" not in project.cells.obsm
     sc.pp.neighbors(table, use_rep="X_simple", n_neighbors=10)
     sc.tl.leiden(table, flavor="igraph", n_iterations=2) if _has_igraph() else sc.tl.diffmap(table)
     again = tmp_path / "again.h5ad"

@@ -203,7 +203,9 @@ def for_others(cells: ad.AnnData, embedding: str = "") -> ad.AnnData:
     ``X`` holds the numbers of one embedding (`embedding`, else the measurements, whose columns have names, else the
     first), ``var`` their names: programs that want a matrix find one. Columns of obs are of one plain type each: gaps
     make whole numbers floats and truth values categories, text becomes categories, 64-bit hashes text. Names have no
-    slash, ids occur once, and every array in ``obsm`` is 2-D float32 under a key that begins with ``X_``.
+    slash, ids occur once, and every array in ``obsm`` is 2-D float32 under a key that begins with ``X_``. The map made last
+    (of `embedding`, where given) is also there under the plain name, ``X_umap`` or ``X_tsne``: cellxgene begins with it (else
+    with the first two numbers of whichever embedding comes first in the alphabet), and ``scanpy.pl.umap`` looks for it.
     """
     names = embedding_names(cells)
     main = embedding or next((n for n in ("measurements", *names) if n in names), "")
@@ -229,12 +231,30 @@ def for_others(cells: ad.AnnData, embedding: str = "") -> ad.AnnData:
             obsm[name if name.startswith("X_") else f"X_{name}"] = values.astype(np.float32, copy=False)
     uns = {str(k).replace("/", "_"): v for k, v in cells.uns.items()}
     uns["cellrep"] = {k.replace("/", "_"): v for k, v in dict(cells.uns.get("cellrep", {})).items()}
+    for plain, key in _first_maps(cells, embedding).items():
+        obsm[plain] = obsm[key.replace("/", "_")]
+        uns["cellrep"][plain] = json.dumps({"same_as": key.replace("/", "_")})
     if main:
         uns["cellrep"]["X"] = json.dumps({"embedding": main})
     out = ad.AnnData(X=x, obs=obs, var=var, obsm=obsm, obsp=dict(cells.obsp), uns=uns)
     if not out.obs_names.is_unique:  # never ours; a table that was changed by hand
         out.obs_names_make_unique()
     return out
+
+
+def _first_maps(cells: ad.AnnData, embedding: str) -> dict[str, str]:
+    """Plain name → key of the map of all cells that was made last, of each method that scanpy and cellxgene know."""
+    made = provenance(cells)
+    found: dict[str, tuple[str, str]] = {}
+    for name in [embedding] if embedding else embedding_names(cells):
+        for plain in ("X_umap", "X_tsne"):
+            key = f"{plain}_{name}"
+            if plain in cells.obsm or key not in cells.obsm or np.shape(cells.obsm[key])[1] != 2:
+                continue
+            maps = [m for m in made.values() if m.get("recipe") == "map" and m.get("embedding") == name]
+            when = max((str(m.get("made", "")) for m in maps), default="")
+            found[plain] = max(found.get(plain, ("", "")), (when, key))
+    return {plain: key for plain, (_, key) in found.items()}
 
 
 def _free_name(name: str, taken: set[str]) -> str:

@@ -77,10 +77,18 @@ _OF_ONE_EMBEDDING = (
 )
 
 
-NEEDS_GROUPS = {
-    "ranking": "Rank the groups first (Which groups vary most from cell to cell?)",
-    "groups": "Average the groups first (What does each group look like on average?)",
-    "likeness": "Average the groups first (What does each group look like on average?)",
+_PROFILES = frozenset({"profile", "treatments"})
+# Kind → recipes of which one has to have been run, and what to say where none was.
+NEEDS = {
+    "ranking": (
+        frozenset({"variability"}),
+        "Rank the groups first (Which groups vary most from cell to cell?)",
+    ),
+    "groups": (
+        _PROFILES | {"variability"},
+        "Average the groups first (What does each group look like on average?)",
+    ),
+    "likeness": (_PROFILES, "Average the groups first (What does each group look like on average?)"),
 }
 
 
@@ -94,8 +102,9 @@ class ExportDialog(QDialog):
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         self.kind = combo("What is written")
         refill(self.kind, [(words, kind) for kind, (words, *_) in KINDS.items()])
-        if not (card.project.root / "groups.zarr").exists():
-            for kind, first in NEEDS_GROUPS.items():
+        asked = {str(line.get("recipe")) for line in card.project.history if not line.get("undone")}
+        for kind, (recipes, first) in NEEDS.items():
+            if not asked & recipes:
                 self._leave_out(kind, first)
         if importlib.util.find_spec("spatialdata") is None:
             self._leave_out(
