@@ -96,6 +96,15 @@ def test_scenes_are_fields_with_channels_and_pixel_size(tmp_path, as_ome_tiff):
     ]  # fmt: skip
 
 
+def test_a_part_is_read_from_a_file_that_is_opened_once(tmp_path, as_ome_tiff, monkeypatch):
+    image = _two_scenes(tmp_path / "plate.nd2")[1]
+    planes = [Plane("plate.nd2/scene-2", i, z="1") for i in range(2)]
+    opened, real = [], vendors._opened
+    monkeypatch.setattr(vendors, "_opened", lambda path: opened.append(path) or real(path))
+    np.testing.assert_array_equal(read_planes(planes, tmp_path, box=(3, 5, 20, 30)), image[:, 1, 3:20, 5:30])
+    assert len(opened) == 1
+
+
 def test_broken_files_are_one_fields_problem(tmp_path, as_ome_tiff):
     (tmp_path / "a.nd2").write_bytes(b"no image at all")
     with pytest.raises(InputError, match=r"a\.nd2 cannot be read"):

@@ -7,7 +7,8 @@ import tifffile
 from napari_cellrep.data import create_project, slides
 from napari_cellrep.data.fields import Field, with_groups
 from napari_cellrep.data.images import Plane
-from napari_cellrep.gui._image import FOCUS, OVERLAY_COLOURS, RING, canvas_of, show_field
+from napari_cellrep.gui._image import canvas_of, show_field
+from napari_cellrep.gui._marks import EDGE, FILL, FOCUS, HOVER, RING, Slide, paint_cell, paint_marks
 from napari_cellrep.gui._state import session_of
 from napari_cellrep.jobs import drain
 from napari_cellrep.steps.crop import crop
@@ -61,12 +62,34 @@ def test_a_slide_is_shown_in_levels_and_its_cells_are_picked_and_lit(qtbot, view
     assert channel.data[0][5, 7] == whole[5, 7]
 
     rows = session.rows_of_field("slide")
-    row = int(rows[session.visible[rows]][-1])  # flagged cells are hidden
+    rows = rows[session.visible[rows]]  # flagged cells are hidden
+    row = int(rows[np.argmax(session.cells.obs["area_px"].to_numpy()[rows])])
     label = int(session.value(row, "label"))
+    y0, x0, y1, x1 = (int(session.value(row, f"box_{side}")) for side in ("y0", "x0", "y1", "x1"))
+    box = (slice(y0, y1), slice(x0, x1))
+    marks = canvas.layer("selection")
+    assert marks.multiscale
+    assert not np.asarray(marks.data[0]).any()
+
+    def painted(bits):
+        mask = np.asarray(cells.data[0][box]) == label
+        wanted = np.zeros(mask.shape, np.uint8)
+        paint_cell(wanted, mask, bits)
+        shown = np.where(mask, marks.data[0][box], 0)
+        return np.array_equal(shown, wanted)
+
     session.select([row], how="test")
-    qtbot.waitUntil(lambda: np.allclose(cells.colormap.color_dict.get(label, 0), OVERLAY_COLOURS[RING]))
+    qtbot.waitUntil(lambda: painted(1))
+    coarse = np.asarray(marks.data[-1])[np.asarray(cells.data[-1]) == label]
+    assert set(np.unique(coarse)) <= {FILL, RING}  # no dark rim on a speck
+    assert len(coarse)
+    session.set_hover(row)
+    assert painted(5)
+    session.set_hover(-1)
     session.set_focus(row)
-    qtbot.waitUntil(lambda: np.allclose(cells.colormap.color_dict.get(label, 0), OVERLAY_COLOURS[FOCUS]))
+    qtbot.waitUntil(lambda: painted(3))
+    others = np.asarray(marks.data[0])[np.asarray(cells.data[0]) != label]
+    assert not others.any()
     field, y, x = session.place(row)
     assert field == "slide"
     np.testing.assert_allclose(viewer.scene.camera.center[-2:], (y, x), atol=1)
@@ -87,7 +110,72 @@ def test_a_slide_is_shown_in_levels_and_its_cells_are_picked_and_lit(qtbot, view
     assert canvas.layer("selection") is not None
     show("slide")
     assert canvas.layer("channel").multiscale
-    assert canvas.layer("selection") is None
+    assert canvas.layer("selection").multiscale
+    session.colour_by = "area_px"
     canvas.coloured = True
+    qtbot.waitUntil(
+        lambda: canvas.layer("colours") is not None and np.asarray(canvas.layer("colours").data[0]).any()
+    )
+    colours = canvas.layer("colours")
+    assert colours.multiscale
+    for level in (0, -1):
+        codes, ids = np.asarray(colours.data[level]), np.asarray(cells_of(canvas)[level])
+        of_cell = codes[ids == label]
+        assert of_cell.min() == of_cell.max() > 0
+        assert not codes[ids == 0].any()
+    show("small")
+    qtbot.waitUntil(lambda: canvas.layer("colours") is not None and not canvas.layer("colours").multiscale)
+    assert canvas.coloured
+    menu = canvas.open_menu(-1)
+    assert menu is None or "painting" not in " ".join(a.text() for a in menu.actions())
+    show("slide")
+    qtbot.waitUntil(lambda: canvas.layer("colours") is not None and canvas.layer("colours").multiscale)
+    menu = canvas.open_menu(-1)
+    (entry,) = [a for a in menu.actions() if "painting" in a.text()]
+    assert not entry.isEnabled()
+    assert "Not on a slide" in entry.toolTip()
+    menu.close()
     canvas.save_edits()
     canvas.close()
+
+
+def cells_of(canvas):
+    return canvas.layer("cells").data
+
+
+def test_the_levels_of_a_slide_are_made_once_and_other_pictures_do_not_wait(qtbot, viewer, slide):
+    background, said, read = canvas_of(viewer).background, [], []
+    session_of(viewer).open(slide)
+    background.told.connect(said.append)
+    for _ in range(2):
+        background.run(lambda: background.read_slide(slide, "slide"), read.append, slow=True)
+    qtbot.waitUntil(lambda: len(read) == 2, timeout=60_000)
+    assert sum("part 1 of" in sentence for sentence in said) == 1
+    assert slide.levels_folder("slide").parent == slide.root / ".levels"
+    looks = background.looks(slide, "slide")
+    assert len(looks) == 2
+    small, by = background.overview(slide, "slide")
+    assert small.shape[1] * by == pytest.approx(slide.field("slide").height_px, rel=0.02)
+
+
+@pytest.mark.parametrize("bits", range(1, 8))
+def test_marks_of_a_part_are_those_of_each_cell(bits):
+    labels = np.zeros((60, 70), np.uint32)
+    labels[5:25, 8:30], labels[5:25, 30:50], labels[40:43, 1:4] = 3, 9, 70_000
+    whole = np.zeros(labels.shape, np.uint8)
+    for label in (3, 70_000):
+        at = np.argwhere(labels == label)
+        (y0, x0), (y1, x1) = at.min(axis=0), at.max(axis=0) + 1
+        paint_cell(whole[y0:y1, x0:x1], labels[y0:y1, x0:x1] == label, bits)
+    marks = np.where(np.isin(labels, (3, 70_000)), bits, 0).astype(np.uint8)
+    np.testing.assert_array_equal(paint_marks(labels, marks), whole)
+    slide = Slide([labels, labels[::2, ::2]])
+    slide.mark({3: bits, 70_000: bits})
+    np.testing.assert_array_equal(np.asarray(slide.marked()[0]), whole)
+    np.testing.assert_array_equal(
+        slide.marked()[0][10:22, 9:40], whole[10:22, 9:40]
+    )  # as of the whole at its edges
+    assert slide.label_at(12, 12, 0) == slide.label_at(12, 12, 1) == 3
+    assert slide.label_at(-1, 12, 0) == slide.label_at(12, 700, 1) == 0
+    assert EDGE not in np.asarray(slide.marked()[1])
+    assert {FOCUS, HOVER, FILL, RING, EDGE} >= set(np.unique(whole)) - {0}

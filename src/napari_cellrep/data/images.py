@@ -117,10 +117,13 @@ def inspect_image(path: Path, *, stack: str = "channel") -> ImageInfo:
     return _open(path, stack)
 
 
-def is_grey(path: Path) -> bool:
-    """Whether red, green and blue of a colour image are equal everywhere: grey, saved as colour."""
-    image = read_czyx(path, "channel")
-    return len(image) >= 3 and bool((image[0] == image[1]).all() and (image[0] == image[2]).all())
+def is_grey(path: Path, boxes: Sequence[Box | None] = (None,)) -> bool:
+    """Whether red, green and blue of a colour image are equal everywhere, or in some parts: grey, saved as colour."""
+    for box in boxes:
+        image = read_czyx(path, "channel", box=box)
+        if len(image) < 3 or (image[0] != image[1]).any() or (image[0] != image[2]).any():
+            return False
+    return True
 
 
 def read_planes(

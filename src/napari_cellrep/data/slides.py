@@ -70,6 +70,13 @@ def grown(box: Box, by_px: int, shape: tuple[int, int]) -> Box:
     return max(0, y0 - by_px), max(0, x0 - by_px), min(shape[0], y1 + by_px), min(shape[1], x1 + by_px)
 
 
+def windows(shape: tuple[int, int], side_px: int, n: int) -> list[list[Box]]:
+    """N × n windows spread evenly over a field, row by row; they overlap where it is small."""
+    h, w = shape
+    rows, columns = (np.linspace(0, size - min(side_px, size), n).astype(int).tolist() for size in shape)
+    return [[(y, x, min(y + side_px, h), min(x + side_px, w)) for x in columns] for y in rows]
+
+
 def by_tile(yx: np.ndarray, side_px: int = 0) -> list[np.ndarray]:
     """Which of places (n, 2) lie in one tile: indices, tile after tile."""
     if not len(yx):
@@ -93,8 +100,7 @@ def glimpse(read: Read, shape: tuple[int, int], *, side_px: int = 256, n: int = 
     h, w = shape
     if h <= n * side_px and w <= n * side_px:
         return read((0, 0, h, w))
-    rows, columns = (np.linspace(0, size - min(side_px, size), n).astype(int).tolist() for size in shape)
-    parts = [[read((y, x, min(y + side_px, h), min(x + side_px, w))) for x in columns] for y in rows]
+    parts = [[read(box) for box in row] for row in windows(shape, side_px, n)]
     return np.concatenate([np.concatenate(row, axis=2) for row in parts], axis=1)
 
 

@@ -27,6 +27,7 @@ from napari_cellrep.data.cells import reconcile_labels
 from napari_cellrep.gui._axis import DIFFER, show_axis
 from napari_cellrep.gui._leave import Leaving, look_of, return_look
 from napari_cellrep.gui._looking import ERROR_MAP, OURS, Looking, add_overlays, show_overlays_of
+from napari_cellrep.gui._marks import EDGE, FILL, FOCUS, HOVER, RING, Slide, paint_cell, paint_codes
 from napari_cellrep.gui._pictures import ROLE_COLOURS, Background, Look, contrast_of
 from napari_cellrep.gui._state import session_of
 from napari_cellrep.gui.views._raster import SELECTED, Colours, colours_of, inside_polygon
@@ -37,8 +38,6 @@ CLICK_PX = 4
 PAINT_SLICE_S = 0.03  # the overlay is painted in slices of this length, so that the window stays awake
 PAINT_AT_ONCE = 100  # cells
 
-# Values of the overlay. Each mark lies inside its cell's own mask: painting and wiping a cell touch no other.
-FILL, RING, EDGE, FOCUS, HOVER = 1, 2, 3, 4, 5
 _ORANGE = np.array(SELECTED) / 255
 # One colour for all: of napari's random ones some cannot be seen on a green or blue cell.
 OUTLINE_COLOURS = {None: (0.9, 0.9, 0.9, 1.0), 0: (0.0, 0.0, 0.0, 0.0)}
@@ -127,6 +126,7 @@ class Canvas:
         self._camera_moved = False  # by a person, before that
         self._quiet = False  # focus set by a click in the image: the camera stays
         self._marked: dict[int, int] = {}  # label → what is painted of it: bit 1 selected, 2 focus, 4 hover
+        self._slide: Slide | None = None  # the cells of the field that is shown, if it is larger than memory
         self._todo: list[int] = []
         self._goal: dict[int, int] = {}
         self._timer = QTimer()
@@ -252,6 +252,9 @@ class Canvas:
         )  # then there are levels of every channel and of the labels, the largest first
         size = tuple(image[0][0].shape) if big else image.shape[1:]
         resized = old is not None and (_largest(old).shape != size or tuple(old.scale) != geometry["scale"])
+        self._slide = Slide(labels) if big and isinstance(labels, list) else None
+        if (shown := self.layer("colours")) is not None and shown.multiscale != big:
+            self._place_colours(None, None)
         for la in (*self.layers("channel"), *self.layers("cells"), *self.layers("selection")):
             if la.multiscale != big:
                 viewer.layers.remove(la)
@@ -272,14 +275,18 @@ class Canvas:
                 la.data, la.metadata = plane, note
                 _set_geometry(la, geometry)
         self._place_labels("cells", labels, {OURS: {"kind": "cells", **mark}}, geometry)
-        blank = None if labels is None or big else np.zeros(labels.shape, np.uint8)
-        self._place_labels("selection", blank, {OURS: {"kind": "selection", **mark}}, geometry)
+        blank: Any = None if labels is None or big else np.zeros(labels.shape, np.uint8)
+        marks = self._slide.marked() if self._slide is not None else blank
+        self._place_labels("selection", marks, {OURS: {"kind": "selection", **mark}}, geometry)
         self.field, self.edited, self._marked, self._todo = field.id, False, {}, []
         self._place_camera(field.id, resized)
         self._set_features()
         self._tone_outlines()
         if self._coloured:  # those of another field must not be seen for a moment
-            self._place_colours(blank, None)
+            nothing = np.zeros(0, np.int64)
+            self._place_colours(
+                self._slide.coloured(nothing, nothing) if self._slide is not None else blank, None
+            )
             self._colour_cells()
         show_overlays_of(self, field.id)
         cells = self.layer("cells")
@@ -321,7 +328,9 @@ class Canvas:
             la.events.paint.connect(self._on_user_paint)
         else:
             colours = DirectLabelColormap(color_dict=OVERLAY_COLOURS)
-            la = Labels(data, name="cell selection", opacity=1.0, colormap=colours, metadata=note, **geometry)
+            la = Labels(
+                data, name="cell selection", opacity=1.0, colormap=colours, metadata=note, multiscale=levels, **geometry
+            )  # fmt: skip
             la.editable = False
         self.viewer.add_layer(la)
 
@@ -333,11 +342,6 @@ class Canvas:
         rows = self.session.rows_of_field(self.field)
         hidden = self.session.cells.obs["label"].to_numpy()[rows[~self.session.visible[rows]]]
         colours = {**OUTLINE_COLOURS, **dict.fromkeys(hidden.tolist(), HIDDEN_OUTLINE)}
-        if layer.multiscale:  # of a slide no second image of its size marks the selection: the outlines do
-            marked = {label: bits for label, bits in self._wanted().items() if bits & 3}
-            if marked:
-                colours[None] = (*OUTLINE_COLOURS[None][:3], 0.3)
-            colours |= {label: OVERLAY_COLOURS[FOCUS if bits & 2 else RING] for label, bits in marked.items()}
         layer.colormap = DirectLabelColormap(color_dict=colours)
 
     # ---- cells coloured as on the map ----------------------------------------------------------------
@@ -362,20 +366,24 @@ class Canvas:
     def _colour_cells(self) -> None:
         """Look the colours up beside the window and put them on; hidden cells and those without a value have none."""
         session, cells = self.session, self.layer("cells") if self.viewer is not None else None
-        if not self._coloured or cells is None or session.cells is None or not self.field or cells.multiscale:
+        if not self._coloured or cells is None or session.cells is None or not self.field:
             return
         self._colouring = asked = object()
         obs, column, n = session.cells.obs, session.colour_by, session.n_cells
         labels, visible, limits = cells.data, session.visible, session.colour_limits(column)
         told = session.column(column)
+        slide = self._slide
         rows = session.rows_of_field(self.field)
 
-        def work() -> tuple[np.ndarray, Colours]:
+        def work() -> tuple[Any, Colours]:
             colours = colours_of(told, n)  # as the map has them
             if limits is not None:
                 colours = colours.limited(*limits)
             codes = np.where(visible[rows], colours.codes[rows], 0).astype(np.uint8)
-            return paint_codes(labels, obs["label"].to_numpy()[rows], codes), colours
+            ids = obs["label"].to_numpy()[rows]
+            return slide.coloured(ids, codes) if slide is not None else paint_codes(
+                labels, ids, codes
+            ), colours
 
         def arrived(found: Any) -> None:
             if self._colouring is not asked or self.viewer is None:
@@ -387,8 +395,8 @@ class Canvas:
 
         self.background.run(work, arrived, "colours")
 
-    def _place_colours(self, codes: np.ndarray | None, colours: Colours | None) -> None:
-        """Put colour numbers of pixels on their layer, under the outlines; None takes the layer away."""
+    def _place_colours(self, codes: Any, colours: Colours | None) -> None:
+        """Put colour numbers of pixels (of a slide, its levels) on their layer, under the outlines; None takes it away."""
         la, cells = self.layer("colours"), self.layer("cells")
         if codes is None or cells is None:
             if la is not None:
@@ -399,7 +407,10 @@ class Canvas:
         geometry = {"scale": tuple(cells.scale), "units": tuple(cells.units)}
         note = {OURS: {**cells.metadata[OURS], "kind": "colours"}}
         if la is None:
-            la = Labels(codes, name="cell colours", opacity=0.85, metadata=note, **geometry)
+            levels = isinstance(codes, list)
+            la = Labels(
+                codes, name="cell colours", opacity=0.85, metadata=note, multiscale=levels, **geometry
+            )
             la.editable = False
             active = self.viewer.layers.selection.active
             self.viewer.layers.insert(self.viewer.layers.index(cells), la)
@@ -468,12 +479,16 @@ class Canvas:
 
     def _mark(self) -> None:
         """Paint what differs from what is painted: a few cells at once, many as soon as the maps have shown theirs."""
-        if self.viewer is None or self.layer("selection") is None:
-            cells = self.layer("cells") if self.viewer is not None else None
-            if cells is not None and cells.multiscale:
-                self._tone_outlines()
+        overlay = self.layer("selection") if self.viewer is not None else None
+        if overlay is None:
             return
         wanted, marked = self._wanted(), self._marked
+        if self._slide is not None:
+            if wanted != marked:
+                self._slide.mark(wanted)
+                self._marked = wanted
+                overlay.refresh()
+            return
         # Whole sets first: in a crowded field going through all labels would be felt with every move of the pointer.
         both = wanted.keys() & marked.keys()
         self._todo = [k for k in both if wanted[k] != marked[k]]
@@ -510,10 +525,7 @@ class Canvas:
         self._timer.start() if self._todo else self._timer.stop()
 
     def _on_hover(self, row: int) -> None:
-        if (
-            self.viewer is not None and self.layer("selection") is not None
-        ):  # of a slide only what is picked is marked
-            self._mark()
+        self._mark()
 
     def _on_focus(self, row: int) -> None:
         if self.viewer is None:
@@ -614,9 +626,11 @@ class Canvas:
         if cells is None:
             return 0, -1
         y, x = (int(v) for v in np.round(cells.world_to_data(event.position)[-2:]))
-        data = _largest(cells)
-        h, w = data.shape
-        label = int(data[y, x]) if 0 <= y < h and 0 <= x < w else 0
+        if self._slide is not None:  # what is seen is what is meant
+            label = self._slide.label_at(y, x, int(cells.data_level))
+        else:
+            h, w = cells.data.shape
+            label = int(cells.data[y, x]) if 0 <= y < h and 0 <= x < w else 0
         return label, self.session.row_of(self.field, label) if label else -1
 
     def _looking(self, viewer: Any) -> bool:
@@ -744,6 +758,14 @@ class Canvas:
             menu.addAction(
                 f"Select all cells of {group}", lambda: session.select(same, how=f"all cells of {group}")
             )
+        if self._slide is not None:
+            paint = menu.addAction("Correct cells by painting")
+            paint.setEnabled(False)
+            paint.setToolTip(
+                "Not on a slide: its labels lie on the disk in levels, which napari does not paint. Correct the labels in "
+                "another program and bring them with the segmenter Imported, or cut the slide into fields before"
+            )
+            menu.setToolTipsVisible(True)
         self.looking.fill_overlays(menu)
         if self.edited and self.field:
             menu.addAction(f"Save the edited cells of {self.field}", self.save_edits)
@@ -1027,61 +1049,6 @@ class LassoLine:
         if self._line is not None:
             self._line.parent = None
             self._line = None
-
-
-def paint_cell(overlay: np.ndarray, mask: np.ndarray, marks: int) -> None:
-    """Paint the marks of one cell into its box of the overlay, inside its own mask only.
-
-    Parameters
-    ----------
-    overlay : ndarray of shape (h, w), uint8
-        Changed in place.
-    mask : ndarray of shape (h, w), bool
-    marks : int
-        Bit 1: selected, 2: focus, 4: hover; 0 wipes.
-    """
-    if not marks:
-        overlay[mask] = 0
-        return
-    once = _shrunk(mask)
-    codes = np.full(mask.shape, RING if marks & 1 else 0, np.uint8)
-    if marks & 1:
-        codes[_shrunk(_shrunk(once))] = FILL
-    codes[~once] = FOCUS if marks & 2 else HOVER if marks & 4 else EDGE
-    np.copyto(overlay, codes, where=mask)
-
-
-def paint_codes(labels: np.ndarray, ids: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Give every pixel its cell's number: uint8 (H, W), 0 where there is no cell of the list.
-
-    Parameters
-    ----------
-    labels : ndarray of shape (H, W), integer
-    ids : ndarray of shape (n,), int
-        Labels of the cells, in any order, with gaps.
-    codes : ndarray of shape (n,), uint8
-    """
-    if not len(ids):
-        return np.zeros(labels.shape, np.uint8)
-    top = int(max(labels.max(initial=0), ids.max()))
-    if top <= 10 * len(ids) + 1_000_000:
-        table = np.zeros(top + 1, np.uint8)
-        table[ids] = codes
-        return table[labels]
-    order = np.argsort(ids, kind="stable")  # a few cells with huge numbers
-    at = np.minimum(np.searchsorted(ids[order], labels), len(ids) - 1)
-    return np.where(ids[order][at] == labels, codes[order][at], 0).astype(np.uint8)
-
-
-def _shrunk(mask: np.ndarray) -> np.ndarray:
-    """The mask without its rim; what touches the box's border is rim."""
-    out = np.zeros_like(mask)
-    inner = out[1:-1, 1:-1]
-    np.logical_and(mask[1:-1, 1:-1], mask[:-2, 1:-1], out=inner)
-    inner &= mask[2:, 1:-1]
-    inner &= mask[1:-1, :-2]
-    inner &= mask[1:-1, 2:]
-    return out
 
 
 def _largest(layer: Layer) -> Any:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import pickle
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -601,13 +601,51 @@ class Model(EmbeddingModel):
         if tile_rate < 1:
             n = max(1, int(len(tiles) * tile_rate))
             tiles = tiles[np.sort(np.random.default_rng(seed).permutation(len(tiles))[:n])]
+        return self._embed_tiles(tiles, layer).mean(dim=0).cpu().numpy()  # type: ignore[no-any-return]
+
+    def embed_rows(
+        self, shape: tuple[int, int], read: Callable[[int, int], np.ndarray]
+    ) -> Iterator[np.ndarray]:
+        """Embed a field larger than memory, a row of tiles after the other; the mean over all is what `embed_field` gives.
+
+        With a ``zoom`` every tile is resized by itself.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Height and width of the field.
+        read : callable
+            Gives the raw pixels (C, h, W) of the field's rows from the first to the second number (exclusive).
+
+        Yields
+        ------
+        ndarray of shape (n, dim), float32
+            Vectors of one row's tiles.
+        """
+        from napari_cellrep.models._engine import to_tensor
+
+        side = max(1, round(SIDE_PX / self.config.zoom))
+        for y in tile_starts(shape[0], side):
+            tiles = cut_tiles(read(int(y), int(min(y + side, shape[0]))), side_px=side)
+            self.check_crops(tiles[:1])
+            tiles = (
+                self._zoomed(to_tensor(tiles)).numpy()[..., :SIDE_PX, :SIDE_PX]
+                if self.config.zoom != 1
+                else tiles
+            )
+            yield self._embed_tiles(tiles, None).cpu().numpy()
+
+    def _embed_tiles(self, tiles: np.ndarray, layer: str | None) -> Tensor:
+        """Vectors (n, dim) of tiles (n, C, h, w), each scaled by itself."""
+        from napari_cellrep.models._engine import to_tensor
+
         device = next(self.parameters()).device
         with torch.inference_mode():
             found = [
                 self.embed(_scale_percentiles(self._fit(to_tensor(part).to(device))), layer)
                 for part in np.array_split(tiles, math.ceil(len(tiles) / 8))
             ]
-        return torch.cat(found).mean(dim=0).cpu().numpy()  # type: ignore[no-any-return]
+        return torch.cat(found)
 
     def _images(self, x: Tensor) -> Tensor:
         """Preprocessed crops (B, C, H, W) as images (B · C, 1, H, W)."""
@@ -695,7 +733,7 @@ def mask_patches(x: Tensor, ratio: float = 0.25, generator: torch.Generator | No
     return keep.repeat_interleave(PATCH_PX, 2).repeat_interleave(PATCH_PX, 3).to(x.device)
 
 
-def cut_tiles(image: np.ndarray, overlap: float = 0.1) -> np.ndarray:
+def cut_tiles(image: np.ndarray, overlap: float = 0.1, side_px: int = SIDE_PX) -> np.ndarray:
     """Cut a field into overlapping tiles that cover it evenly.
 
     Parameters
@@ -703,20 +741,25 @@ def cut_tiles(image: np.ndarray, overlap: float = 0.1) -> np.ndarray:
     image : ndarray of shape (C, H, W)
     overlap : float
         Part of a tile's side that it shares with each neighbour, at least.
+    side_px : int
+        Of a tile.
 
     Returns
     -------
-    ndarray of shape (n, C, min(H, 224), min(W, 224))
+    ndarray of shape (n, C, min(H, side_px), min(W, side_px))
         In the image's dtype, row after row.
     """
     if image.ndim != 3 or not image.size:
         raise InputError(f"A field is an image (C, H, W); got shape {image.shape}.")
-    h, w = (min(n, SIDE_PX) for n in image.shape[1:])
-    starts = []
-    for n in image.shape[1:]:
-        count = 1 if n <= SIDE_PX else math.ceil((1 + 2 * overlap) * n / SIDE_PX)
-        starts.append(np.linspace(0, max(n - SIDE_PX, 0), count).astype(int))
-    return np.stack([image[:, y : y + h, x : x + w] for y in starts[0] for x in starts[1]])
+    h, w = (min(n, side_px) for n in image.shape[1:])
+    rows, columns = (tile_starts(n, side_px, overlap) for n in image.shape[1:])
+    return np.stack([image[:, y : y + h, x : x + w] for y in rows for x in columns])
+
+
+def tile_starts(n: int, side_px: int = SIDE_PX, overlap: float = 0.1) -> np.ndarray:
+    """First pixels of the tiles of `cut_tiles` along an axis of n px."""
+    count = 1 if n <= side_px else math.ceil((1 + 2 * overlap) * n / side_px)
+    return np.linspace(0, max(n - side_px, 0), count).astype(int)
 
 
 # ---- training ---------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from napari_cellrep.data.cells import embedding_names
 from napari_cellrep.data.crops import Boxes, cut_crops
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import EMPTY, InputError, find_channel, join_words
-from napari_cellrep.steps.embed import boxes_of, pick_planes
+from napari_cellrep.steps.embed import boxes_of, pick_planes, read_around
 from napari_cellrep.steps.networks import network_of
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be told"
 SHIFT_PX = 5
+AROUND_PX = (
+    32  # of a part of a slide: a shifted crop, the ring around a nucleus and its neighbours lie within
+)
 SHIFTS = {"up": (-SHIFT_PX, 0), "down": (SHIFT_PX, 0), "left": (0, -SHIFT_PX), "right": (0, SHIFT_PX)}
 TREATMENTS = ("plain", "masked", "structure", *SHIFTS)
 MOST_MATES = 150  # embedded anew in every way: seconds on a CPU
@@ -420,14 +423,24 @@ def read(
     parts: dict[str, list[np.ndarray]] = {}
     order: list[np.ndarray] = []
     for name in dict.fromkeys(fields):
-        at = np.flatnonzero(fields == name)
-        image, labels, um = project.read_image(name), project.read_labels(name), project.field(name).um_per_px
-        if protein != EMPTY:
-            known = nucleus_ring_ratio(image[protein], labels)
-            ratio[at] = [known.get(int(label), np.nan) for label in obs["label"].to_numpy()[at]]
-        if found is not None:
+        own = np.flatnonzero(fields == name)
+        um, specs = project.field(name).um_per_px, [found.net.crop] if found is not None else []
+        # Of a slide the ratio is measured part by part, over the background of the whole.
+        dark = None
+        if protein != EMPTY and project.is_big(name):
+            dark = float(np.percentile(project.glimpse(name)[protein], 1))
+        for part in project.parts_of(name, obs[["y_px", "x_px"]].to_numpy(float)[own]):
+            at = own[part]
+            image, labels, boxes = read_around(
+                project, name, specs, boxes_of(obs.iloc[at]), masks=True, margin_px=AROUND_PX
+            )
+            assert labels is not None
+            if protein != EMPTY:
+                known = nucleus_ring_ratio(image[protein], labels, background=dark)
+                ratio[at] = [known.get(int(label), np.nan) for label in obs["label"].to_numpy()[at]]
+            if found is None:
+                continue
             order.append(at)
-            boxes = boxes_of(obs.iloc[at])
             for treatment in treatments:
                 parts.setdefault(treatment, []).append(
                     treated_crops(image, labels, boxes, found, proteins, um, treatment)

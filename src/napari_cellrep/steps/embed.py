@@ -555,7 +555,7 @@ def _prefetch(project: Project, todo: Sequence[_Todo], nets: Sequence[Prepared])
         cells = boxes_of(item.rows)
         pixels = project.pixels_of(item.field)  # before it is read: what replaces it meanwhile is seen later
         try:
-            image, labels, cells = _read(project, item.field, [ready.net.crop for ready in nets], cells)
+            image, labels, cells = read_around(project, item.field, [ready.net.crop for ready in nets], cells)
         except InputError as error:
             return _Cut(
                 item.field, item.rows, item.missing, item.whole, item.at, item.last, (error,) * len(nets)
@@ -595,14 +595,10 @@ def cut_cells(
     resized: bool = True,
 ) -> np.ndarray:
     """Crops (n, C, S, S) of some cells of one field, channels in the order of `planes`; `resized` as for `cut_crops`."""
-    cells = boxes_of(rows)
-    if not project.is_big(field):
-        image, labels, cells = _read(project, field, [spec], cells)
-        return _cut(project, field, cells, spec, planes, image, labels, resized)
     out: np.ndarray | None = None
-    for at in slides.by_tile(cells.centroid):
-        image, labels, some = _read(project, field, [spec], boxes_of(rows.iloc[at]))
-        crops = _cut(project, field, some, spec, planes, image, labels, resized)
+    for at, crops in _cut_parts(project, field, rows, spec, planes, resized):
+        if len(at) == len(rows):
+            return crops
         out = np.empty((len(rows), *crops.shape[1:]), crops.dtype) if out is None else out
         out[at] = crops
     return out if out is not None else np.empty((0, len(planes), spec.size_px, spec.size_px), np.float32)
@@ -611,26 +607,56 @@ def cut_cells(
 def cut_by_field(
     project: Project, rows: pd.DataFrame, spec: CropSpec, planes: Sequence[int]
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Crops of cells of any fields, one field after the other: its id, which of the rows are its, their crops."""
+    """Crops of cells of any fields, one field after the other: its id, which of the rows are its, their crops.
+
+    A field larger than memory comes in several parts.
+    """
     fields = rows["field"].astype(str).to_numpy()
     for field in dict.fromkeys(fields):
         own = np.flatnonzero(fields == field)
-        yield field, own, cut_cells(project, field, rows.iloc[own], spec, planes)
+        for at, crops in _cut_parts(project, field, rows.iloc[own], spec, planes):
+            yield field, own[at], crops
 
 
-def _read(
-    project: Project, field: str, specs: Sequence[CropSpec], cells: Boxes
+def _cut_parts(
+    project: Project,
+    field: str,
+    rows: pd.DataFrame,
+    spec: CropSpec,
+    planes: Sequence[int],
+    resized: bool = True,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Crops of cells of one field, part after part if it is larger than memory: which of the rows, and their crops."""
+    for at in project.parts_of(field, rows[["y_px", "x_px"]].to_numpy(float)):
+        image, labels, cells = read_around(project, field, [spec], boxes_of(rows.iloc[at]))
+        yield at, _cut(project, field, cells, spec, planes, image, labels, resized)
+
+
+def read_around(
+    project: Project,
+    field: str,
+    specs: Sequence[CropSpec],
+    cells: Boxes,
+    *,
+    masks: bool | None = None,
+    margin_px: int = 0,
 ) -> tuple[np.ndarray, np.ndarray | None, Boxes]:
-    """A field's pixels, its labels if any of the crops wants masks, and where the cells are in them.
+    """A field's pixels, its labels if they are wanted, and where the cells are in them.
 
-    Of a field larger than memory, only the part that the cells' crops show.
+    Of a field larger than memory, only the part that the cells' crops show and a margin.
+
+    Parameters
+    ----------
+    masks : bool, optional
+        Whether labels are wanted; None: if one of the crops shows masks.
+    margin_px : int
+        How far around the crops.
     """
-    masks = any(spec.masked or spec.mask_plane for spec in specs)
+    masks = any(spec.masked or spec.mask_plane for spec in specs) if masks is None else masks
     if not project.is_big(field):
         return project.read_image(field), project.read_labels(field) if masks else None, cells
     one = project.field(field)
-    y0, x0, y1, x1 = around(cells, specs, one.um_per_px)
-    box = (max(y0, 0), max(x0, 0), min(y1, one.height_px), min(x1, one.width_px))
+    box = slides.grown(around(cells, specs, one.um_per_px), margin_px, (one.height_px, one.width_px))
     labels = project.read_labels_region(field, box) if masks else None
     return project.read_region(field, box), labels, moved(cells, box[:2])
 

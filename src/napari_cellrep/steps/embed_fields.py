@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from napari_cellrep.models._engine import Embedder
 
 MODES = ("auto", "tile", "rescale")
+OVERVIEW_PX = (
+    2048  # longer side of a field larger than memory before it is made as small as a network wants it
+)
 _AT_ONCE = 8  # fields per forward pass: few enough for the memory, enough to fill a batch
 
 
@@ -81,7 +84,7 @@ def embed_fields(
     mode : str
         "tile": the mean over the network's own tiles (Microsnoop, models.md §4.3). "rescale": the whole field, made
         square with zeros, shrunk or enlarged to the network's input (whole-image DINO). "auto": tiles where the
-        network has them.
+        network has them. A field larger than memory is embedded tile by tile, or shrunk to `OVERVIEW_PX` before.
     channels : sequence of str
         Names or roles of the project's channels, in the order the model wants; empty: by the model's roles.
     settings : dict, optional
@@ -185,11 +188,15 @@ def _vectors(
 
     def read(field: str) -> np.ndarray | InputError:
         try:
-            image = pick_planes(project.read_image(field), planes)
+            image = pick_planes(project.overview(field, OVERVIEW_PX)[0], planes)
         except InputError as error:
             return error
         return image if mode == "tile" else _whole(image, net.crop)
 
+    if mode == "tile":
+        for field in [f for f in fields if project.is_big(f)]:
+            yield from _slide_vectors(project, net, field, planes)
+        fields = [f for f in fields if not project.is_big(f)]
     parts = [fields[i : i + _AT_ONCE] for i in range(0, len(fields), _AT_ONCE)]
     with ThreadPoolExecutor(1) as pool:  # the next fields are decoded while the network has these
         following = None
@@ -208,6 +215,28 @@ def _vectors(
                 small = [_to_size(engine, x, net.field_px) for x in arrays]
                 vectors = list(engine.run(np.stack(small))[net.layers[0]]) if small else []
             yield good, vectors, bad, engine.notes
+
+
+def _slide_vectors(
+    project: Project, net: EmbeddingModel, field: str, planes: Sequence[int]
+) -> Iterator[tuple[list[str], list[np.ndarray], dict[str, str], list[str]]]:
+    """As `_vectors`, of one field larger than memory; nothing of it for every row of tiles, where it can be stopped."""
+    one, rows_of_tiles = project.field(field), net.embed_rows
+    shape = (one.height_px, one.width_px)
+
+    def read(first: int, end: int) -> np.ndarray:
+        return pick_planes(project.read_region(field, (first, 0, end, one.width_px)), planes)
+
+    total, n = np.zeros(0), 0
+    try:
+        for vectors in rows_of_tiles(shape, read):  # type: ignore[operator]
+            total = vectors.sum(axis=0, dtype=np.float64) + (total if n else 0)
+            n += len(vectors)
+            yield [], [], {}, []
+    except InputError as error:
+        yield [], [], {field: str(error)}, []
+        return
+    yield [field], [(total / n).astype(np.float32)], {}, []
 
 
 def _to_size(engine: Embedder, field: np.ndarray, size_px: int) -> np.ndarray:

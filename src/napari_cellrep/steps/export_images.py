@@ -7,7 +7,7 @@ import importlib.util
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,9 @@ import pandas as pd
 import tifffile
 import zarr
 
-from napari_cellrep.data import Project
+from napari_cellrep.data import Project, slides
 from napari_cellrep.data.cells import QualityRules
-from napari_cellrep.data.fields import safe_id
+from napari_cellrep.data.fields import Field, safe_id
 from napari_cellrep.data.files import replacing
 from napari_cellrep.data.sets import read_sets
 from napari_cellrep.jobs import Job, Progress
@@ -116,7 +116,7 @@ def _spec(project: Project, embedding: str, window_px: int) -> CropSpec:
 
 
 def _chosen(project: Project, include_flagged: bool, name: str) -> pd.DataFrame:
-    """Rows of the cells that leave, field after field."""
+    """Rows of the cells that leave, field after field; of one larger than memory part after part."""
     obs = project.cells.obs
     keep = np.ones(len(obs), bool) if include_flagged else obs["good"].to_numpy(bool)
     if name:
@@ -127,6 +127,11 @@ def _chosen(project: Project, include_flagged: bool, name: str) -> pd.DataFrame:
     order = {f.id: i for i, f in enumerate(project.fields)}
     rows = obs[keep]
     rows = rows.iloc[np.argsort(rows["field"].astype(str).map(order).to_numpy(), kind="stable")]
+    names, yx = rows["field"].astype(str).to_numpy(), rows[["y_px", "x_px"]].to_numpy(float)
+    own = [np.flatnonzero(names == name) for name in dict.fromkeys(names)]
+    parts = [at[part] for at in own for part in project.parts_of(names[at[0]], yx[at])]
+    if len(parts) > len(own):
+        rows = rows.iloc[np.concatenate(parts)]
     if not len(rows):
         raise InputError(
             "There are no cells to write: all of them are flagged (--include-flagged), or the set is empty."
@@ -269,7 +274,6 @@ def write_spatialdata(project: Project, out: Path | str, *, include_flagged: boo
             'This export needs the package spatialdata: pip install "napari-cellrep[spatialdata]", best into an '
             "environment of its own."
         )
-    import dask.array as da
     import spatialdata as sd
     from spatialdata.models import Image2DModel, Labels2DModel, TableModel
     from spatialdata.transformations import Identity, Scale
@@ -294,8 +298,7 @@ def write_spatialdata(project: Project, out: Path | str, *, include_flagged: boo
         for i, field in enumerate(fields):
             um = field.um_per_px
             place = {field.id: Scale([um, um], axes=("y", "x")) if um > 0 else Identity()}
-            image = da.from_array(project.read_image(field.id), chunks=(1, 1024, 1024))
-            labels = da.from_array(project.read_labels(field.id).astype(np.int64), chunks=(1024, 1024))
+            image, labels = _lazy(project, field)
             names = (f"{field.id}_image", f"{field.id}_labels")
             data[names[0]] = Image2DModel.parse(
                 image, dims=("c", "y", "x"), c_coords=channels, transformations=place
@@ -308,3 +311,24 @@ def write_spatialdata(project: Project, out: Path | str, *, include_flagged: boo
         data.write_consolidated_metadata()
     yield Progress(len(fields) + 1, len(fields) + 1, f"Wrote {out.name}")
     return out
+
+
+def _lazy(project: Project, field: Field) -> tuple[Any, Any]:
+    """A field's pixels (C, H, W) and labels (H, W), int64, as dask arrays; of one larger than memory read in parts."""
+    import dask.array as da
+
+    chunks = (slides.CHUNK_PX, slides.CHUNK_PX)
+    if not project.is_big(field.id):
+        image, labels = project.read_image(field.id), project.read_labels(field.id).astype(np.int64)
+        return da.from_array(image, chunks=(1, *chunks)), da.from_array(labels, chunks=chunks)
+    shape = (field.height_px, field.width_px)
+
+    def plane(read: Callable[[slides.Box], np.ndarray], dtype: Any) -> Any:
+        return da.from_array(slides.LazyPlane(read, shape, dtype), chunks=chunks, name=False)
+
+    channels = [
+        plane(lambda box, c=c: project.read_region(field.id, box, (c,))[0], field.dtype)  # type: ignore[misc]
+        for c in range(len(project.channels))
+    ]
+    labels = plane(lambda box: project.read_labels_region(field.id, box).astype(np.int64), np.int64)
+    return da.stack(channels), labels

@@ -114,6 +114,8 @@ def preview(
     one = project.field(field) if field else next(iter(project.usable_fields), None)
     if one is None:
         raise InputError("No field of the project can be read.")
+    if project.is_big(one.id) and functions:
+        raise InputError(f"Field {one.id} is too large to try the functions on; choose a smaller one.")
     made, source, notes = yield from _make(project, functions, operation, most, only=plate_of(one))
     raw = _raw(project, one)
     unit = np.ones if operation == "divide" else np.zeros
@@ -168,6 +170,11 @@ def _make(
         lacking = [c.name for c in project.channels if not any(name == c.name for _, name in made)]
         notes = [f"Without a function, and as they are: {join_words(lacking)}."] if lacking else []
         return made, "brought", notes
+    if big := next((f.id for f in fields if project.is_big(f.id)), ""):
+        raise InputError(
+            f"Field {big} is a slide put together of many images: its uneven light repeats with each of them and cannot be "
+            "told from the whole. Give the slide's functions, or correct the images before they are put together."
+        )
     made = {}
     notes = []
     done, todo = 0, {plate: _spread([f for f in fields if plate_of(f) == plate], most) for plate in plates}

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from napari_cellrep.data import ome_zarr, vendors
+from napari_cellrep.data import ome_zarr, slides, vendors
 from napari_cellrep.data.fields import Field, safe_id, well_name, with_groups
 from napari_cellrep.data.files import replacing
 from napari_cellrep.data.harmony import Index, find_index, read_index
@@ -618,7 +618,10 @@ def _collect(
         yield Progress(i, len(wanted), f"Reading {file.name}")
         try:
             info = inspect_image(file, stack=options.stack)
-            if info.colour and not options.rgb and is_grey(file):
+            shape = (info.height_px, info.width_px)
+            whole = info.height_px * info.width_px <= slides.BIG_PX
+            parts = [None] if whole else [box for row in slides.windows(shape, 512, 4) for box in row]
+            if info.colour and not options.rgb and is_grey(file, parts):
                 info = dataclasses.replace(info, colour=False, n_channels=1)
             infos[file] = info
         except InputError as error:

@@ -131,14 +131,20 @@ def draw_looks(project: Project, looks: Sequence[Look]) -> Any:
 
 
 def _draw(project: Project, look: Look, panels: np.ndarray) -> None:
-    image, um = project.read_image(look.field), project.field(look.field).um_per_px
-    obs = project.cells.obs.loc[look.cell_id]
-    own = project.read_labels(look.field) == obs["label"]
+    field = project.field(look.field)
+    label, um = project.cells.obs.loc[look.cell_id, "label"], field.um_per_px
     ends = np.array([_extent(p) for p in look.planes])
     left, right, bottom, top = ends[:, 0].min(), ends[:, 1].max(), ends[:, 2].max(), ends[:, 3].min()
     ya, xa = max(math.floor(top), 0), max(math.floor(left), 0)
-    shown = image[:, ya : math.ceil(bottom), xa : math.ceil(right)]
+    box = (ya, xa, min(math.ceil(bottom), field.height_px), min(math.ceil(right), field.width_px))
+    shown, own = project.read_region(look.field, box), project.read_labels_region(look.field, box) == label
     limits = [np.percentile(plane, (1, 99.8)) for plane in shown]
+    at = (
+        box[1] - 0.5,
+        box[3] - 0.5,
+        box[2] - 0.5,
+        box[0] - 0.5,
+    )  # left, right, bottom, top, as `_extent` has them
     rest = panels[len(project.channels) + len(look.planes) :]
     for axes in rest:
         axes.set_visible(False)
@@ -148,7 +154,12 @@ def _draw(project: Project, look: Look, panels: np.ndarray) -> None:
     def under(axes: Any, channel: int) -> None:
         low, high = limits[channel]
         axes.imshow(
-            image[channel], cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest"
+            shown[channel],
+            cmap="gray",
+            vmin=low,
+            vmax=max(high, low + 1e-6),
+            extent=at,
+            interpolation="nearest",
         )
 
     drawn: list[tuple[str, int, Plane | None]] = [(c.name, i, None) for i, c in enumerate(project.channels)]
@@ -165,7 +176,8 @@ def _draw(project: Project, look: Look, panels: np.ndarray) -> None:
                 plane.data, cmap=cmap, vmin=low, vmax=high, extent=_extent(plane), interpolation="nearest",
                 alpha=_cover(plane),
             )  # fmt: skip
-        axes.contour(own, [0.5], colors="#ff9a1f", linewidths=0.6)
+        rows, columns = np.arange(box[0], box[2]), np.arange(box[1], box[3])
+        axes.contour(columns, rows, own, [0.5], colors="#ff9a1f", linewidths=0.6)
         axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], facecolor="black")
         axes.spines[:].set_visible(False)
         axes.set_title("\n".join(textwrap.wrap(title, 24)), fontsize=6.5)

@@ -18,11 +18,12 @@ import pandas as pd
 from napari_cellrep import registry
 from napari_cellrep.data import Project
 from napari_cellrep.data.cells import FLAGS, embedding_names, provenance
-from napari_cellrep.data.crops import Boxes, cut_crops
+from napari_cellrep.data.crops import cut_crops
 from napari_cellrep.data.files import write_text
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import CropSpec, InputError, join_words, p_words
 from napari_cellrep.steps.analyze import ranking
+from napari_cellrep.steps.embed import boxes_of, cut_cells
 
 # What a channel looks like in pictures, by role: the field's habit (nucleus blue, protein green), but light
 # enough to be seen on black.
@@ -734,16 +735,16 @@ def _crop_pictures(about: _Subject, ids: list[str]) -> tuple[dict[str, np.ndarra
     low, high = [], []
     obs = about.obs.loc[ids]
     for field_id, cells in obs.groupby(obs["field"].astype(str), observed=True):
+        name = str(field_id)
         try:
-            image = project.read_image(str(field_id))[planes].astype(np.float32)
+            if project.is_big(name):
+                image, crops = project.glimpse(name)[planes], cut_cells(project, name, cells, spec, planes)
+            else:
+                image = project.read_image(name)[planes]
+                crops = cut_crops(image, None, boxes_of(cells), spec)
         except InputError:
             continue  # the report says elsewhere which fields have a problem
-        n = len(cells)
-        boxes = Boxes(
-            cells["label"].to_numpy(np.int64), np.zeros(n, np.int64), cells[["y_px", "x_px"]].to_numpy(float),
-            np.zeros((n, 4), np.int64),
-        )  # fmt: skip
-        raw.update(zip(cells.index, cut_crops(image, None, boxes, spec), strict=True))
+        raw.update(zip(cells.index, crops.astype(np.float32), strict=True))
         some = image[:, ::2, ::2].reshape(len(planes), -1)
         low.append(np.percentile(some, 5, axis=1))
         high.append(np.percentile(some, 99.8, axis=1))

@@ -240,17 +240,20 @@ def apart(
 
 def _in_nucleus(project: Project, seen: Seen, plane: Any, label: int) -> float:
     """Mean size of what a plane shows in a cell's outline over that in the ring around it; NaN where there is no ring."""
-    labels = project.read_labels(seen.field)
-    ends = []
-    for axis, start in enumerate((plane.y0, plane.x0)):
+    field, ends = project.field(seen.field), []
+    for axis, (start, most) in enumerate(((plane.y0, field.height_px), (plane.x0, field.width_px))):
         size = plane.data.shape[axis] * plane.scale
-        ends.append(np.arange(max(0, int(np.ceil(start))), min(labels.shape[axis], int(start + size - 0.5))))
+        ends.append(np.arange(max(0, int(np.ceil(start))), min(most, int(start + size - 0.5))))
+    if not all(map(len, ends)):
+        return float("nan")
+    (y0, y1), (x0, x1) = ((int(at[0]), int(at[-1]) + 1) for at in ends)
+    labels = project.read_labels_region(seen.field, (y0, x0, y1, x1))
     rows, columns = (
         np.clip((at - start + 0.5) / plane.scale, 0, n - 1).astype(int)
         for at, start, n in zip(ends, (plane.y0, plane.x0), plane.data.shape, strict=True)
     )
     sizes = np.abs(plane.data[np.ix_(rows, columns)])
-    return nucleus_ring_ratio(sizes, labels[np.ix_(*ends)], background=0.0).get(label, float("nan"))
+    return nucleus_ring_ratio(sizes, labels, background=0.0).get(label, float("nan"))
 
 
 def _cells(seen: Sequence[Seen]) -> str:

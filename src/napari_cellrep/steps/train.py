@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from napari_cellrep import registry
-from napari_cellrep.data import Project
+from napari_cellrep.data import Project, slides
 from napari_cellrep.data.classes import Classes, classes_of
-from napari_cellrep.data.crops import cut_crops, weights_to_size
+from napari_cellrep.data.crops import around, cut_crops, moved, weights_to_size
 from napari_cellrep.data.files import replacing, write_text
 from napari_cellrep.data.filters import matching
 from napari_cellrep.data.sets import read_sets
@@ -545,11 +545,15 @@ def _set(project: Project, name: str) -> list[str]:
     return list(sets[name]["cells"])
 
 
+SMALL_PART_PX = 256  # side of a part of slides that do not fit into memory
+
+
 class ProjectCells:
     """The project's cells as training sees them: crops by row, and the group of each row.
 
     Fields are decoded when first needed and kept while they fit in `memory_bytes`; crops are cut from them by
-    coordinates, never from a folder of crops.
+    coordinates, never from a folder of crops. A field larger than memory is decoded part by part: in large parts if all
+    such fields fit, else in small ones, so that a cell drawn at random costs little more than its own pixels.
 
     Attributes
     ----------
@@ -595,7 +599,29 @@ class ProjectCells:
             codes = pd.Series(classes.codes, index=project.cells.obs.index)
             self.labels = codes.loc[self._obs.index].to_numpy()
             self.classes, self.note = classes.names, classes.note
-        self._images: OrderedDict[str, tuple[np.ndarray, np.ndarray | None]] = OrderedDict()
+        self._images: OrderedDict[int, tuple[np.ndarray, np.ndarray | None]] = OrderedDict()
+        self._parts: list[tuple[str, slides.Box | None]] = []  # a field, or a part of one
+        self._part = np.empty(len(self._obs), np.int64)  # of each row
+        slides_bytes = sum(self._bytes(f) for f in dict.fromkeys(self._field) if project.is_big(f))
+        for field in dict.fromkeys(self._field):
+            self._divide(field, 0 if slides_bytes <= memory_bytes else SMALL_PART_PX)
+
+    def _bytes(self, field: str) -> int:
+        one = self._project.field(field)
+        return one.height_px * one.width_px * len(self.planes) * np.dtype(one.dtype).itemsize
+
+    def _divide(self, field: str, side_px: int) -> None:
+        """Say which part of a field holds each of its rows, with all that their crops show."""
+        own, one = np.flatnonzero(self._field == field), self._project.field(field)
+        if not self._project.is_big(field):
+            self._part[own] = len(self._parts)
+            self._parts.append((field, None))
+            return
+        cells = boxes_of(self._obs.iloc[own])
+        for at in slides.by_tile(cells.centroid, side_px):
+            self._part[own[at]] = len(self._parts)
+            some = around(boxes_of(self._obs.iloc[own[at]]), [self._spec], one.um_per_px)
+            self._parts.append((field, slides.grown(some, 0, (one.height_px, one.width_px))))
 
     def __len__(self) -> int:
         return len(self._obs)
@@ -608,10 +634,12 @@ class ProjectCells:
         """Raw crops (B, C, S, S) of some rows, in the fields' dtype; see `weights`."""
         rows = np.asarray(rows)
         out: np.ndarray | None = None
-        for field in dict.fromkeys(self._field[rows]):
-            at = np.flatnonzero(self._field[rows] == field)
-            image, labels = self._read(field)
+        for number in dict.fromkeys(self._part[rows].tolist()):
+            at = np.flatnonzero(self._part[rows] == number)
+            image, labels = self._read(number)
+            field, box = self._parts[number]
             boxes = boxes_of(self._obs.iloc[rows[at]])
+            boxes = boxes if box is None else moved(boxes, box[:2])
             um_per_px = self._project.field(field).um_per_px
             part = cut_crops(image, labels, boxes, self._spec, um_per_px, resized=self.weights is None)
             if out is None:
@@ -623,12 +651,19 @@ class ProjectCells:
             raise ValueError("No rows were asked for.")
         return out
 
-    def _read(self, field: str) -> tuple[np.ndarray, np.ndarray | None]:
-        if field not in self._images:
-            image = self._project.read_image(field)[list(self.planes)]
+    def _read(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
+        if number not in self._images:
+            field, box = self._parts[number]
             needs_labels = self._spec.masked or self._spec.mask_plane
-            self._images[field] = (image, self._project.read_labels(field) if needs_labels else None)
+            labels = None
+            if box is None:
+                image = self._project.read_image(field)[list(self.planes)]
+                labels = self._project.read_labels(field) if needs_labels else None
+            else:
+                image = self._project.read_region(field, box, self.planes)
+                labels = self._project.read_labels_region(field, box) if needs_labels else None
+            self._images[number] = (image, labels)
             while len(self._images) > 1 and sum(i.nbytes for i, _ in self._images.values()) > self._memory:
                 self._images.popitem(last=False)
-        self._images.move_to_end(field)
-        return self._images[field]
+        self._images.move_to_end(number)
+        return self._images[number]

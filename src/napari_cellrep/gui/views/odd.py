@@ -698,13 +698,17 @@ class OddView(CellView):
             chosen = obs.iloc[rows]
             n = 0
             for name, own in chosen.groupby(chosen["field"].astype(str), sort=True):
-                labels = project.read_labels(name)
                 outlines = {}
-                for cell_id, cell in own.iterrows():
-                    y0, x0, y1, x1 = (int(cell[c]) for c in ("box_y0", "box_x0", "box_y1", "box_x1"))
-                    mask = labels[y0:y1, x0:x1] == cell["label"]
-                    if mask.any():
-                        outlines[str(cell_id)] = outline(mask, y0, x0)
+                for at in project.parts_of(name, own[["y_px", "x_px"]].to_numpy(float)):
+                    cells = own.iloc[at]
+                    top, left = int(cells["box_y0"].min()), int(cells["box_x0"].min())
+                    box = (top, left, int(cells["box_y1"].max()), int(cells["box_x1"].max()))
+                    labels = project.read_labels_region(name, box)
+                    for cell_id, cell in cells.iterrows():
+                        y0, x0, y1, x1 = (int(cell[c]) for c in ("box_y0", "box_x0", "box_y1", "box_x1"))
+                        mask = labels[y0 - top : y1 - top, x0 - left : x1 - left] == cell["label"]
+                        if mask.any():
+                            outlines[str(cell_id)] = outline(mask, y0, x0)
                 write_rois(folder / f"{name}.zip", outlines)
                 n += len(outlines)
             return n
