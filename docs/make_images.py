@@ -24,14 +24,19 @@ FRESH = Path(tempfile.mkdtemp())  # nobody's own settings, projects or caches
 os.environ["NAPARI_CONFIG"] = str(FRESH / "napari.yaml")
 os.environ["XDG_DATA_HOME"], os.environ["XDG_CACHE_HOME"] = str(FRESH / "data"), str(FRESH / "cache")
 
+import anndata as ad
 import napari
 import numpy as np
+import pandas as pd
+import tifffile
 from PIL import Image
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QScrollArea, QWidget
 
-from napari_cellrep.data import open_project
+from napari_cellrep.data import create_project, open_project
+from napari_cellrep.data.fields import Field, with_groups
+from napari_cellrep.data.images import Plane
 from napari_cellrep.gui._image import OURS, canvas_of, show_field
 from napari_cellrep.gui._looking import QUESTIONS, STRUCTURE
 from napari_cellrep.gui._runner import runner_of
@@ -675,6 +680,70 @@ def masking(root: Path, out: Path) -> None:
     window.close()
 
 
+def slide(root: Path, out: Path) -> None:
+    """The project's wells put together as one image larger than memory, from afar: coloured, and some cells selected."""
+    made = mosaic(open_project(root), FRESH / "slide")
+    window = Window(out, 1180, 780)
+    viewer, session, canvas = window.viewer, window.session, window.canvas
+    session.open(made)
+    shown: list[bool] = []
+    canvas.show("slide", lambda: shown.append(True))
+    until(lambda: shown, 600)
+    session.colour_by = "nucleus_ring_ratio"
+    canvas.coloured = True
+    until(lambda: canvas.layer("colours") is not None)
+    obs, rows = session.cells.obs, session.rows_of_field("slide")
+    far = np.abs(obs[["y_px", "x_px"]].to_numpy()[rows] - 4500).max(axis=1)
+    near = rows[(far < 400) & session.visible[rows]]
+    session.set_focus(int(near[0]))
+    session.select(near, how="lasso")
+    QTest.qWait(1000)
+    camera, layer = viewer.scene.camera, canvas.layer("channel")
+    camera.center, camera.zoom = tuple(layer.data_to_world((4500, 4500))), 0.32 / float(layer.scale[-1])
+    QTest.qWait(1000)
+    window.shot("window-slide")
+    viewer.close()
+
+
+def mosaic(source: Any, folder: Path) -> Any:
+    """A project of one image of 14 × 14 wells, with the labels and the table of the wells."""
+    folder.mkdir()
+    ids = [f.id for f in source.fields]
+    images, labels = {i: source.read_image(i) for i in ids}, {i: source.read_labels(i) for i in ids}
+    side, n = images[ids[0]].shape[-1], 14
+    order = [[ids[(y * n + x) % len(ids)] for x in range(n)] for y in range(n)]
+    whole = np.concatenate([np.concatenate([images[i] for i in row], axis=2) for row in order], axis=1)
+    tifffile.imwrite(
+        folder / "slide.tif", whole, tile=(512, 512), compression="zlib", photometric="minisblack"
+    )
+    planes = tuple(Plane(str(folder / "slide.tif"), i) for i in range(len(whole)))
+    field = Field("slide", planes, *whole.shape[1:], str(whole.dtype), source.fields[0].um_per_px)
+    made = create_project(folder / "slide", with_groups([field]), source.channels)
+    frames, first, places = (
+        [],
+        0,
+        [("y_px", 0), ("box_y0", 0), ("box_y1", 0), ("x_px", 1), ("box_x0", 1), ("box_x1", 1)],
+    )
+    obs = source.cells.obs
+    with made.writing_labels("slide", {}) as writer:
+        for y, row in enumerate(order):
+            for x, well in enumerate(row):
+                own = labels[well].astype(np.uint32)
+                box = (slice(y * side, (y + 1) * side), slice(x * side, (x + 1) * side))
+                writer.array[box] = np.where(own > 0, own + first, 0)
+                part = obs[(obs["field"].astype(str) == well).to_numpy()].astype(object)
+                part["label"] += first
+                for column, axis in places:
+                    part[column] += (y, x)[axis] * side
+                frames.append(part.assign(field="slide", group="slide"))
+                first += int(own.max())
+        writer.n_cells = first
+    table = pd.concat(frames).infer_objects()
+    table.index = [f"slide:{label}" for label in table["label"]]
+    made.write_cells(ad.AnnData(obs=table[[c for c in table if not c.startswith("has_")]]))
+    return open_project(made.root)
+
+
 def fresh(root: Path) -> Path:
     """Copy a project, as nobody has left it: neither tabs nor colours come back from the part before."""
     copy = Path(shutil.copytree(root, Path(tempfile.mkdtemp(dir=FRESH)) / root.name))
@@ -702,6 +771,8 @@ def main() -> None:
         inside(fresh(root), out)
     if part in ("", "masking"):
         masking(fresh(root), out)
+    if part in ("", "slide"):
+        slide(root, out)
     if part in ("", "walk"):
         walk(out)
     if part in ("", "job"):

@@ -41,6 +41,7 @@ PAINT_AT_ONCE = 100  # cells
 _ORANGE = np.array(SELECTED) / 255
 # One colour for all: of napari's random ones some cannot be seen on a green or blue cell.
 OUTLINE_COLOURS = {None: (0.9, 0.9, 0.9, 1.0), 0: (0.0, 0.0, 0.0, 0.0)}
+FAINT_OUTLINE = (0.9, 0.9, 0.9, 0.15)
 HIDDEN_OUTLINE = (0.45, 0.45, 0.45, 0.55)  # flagged cells that take no part: seen, but behind the others
 OVERLAY_COLOURS = {
     None: (0.0, 0.0, 0.0, 0.0),
@@ -321,10 +322,8 @@ class Canvas:
                 multiscale=levels,
                 **geometry,
             )
-            la.contour = 2 if levels else 1  # seen from afar, one pixel of a slide is nothing
+            la.contour = 1
             la.editable = not levels
-            if levels:
-                la.opacity = 0.9
             la.events.paint.connect(self._on_user_paint)
         else:
             colours = DirectLabelColormap(color_dict=OVERLAY_COLOURS)
@@ -342,6 +341,10 @@ class Canvas:
         rows = self.session.rows_of_field(self.field)
         hidden = self.session.cells.obs["label"].to_numpy()[rows[~self.session.visible[rows]]]
         colours = {**OUTLINE_COLOURS, **dict.fromkeys(hidden.tolist(), HIDDEN_OUTLINE)}
+        if (
+            layer.multiscale and self._coloured
+        ):  # from afar a cell is all outline, and its colour would not be seen
+            colours[None] = FAINT_OUTLINE
         layer.colormap = DirectLabelColormap(color_dict=colours)
 
     # ---- cells coloured as on the map ----------------------------------------------------------------
@@ -356,6 +359,7 @@ class Canvas:
         if on == self._coloured:
             return
         self._coloured = bool(on)
+        self._tone_outlines()
         if on:
             self._colour_cells()
         elif self.viewer is not None:
@@ -435,6 +439,7 @@ class Canvas:
         """Who throws the layer of colours away does not want it on the next field either; all go with the window."""
         if self._coloured and self.viewer is not None and self.layer("cells") and not self.layer("colours"):
             self._coloured = False
+            self._tone_outlines()
             self.coloured_changed.emit(False)
 
     def _set_features(self) -> None:
@@ -487,7 +492,9 @@ class Canvas:
             if wanted != marked:
                 self._slide.mark(wanted)
                 self._marked = wanted
-                overlay.refresh()
+                overlay.refresh(
+                    thumbnail=False, highlight=False, extent=False
+                )  # with every move of the pointer
             return
         # Whole sets first: in a crowded field going through all labels would be felt with every move of the pointer.
         both = wanted.keys() & marked.keys()

@@ -113,8 +113,8 @@ def paint_marks(labels: np.ndarray, marks: np.ndarray, fine: bool = True) -> np.
             inside[of] &= ~differs
     selected = (marks & SELECTED_BIT) > 0
     codes = np.where(selected, RING, 0).astype(np.uint8)
-    deep = _shrunk(_shrunk(inside)) if fine else inside
-    codes[deep & selected] = FILL
+    if fine:
+        codes[_shrunk(_shrunk(inside)) & selected] = FILL
     rim = np.where(marks & FOCUS_BIT, FOCUS, np.where(marks & HOVER_BIT, HOVER, EDGE if fine else RING))
     out[part] = np.where(~inside & (marks > 0), rim, codes)
     return out
