@@ -9,14 +9,18 @@ import pytest
 import tifffile
 from scipy import ndimage
 
+from napari_cellrep.data import slides
 from napari_cellrep.data.cells import (
     FLAGS,
     OBS_COLUMNS,
+    Measuring,
     QualityRules,
+    Quantiles,
     measure_field,
     reconcile_labels,
     set_flags,
 )
+from napari_cellrep.data.crops import find_cells
 from napari_cellrep.data.fields import Field
 from napari_cellrep.specs import Channel
 
@@ -99,6 +103,53 @@ def test_rows_of_a_field(shared, quick_nuclei):
     assert len(empty) == 0
     assert set(OBS_COLUMNS) <= set(empty.columns)
     assert len(set_flags(empty, QualityRules())) == 0
+
+
+@pytest.mark.parametrize("kind", ["uint8", "12 of 16 bits", "uint16", "float"])
+def test_rows_and_flags_do_not_depend_on_how_a_field_is_cut(shared, quick_nuclei, kind):
+    image = tifffile.imread(shared / "data" / "bbbc013" / "wells" / "A06.ome.tif")[:, :400, :600].copy()
+    labels = quick_nuclei(image)
+    image[:, :150, :200] //= 4  # what is dim here is so beside the whole field only
+    image[1, 300:, 400:][labels[300:, 400:] > 0] = 255
+    image = {"uint8": image, "12 of 16 bits": (image.astype(np.uint16) * 17).clip(0, 4095).astype(np.uint16),
+             "uint16": image.astype(np.uint16) * 257, "float": image.astype(np.float32) / 7 - 3}[kind]  # fmt: skip
+    field = Field("A06", (), *labels.shape)
+    whole = measure_field(field, image, labels, CHANNELS, 64)
+    measuring = Measuring(field, CHANNELS, 64, find_cells(labels), labels.shape)
+    for tile in slides.tiles(*labels.shape, 60, side_px=133):
+        y0, x0, y1, x1 = tile.box
+        measuring.add(image[:, y0:y1, x0:x1], labels[y0:y1, x0:x1], box=tile.box, core=tile.core)
+    parts = measuring.table()
+    assert list(parts.index) == list(whole.index)
+    assert list(parts.columns) == list(whole.columns)
+    for column in whole.columns:
+        if whole[column].dtype.kind == "f":
+            np.testing.assert_allclose(parts[column], whole[column], rtol=1e-3, atol=1e-6, err_msg=column)
+        else:
+            assert (parts[column] == whole[column]).all(), column
+    flags = [set_flags(f, QualityRules())["flags"] for f in (parts, whole)]
+    assert (flags[0] == flags[1]).all()
+    found = set(";".join(flags[1]).split(";"))
+    assert found >= ({"no_signal", "edge"} if kind == "float" else {"no_signal", "edge", "saturated"})
+
+
+@pytest.mark.parametrize("kind", ["counts", "large", "around 0", "one value"])
+def test_percentiles_of_parts_are_those_of_all(kind):
+    rng = np.random.default_rng(0)
+    values = {"counts": rng.poisson(30, 50_000), "large": rng.normal(40_000, 900, 50_000).round(),
+              "around 0": rng.normal(0, 2, 50_000), "one value": np.full(50_000, 7.25)}[kind].astype(np.float32)  # fmt: skip
+    whole, parts = Quantiles(), Quantiles()
+    whole.add(values)
+    for part in np.array_split(values, 7):
+        parts.add(part)
+    for percent in (0, 5, 50, 99.9, 100):
+        exact = float(np.percentile(values, percent))
+        assert whole.at(percent) == exact
+        if kind in ("counts", "one value"):
+            assert parts.at(percent) == exact
+        else:
+            assert parts.at(percent) == pytest.approx(exact, rel=5e-4, abs=1e-3)
+    assert Quantiles().at(50) == 0
 
 
 @pytest.fixture(scope="module")

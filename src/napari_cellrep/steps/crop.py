@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from napari_cellrep.data import Project, slides
-from napari_cellrep.data.cells import OBS_COLUMNS, QualityRules, measure_field, set_flags
+from napari_cellrep.data.cells import OBS_COLUMNS, Measuring, QualityRules, measure_field, set_flags
 from napari_cellrep.data.crops import find_cells, join_boxes, mask_hashes, moved
 from napari_cellrep.data.fields import Field
 from napari_cellrep.data.stamps import made_from
@@ -123,21 +123,15 @@ def measure_in_parts(project: Project, field: Field, window_px: int, side_px: in
     cells = join_boxes(found)
     side = (cells.box[:, 2:] - cells.box[:, :2]).max(initial=0)
     halo = int(min(side + side // 2 + 16, MOST_AROUND_PX))
-    frames = []
+    measuring = Measuring(field, project.channels, window_px, cells, shape)
     for i, tile in enumerate(slides.tiles(*shape, halo, side_px=side_px)):
-        keep = cells.label[tile.owns(cells.centroid)]
-        if len(keep):
-            image, labels = (
-                project.read_region(field.id, tile.box),
-                project.read_labels_region(field.id, tile.box),
-            )
-            frames.append(
-                measure_field(
-                    field, image, labels, project.channels, window_px, origin=tile.box[:2], keep=keep
-                )
-            )
+        image, labels = (
+            project.read_region(field.id, tile.box),
+            project.read_labels_region(field.id, tile.box),
+        )
+        measuring.add(image, labels, box=tile.box, core=tile.core)
         yield Progress(len(parts) + i, 2 * len(parts), f"Measured part {i + 1} of {len(parts)} of {field.id}")
-    return pd.concat(frames).sort_values("label", kind="stable") if frames else pd.DataFrame()
+    return measuring.table()
 
 
 def _still_there(project: Project, rows: pd.DataFrame) -> pd.DataFrame:
