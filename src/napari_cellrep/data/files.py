@@ -22,10 +22,16 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, unfinished: Path | None = None) -> Iterator[Path]:
     """Give a temporary path beside `path`; put it in place by rename once the block ends without error.
 
     Works for files and folders. On any error the temporary one is removed and `path` stays as it was.
+
+    Parameters
+    ----------
+    path : Path
+    unfinished : Path, optional
+        The temporary path, which stays when something goes wrong: what is in it is gone on with.
 
     Raises
     ------
@@ -33,7 +39,7 @@ def replacing(path: Path) -> Iterator[Path]:
         If the disk is full or the place cannot be written: what stays, and what to do.
     """
     path = Path(path)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    tmp = unfinished or path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield tmp
@@ -44,7 +50,9 @@ def replacing(path: Path) -> Iterator[Path]:
                 os.fsync(f.fileno())
             tmp.replace(path)
     except BaseException as error:
-        if tmp.is_dir():
+        if unfinished is not None:
+            pass
+        elif tmp.is_dir():
             shutil.rmtree(tmp, ignore_errors=True)
         else:
             with contextlib.suppress(OSError):
@@ -97,10 +105,11 @@ def recover(path: Path) -> None:
 
 
 def sweep(folder: Path, older_than_s: float = 86_400) -> None:
-    """Remove what killed processes left half-written in `folder`, once it is a day old."""
+    """Remove what killed processes left half-written in `folder`, once it is a day old; what can be gone on with, a month."""
     with contextlib.suppress(OSError):
-        for path in folder.glob(".*.part"):
-            if time.time() - path.stat().st_mtime < older_than_s:
+        for path in (*folder.glob(".*.part"), *folder.glob(".*.unfinished")):
+            times = 30 if path.suffix == ".unfinished" else 1
+            if time.time() - path.stat().st_mtime < times * older_than_s:
                 continue  # another process may be writing it
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)

@@ -600,18 +600,60 @@ class Project:
         return self.read_labels(field_id)[y0:y1, x0:x1]
 
     @contextlib.contextmanager
-    def writing_labels(self, field_id: str, how: Mapping[str, Any]) -> Iterator[slides.LabelWriter]:
-        """Write labels part by part, for a field larger than memory; they are in place once the block ends."""
+    def writing_labels(
+        self, field_id: str, how: Mapping[str, Any], begun_as: str = ""
+    ) -> Iterator[slides.LabelWriter]:
+        """Write labels part by part, for a field larger than memory; they are in place once the block ends.
+
+        Parameters
+        ----------
+        how : mapping
+            How they are made; written with them.
+        begun_as : str
+            If given, what is finished stays on disk when the block is left early or the process is killed, and is gone on
+            with when the same text is given again (see `slides.LabelWriter`).
+
+        Raises
+        ------
+        InputError
+            If another process is at the same field.
+        """
         field = self.field(field_id)
         old, path = self.labels_path(field_id), self.root / "labels" / f"{field_id}.ome.zarr"
-        for known in {old, path}:
-            self._last.keep(known)
-        with replacing(path) as tmp:
-            writer = slides.LabelWriter(tmp, (field.height_px, field.width_px), field.um_per_px)
+        with contextlib.ExitStack() as held:
+            if begun_as:
+                held.enter_context(self._alone_at(field_id))
+            tmp = held.enter_context(replacing(path, self._unfinished(field_id) if begun_as else None))
+            writer = slides.LabelWriter(tmp, (field.height_px, field.width_px), field.um_per_px, begun_as)
             yield writer
             writer.finish(how)
+            for known in {old, path}:
+                self._last.keep(known)
         if old != path:
             old.unlink(missing_ok=True)
+        self._drop_unfinished(field_id)
+
+    def _unfinished(self, field_id: str) -> Path:
+        return self.root / "labels" / f".{field_id}.ome.zarr.unfinished"
+
+    def _drop_unfinished(self, field_id: str) -> None:
+        """Take away labels that were begun in parts: the field has others now."""
+        shutil.rmtree(self._unfinished(field_id), ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _alone_at(self, field_id: str) -> Iterator[None]:
+        """Refuse to write the parts of a field that another process is writing. The system frees this when one dies."""
+        lock = Lock(self.root / "labels" / f".{field_id}.lock")
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(lock.hold(0))
+            except Timeout:
+                raise InputError(
+                    f"Another process is writing the labels of field {field_id}; wait for it or stop it."
+                ) from None
+            except OSError:
+                pass  # of a folder that takes no files writing says so itself
+            yield
 
     def read_labels(self, field_id: str) -> np.ndarray:
         """Labels of a field, (H, W) unsigned integers, 0 = background."""
@@ -665,6 +707,7 @@ class Project:
             )  # fmt: skip
         if old != path:
             shutil.rmtree(old, ignore_errors=True)
+        self._drop_unfinished(field_id)
 
     def label_info(self, field_id: str) -> dict[str, Any]:
         """How a field's labels were made (kept inside the file); empty when there are none."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from napari_cellrep.data.files import replacing
+from napari_cellrep.data.files import replacing, write_text
 from napari_cellrep.data.images import Box as Box
 from napari_cellrep.specs import InputError
 
@@ -19,6 +19,7 @@ BIG_PX = 8192 * 8192  # fields with more pixels are worked on in parts
 TILE_PX = 2048  # side of a part
 CHUNK_PX = 1024  # side of a chunk of labels on disk
 SMALLEST_PX = 1024  # a level of the pyramid that is not larger is the last
+_STATE = ".unfinished.json"  # in the folder of labels that are being written: how far they are
 
 
 @dataclass(frozen=True)
@@ -237,23 +238,75 @@ class LabelWriter:
     Parameters
     ----------
     path : Path
-        A folder that is not there yet.
+        A folder; what is in it is replaced, unless it was begun the same way.
     shape : tuple of int
         Height and width.
     um_per_px : float
         Pixel size; 0 if unknown.
+    begun_as : str
+        What tells that labels in the folder were begun the same way and are gone on with; "": they never are.
+
+    Attributes
+    ----------
+    array : zarr array
+        The labels (H, W).
+    n_cells : int
+        How many there are so far; numbers go up to it where cells are numbered as they are found.
+    n_done : int
+        Parts that are finished.
+    found : dict
+        What else is to be known to go on, plain numbers and text.
+    said : dict
+        What to write of how the labels were made beside what `finish` is given.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, int], um_per_px: float = 0.0):
+    def __init__(self, path: Path, shape: tuple[int, int], um_per_px: float = 0.0, begun_as: str = ""):
+        self._um, self._state, self._begun_as = um_per_px, path / _STATE, begun_as
+        self.n_cells = self.n_done = 0
+        self.found: dict[str, Any] = {}
+        self.said: dict[str, Any] = {}
+        if begun_as and self._go_on(path, shape):
+            return
         self._group = zarr.open_group(path, mode="w", zarr_format=2)
-        self._um = um_per_px
-        self.n_cells = 0
         self.array = self._level(0, shape)
+
+    def _go_on(self, path: Path, shape: tuple[int, int]) -> bool:
+        """Take up what was begun before; False if it was begun another way, or is not readable."""
+        try:
+            state = json.loads(self._state.read_text(encoding="utf-8"))
+            if state["begun_as"] != self._begun_as:
+                return False
+            self._group = zarr.open_group(path, mode="r+", zarr_format=2)
+            self.array = self._group["0"]
+            if self.array.shape != shape:
+                return False
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        self.n_done, self.n_cells, self.found = state["n_done"], state["n_cells"], state["found"]
+        return True
+
+    def keep(self, n_done: int) -> None:
+        """Note that this many parts are finished: should the process be stopped or killed, others need not be done again."""
+        self.n_done = n_done
+        state = {
+            "begun_as": self._begun_as,
+            "n_done": n_done,
+            "n_cells": self.n_cells,
+            "found": self.found,
+        }
+        write_text(self._state, json.dumps(state))
+
+    def forget_unfinished(self, box: Box) -> None:
+        """Take out what a killed process wrote of the part after the last finished one: numbers above `n_cells`."""
+        y0, x0, y1, x1 = box
+        there = self.array[y0:y1, x0:x1]
+        if there.max(initial=0) > self.n_cells:
+            self.array[y0:y1, x0:x1] = np.where(there > self.n_cells, 0, there)
 
     def _level(self, i: int, shape: tuple[int, int]) -> Any:
         return self._group.create_array(
             str(i), shape=shape, dtype=np.uint32, chunks=tuple(min(CHUNK_PX, n) for n in shape), fill_value=0,
-            chunk_key_encoding={"name": "v2", "separator": "/"},
+            chunk_key_encoding={"name": "v2", "separator": "/"}, overwrite=True,
         )  # fmt: skip
 
     def finish(self, how: Mapping[str, Any]) -> None:
@@ -278,9 +331,10 @@ class LabelWriter:
             {
                 "multiscales": [{"version": "0.4", "name": "labels", "axes": axes, "datasets": datasets}],
                 "image-label": {"version": "0.4"},
-                "cellrep": json.loads(json.dumps({**how, "n_cells": self.n_cells}, default=str)),
+                "cellrep": json.loads(json.dumps({**how, **self.said, "n_cells": self.n_cells}, default=str)),
             }
         )
+        self._state.unlink(missing_ok=True)
 
 
 def read_labels(path: Path, box: Box) -> np.ndarray:

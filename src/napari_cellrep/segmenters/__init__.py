@@ -8,10 +8,13 @@ A segmenter file holds a docstring, a frozen dataclass ``Config`` (every field w
 name or role), ``labels`` int32 (H, W), 0 = background. It raises `InputError` for an image it cannot use.
 
 One whose labels of a place depend on what is around it, and on a few numbers of the whole image, takes ``scales``, a `Scales`: it
-can then be run on parts of an image that is larger than memory, with the numbers that were measured on a sample of it.
+can then be run on parts of an image that is larger than memory, with the numbers that were measured on a sample of it. Where
+segmenting the sample would take long it holds ``measure(image, channels, config, scales)`` too, which only measures.
 
-One that reads files takes ``source`` too, a `Source`, and may hold two more functions: ``bring``, which returns labels with
-``notes`` for the person and ``classes`` by label, and ``files_read``, the files whose change makes labels out of date.
+One that reads files takes ``source`` too, a `Source`, and may hold three more functions: ``bring``, which returns labels with
+``notes`` for the person and ``classes`` by label; ``files_read``, the files whose change makes labels out of date; and
+``in_regions(config, shape, field_id, source)``, which returns the `Regions` of an image larger than memory, or None where its
+settings have the image itself looked at.
 """
 
 from __future__ import annotations
@@ -44,6 +47,35 @@ class Source:
     frame: int = -1
 
 
+Box = tuple[int, int, int, int]  # y0, x0, y1, x1 of a part of an image; the end is exclusive
+
+
+@dataclass
+class Regions:
+    """Labels that are brought along for an image larger than memory, read part by part.
+
+    Parameters
+    ----------
+    read : callable
+        Gives the numbers (h, w) of a part; parts share no pixel and each is asked for once.
+    told : callable
+        Gives ``notes`` for the person and ``classes`` by label, once all parts were read.
+    in_pieces : callable
+        Gets all numbers there are, 0 among them, and says whether connected pieces get numbers of their own, as those of a
+        black-and-white mask do.
+    min_area_px : int
+        Smaller ones are left out.
+    drop_border : bool
+        Leave out those that touch the image's edge.
+    """
+
+    read: Callable[[Box], Any]
+    told: Callable[[], tuple[list[str], dict[int, str]]] = lambda: ([], {})
+    in_pieces: Callable[[Any], bool] = lambda numbers: False
+    min_area_px: int = 0
+    drop_border: bool = False
+
+
 @dataclass
 class Scales:
     """Numbers of a whole image that segmenting a part of it needs: measured where they are not known yet, and kept.
@@ -68,7 +100,9 @@ class Scales:
     def of(self, name: str, measure: Callable[[], Any]) -> Any:
         """The number called `name`, measured if it is not known."""
         if name not in self.known:
-            self.known[name] = measure()
+            found = measure()
+            # A plain number, so that it is the same after it was kept on disk.
+            self.known[name] = found.item() if hasattr(found, "item") else found
         return self.known[name]
 
     def looks(self, reach_px: float, align_px: int = 1) -> None:

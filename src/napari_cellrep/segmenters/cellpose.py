@@ -15,12 +15,13 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 
+from napari_cellrep.segmenters import Scales
 from napari_cellrep.segmenters._blobs import drop_border, read_plane
 from napari_cellrep.specs import Channel, InputError
 
@@ -35,6 +36,9 @@ MODELS = {
     "cpdino": "Cellpose-DINO, large: needs Meta's dinov3 package. CC-BY-NC and DINOv3 licence",
     "cpdino-vitb": "Cellpose-DINO, smaller: needs Meta's dinov3 package. CC-BY-NC and DINOv3 licence",
 }
+
+_TILE_PX = 256  # of what the network sees at once
+_DIAMETER_PX = 30.0  # of cells in it, where their diameter is given
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,12 @@ class Config:
 
 
 def segment(
-    image: np.ndarray, channels: Sequence[Channel], config: Config, device: str = "cpu", field_id: str = ""
+    image: np.ndarray,
+    channels: Sequence[Channel],
+    config: Config,
+    device: str = "cpu",
+    field_id: str = "",
+    scales: Scales | None = None,
 ) -> np.ndarray:
     """Outline the cells of one field with cellpose.
 
@@ -85,6 +94,8 @@ def segment(
         A torch device: "cpu", "cuda", "cuda:1", "mps"; "auto" takes a GPU where there is one.
     field_id : str, default ""
         Not used.
+    scales : Scales, optional
+        Of the image that this is a part of: the percentiles are then those of `measure`.
 
     Returns
     -------
@@ -97,13 +108,16 @@ def segment(
         If cellpose is not installed, its weights cannot be fetched, the device is not there, or a channel is
         missing; the sentence says what to do.
     """
-    if not 1 <= len(config.cell_channels) <= 3:
-        raise InputError(f"Cellpose takes one to three channels; got {len(config.cell_channels)}.")
-    planes = np.stack(
-        [read_plane(image, channels, name) for name in config.cell_channels], axis=-1
-    )  # (H, W, 1..3)
+    planes = _read_planes(image, channels, config)
     if planes.min() == planes.max():
         return np.zeros(planes.shape[:2], np.int32)  # cellpose would scale the noise of a rounding error up
+    scaling: dict[str, Any] = {}
+    if scales is not None:  # its own would be the part's
+        measure(image, channels, config, scales)
+        for i in range(planes.shape[-1]):
+            low, high = scales.known[f"range {i}"]
+            planes[..., i] = (planes[..., i] - low) / (high - low) if high - low > 1e-3 else 0
+        scaling = {"normalize": {"normalize": False}}  # as a dict: False alone would stay for the next image
     masks = _model(config.model, device).eval(
         planes,
         channel_axis=-1,
@@ -112,9 +126,33 @@ def segment(
         flow_threshold=config.flow_threshold,
         cellprob_threshold=config.cellprob_threshold,
         min_size=config.min_area_px,
+        **scaling,
     )[0]
     labels = np.asarray(masks).astype(np.int32).reshape(planes.shape[:2])
     return drop_border(labels) if config.drop_border else labels
+
+
+def measure(image: np.ndarray, channels: Sequence[Channel], config: Config, scales: Scales) -> None:
+    """Note the brightness of each channel, and how far the network looks around a place: one of its tiles.
+
+    Arguments are those of `segment`; the network is not run.
+    """
+    planes = _read_planes(image, channels, config)
+    for i in range(planes.shape[-1]):
+        scales.of(f"range {i}", partial(_low_and_high, planes[..., i]))
+    scales.looks(_TILE_PX * (config.diameter_px or _DIAMETER_PX) / _DIAMETER_PX)
+
+
+def _low_and_high(plane: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(plane, (1, 99))
+    return float(low), float(high)
+
+
+def _read_planes(image: np.ndarray, channels: Sequence[Channel], config: Config) -> np.ndarray:
+    """The chosen channels, float32 (H, W, 1 to 3)."""
+    if not 1 <= len(config.cell_channels) <= 3:
+        raise InputError(f"Cellpose takes one to three channels; got {len(config.cell_channels)}.")
+    return np.stack([read_plane(image, channels, name) for name in config.cell_channels], axis=-1)
 
 
 ON_DEVICE = True  # runs on a graphics card, where there is one

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage, spatial
 
-from napari_cellrep.segmenters import Scales, Source
+from napari_cellrep.segmenters import Box, Regions, Scales, Source
 from napari_cellrep.segmenters._blobs import (
     _REACH,
     background,
@@ -186,6 +186,25 @@ def find_centres(
     return np.asarray(ndimage.center_of_mass(top, spots, ids[keep]), dtype=float).reshape(-1, 2)
 
 
+def in_regions(
+    config: Config, shape: tuple[int, int], field_id: str = "", source: Source = Source()
+) -> Regions | None:
+    """Discs on the table's centres, drawn part by part; None without a table: centres are then found in the image.
+
+    Arguments are those of `segment`; a disc has the number of its row among the field's.
+
+    Raises
+    ------
+    InputError
+        As `segment`.
+    """
+    if not config.csv:
+        return None
+    columns = config.y_column, config.x_column, config.field_column
+    centres = read_centres(config.csv, field_id, *columns, shape, source, config.units)
+    return Regions(lambda box: draw_discs(centres, config.radius_px, shape, box))
+
+
 def files_read(config: Config, field_id: str, source: Source) -> list[Path]:
     """Files the centres come from, so that new ones are read again."""
     path = Path(config.csv).expanduser()
@@ -346,8 +365,10 @@ def _image_numbers(path: Path, own: set[str]) -> list[str]:
     )
 
 
-def draw_discs(centres: np.ndarray, radius_px: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Label image with a disc per centre; where discs meet, a pixel goes to the nearer centre.
+def draw_discs(
+    centres: np.ndarray, radius_px: int, shape: tuple[int, ...], box: Box | None = None
+) -> np.ndarray:
+    """Label image with a disc per centre; where discs meet, a pixel goes to the nearer centre, of two as near to the first.
 
     Parameters
     ----------
@@ -356,15 +377,27 @@ def draw_discs(centres: np.ndarray, radius_px: int, shape: tuple[int, ...]) -> n
     radius_px : int
     shape : tuple of int
         Height and width.
+    box : tuple of int, optional
+        y0, x0, y1, x1 of the part of the image that is wanted, with the numbers of the whole.
     """
-    out = np.zeros(shape, np.int32)
-    if not len(centres):
+    y0, x0, y1, x1 = box or (0, 0, *shape)
+    out = np.zeros((y1 - y0, x1 - x0), np.int32)
+    middles = np.rint(centres).astype(int).reshape(-1, 2)
+    reach = 2 * radius_px + 2  # what may be nearest to a pixel of the part's outermost disc
+    here = np.flatnonzero(
+        ((middles >= (y0 - reach, x0 - reach)) & (middles < (y1 + reach, x1 + reach))).all(axis=1)
+    )
+    if not len(here):
         return out
     offsets = np.argwhere(
         np.hypot(*np.ogrid[-radius_px : radius_px + 1, -radius_px : radius_px + 1]) <= radius_px
     )
-    pixels = (np.rint(centres).astype(int)[:, None] + offsets[None] - radius_px).reshape(-1, 2)
-    pixels = np.unique(pixels[((pixels >= 0) & (pixels < np.array(shape))).all(axis=1)], axis=0)
-    _, nearest = spatial.cKDTree(centres).query(pixels)
-    out[pixels[:, 0], pixels[:, 1]] = nearest + 1
+    pixels = (middles[here][:, None] + offsets[None] - radius_px).reshape(-1, 2)
+    pixels = np.unique(pixels[((pixels >= (y0, x0)) & (pixels < (y1, x1))).all(axis=1)], axis=0)
+    if not len(pixels):
+        return out
+    far, nearest = spatial.cKDTree(centres[here]).query(pixels, k=min(4, len(here)))
+    far, nearest = far.reshape(len(pixels), -1), nearest.reshape(len(pixels), -1)
+    first = np.where(far == far[:, :1], nearest, len(here)).min(axis=1)
+    out[pixels[:, 0] - y0, pixels[:, 1] - x0] = here[first] + 1
     return out

@@ -11,9 +11,9 @@ from typing import Annotated
 
 import numpy as np
 
-from napari_cellrep.segmenters import Source
+from napari_cellrep.segmenters import Regions, Source
 from napari_cellrep.segmenters._blobs import check_image, drop_border
-from napari_cellrep.segmenters._label_files import PARTS, UNITS, Brought, label_names, read_file
+from napari_cellrep.segmenters._label_files import PARTS, UNITS, Brought, label_names, open_file, read_file
 from napari_cellrep.specs import Channel, InputError, join_words
 
 RELABEL = ("auto", "always", "never")
@@ -108,8 +108,7 @@ def bring(
     )  # fmt: skip
     labels = brought.labels
     values = np.unique(labels)
-    binary = len(values[values != 0]) == 1 and int(values.max()) in (1, 255, 65535)
-    if brought.pixels and (config.relabel == "always" or (config.relabel == "auto" and binary)):
+    if brought.pixels and _in_pieces(config, values):
         labels = _number_pieces(labels)
         brought.notes, brought.classes = [], {}
     if config.min_area_px and labels.any():
@@ -118,6 +117,35 @@ def bring(
     labels = labels.astype(np.int32)
     brought.labels = drop_border(labels, numbers_stay=True) if config.drop_border else labels
     return brought
+
+
+def in_regions(
+    config: Config, shape: tuple[int, int], field_id: str = "", source: Source = Source()
+) -> Regions:
+    """The labels of a field larger than memory, read part by part; arguments are those of `segment`.
+
+    Raises
+    ------
+    InputError
+        As `segment`.
+    """
+    opened = open_file(
+        find_file(config.pattern, field_id, source), shape, field_id=field_id, units=config.units,
+        um_per_px=source.um_per_px, part=config.part, series=source.series, frame=source.frame,
+    )  # fmt: skip
+    return Regions(
+        opened.read,
+        opened.told,
+        lambda numbers: opened.pixels and _in_pieces(config, numbers),
+        config.min_area_px,
+        config.drop_border,
+    )
+
+
+def _in_pieces(config: Config, values: np.ndarray) -> bool:
+    """Whether the pieces of a label image with these numbers are numbered one by one."""
+    binary = len(values[values != 0]) == 1 and int(values.max()) in (1, 255, 65535)
+    return config.relabel == "always" or (config.relabel == "auto" and binary)
 
 
 def files_read(config: Config, field_id: str, source: Source) -> list[Path]:

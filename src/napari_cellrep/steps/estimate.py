@@ -21,6 +21,7 @@ from napari_cellrep.specs import InputError
 from napari_cellrep.steps import embed as embedding
 from napari_cellrep.steps import segment as segmenting
 from napari_cellrep.steps import train as training_step
+from napari_cellrep.steps.segment_slides import source_of
 
 if TYPE_CHECKING:
     import torch
@@ -121,15 +122,19 @@ def _segment(
         return _made("segment", 0, 0, 0, where, why, faster, "Every field is segmented this way already.")
     field = todo[len(todo) // 2]
     start = perf_counter()
-    times = 1.0
-    if project.is_big(field.id) and not hasattr(
-        module, "bring"
-    ):  # a sample of it, of about the size of a part
+    times, brought = 1.0, None
+    if project.is_big(field.id):
         shape = (field.height_px, field.width_px)
-        image = slides.sample(partial(project.read_region, field.id), shape)
+        if hasattr(module, "in_regions"):
+            brought = module.in_regions(settings, shape, field.id, source_of(project, field))
+        if brought is None:  # a sample of it, of about the size of a part
+            image = slides.sample(partial(project.read_region, field.id), shape)
+        else:
+            box = slides.tiles(*shape, 0)[-1].core
+            image = project.read_region(field.id, box)
         times = shape[0] * shape[1] / image[0].size
     else:
-        image = segmenting.pixels_for(project, field, module)
+        image = project.read_image(field.id)
     read_s = (perf_counter() - start) * times
 
     if where == "cpu":
@@ -144,11 +149,14 @@ def _segment(
     def one(part: np.ndarray) -> tuple[float, int]:
         start = perf_counter()
         with watched() as peak:
-            labels = segmenting.find_in(project, field, module, settings, device, part).labels
+            if brought is None:
+                labels = segmenting.find_in(project, field, module, settings, device, part).labels
+            else:
+                labels = brought.read(box)
             measure_field(field, part, labels, project.channels, WINDOW_PX)
         return perf_counter() - start, peak[0]
 
-    seconds, memory = _try_field(one, image)
+    seconds, memory = _try_field(one, image) if brought is None else one(image)
     seconds *= times
     if where == "cpu":
         memory += image.nbytes

@@ -6,19 +6,18 @@ import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from napari_cellrep import registry
-from napari_cellrep.data import Project, slides
+from napari_cellrep.data import Project
 from napari_cellrep.data.fields import Field
 from napari_cellrep.data.images import stamps_of
 from napari_cellrep.data.stamps import made_from
 from napari_cellrep.jobs import Job, Progress, Shard
-from napari_cellrep.segmenters import Scales, Source
 from napari_cellrep.specs import InputError, digest, make_config
+from napari_cellrep.steps.segment_slides import segment_in_parts, source_of
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ def segment(
                 )
             if not int(info["n_cells"]):
                 problems[field.id] = _no_cell(field)
-        elif project.is_big(field.id) and "bring" not in vars(module):
+        elif project.is_big(field.id):
             try:
                 tiled = yield from segment_in_parts(
                     project, field, module, settings, device, {**how, "digest": stamp}
@@ -146,13 +145,13 @@ def segment(
                 done, n_cells = done + 1, n_cells + tiled.n_cells
                 if not tiled.n_cells:
                     problems[field.id] = _no_cell(field)
-                if tiled.note:
-                    notes[field.id] = f"Field {field.id}: {tiled.note}"
+                if tiled.notes:
+                    notes[field.id] = f"Field {field.id}: {' '.join(tiled.notes)}"
         else:
             found, problem = _segment_one(project, field, module, settings, device)
             if found is not None:
                 classes = {"classes": found.classes} if found.classes else {}
-                _keep(project, field, found.labels, {**how, "digest": stamp, **classes})
+                project.write_labels(field.id, found.labels, {**how, "digest": stamp, **classes})
                 done, n_cells = done + 1, n_cells + _count(found.labels)
                 if found.notes:
                     notes[field.id] = f"Field {field.id}: {' '.join(found.notes)}"
@@ -197,13 +196,6 @@ def how_made(project: Project, field: Field, segmenter: str, settings: Any) -> d
     }
 
 
-def source_of(project: Project, field: Field) -> Source:
-    """Where a field comes from, as segmenters that read files beside its image want it."""
-    files = dict.fromkeys(path for plane in field.planes for path in plane.files(project.root))
-    frame = int(field.metadata["frame"]) if field.series else -1
-    return Source(tuple(files), field.um_per_px, field.series, frame)
-
-
 def find_in(
     project: Project, field: Field, module: Any, settings: Any, device: str, image: np.ndarray
 ) -> Found:
@@ -245,130 +237,15 @@ def preview(
     settings = make_config(module.Config, config)
     yield Progress(0, 1, f"Segmenting {field}")
     one = project.field(field)
-    if project.is_big(field) and "bring" not in vars(module):
+    if project.is_big(field):
         raise InputError(
             f"Field {field} has {one.width_px:,} × {one.height_px:,} px, too many to try on; segment it, or try a smaller one."
         )
-    found = find_in(project, one, module, settings, device, pixels_for(project, one, module))
+    found = find_in(project, one, module, settings, device, project.read_image(field))
     labels = found.labels
     area_px = np.unique(labels[labels > 0], return_counts=True)[1]  # numbers may be in the millions
     rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
     return Preview(labels, area_px, int(np.unique(rim[rim > 0]).size), found.notes)
-
-
-@dataclass(frozen=True)
-class InParts:
-    """What came of segmenting a field part by part.
-
-    Parameters
-    ----------
-    n_cells, n_cut : int
-        Cells, and those of them that are larger than what is looked at around a part.
-    """
-
-    n_cells: int
-    n_cut: int = 0
-
-    @property
-    def note(self) -> str:
-        """What a person has to know; "" for nothing."""
-        if not self.n_cut:
-            return ""
-        return f"{self.n_cut:,} of {self.n_cells:,} cells are larger than the parts it was segmented in overlap, and are cut."
-
-
-def segment_in_parts(
-    project: Project,
-    field: Field,
-    module: Any,
-    settings: Any,
-    device: str,
-    how: Mapping[str, Any],
-    side_px: int = 0,
-) -> Job[InParts]:
-    """Segment a field that is larger than memory in overlapping parts, and write its labels chunk by chunk.
-
-    What the segmenter has to know of the whole image (sizes, noise, thresholds) is measured once, on parts spread over it.
-    Every part is read with so much around it that what lies in its core comes out as from the whole; a cell belongs to the
-    part in whose core its first pixel is, and that part writes all of it, so that there are no seams.
-
-    Raises
-    ------
-    InputError
-        If the segmenter cannot work in parts, or the field cannot be read.
-    """
-    if "scales" not in inspect.signature(module.segment).parameters:
-        name = module.__name__.rpartition(".")[2]
-        raise InputError(
-            f"It has {field.width_px:,} × {field.height_px:,} px and has to be segmented in parts, which {name} cannot; use "
-            "nuclei, cells, bodies or centres, or bring labels."
-        )
-    shape = (field.height_px, field.width_px)
-    yield Progress(0, 1, f"Looking at parts of {field.id}")
-    more: dict[str, Any] = (
-        {"source": source_of(project, field)}
-        if "source" in inspect.signature(module.segment).parameters
-        else {}
-    )
-    if getattr(settings, "csv", ""):  # centres brought along: nothing is measured in the image
-        raise InputError(
-            f"It has {field.width_px:,} × {field.height_px:,} px and is segmented in parts, for which a table of "
-            "centres is not taken yet; bring labels instead."
-        )
-    scales = Scales()
-    picture = slides.sample(partial(project.read_region, field.id), shape)
-    module.segment(picture, project.channels, settings, device, field_id=field.id, scales=scales, **more)
-    del picture
-    parts = slides.tiles(*shape, int(scales.reach_px), side_px=side_px, align_px=scales.align_px)
-    n_cut = 0
-    with project.writing_labels(field.id, how) as writer:
-        for i, tile in enumerate(parts):
-            y0, x0 = tile.box[:2]
-            image = project.read_region(field.id, tile.box)
-            labels = np.zeros(image.shape[1:], np.int32)
-            if any(plane.min() < plane.max() for plane in image):
-                labels = module.segment(
-                    image,
-                    project.channels,
-                    settings,
-                    device,
-                    field_id=field.id,
-                    scales=scales.at(y0, x0),
-                    **more,
-                )
-            del image
-            n_cut += _write_own(writer, tile, labels, shape)
-            yield Progress(
-                i + 1,
-                len(parts),
-                f"Segmented part {i + 1} of {len(parts)} of {field.id}",
-                {"cells": writer.n_cells},
-            )
-    return InParts(writer.n_cells, n_cut)
-
-
-def _write_own(
-    writer: slides.LabelWriter, tile: slides.Tile, labels: np.ndarray, shape: tuple[int, int]
-) -> int:
-    """Write the cells of a part that begin in its core, where no other is yet; returns how many its edge cuts."""
-    found, first = np.unique(labels, return_index=True)
-    first, found = first[found > 0], found[found > 0]
-    y0, x0, y1, x1 = tile.box
-    own = found[tile.owns(np.stack(np.divmod(first, labels.shape[1]), axis=1) + np.array([y0, x0]))]
-    if not len(own):
-        return 0
-    number = np.zeros(int(labels.max()) + 1, np.uint32)
-    number[own] = writer.n_cells + 1 + np.arange(len(own))
-    mine = number[labels]
-    edges = [mine[0] if y0 else mine[0, :0], mine[-1] if y1 < shape[0] else mine[0, :0],
-             mine[:, 0] if x0 else mine[0, :0], mine[:, -1] if x1 < shape[1] else mine[0, :0]]  # fmt: skip
-    cut = np.unique(np.concatenate(edges))
-    ys, xs = (np.flatnonzero((mine > 0).any(axis=axis)) for axis in (1, 0))
-    a, b, c, d = int(ys[0]), int(ys[-1]) + 1, int(xs[0]), int(xs[-1]) + 1
-    there = writer.array[y0 + a : y0 + b, x0 + c : x0 + d]
-    writer.array[y0 + a : y0 + b, x0 + c : x0 + d] = np.where(there == 0, mine[a:b, c:d], there)
-    writer.n_cells += len(own)
-    return int((cut > 0).sum())
 
 
 def unusual_fields(n_cells: Mapping[str, int]) -> dict[str, str]:
@@ -407,29 +284,11 @@ def _segment_one(
 ) -> tuple[Found | None, str]:
     """Labels and a problem sentence ("" if none) of one field; only a user's error is caught."""
     try:
-        found = find_in(project, field, module, settings, device, pixels_for(project, field, module))
+        found = find_in(project, field, module, settings, device, project.read_image(field.id))
     except InputError as error:
         text = str(error)
         return None, text if field.id in text else f"Field {field.id}: {text}"
     return found, "" if found.labels.any() else _no_cell(field)
-
-
-def _keep(project: Project, field: Field, labels: np.ndarray, how: Mapping[str, Any]) -> None:
-    """Write a field's labels: in chunks where the field is worked on in parts."""
-    if not project.is_big(field.id):
-        project.write_labels(field.id, labels, how)
-        return
-    with project.writing_labels(field.id, how) as writer:
-        for y in range(0, field.height_px, slides.CHUNK_PX):
-            writer.array[y : y + slides.CHUNK_PX] = labels[y : y + slides.CHUNK_PX]
-        writer.n_cells = _count(labels)
-
-
-def pixels_for(project: Project, field: Field, module: Any) -> np.ndarray:
-    """A field's pixels; of one larger than memory whose labels are brought only their shape, which is all that is looked at."""
-    if project.is_big(field.id) and "bring" in vars(module):
-        return np.broadcast_to(np.uint8(0), (len(project.channels), field.height_px, field.width_px))
-    return project.read_image(field.id)
 
 
 def _no_cell(field: Field) -> str:

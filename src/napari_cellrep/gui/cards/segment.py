@@ -29,7 +29,8 @@ from napari_cellrep.gui.cards._estimate import EstimateLine, PilotButton
 from napari_cellrep.gui.cards._parts import Card, More, button, combo, refill, text
 from napari_cellrep.segmenters.imported import pattern_of
 from napari_cellrep.specs import join_words
-from napari_cellrep.steps.segment import source_of, unusual_fields
+from napari_cellrep.steps.segment import unusual_fields
+from napari_cellrep.steps.segment_slides import source_of
 
 if TYPE_CHECKING:
     from napari_cellrep.gui._dock import CellRepDock
