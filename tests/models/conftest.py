@@ -60,3 +60,17 @@ def masked_cells() -> ArrayCells:
 def cells(masked_cells: ArrayCells) -> ArrayCells:
     """The same cells without the mask: (n, 2, 64, 64) uint8, protein then nucleus."""
     return ArrayCells(masked_cells.array[:, :2], masked_cells.groups)
+
+
+@pytest.fixture
+def few(cells) -> ArrayCells:
+    """40 cells of two wells."""
+    rows = np.r_[0:20, 60:80]
+    return ArrayCells(cells.array[rows], cells.groups[rows])
+
+
+@pytest.fixture
+def spread(cells) -> ArrayCells:
+    """96 cells of four wells, in six images each."""
+    n = len(cells)
+    return ArrayCells(cells.array, cells.groups, 10 * cells.groups + np.arange(n) % 6)

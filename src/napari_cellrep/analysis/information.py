@@ -51,7 +51,9 @@ def mutual_information(
         known = text != ""
         kinds, code = np.unique(text[known], return_inverse=True)
         if len(kinds) < 2:
-            raise InputError(f"{name} has {len(kinds)} value; information needs two or more.")
+            raise InputError(
+                f"The column {name} has {len(kinds)} value{'' if len(kinds) == 1 else 's'}; information needs two or more."
+            )
         if len(kinds) == known.sum():
             raise InputError(f"Every cell has its own {name}, so every feature would seem to know it all.")
         rows = np.asarray(x[known], np.float64)
