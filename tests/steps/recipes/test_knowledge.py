@@ -34,7 +34,7 @@ def test_what_lies_in_one_part_is_not_tested_and_said(simple_project: Project):
     with pytest.raises(InputError, match="Fewer than two values of well have cells in several fields"):
         run(simple_project, "knows", label="well", n_draws=20)
     cells = simple_project.cells
-    cells.obs["mark"] = np.where(cells.obs["well"] == "A01", "alone", cells.obs["control"].astype(str))
+    cells.obs["mark"] = np.where(cells.obs["well"] == "A05", "alone", cells.obs["control"].astype(str))
     simple_project.write_cells(cells)
     found = run(simple_project, "knows", label="mark", n_draws=20)
     assert "Not tested, because all its cells are in one field: alone." in found.summary
