@@ -393,10 +393,14 @@ class Project:
         """Field → `pixels_of` it when its cells were found and measured; fields of which that is not known are left out."""
         return stamps_in(self.cells) if self.has_cells else {}
 
-    def look_at_images(self, fields: Sequence[str] = ()) -> Images:
-        """Look whether the images of fields are still those their cells were measured from; default: all with cells."""
+    def look_at_images(self, fields: Sequence[str] | None = None, *, unknown: bool = False) -> Images:
+        """Look whether the images of fields are still those their cells were measured from; default: all with cells.
+
+        Fields of which that was not noted are looked at only where `unknown` says so: their files have to be read.
+        """
         measured = self.measured_from()
-        some = list(fields or (f for f in measured if f in self._by_id()))
+        asked = measured if fields is None else fields
+        some = [f for f in asked if f in self._by_id() and (unknown or f in measured)]
         now = dict(zip(some, self.pixels_of_many(some), strict=True))
         return Images(now, tuple(f for f in some if now[f] and now[f] != measured.get(f, now[f])))
 

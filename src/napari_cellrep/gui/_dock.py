@@ -48,7 +48,7 @@ STEP_WORDS = {
     "segment": "finding the cells", "crop": "the flags", "edit": "the edited cells", "embed": "the embedding",
     "embed fields": "the embedding of fields", "features": "the table of numbers", "analyze": "the analysis",
 }  # fmt: skip
-LOOKED_AT_ONCE = 64  # fields, before it is asked whether the window is closing
+LOOKED_AT_ONCE = 16  # fields, before it is asked whether the window is closing
 _HERE = "the session's project"  # default of `submit`: not None, which means no project
 
 

@@ -157,7 +157,7 @@ def embed(
 
     chosen = shard.of(fields or dict.fromkeys(obs["field"].astype(str)))
     yield Progress(0, len(obs), "Looking whether images were replaced")
-    images = project.look_at_images(chosen)
+    images = project.look_at_images(chosen, unknown=True)
     todo = _todo(project, obs, [run.ready.keys for run in runs], chosen, images)
     todo = [part for t in todo for part in _in_parts(project, t)]
     n_all, n_done, n_cells = sum(len(t.rows) for t in todo), 0, 0

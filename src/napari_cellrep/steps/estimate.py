@@ -112,8 +112,10 @@ def _segment(
     chosen = [project.field(f) for f in (fields or [f.id for f in project.fields])]
     todo = [
         f for f in chosen
-        if not segmenting.stands(
-            project, f, project.label_info(f.id), segmenting.how_made(project, f, segmenter, settings), overwrite
+        if overwrite  # what is in the files of images is asked only where there are labels that may stay
+        or not (info := project.label_info(f.id))
+        or not segmenting.stands(
+            project, f, info, segmenting.how_made(project, f, segmenter, settings), overwrite
         )
     ]  # fmt: skip
     todo = [f for f in todo if not f.problem] or todo
