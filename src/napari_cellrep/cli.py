@@ -919,7 +919,10 @@ def _print_preview(images: Sequence[str], project: str, options: dict[str, Any])
 
     found = run(preview_import(images, project=project, **options))
     series = f"{found['series']}: " if found["series"] else ""
-    print(f"{series}{found['n_fields']:,} fields from {found['n_files']:,} files. {found['why']}".strip())
+    n, files = found["n_fields"], found["n_files"]
+    print(
+        f"{series}{n:,} field{'s' * (n != 1)} from {files:,} file{'s' * (files != 1)}. {found['why']}".strip()
+    )
     print(f"Channels: {join_words(found['channels'], 12)}.")
     for row in found["rows"]:
         said = [row["size"], row["known"], f"⚠ {row['problem']}" if row["problem"] else ""]
@@ -951,7 +954,12 @@ def _new(args: argparse.Namespace) -> None:
     for note in project.history[-1].get("notes", []):
         print(f"  {note}")
     if all(c.role == "other" for c in project.channels):
-        print('  No channel has a role yet: give them, for example --channels "protein,nucleus".')
+        print(_NO_ROLES)
+
+
+_NO_ROLES = (
+    '  No channel has a role yet: give them in their order, for example --channels "GFP:protein,DNA:nucleus".'
+)
 
 
 def _crop_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -975,6 +983,8 @@ def _print_crops(images: Sequence[str], options: dict[str, Any]) -> None:
     )
     print(f"{found['n_cells']:,} crops, each a cell, of {found['sizes']}{looked}. {found['seen']}".strip())
     print(f"Channels: {join_words(found['channels'], 12)}.")
+    if all(c.endswith("(other)") for c in found["channels"]):
+        print(_NO_ROLES)
     for column, words in found["columns"]:
         print(f"  {column}: {words}")
     print(f"Contact sheets: {found['n_sheets']:,}")
@@ -1005,6 +1015,8 @@ def _new_of_crops(args: argparse.Namespace) -> None:
     )
     for note in line["notes"]:
         print(f"  {note}")
+    if all(c.role == "other" for c in project.channels):
+        print(_NO_ROLES)
     print(f"Now: cellrep embed {args.project}")
 
 

@@ -15,7 +15,7 @@ from napari_cellrep.data import vendors
 from napari_cellrep.data.images import Plane, inspect_image, read_planes, stamps_of
 from napari_cellrep.jobs import drain
 from napari_cellrep.specs import InputError
-from napari_cellrep.steps.import_fields import import_fields
+from napari_cellrep.steps.import_fields import import_fields, preview_import
 
 
 def library(name: str):
@@ -124,3 +124,22 @@ def test_a_real_czi(tmp_path):
     np.testing.assert_array_equal(project.read_image(field.id), image)
     assert field.um_per_px == pytest.approx(0.25)
     assert [c.name for c in project.channels] == ["DAPI", "GFP"]
+
+
+def test_scenes_that_are_time_series_are_series_with_frames(tmp_path, as_ome_tiff):
+    films = [pixels(3, 2, 24, 32), pixels(3, 2, 24, 32) + 1]
+    with tifffile.TiffWriter(tmp_path / "film.nd2", ome=True) as tif:
+        for film in films:
+            tif.write(
+                film,
+                photometric="minisblack",
+                metadata={"axes": "TCYX", "Channel": {"Name": ["DAPI", "GFP"]}},
+            )
+    project = drain(import_fields(tmp_path / "p", [tmp_path / "film.nd2"]))
+    assert [f.id for f in project.fields] == [f"film_scene-{s}_t{t:03d}" for s in (1, 2) for t in range(3)]
+    assert {f.metadata["series"] for f in project.fields} == {"film_scene-1", "film_scene-2"}
+    for i, field in enumerate(project.fields):
+        np.testing.assert_array_equal(project.read_image(field.id), films[i // 3][i % 3])
+        assert field.cell_id(4) == f"film_scene-{i // 3 + 1}:{i % 3}:4"
+    found = drain(preview_import([tmp_path / "film.nd2"]))
+    assert (found["series"], found["n_fields"]) == ("2 series of 3 frames", 6)

@@ -392,3 +392,27 @@ def test_a_preview_tells_rows_and_files_that_fit_nothing(tmp_path):
     assert found["unused"] == ["c3.tif"]
     assert found["columns"] == [("kind", "a (2), b (1)")]
     assert found["sizes"] == "12 × 12 px"
+
+
+def test_a_folder_with_a_zip_or_arrays_alone_and_what_is_said_where_crops_are_not_called_so(
+    shared, tmp_path, capsys
+):
+    """The shared sets as their folders lie there."""
+    data = shared / "data"
+    found = drain(preview_crops([data / "pci_human"]))
+    assert (found["n_cells"], found["sizes"], found["channels"][0]) == (
+        28,
+        "128 × 128 px",
+        "protein (protein)",
+    )
+    assert drain(preview_crops([data / "jurkat_cellcycle"]))["n_cells"] == 1710
+    for given in ("pci_human/crops.zip", "pci_human", "jurkat_cellcycle"):
+        assert main(["new", str(tmp_path / "p"), str(data / given)]) == BAD_INPUT
+        assert "say that these are ready-made crops (--crops" in capsys.readouterr().err
+    (tmp_path / "in").mkdir()
+    for i in range(3):
+        tifffile.imwrite(tmp_path / "in" / f"c{i}.tif", crops(1, 64, 64)[0])
+    assert main(["new", str(tmp_path / "p"), str(tmp_path / "in"), "--preview"]) == OK
+    assert "The images are of 64 px at most. If each is one cell" in capsys.readouterr().out
+    assert main(["new", str(tmp_path / "p"), str(tmp_path / "in"), "--crops", "--preview"]) == OK
+    assert "No channel has a role yet" in capsys.readouterr().out

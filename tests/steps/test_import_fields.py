@@ -760,3 +760,21 @@ def test_a_table_says_which_of_several_images_of_a_file_a_field_is(tmp_path):
     assert drain(relocate(project, tmp_path / "moved")).found == 3
     np.testing.assert_array_equal(project.read_image("P_A12_1"), wells[2][::-1])
     assert project.pixels_of("P_A01_1") == stamps["P_A01_1"]
+
+
+def test_label_images_beside_their_images_are_no_fields(tmp_path):
+    for name in ("a_img", "a_mask", "b", "b_labels", "b_cp_masks", "mask", "c_mask"):
+        write(tmp_path / "in" / f"{name}.png", pixels(160, 160))
+    project = made(tmp_path / "p", [tmp_path / "in"], channels=("nucleus",))
+    assert [f.id for f in project.fields] == [
+        "a_img",
+        "b",
+        "c_mask",
+        "mask",
+    ]  # what c_mask would be of is not there
+    assert "3 files (a_mask.png, b_cp_masks.png, b_labels.png) are label images of others" in " ".join(
+        project.history[-1]["notes"]
+    )
+    found = drain(preview_import([tmp_path / "in"]))
+    assert found["n_fields"] == 4
+    assert "label images of others; left out" in found["lacking"][0]

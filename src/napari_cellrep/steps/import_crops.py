@@ -538,6 +538,7 @@ def _find_cells(
     for path in images:
         if not path.exists():
             raise InputError(f"{path} is not there.")
+    images = [p for given in images for p in _packed_in(given)]
     arrays = [p for p in images if p.suffix.lower() in ARRAY_SUFFIXES]
     if arrays and len(arrays) < len(images):
         raise InputError("Import files of arrays and files of images one after the other.")
@@ -575,6 +576,16 @@ def _find_cells(
 
 def _names(files: Sequence[Path]) -> tuple[str, ...]:
     return tuple(f.name for f in files)
+
+
+def _packed_in(path: Path) -> list[Path]:
+    """The zips, or files of arrays, in a folder without images; else the path itself."""
+    if not path.is_dir() or any(suffix_of(p) in IMAGE_SUFFIXES for p in path.rglob("*")):
+        return [path]
+    for suffixes in ((".zip",), ARRAY_SUFFIXES):
+        if found := sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes):
+            return found
+    return [path]
 
 
 def _unpacked(path: Path, stack: ExitStack) -> Path:

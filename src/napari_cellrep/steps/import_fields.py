@@ -20,6 +20,7 @@ import numpy as np
 import tifffile
 
 from napari_cellrep.data import ome_zarr, slides, vendors
+from napari_cellrep.data.crop_files import ARRAY_SUFFIXES
 from napari_cellrep.data.fields import Field, safe_id, well_name, with_groups
 from napari_cellrep.data.files import replacing
 from napari_cellrep.data.harmony import Index, find_index, read_index
@@ -293,6 +294,13 @@ def preview_import(
         series = _series_words(told_of) + (
             " (of the files looked at)" if told_of and len(read.drafts) > LOOKED_AT else ""
         )
+    lacking += [problem for problem in read.problems if "label image" in problem]
+    largest = max((max(f.height_px, f.width_px) for f in told.fields), default=0)
+    if 0 < largest <= CROPS_PX and not present and read.regex is None:
+        lacking.append(
+            f"The images are of {largest} px at most. If each is one cell, say that these are ready-made crops (--crops; in the "
+            "window: Each image is one cell)."
+        )
     rows, series_told = [], set()
     for f in told.fields:
         if f.series in series_told:
@@ -525,6 +533,13 @@ def read_names(
     if layout is not None:
         regex = layout.regex
         kept = [p for p in kept if not layout.leaves_out(p)]
+    if regex is None and not crops and (labels := _label_images(kept)):
+        kept = [p for p in kept if p not in set(labels)]
+        verb = "is a label image" if len(labels) == 1 else "are label images"
+        problems.append(
+            f"By their names {counted([p.name for p in labels], 'file')} {verb} of others; left out (the segmenter imported "
+            "takes them)."
+        )
     drafts, unfit = _draft_fields({p: files[p] for p in kept}, regex)
     if layout is not None and layout.harmony:
         layout, said = _with_index(drafts, layout)
@@ -702,7 +717,9 @@ def _find_files(images: Sequence[Path | str], root: Path) -> tuple[dict[Path, Ma
         here: dict[Path, Mapping[str, str]] = {}
         if path.is_dir():
             here = _search(path)
-            if not here:
+            if not here and any(p.suffix.lower() in PACKED_CROPS for p in path.iterdir()):
+                problems.append(f"There are no images in {path}, but packed files. {_OR_CROPS}")
+            elif not here:
                 problems.append(f"There are no images ({READ}) in {path}.")
         elif not path.exists() and glob.has_magic(str(path)):
             for match in glob.glob(str(path), recursive=True):  # noqa: PTH207  (Path.glob takes no absolute pattern)
@@ -710,6 +727,8 @@ def _find_files(images: Sequence[Path | str], root: Path) -> tuple[dict[Path, Ma
                 here |= _search(at) if at.is_dir() else {at: {}} if suffix_of(at) in IMAGE_SUFFIXES else {}
             if not here:
                 problems.append(f"No image is called {given}.")
+        elif path.exists() and path.suffix.lower() in PACKED_CROPS:
+            problems.append(f"{path.name} is not an image. {_OR_CROPS}")
         elif path.exists() and suffix_of(path) not in IMAGE_SUFFIXES:
             problems.append(f"{path.name} is not an image we read; use {READ}.")
         elif not path.exists() and not path.suffix:
@@ -721,6 +740,23 @@ def _find_files(images: Sequence[Path | str], root: Path) -> tuple[dict[Path, Ma
                 inside = vendors.find_images(file) if file.suffix.lower() in vendors.READERS else [file]
                 found |= dict.fromkeys(inside, here[file])
     return found, problems
+
+
+PACKED_CROPS = (".zip", *ARRAY_SUFFIXES)
+_OR_CROPS = "If each picture in it is one cell, say that these are ready-made crops (--crops; in the window: Each image is one cell)."
+CROPS_PX = 128  # images of at most that side may be crops that nobody called so
+# What programs add to the name of an image for its label image.
+_OF_LABELS = re.compile(r"(.+?)[_-](?:cp_masks|masks?|labels?)", re.IGNORECASE)
+_OF_IMAGE = re.compile(r"[_-](?:img|image|raw)$", re.IGNORECASE)
+
+
+def _label_images(files: Collection[Path]) -> list[Path]:
+    """Files that by their names are label images of others beside them: ``a_mask.png`` beside ``a.png`` or ``a_img.png``."""
+    images = {(p.parent, _OF_IMAGE.sub("", stem(p)).casefold()) for p in files}
+    return [
+        p for p in files
+        if (match := _OF_LABELS.fullmatch(stem(p))) and (p.parent, match[1].casefold()) in images
+    ]  # fmt: skip
 
 
 def _search(folder: Path) -> dict[Path, Mapping[str, str]]:
