@@ -408,7 +408,7 @@ def test_a_folder_with_a_zip_or_arrays_alone_and_what_is_said_where_crops_are_no
     assert drain(preview_crops([data / "jurkat_cellcycle"]))["n_cells"] == 1710
     for given in ("pci_human/crops.zip", "pci_human", "jurkat_cellcycle"):
         assert main(["new", str(tmp_path / "p"), str(data / given)]) == BAD_INPUT
-        assert "say that these are ready-made crops (--crops" in capsys.readouterr().err
+        assert "these are ready-made crops: say so (--crops" in capsys.readouterr().err
     (tmp_path / "in").mkdir()
     for i in range(3):
         tifffile.imwrite(tmp_path / "in" / f"c{i}.tif", crops(1, 64, 64)[0])

@@ -298,7 +298,7 @@ def preview_import(
     largest = max((max(f.height_px, f.width_px) for f in told.fields), default=0)
     if 0 < largest <= CROPS_PX and not present and read.regex is None:
         lacking.append(
-            f"The images are of {largest} px at most. If each is one cell, say that these are ready-made crops (--crops; in the "
+            f"The images are of {largest} px at most. If each is one cell, these are ready-made crops: say so (--crops; in the "
             "window: Each image is one cell)."
         )
     rows, series_told = [], set()
@@ -743,7 +743,7 @@ def _find_files(images: Sequence[Path | str], root: Path) -> tuple[dict[Path, Ma
 
 
 PACKED_CROPS = (".zip", *ARRAY_SUFFIXES)
-_OR_CROPS = "If each picture in it is one cell, say that these are ready-made crops (--crops; in the window: Each image is one cell)."
+_OR_CROPS = "If each picture is one cell, these are ready-made crops: say so (--crops; in the window: Each image is one cell)."
 CROPS_PX = 128  # images of at most that side may be crops that nobody called so
 # What programs add to the name of an image for its label image.
 _OF_LABELS = re.compile(r"(.+?)[_-](?:cp_masks|masks?|labels?)", re.IGNORECASE)
