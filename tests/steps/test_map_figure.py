@@ -71,6 +71,11 @@ def test_from_the_command_line(project: Project, tmp_path, capsys):
     assert main(["export", str(project.root), str(out), "--map", "tsne", "--colour", "compound"]) == 0
     assert out.read_bytes().startswith(b"%PDF")
     assert main(["export", str(project.root), str(tmp_path / "points.svg"), "--map", "tsne"]) == 0
+    assert "<text" in (tmp_path / "points.svg").read_text()  # words, not the outlines of letters
+    assert main(["export", str(project.root), str(tmp_path / "points.pdf"), "--map", "tsne"]) == 0
+    pdf = (tmp_path / "points.pdf").read_bytes()
+    assert b"/Type3" not in pdf  # journals refuse these
+    assert b"/TrueType" in pdf or b"/CIDFontType2" in pdf
     assert main(["export", str(project.root), str(out), "--map", "umap"]) == 2
     assert "cellrep analyze PROJECT map --embedding simple" in capsys.readouterr().err
 
