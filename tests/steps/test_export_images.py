@@ -103,6 +103,15 @@ def test_spatialdata_is_an_extra(small: Project, tmp_path: Path, monkeypatch):
         drain(write_spatialdata(small, tmp_path / "s.zarr"))
 
 
+def test_spatialdata_that_cannot_be_loaded_is_a_sentence(small: Project, tmp_path: Path, monkeypatch):
+    """As without pkg_resources, which a part of it wants."""
+    (tmp_path / "spatialdata.py").write_text("import no_such_package_at_all\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "spatialdata", raising=False)
+    with pytest.raises(InputError, match=r"cannot be loaded .*environment of its own"):
+        drain(write_spatialdata(small, tmp_path / "s.zarr"))
+
+
 def test_spatialdata_links_labels_and_table(small: Project, tmp_path: Path):
     pytest.importorskip("spatialdata", reason="an extra with pins of its own")
     out = drain(write_spatialdata(small, tmp_path / "s.zarr", include_flagged=True))

@@ -274,9 +274,15 @@ def write_spatialdata(project: Project, out: Path | str, *, include_flagged: boo
             'This export needs the package spatialdata: pip install "napari-cellrep[spatialdata]", best into an '
             "environment of its own."
         )
-    import spatialdata as sd
-    from spatialdata.models import Image2DModel, Labels2DModel, TableModel
-    from spatialdata.transformations import Identity, Scale
+    again = (
+        'pip install "napari-cellrep[spatialdata]" into an environment of its own brings what fits together'
+    )
+    try:
+        import spatialdata as sd
+        from spatialdata.models import Image2DModel, Labels2DModel, TableModel
+        from spatialdata.transformations import Identity, Scale
+    except ImportError as error:
+        raise InputError(f"The package spatialdata cannot be loaded ({error}); {again}.") from error
 
     out = Path(os.path.normpath(Path(out).expanduser().absolute()))
     check_place(project, out, is_ours=(out / "zarr.json").is_file())
@@ -305,7 +311,12 @@ def write_spatialdata(project: Project, out: Path | str, *, include_flagged: boo
             )
             data[names[1]] = Labels2DModel.parse(labels, dims=("y", "x"), transformations=place)
             for name in names:
-                data.write_element(name)
+                try:
+                    data.write_element(name)
+                except TypeError as error:  # ome-zarr of another time than spatialdata
+                    raise InputError(
+                        f"The package spatialdata cannot write with the versions beside it ({error}); {again}."
+                    ) from error
                 del data[name]  # only one field is held in memory
             yield Progress(i + 1, len(fields) + 1, f"Wrote {field.id}")
         data.write_consolidated_metadata()
