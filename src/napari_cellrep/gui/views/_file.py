@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qtpy.QtCore import QMarginsF, QSizeF
-from qtpy.QtGui import QImage, QPageSize, QPainter, QPdfWriter
+from qtpy.QtGui import QGuiApplication, QImage, QPageSize, QPainter, QPdfWriter
 
 PRINT_SCALE = 4
 
@@ -29,13 +29,15 @@ def paint_file(path: str, width: int, height: int, paint: Callable[[QPainter], N
     """
     if path.lower().endswith(".pdf"):
         writer = QPdfWriter(path)
-        writer.setPageSize(QPageSize(QSizeF(width, height), QPageSize.Unit.Point))
+        # As many dots per inch as the screen has, so that words are as large beside the pictures as there.
+        dpi = round(QGuiApplication.primaryScreen().logicalDotsPerInch())
+        page = QSizeF(width, height) * (72 / dpi)
+        writer.setPageSize(QPageSize(page, QPageSize.Unit.Point))
         writer.setPageMargins(QMarginsF(0, 0, 0, 0))
-        writer.setResolution(72 * PRINT_SCALE)
+        writer.setResolution(dpi)
         painter = QPainter()
         if not painter.begin(writer):
             return False
-        painter.scale(PRINT_SCALE, PRINT_SCALE)
         paint(painter)
         painter.end()
         return True
