@@ -157,3 +157,23 @@ def test_sweep_leaves_what_may_be_in_the_making(tmp_path):
     sweep(tmp_path)
     assert leftovers(tmp_path) == []
     sweep(tmp_path / "none")
+
+
+def test_sweep_leaves_what_is_gone_on_with_for_a_month(tmp_path):
+    folder = folder_of(tmp_path / ".x.unfinished", "")
+    for days, stays in ((20, True), (40, False)):
+        os.utime(folder, (time.time() - 86_400 * days,) * 2)
+        sweep(tmp_path)
+        assert folder.exists() == stays
+
+
+def test_what_is_gone_on_with_stays_when_something_goes_wrong(tmp_path):
+    unfinished = tmp_path / ".x.unfinished"
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "x", unfinished) as tmp:  # noqa: PT012
+        folder_of(tmp, "half")
+        raise KeyboardInterrupt
+    assert (unfinished / "a").read_text() == "half"
+    with replacing(tmp_path / "x", unfinished):
+        (unfinished / "b").touch()
+    assert sorted(p.name for p in (tmp_path / "x").iterdir()) == ["a", "b"]
+    assert leftovers(tmp_path) == []

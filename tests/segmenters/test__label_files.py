@@ -14,7 +14,7 @@ import zarr
 from napari_cellrep.data.crops import find_cells
 from napari_cellrep.data.rois import outline, write_rois
 from napari_cellrep.segmenters import Source, imported, nuclei
-from napari_cellrep.segmenters._label_files import fill, read_cellpose, read_file
+from napari_cellrep.segmenters._label_files import fill, open_file, read_cellpose, read_file
 from napari_cellrep.specs import Channel, InputError
 
 DNA = [Channel("DNA", "nucleus")]
@@ -294,3 +294,33 @@ def test_a_pickle_of_an_extension_code_is_refused(tmp_path):
     path.write_bytes(head + b"\x80\x02" + pickle.BINPERSID if False else head + b"Psomething\n.")
     with pytest.raises(InputError, match="something outside it"):
         read_cellpose(path)
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"tile": (16, 16), "compression": "zlib"}, {"compression": "zlib", "rowsperstrip": 40}]
+)
+def test_the_frame_of_a_series_is_read_in_parts(tmp_path, how):
+    frames = np.random.default_rng(0).integers(0, 900, (3, 40, 50)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", frames, photometric="minisblack", **how)
+    for frame in range(3):
+        opened = open_file(tmp_path / "a.tif", (40, 50), series="a", frame=frame)
+        np.testing.assert_array_equal(opened.read((7, 10, 33, 50)), frames[frame, 7:33, 10:50])
+    with pytest.raises(InputError, match="frame 3"):
+        open_file(tmp_path / "a.tif", (40, 50), series="a", frame=3)
+
+
+def test_a_part_of_a_polygon_is_that_part_of_the_whole():
+    rng = np.random.default_rng(0)
+    ring = np.stack(
+        [40 + 37 * np.cos(np.linspace(0, 6.2, 60)), 30 + 28 * np.sin(np.linspace(0, 6.2, 60))], axis=1
+    )
+    rings = [ring + rng.normal(0, 2, ring.shape), ring[::-1] * 0.4 + 20]
+    whole, parts = np.zeros((64, 80), bool), np.zeros((64, 80), bool)
+    top, left, mask = fill(rings, whole.shape)
+    whole[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
+    for y in range(0, 64, 13):
+        for x in range(0, 80, 17):
+            top, left, mask = fill(rings, whole.shape, (y, x, min(y + 13, 64), min(x + 17, 80)))
+            parts[top : top + mask.shape[0], left : left + mask.shape[1]] |= mask
+    np.testing.assert_array_equal(parts, whole)
+    assert 500 < whole.sum() < 4_000

@@ -624,18 +624,19 @@ class Project:
         """
         field = self.field(field_id)
         old, path = self.labels_path(field_id), self.root / "labels" / f"{field_id}.ome.zarr"
-        with contextlib.ExitStack() as held:
-            if begun_as:
-                held.enter_context(self._alone_at(field_id))
-            tmp = held.enter_context(replacing(path, self._unfinished(field_id) if begun_as else None))
+        with (
+            self._alone_at(field_id),
+            replacing(path, self._unfinished(field_id) if begun_as else None) as tmp,
+        ):
             writer = slides.LabelWriter(tmp, (field.height_px, field.width_px), field.um_per_px, begun_as)
             yield writer
             writer.finish(how)
             for known in {old, path}:
                 self._last.keep(known)
+            if not begun_as:
+                self._drop_unfinished(field_id)
         if old != path:
             old.unlink(missing_ok=True)
-        self._drop_unfinished(field_id)
 
     def _unfinished(self, field_id: str) -> Path:
         return self.root / "labels" / f".{field_id}.ome.zarr.unfinished"

@@ -204,7 +204,7 @@ class _Pixels:
         elif path.name.lower().endswith(".npy"):
             self._array = _npy_labels(path)
         elif path.suffix.lower() in (".tif", ".tiff"):
-            self._array = self._of_tiff()
+            self._array = self._of_tiff(frame)
         else:
             with _reading(path):  # Pillow refuses the pixels of a slide
                 png = path.suffix.lower() == ".png"
@@ -240,15 +240,17 @@ class _Pixels:
             if not all((p == np.rint(p)).all() for p in parts):
                 self._times = 65_535
 
-    def _of_tiff(self) -> Any:
+    def _of_tiff(self, frame: int) -> Any:
         with _reading(self._path), tifffile.TiffFile(self._path) as tif:
             series = tif.series[0]
             self._of, self._kind_of_file = series.shape, np.dtype(series.dtype).kind
             if series.dataoffset is not None:  # not compressed: mapped into memory, not read
                 dtype = tif.byteorder + series.dtype.char
                 return np.memmap(self._path, dtype, "r", series.dataoffset, series.shape)
-            if len(series.keyframe.dataoffsets) < FEW_PIECES:
-                return series.asarray(out="memmap")  # unpacked once, to a temporary file
+            if len(series.keyframe.dataoffsets) < FEW_PIECES:  # unpacked once, to a temporary file
+                if 0 <= frame < len(series.pages) > 1:
+                    return series.pages[frame].asarray(out="memmap")
+                return series.asarray(out="memmap")
         return None
 
     @property
@@ -756,8 +758,8 @@ class _Drawing:
         labels = np.zeros((y1 - y0, x1 - x0), np.int64)
         if not self._own:
             return labels
-        meets = np.concatenate([self._boxes[:, :2] < (y1, x1), self._boxes[:, 2:] > (y0, x0)], axis=1)
-        here = np.asarray(meets.all(axis=1))
+        low, high = self._boxes[:, :2], self._boxes[:, 2:]
+        here = np.asarray(((low < (y1, x1)) & (high > (y0, x0))).all(axis=1))
         for i in self._order[here[self._order]].tolist():
             top, left, mask = self._masks.get(i) or fill(self._own[i].rings, self._shape, box)
             mask = mask[max(0, y0 - top) : max(0, y1 - top), max(0, x0 - left) : max(0, x1 - left)]

@@ -182,14 +182,17 @@ def _seen_before(labels: np.ndarray, there: np.ndarray) -> np.ndarray:
     both = (labels > 0) & (there > 0)
     if not both.any():
         return np.zeros(0, labels.dtype)
-    pairs, shared = np.unique(
-        np.stack([labels[both], there[both]]).astype(np.int64), axis=1, return_counts=True
+    low = int(
+        there[both].min()
+    )  # numbers go into the millions; those of neighbouring parts are near each other
+    others = there[both].astype(np.int64) - low
+    own_area = np.bincount(labels.ravel())
+    their_area = np.bincount(
+        there[(there >= low) & (there <= low + int(others.max()))].astype(np.int64) - low
     )
-    sizes = []
-    for one, image in zip(pairs, (labels, there), strict=True):
-        found, area = np.unique(image, return_counts=True)
-        sizes.append(area[np.searchsorted(found, one)])
-    return np.asarray(pairs[0][shared > COVERED * np.minimum(*sizes)])
+    pairs, shared = np.unique(np.stack([labels[both], others]), axis=1, return_counts=True)
+    smaller = np.minimum(own_area[pairs[0]], their_area[pairs[1]])
+    return np.asarray(pairs[0][shared > COVERED * smaller])
 
 
 # ---- labels that are brought along --------------------------------------------------------------------
