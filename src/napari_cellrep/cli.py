@@ -929,7 +929,12 @@ def _print_preview(images: Sequence[str], project: str, options: dict[str, Any])
         print("  " + " · ".join([row["field"], *(text for text in said if text)]))
     if len(found["rows"]) < found["n_units"]:
         print(f"  … and {found['n_units'] - len(found['rows']):,} more")
-    for sentence in [*found["lacking"], *found["table"], *map(mistake_words, found["mistakes"])]:
+    for sentence in [
+        *found["lacking"],
+        *found["hints"],
+        *found["table"],
+        *map(mistake_words, found["mistakes"]),
+    ]:
         print(f"⚠ {sentence}")
     if found["unfit"]:
         print(f"⚠ Not understood: {join_words(found['unfit'], 12)}.")

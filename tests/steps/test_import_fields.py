@@ -777,4 +777,4 @@ def test_label_images_beside_their_images_are_no_fields(tmp_path):
     )
     found = drain(preview_import([tmp_path / "in"]))
     assert found["n_fields"] == 4
-    assert "label images of others; left out" in found["lacking"][0]
+    assert "label images of others; left out" in found["hints"][0]

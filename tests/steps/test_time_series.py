@@ -127,7 +127,7 @@ def test_a_file_per_frame_is_a_series_as_one_file_is(tmp_path, film, capsys):
     assert [(row["field"], row["known"]) for row in found["rows"]] == [
         ("A05", "3 frames, 0 to 3"), ("B06", "3 frames, 0 to 2"),
     ]  # fmt: skip
-    assert found["lacking"] == ["Series A05 has no frame 2.", "Series B06 has no frame 3."]
+    assert found["hints"] == ["Series A05 has no frame 2.", "Series B06 has no frame 3."]
     assert main(["new", "x", str(folder), "--pattern", options["pattern"], "--preview"]) == 0
     assert "2 series of 3 frames: 6 fields from 12 files" in capsys.readouterr().out
     (tmp_path / "t.csv").write_text("field,drug\nA05,x\nB06_t001,y\n")

@@ -448,7 +448,9 @@ def _column_words(cells: Sequence[_Cell]) -> list[tuple[str, str]]:
         else:
             counts = values.map(str).value_counts()
             words = ", ".join(f"{v} ({n:,})" for v, n in counts.iloc[:VALUES_TOLD].items())
-            if len(counts) > VALUES_TOLD:
+            if len(counts) > VALUES_TOLD and counts.iloc[0] == 1:
+                words = f"another one for each cell, such as {counts.index[0]}"
+            elif len(counts) > VALUES_TOLD:
                 words += f" and {len(counts) - VALUES_TOLD:,} more"
         if len(values) < len(cells):
             words += f"; {len(cells) - len(values):,} cells have none"

@@ -223,12 +223,13 @@ def preview_import(
     ------
     Progress
         Once per file. The generator returns ``{"n_files", "n_fields", "series", "n_units", "unfit", "fit", "layout", "why",
-        "channels", "lacking", "table", "mistakes", "rows"}``: how many there are; the time series among the fields in words
-        ("12 series of 30 frames", "" without), and how many series and fields of none there are; the names of files that the
-        pattern or layout does not fit, and of the first that it fits with what it makes of each; the layout's name and why it
-        was taken; the channels in words; sentences about fields that lack a channel or have one twice, and series that lack
-        frames; the table's notes and its rows that do not fit (row, what it names, what is wrong); and for each of the first
-        fields (once for a series) its ``field``, ``well``, ``site``, ``size``, ``known`` (the other metadata) and ``problem``.
+        "channels", "lacking", "hints", "table", "mistakes", "rows"}``: how many there are; the time series among the fields
+        in words ("12 series of 30 frames", "" without), and how many series and fields of none there are; the names of files
+        that the pattern or layout does not fit, and of the first that it fits with what it makes of each; the layout's name
+        and why it was taken; the channels in words; sentences about fields that lack a channel or have one twice; others,
+        about series that lack frames and about what was left out; the table's notes and its rows that do not fit (row, what
+        it names, what is wrong); and for each of the first fields (once for a series) its ``field``, ``well``, ``site``,
+        ``size``, ``known`` (the other metadata) and ``problem``.
 
     Raises
     ------
@@ -275,6 +276,7 @@ def preview_import(
         except InputError as error:  # the images are understood without it
             about_table, used = [str(error)], dataclasses.replace(used, metadata="", on="")
     named = {(d.folder, d.metadata["series"]): d for d in reversed(read.drafts) if "frame" in d.metadata}
+    gaps: list[str] = []
     if named:  # a file per frame: the first frame of every series is looked at
         firsts = set(map(id, named.values()))
         shown = dataclasses.replace(
@@ -283,7 +285,7 @@ def preview_import(
         frames = _frames_of(bare)
         told = yield from _collect(root, shown.first(LOOKED_AT), used, present)
         told_of = {f.series: frames.get(f.series, []) for f in told.fields}
-        lacking += _missing_frames(frames)
+        gaps = _missing_frames(frames)
         series, n_fields = _series_words(frames), len(bare)
         n_units = len(frames) + sum(not f.series for f in bare)
     else:
@@ -294,10 +296,10 @@ def preview_import(
         series = _series_words(told_of) + (
             " (of the files looked at)" if told_of and len(read.drafts) > LOOKED_AT else ""
         )
-    lacking += [problem for problem in read.problems if "label image" in problem]
+    hints = gaps + [problem for problem in read.problems if "label image" in problem]
     largest = max((max(f.height_px, f.width_px) for f in told.fields), default=0)
     if 0 < largest <= CROPS_PX and not present and read.regex is None:
-        lacking.append(
+        hints.append(
             f"The images are of {largest} px at most. If each is one cell, these are ready-made crops: say so (--crops; in the "
             "window: Each image is one cell)."
         )
@@ -327,7 +329,7 @@ def preview_import(
             for d in read.drafts[:LOOKED_AT] for value, some in d.files.items() for p in some
         ] if read.regex is not None else [],
         "layout": read.layout.name if read.layout else "", "why": read.why,
-        "channels": [f"{c.name} ({c.role})" for c in told.channels], "lacking": lacking,
+        "channels": [f"{c.name} ({c.role})" for c in told.channels], "lacking": lacking, "hints": hints,
         "table": about_table, "mistakes": joined.mistakes if joined else [], "rows": rows,
     }  # fmt: skip
 

@@ -350,7 +350,7 @@ class FilesDialog(QDialog):
             words += f"<br>⚠ {lacking[0]}" + (
                 f" So do {len(lacking) - 1:,} more." if len(lacking) > 1 else ""
             )
-        words += "".join(f"<br>⚠ {sentence}" for sentence in found["table"])
+        words += "".join(f"<br>⚠ {sentence}" for sentence in (*found["hints"][:3], *found["table"]))
         self.known.setRowCount(0)
         self._show_misfits(left, found["fit"], found["mistakes"], "⚠ does not fit")
         self._say(words)
