@@ -211,7 +211,7 @@ def test_crops_are_opened_from_the_same_dialog(qtbot, dock, tmp_path):
     assert column(dialog, "cells") == ["9"]
     dialog.crops.setChecked(False)  # and as images of many cells
     looked(qtbot, dialog)
-    assert dialog.understood.text().startswith("⚠ cells.npz is not an image we read")
+    assert dialog.understood.text().startswith("⚠ cells.npz is not an image. If each picture is one cell")
     dialog.crops.setChecked(True)
     looked(qtbot, dialog)
     dialog.channels.setText("GFP:protein, DNA:nucleus")
