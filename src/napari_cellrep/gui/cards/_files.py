@@ -337,7 +337,9 @@ class FilesDialog(QDialog):
         rows, n = found["rows"], found["n_fields"]
         self._show_rows(rows, "Field")
         words = f"<b>{found['series']}</b>: " if found["series"] else ""
-        words += f"<b>{n:,} field{'s' * (n != 1)}</b> from {found['n_files']:,} files; channels {', '.join(found['channels'])}."
+        files = found["n_files"]
+        words += f"<b>{n:,} field{'s' * (n != 1)}</b> from {files:,} file{'s' * (files != 1)}"
+        words += f"; channels {', '.join(found['channels'])}."
         if len(rows) < found["n_units"]:
             words += f" The first {len(rows)}:"
         if found["why"]:
