@@ -105,12 +105,10 @@ def test(quick: bool) -> None:
     run(BIN / "ruff", "format", "--check", ".")
     run(BIN / "lint-imports")
     run(BIN / "mypy")
-    # The window's tests stay together in one process (tests/conftest.py), the others share the rest.
+    # Tests share the processes as they come; each process has a virtual screen of its own (pytest-xvfb).
     processes = min(4, max(2, os.cpu_count() or 1))
     which = "not slow" if quick else "slow or not slow"
-    run(
-        PYTHON, "-m", "pytest", "-q", "-m", which, "-n", processes, "--dist", "loadgroup", OMP_NUM_THREADS="1"
-    )
+    run(PYTHON, "-m", "pytest", "-q", "-m", which, "-n", processes, OMP_NUM_THREADS="1")
 
 
 def main() -> None:

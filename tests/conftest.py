@@ -22,14 +22,6 @@ pd.options.mode.copy_on_write = True
 SAMPLE = Path(__file__).parents[1] / "src" / "napari_cellrep" / "sample"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes, those of the window stay together: one screen, one window at a time."""
-    window = Path(__file__).parent / "gui"
-    for item in items:
-        if window in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("window"))
-
-
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real microscopy images and golden vectors beside the checkout."""
