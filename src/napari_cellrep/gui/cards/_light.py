@@ -97,7 +97,7 @@ class LightDialog(QDialog):
         self.form.addRow("Use", self.operation)
         for item in (self.words, self.sight, self.buttons):
             self.form.addRow(item)
-        self.setMinimumWidth(820)
+        self.setMinimumWidth(min(820, self.screen().availableGeometry().width()))
         self._asked: dict[str, Any] | None = None
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
