@@ -7,9 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from napari_cellrep.cli._parser import (
-    _parser,
-)
+from napari_cellrep.cli._parser import _parser
 from napari_cellrep.specs import InputError
 
 OK, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130

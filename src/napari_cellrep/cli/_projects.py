@@ -20,9 +20,7 @@ from napari_cellrep.cli._drive import (
     _print_problems,
     run,
 )
-from napari_cellrep.cli._models import (
-    _about_weights,
-)
+from napari_cellrep.cli._models import _about_weights
 from napari_cellrep.specs import InputError, join_words
 
 

@@ -16,7 +16,6 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QMenu,
-    QMessageBox,
     QProgressBar,
     QPushButton,
     QScrollArea,
@@ -33,7 +32,7 @@ from napari_cellrep.gui._pictures import Background
 from napari_cellrep.gui._runner import Handle, Runner, runner_of
 from napari_cellrep.gui._state import session_of
 from napari_cellrep.gui._tour import Tour
-from napari_cellrep.gui.cards._parts import Card, duration, text
+from napari_cellrep.gui.cards._parts import Card, ask, duration, text
 from napari_cellrep.gui.cards.cells import CellsCard
 from napari_cellrep.gui.cards.explore import ExploreCard
 from napari_cellrep.gui.cards.images import ImagesCard
@@ -405,17 +404,11 @@ class CellRepDock(QWidget):
         words = self._undoable()
         if not words:
             return
-        box = QMessageBox(self)
-        box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        box.setWindowTitle("Undo the last step")
-        box.setText(f"Take back {words}?")
-        box.setInformativeText(
-            "What it replaced comes back, and what it made is removed. This itself cannot be undone; the step can be run again."
-        )
-        yes = box.addButton("Take it back", QMessageBox.ButtonRole.AcceptRole)
-        box.addButton(QMessageBox.StandardButton.Cancel)
-        box.buttonClicked.connect(lambda pressed: self.undo(words) if pressed is yes else None)
-        box.open()
+        ask(
+            self, "Undo the last step", f"Take back {words}?",
+            "What it replaced comes back, and what it made is removed. This itself cannot be undone; the step can be run again.",
+            "Take it back", lambda: self.undo(words),
+        )  # fmt: skip
 
     def undo(self, words: str) -> None:
         """Take back what the last step wrote, which `words` say."""

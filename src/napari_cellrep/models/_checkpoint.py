@@ -10,9 +10,7 @@ import numpy as np
 import torch
 
 from napari_cellrep.models._base import EmbeddingModel
-from napari_cellrep.models._sampling import (
-    Cells,
-)
+from napari_cellrep.models._sampling import Cells
 from napari_cellrep.specs import InputError, digest
 
 CHECKPOINT = "checkpoint.pt"

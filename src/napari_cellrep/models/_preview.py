@@ -13,12 +13,8 @@ from torch import Tensor
 
 from napari_cellrep.jobs import is_out_of_memory
 from napari_cellrep.models._base import EmbeddingModel, can, replace_file
-from napari_cellrep.models._engine import (
-    computing,
-)
-from napari_cellrep.models._sampling import (
-    Sampler,
-)
+from napari_cellrep.models._engine import computing
+from napari_cellrep.models._sampling import Sampler
 from napari_cellrep.models._trainer import (
     Trainer,
     batch_statistics,

@@ -12,9 +12,7 @@ from typing import Any
 import torch
 
 from napari_cellrep.models._base import EmbeddingModel
-from napari_cellrep.models._checkpoint import (
-    steps_done,
-)
+from napari_cellrep.models._checkpoint import steps_done
 from napari_cellrep.models._engine import (
     _time,
     check_precision,

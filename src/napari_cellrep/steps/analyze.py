@@ -22,9 +22,7 @@ from napari_cellrep.data.sets import cells_digest, read_sets
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import InputError, digest, join_words
 from napari_cellrep.steps.networks import parts_of_training
-from napari_cellrep.steps.recipes.classes import (
-    chosen_sets,
-)
+from napari_cellrep.steps.recipes.classes import chosen_sets
 from napari_cellrep.steps.recipes.registry import (
     CHOSEN_ONCE,
     GROUPING,
@@ -48,9 +46,7 @@ from napari_cellrep.steps.results import (
     put_groups,
     ranking,
 )
-from napari_cellrep.steps.work import (
-    Work,
-)
+from napari_cellrep.steps.work import Work
 
 __all__ = [
     "QUESTIONS",

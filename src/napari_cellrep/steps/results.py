@@ -14,12 +14,8 @@ from scipy import sparse
 from napari_cellrep.data import Project
 from napari_cellrep.data.cells import provenance
 from napari_cellrep.specs import InputError
-from napari_cellrep.steps.recipes.profiles import (
-    similar_table,
-)
-from napari_cellrep.steps.recipes.registry import (
-    FIRST,
-)
+from napari_cellrep.steps.recipes.profiles import similar_table
+from napari_cellrep.steps.recipes.registry import FIRST
 from napari_cellrep.steps.work import (
     MOST_PAIRED,
     Found,

@@ -11,6 +11,7 @@ from qtpy.QtWidgets import (
     QComboBox,
     QHBoxLayout,
     QLabel,
+    QMessageBox,
     QPushButton,
     QSizePolicy,
     QToolButton,
@@ -79,6 +80,19 @@ def refill(box: QComboBox, items: Sequence[tuple[str, Any]], keep: Any = None) -
     values = [value for _, value in items]
     box.setCurrentIndex(values.index(keep) if keep in values else 0 if items else -1)
     box.blockSignals(False)
+
+
+def ask(parent: QWidget, title: str, question: str, more: str, answer: str, then: Callable[[], None]) -> None:
+    """Ask before something that cannot be taken back; only the button `answer` does `then`."""
+    box = QMessageBox(parent)
+    box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+    box.setWindowTitle(title)
+    box.setText(question)
+    box.setInformativeText(more)
+    yes = box.addButton(answer, QMessageBox.ButtonRole.AcceptRole)
+    box.addButton(QMessageBox.StandardButton.Cancel)
+    box.buttonClicked.connect(lambda pressed: then() if pressed is yes else None)
+    box.open()
 
 
 def while_open(slot: Callable[..., None]) -> Callable[..., None]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image
-from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -20,7 +19,6 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QLineEdit,
-    QMessageBox,
     QPushButton,
     QWidget,
 )
@@ -31,7 +29,7 @@ from napari_cellrep.gui._image import OURS
 from napari_cellrep.gui._sample import TAG, projects_folder
 from napari_cellrep.gui.cards._files import FilesDialog, TableDialog, free_place
 from napari_cellrep.gui.cards._light import LightDialog
-from napari_cellrep.gui.cards._parts import Card, button, combo, refill, text
+from napari_cellrep.gui.cards._parts import Card, ask, button, combo, refill, text
 from napari_cellrep.specs import ROLES, Channel, InputError
 from napari_cellrep.steps.import_crops import made_of_crops
 from napari_cellrep.steps.replay import fields_to_embed
@@ -372,17 +370,10 @@ class ImagesCard(Card):
         if holder is None:
             self.refresh()
             return
-        box = QMessageBox(self)
-        box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        box.setWindowTitle("Unlock the project")
-        box.setText(f"Does this run no more? {holder}")
-        box.setInformativeText(
-            "If it still writes, both would write at once, and what one of them writes is lost."
-        )
-        yes = box.addButton("Unlock", QMessageBox.ButtonRole.AcceptRole)
-        box.addButton(QMessageBox.StandardButton.Cancel)
-        box.buttonClicked.connect(lambda pressed: self.free() if pressed is yes else None)
-        box.open()
+        ask(
+            self, "Unlock the project", f"Does this run no more? {holder}",
+            "If it still writes, both would write at once, and what one of them writes is lost.", "Unlock", self.free,
+        )  # fmt: skip
 
     def free(self) -> None:
         """Free the project from the process of another computer."""
