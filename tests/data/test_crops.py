@@ -38,6 +38,32 @@ def slow_cells(labels: np.ndarray) -> list[tuple]:
     return out
 
 
+@pytest.mark.parametrize("dtype", ["bool", "uint8", ">u2", "uint16", "float16", ">f4", "float32", "float64"])
+@pytest.mark.parametrize("laid_out", ["as made", "columns first", "part of a larger one", "read only"])
+def test_windows_are_the_pixels_that_are_there(dtype, laid_out):
+    rng = np.random.default_rng(1)
+    whole = rng.integers(0, 250, (5, 61, 83)).astype(dtype)
+    image = {
+        "as made": whole,
+        "columns first": np.asfortranarray(whole),
+        "part of a larger one": whole[::2, 3:, 5:70],
+        "read only": whole,
+    }[laid_out]
+    image.flags.writeable = laid_out != "read only"
+    labels = random_labels(4, image.shape[1:])
+    cells = find_cells(labels)
+    side, half = 11, 5
+    crops = cut_crops(image, labels, cells, CropSpec(size_px=side, window_px=side))
+    assert (crops.dtype, len(crops)) == (image.dtype, len(cells))
+    padded = np.pad(image, ((0, 0), (half, half), (half, half)))
+    n_inside = 0
+    for crop, centre in zip(crops, cells.centroid.astype(int), strict=True):
+        y, x = centre
+        np.testing.assert_array_equal(crop, padded[:, y : y + side, x : x + side])
+        n_inside += (centre >= half).all() and (centre + half < image.shape[1:]).all()
+    assert 0 < n_inside < len(cells)
+
+
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "uint32", "int64"])
 def test_find_cells_is_the_slow_obvious_one(seed, dtype):
