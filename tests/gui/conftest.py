@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import gc
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             # A virtual screen on a busy machine now and then loses a press or a move of the pointer. A second
             # loss in a row is a defect; the summary names each test that needed its second try.
             item.add_marker(pytest.mark.flaky(reruns=1))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _swept() -> Iterator[None]:
+    """Keep garbage collection to what a file's own tests make.
+
+    napari collects three times after every window, and each time would walk all of torch's and its own modules: a
+    fifth of these tests' time.
+    """
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
