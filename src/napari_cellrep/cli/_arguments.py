@@ -1,9 +1,8 @@
-"""Arguments that several commands share: how they are added to a parser, and how they are read."""
+"""How commands are declared, and the arguments that several share: how they are added and how they are read."""
 
 from __future__ import annotations
 
 import argparse
-import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,42 @@ from napari_cellrep.jobs import Shard
 from napari_cellrep.specs import InputError, field_rules
 
 
-def _peek(argv: Sequence[str], command: str, option: str, default: str) -> str:
+class Commands:
+    """Where every command declares itself: its name, what it runs, its help; its options are added to what `add` returns.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        What the commands are added to.
+    argv : sequence of str
+        What was typed: which model or segmenter was named decides which settings there are.
+    """
+
+    def __init__(self, parser: argparse.ArgumentParser, argv: Sequence[str]):
+        self._commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+        self.argv = argv
+
+    def add(
+        self, name: str, action: Callable[[argparse.Namespace], None], text: str, **kwargs: Any
+    ) -> argparse.ArgumentParser:
+        """A command that runs `action`; `text` is its help."""
+        # No abbreviations: a shortened --segmenter would bring the settings of another segmenter.
+        sub = self._commands.add_parser(name, help=text, description=text, allow_abbrev=False, **kwargs)
+        sub.set_defaults(run=action)
+        sub.add_argument(
+            "--debug", action="store_true", help="on an error, show where in the program it happened"
+        )
+        return sub
+
+
+def is_run(argv: Sequence[str], command: str) -> bool:
+    """Whether `command` is what is being run."""
+    return next((word for word in argv if not word.startswith("-")), "") == command
+
+
+def peek(argv: Sequence[str], command: str, option: str, default: str) -> str:
     """The value of `option` where `command` is being run: its settings become options too. "" for other commands."""
-    if not _runs(argv, command):
+    if not is_run(argv, command):
         return ""
     for i, word in enumerate(argv):
         if word == option and i + 1 < len(argv):
@@ -25,12 +57,7 @@ def _peek(argv: Sequence[str], command: str, option: str, default: str) -> str:
     return default
 
 
-def _runs(argv: Sequence[str], command: str) -> bool:
-    """Whether `command` is what is being run."""
-    return next((word for word in argv if not word.startswith("-")), "") == command
-
-
-def _config_arguments(
+def config_arguments(
     parser: argparse.ArgumentParser, kind: str, name: str, cls: str, but: Sequence[str] = ()
 ) -> list[str]:
     """One option per field of a config dataclass; returns their names."""
@@ -55,82 +82,27 @@ def _config_arguments(
     return list(rules)
 
 
-def _shard(text: str) -> Shard:
+def config_values(args: argparse.Namespace, cls: str) -> dict[str, Any]:
+    start = f"{cls}."
+    return {k.removeprefix(start): v for k, v in vars(args).items() if k.startswith(start) and v is not None}
+
+
+def read_shard(text: str) -> Shard:
     try:
         return Shard.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None  # argparse would leave the sentence out
 
 
-def _config_values(args: argparse.Namespace, cls: str) -> dict[str, Any]:
-    start = f"{cls}."
-    return {k.removeprefix(start): v for k, v in vars(args).items() if k.startswith(start) and v is not None}
-
-
-def _layout_names(argv: Sequence[str]) -> str:
-    if not {"new", "add"} & set(argv[:1]):
-        return ""  # nobody reads it, and it takes a while to load
-    from napari_cellrep.data.layouts import LAYOUTS
-
-    return ", ".join(layout.name for layout in LAYOUTS) + "; "
-
-
-def _import_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
-    parser.add_argument(
-        "--pattern",
-        default="",
-        help='how file names are built when a field has several files, for example "{well}_{site}_{channel}.tif"',
-    )
-    parser.add_argument(
-        "--layout",
-        default="",
-        metavar="NAME",
-        help=f"how a microscope or screen names its files: {_layout_names(argv)}none: each file is a field (default: found "
-        "out from the names)",
-    )
-    parser.add_argument(
-        "--metadata",
-        default="",
-        type=str,
-        help="CSV, Excel or parquet with what is known of each well, file or field",
-    )
-    parser.add_argument(
-        "--on",
-        default="",
-        help="column of the table that says which field a row is of, or several: plate+well (default: found out)",
-    )
-    parser.add_argument(
-        "--preview", action="store_true", help="only say how the files would be understood, and make nothing"
-    )
-    parser.add_argument(
-        "--z",
-        default="",
-        help='z-stacks: max, mean, sharpest or a plane number; per channel: "DNA=max,GFP=3"',
-    )
-    parser.add_argument(
-        "--rgb",
-        default="",
-        choices=("", "grey", "split", "rgba"),
-        help="colour images: one grey channel, red, green and blue apart, or alpha, too",
-    )
-    parser.add_argument(
-        "--stack",
-        default="channel",
-        choices=("channel", "z", "time"),
-        help="what pages of a TIFF are that the file does not name",
-    )
-    parser.add_argument("--um-per-px", type=float, default=0.0, help="pixel size, where the files do not say")
-
-
-def _project_argument(parser: argparse.ArgumentParser) -> None:
+def project_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("project", type=Path, help="the project folder, NAME.cellrep")
 
 
-def _fields_argument(parser: argparse.ArgumentParser) -> None:
+def fields_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fields", default="", metavar="A,B", help="only these fields (default: all)")
 
 
-def _estimate_argument(parser: argparse.ArgumentParser) -> None:
+def estimate_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--estimate",
         action="store_true",
@@ -138,13 +110,7 @@ def _estimate_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _model_argument(parser: argparse.ArgumentParser, default: str, trainable: bool) -> None:
-    parser.add_argument(
-        "--model", default=default, choices=registry.names("models"), help=f"default: {default}"
-    )
-
-
-def _channels_argument(parser: argparse.ArgumentParser) -> None:
+def channels_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--channels",
         default="",
@@ -153,7 +119,7 @@ def _channels_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _crop_arguments(parser: argparse.ArgumentParser) -> None:
+def crop_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "the window cut about each cell (default: the model's own, or the project's)"
     )
@@ -175,13 +141,13 @@ def _crop_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _crop_values(args: argparse.Namespace) -> dict[str, Any]:
+def crop_values(args: argparse.Namespace) -> dict[str, Any]:
     return {
         k.removeprefix("crop."): v for k, v in vars(args).items() if k.startswith("crop.") and v is not None
     }
 
 
-def _device_arguments(parser: argparse.ArgumentParser) -> None:
+def device_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda or mps (default: the fastest there is)"
     )
@@ -193,18 +159,11 @@ def _device_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _words(text: str) -> tuple[str, ...]:
+def split_words(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _import_options(args: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "channels": _words(args.channels), "pattern": args.pattern, "layout": args.layout, "metadata": args.metadata,
-        "on": args.on, "z": args.z, "rgb": args.rgb, "stack": args.stack, "um_per_px": args.um_per_px,
-    }  # fmt: skip
-
-
-def _settings(texts: Sequence[str]) -> dict[str, Any]:
+def read_settings(texts: Sequence[str]) -> dict[str, Any]:
     """Read NAME=VALUE texts."""
     settings = {}
     for text in texts:
@@ -223,13 +182,3 @@ def _literal(text: str) -> Any:
         except ValueError:
             pass
     return {"true": True, "yes": True, "false": False, "no": False}.get(text.lower(), text)
-
-
-def _settings_of(function: Callable[..., Any]) -> dict[str, Any]:
-    return {
-        p.name: p.default
-        for p in inspect.signature(function).parameters.values()
-        if p.kind is p.KEYWORD_ONLY
-        and p.default is not p.empty
-        and p.name not in ("embedding", "include_flagged")
-    }

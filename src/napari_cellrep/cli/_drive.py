@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,13 +55,21 @@ class _Lines:
             print(f"{p.message or 'Working'}{count}", file=sys.stderr, flush=True)
 
 
-def _open(path: Path) -> Any:
-    from napari_cellrep.data import open_project
+def open_project(path: Path) -> Any:
+    """A project, loading what reads it only now: `--help` is quick."""
+    from napari_cellrep import data
 
-    return open_project(path)
+    return data.open_project(path)
 
 
-def _print_problems(problems: dict[str, str], what: str) -> None:
+def print_notes(notes: Iterable[str]) -> None:
+    """What a step has to say beside its result, a line each."""
+    for note in notes:
+        print(f"  {note}")
+
+
+def print_problems(problems: Mapping[str, str], what: str) -> None:
+    """Of how many fields something has to be said, and what; `what` ends the first line, as in "need a look"."""
     if problems:
         print(f"{len(problems):,} field{'s' * (len(problems) > 1)} {what}:")
         counts = Counter(problems.values())  # a sentence that many fields share is said once

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-from napari_cellrep.cli._drive import (
-    _open,
-    run,
-)
+from napari_cellrep.cli._arguments import Commands, project_argument
+from napari_cellrep.cli._drive import open_project, run
 from napari_cellrep.specs import InputError
 
 # Format of an export → endings that mean it.
@@ -18,12 +17,77 @@ EXPORTS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
+def declare_export(commands: Commands) -> None:
+    export = commands.add(
+        "export", _export, "Write results for other programs: tables, crops, a report, a project to share."
+    )
+    project_argument(export)
+    export.add_argument(
+        "out",
+        type=Path,
+        help="file or folder to write; its ending decides: .h5ad, .zarr, .csv, .parquet, .html (report), .txt (methods), "
+        ".png, .svg, .pdf (a map), .cellrep (the project without its images)",
+    )
+    export.add_argument(
+        "--format",
+        default="",
+        choices=("", *EXPORTS),
+        help="when the ending does not say it: crops (a folder of OME-TIFFs), crops-zarr (one sharded zarr), spatialdata "
+        "(images, labels and table; extra napari-cellrep[spatialdata]), ranking (CSV), groups (the group table with profiles "
+        "and likeness: .h5ad, .csv), likeness (correlation of each two groups: .csv, or a clustered heat map: .png, .svg, "
+        ".pdf), …",
+    )
+    export.add_argument(
+        "--embedding",
+        default="",
+        help="only these numbers (default: all); of crops: cut as its network saw the cells; of methods, report, likeness, "
+        "ranking and map: what they are about",
+    )
+    export.add_argument(
+        "--map",
+        default="umap",
+        metavar="MAP",
+        help=".png, .svg, .pdf: which map, umap, densmap, tsne or a key",
+    )
+    export.add_argument(
+        "--colour",
+        default="",
+        metavar="COLUMN",
+        help='of a map: the kernel density of this column\'s values over the points; "place has cytosol" parts cells by one of '
+        "several values",
+    )
+    export.add_argument(
+        "--values", default="", metavar="A,B", help="which of them; by default the most frequent"
+    )
+    export.add_argument("--keep-missing", action="store_true", help="keep cells without a vector (as NaN)")
+    export.add_argument(
+        "--include-flagged", action="store_true", help="crops, spatialdata: write flagged cells too"
+    )
+    export.add_argument("--set", default="", metavar="NAME", help="crops: only the cells of this set")
+    export.add_argument(
+        "--per",
+        default="group",
+        choices=("group", "cell"),
+        help="crops: one file per group (default) or per cell",
+    )
+    export.add_argument(
+        "--window-px",
+        type=int,
+        default=0,
+        metavar="N",
+        help="crops: side of the window (default: the project's)",
+    )
+    export.add_argument(
+        "--no-labels", action="store_true", help="project: leave the outlines of the cells out as well"
+    )
+
+
 def _export(args: argparse.Namespace) -> None:
     endings = {ending: kind for kind, known in EXPORTS.items() for ending in known}
     kind = args.format or endings.get(args.out.suffix.lower(), "")
     if not kind:
         raise InputError(f"{args.out.name} has no ending we know; use {', '.join(endings)}, or --format.")
-    project = _open(args.project)
+    project = open_project(args.project)
     if kind in ("report", "methods"):
         from napari_cellrep.steps import report
 

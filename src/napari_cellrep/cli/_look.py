@@ -1,4 +1,4 @@
-"""Commands that ask the network about cells: look and believe."""
+"""Commands that ask the network about cells: believe and look."""
 
 from __future__ import annotations
 
@@ -6,20 +6,41 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from napari_cellrep.cli._drive import (
-    _open,
-    run,
-)
+from napari_cellrep.cli._arguments import Commands, project_argument
+from napari_cellrep.cli._drive import open_project, run
 from napari_cellrep.specs import InputError, join_words
+
+
+def declare_believe(commands: Commands) -> None:
+    doubt = commands.add(
+        "believe", _believe,
+        "Would a reviewer believe that a cell is odd, or that a group's cells differ? Try what speaks for and against it.",
+    )  # fmt: skip
+    project_argument(doubt)
+    whom = doubt.add_mutually_exclusive_group(required=True)
+    whom.add_argument("--cell", metavar="ID", help="the cell, by its id in the cell table")
+    whom.add_argument("--group", metavar="NAME", help="the group whose cells differ, by its name")
+    doubt.add_argument(
+        "--by", default="group", metavar="COLUMN", help="the column that makes groups (--group)"
+    )
+    doubt.add_argument(
+        "--score",
+        action="store_true",
+        help="ask whether the group varies between A and B, not by all features",
+    )
+    doubt.add_argument("--embedding", default="", help="the one it is odd in (default: the only one)")
+    doubt.add_argument("--json", action="store_true", help="print the numbers for a program")
+    doubt.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
 
 
 def _believe(args: argparse.Namespace) -> None:
     from napari_cellrep.steps.believe import believe
     from napari_cellrep.steps.believe_group import believe_group
 
-    project, how = _open(args.project), {"embedding": args.embedding, "device": args.device}
+    project, how = open_project(args.project), {"embedding": args.embedding, "device": args.device}
     found: Any = (
         run(believe(project, cell_id=args.cell, **how))
         if args.cell
@@ -29,6 +50,101 @@ def _believe(args: argparse.Namespace) -> None:
         print(json.dumps(dataclasses.asdict(found), indent=1, ensure_ascii=False))
     else:
         print("\n".join(found.lines))
+
+
+def declare_look(commands: Commands) -> None:
+    looking = commands.add(
+        "look", _look,
+        "What does a network make of a cell? Where it looks, what it needs, how it redraws the cell: a figure or arrays.",
+    )  # fmt: skip
+    project_argument(looking)
+    looking.add_argument(
+        "--cell", nargs="+", metavar="ID", default=(), help="cells, by their ids in the cell table"
+    )
+    looking.add_argument(
+        "--what", required=True,
+        choices=(
+            "attention", "heads", "occlusion", "classes", "reconstruction", "tokens", "structure", "apart", "inpainting",
+            "patterns", "axis",
+        ),
+        help="attention: where it looks (DINO); heads: which channel each head looks at, as a table and a figure; "
+        "occlusion: how far its numbers move when a part is hidden (any network); "
+        "classes: how probable each class is, and what speaks for one (DeepLoc); "
+        "reconstruction: how it redraws the cell (Microsnoop, autoencoder); tokens: its patches as colours, the same in all "
+        "cells (DINO); structure: what is like the patch at a place (DINO); "
+        "apart: which patches tell two sets apart (DINO); inpainting: every source's pattern predicted in "
+        "every target (Paired Cell Inpainting); patterns: those of many sources in one target, their mean and where they "
+        "disagree (Paired Cell Inpainting); axis: a group's cells along what they differ in most, and what changes",
+    )  # fmt: skip
+    looking.add_argument(
+        "--out",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help=".png, .svg or .pdf: a figure; .npz: arrays; .csv: heads",
+    )
+    looking.add_argument(
+        "--embedding", default="", help="whose network (default: that of the only embedding)"
+    )
+    looking.add_argument(
+        "--ratio",
+        type=float,
+        metavar="X",
+        help="reconstruction: the fraction of patches to hide, of all in the network's window (default: as in its training)",
+    )
+    looking.add_argument(
+        "--mask-seed",
+        type=int,
+        metavar="N",
+        help="reconstruction: another number hides other patches (default: 0)",
+    )
+    looking.add_argument(
+        "--of", metavar="CLASS", help="classes: whose evidence (default: the most probable one's)"
+    )
+    looking.add_argument(
+        "--first", type=int, metavar="N", help="tokens: 2 for components 2 to 4 instead of 1 to 3"
+    )
+    looking.add_argument(
+        "--stride",
+        type=int,
+        metavar="PX",
+        help="tokens, structure: from patch to patch (default: patches do not overlap)",
+    )
+    looking.add_argument(
+        "--at",
+        type=float,
+        nargs=2,
+        metavar=("Y", "X"),
+        help="structure: a pixel of the field, in the crop of the first cell",
+    )
+    looking.add_argument(
+        "--sample",
+        type=int,
+        metavar="N",
+        help="heads: this many cells drawn at random instead of --cell (default: 50); patterns: this many of the sources",
+    )
+    looking.add_argument(
+        "--sources", nargs="+", metavar="ID", help="inpainting, patterns: cells whose patterns are predicted"
+    )
+    looking.add_argument(
+        "--targets",
+        nargs="+",
+        metavar="ID",
+        help="inpainting, patterns (one): cells in which they are, of any field",
+    )
+    looking.add_argument(
+        "--sets", nargs=2, metavar=("A", "B"), help="apart: two sets saved in the window, by their names"
+    )
+    looking.add_argument(
+        "--group",
+        metavar="NAME",
+        help="axis: the group, by its name; patterns: its good cells are the sources",
+    )
+    looking.add_argument(
+        "--by", metavar="COLUMN", help="axis, patterns: the column that makes groups (default: group)"
+    )
+    looking.add_argument("--json", action="store_true", help="print the numbers for a program")
+    looking.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
 
 
 def _look(args: argparse.Namespace) -> None:
@@ -52,7 +168,7 @@ def _look(args: argparse.Namespace) -> None:
         return
     if not args.cell:
         raise InputError("Say which cells with --cell ID …; only --what heads can draw them.")
-    project, out = _open(args.project), check_out(args.out)
+    project, out = open_project(args.project), check_out(args.out)
     given = {k: getattr(args, k) for k in ("ratio", "of", "first", "stride")} | {"seed": args.mask_seed}
     how = {k: v for k, v in given.items() if v is not None}
     if args.what == "structure":
@@ -90,7 +206,11 @@ def _look_heads(args: argparse.Namespace) -> None:
     out = check_out(args.out, (*FIGURES, ".csv"))
     sample = SAMPLE if args.sample is None else args.sample
     found = heads(
-        _open(args.project), cells=args.cell, sample=sample, embedding=args.embedding, device=args.device
+        open_project(args.project),
+        cells=args.cell,
+        sample=sample,
+        embedding=args.embedding,
+        device=args.device,
     )
     written = save_heads(found, out)
     if args.json:
@@ -114,7 +234,7 @@ def _look_inpainting(args: argparse.Namespace) -> None:
     if not args.sources or not args.targets or args.cell:
         raise InputError("Say whose patterns with --sources ID … and in which cells with --targets ID ….")
     found = inpaint_grid(
-        _open(args.project), sources=args.sources, targets=args.targets, model=args.embedding or MODEL,
+        open_project(args.project), sources=args.sources, targets=args.targets, model=args.embedding or MODEL,
         out=str(args.out),
     )  # fmt: skip
     if args.json:
@@ -135,7 +255,7 @@ def _look_patterns(args: argparse.Namespace) -> None:
         raise InputError(
             "Say whose patterns with --sources ID … or --group NAME, and in which cell with --targets ID."
         )
-    project, out = _open(args.project), check_out(args.out)
+    project, out = open_project(args.project), check_out(args.out)
     sources = list(args.sources or ())
     if args.group:
         obs, by = project.cells.obs, args.by or "group"
@@ -163,7 +283,7 @@ def _look_axis(args: argparse.Namespace) -> None:
     if not args.group or args.cell:
         raise InputError("Say which group with --group NAME (and --by COLUMN).")
     found = axis(
-        _open(args.project), name=args.group, by=args.by or "group", embedding=args.embedding, out=str(args.out),
+        open_project(args.project), name=args.group, by=args.by or "group", embedding=args.embedding, out=str(args.out),
         device=args.device,
     )  # fmt: skip
     if args.json:

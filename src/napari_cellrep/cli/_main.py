@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from napari_cellrep.cli._parser import _parser
+from napari_cellrep.cli._parser import make_parser
 from napari_cellrep.specs import InputError
 
 OK, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     try:
-        args = _parser(argv).parse_args(argv)
+        args = make_parser(argv).parse_args(argv)
         args.run(args)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read has enough, as `head` does

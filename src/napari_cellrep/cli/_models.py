@@ -1,16 +1,45 @@
-"""Commands for models: list, fetch, recommend."""
+"""Commands for models: models (list), fetch, recommend."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from napari_cellrep import registry
-from napari_cellrep.cli._drive import (
-    _open,
-    run,
-)
+from napari_cellrep.cli._arguments import Commands, project_argument
+from napari_cellrep.cli._drive import open_project, run
 from napari_cellrep.specs import InputError, ModelSpec, Weights
+
+
+def declare_models(commands: Commands) -> None:
+    models = commands.add(
+        "models", _models, "List the models and published weights, what each wants and its licence."
+    )
+    actions = models.add_subparsers(title="more", metavar="ACTION")
+    fetch = actions.add_parser(
+        "fetch", help="download published weights", allow_abbrev=False,
+        description="Download published weights from their authors' host, after showing their licence. They are kept "
+        "in $CELLREP_WEIGHTS (default: in torch's cache) and then used by name: cellrep embed PROJECT --weights NAME.",
+    )  # fmt: skip
+    fetch.add_argument("name", help="as `cellrep models` lists it, for example pci-yeast")
+    fetch.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="FOLDER",
+        help="take the files from a folder, without a network",
+    )
+    fetch.add_argument("--yes", action="store_true", help="accept the licence without being asked")
+    fetch.set_defaults(run=_fetch)
+    recommend = actions.add_parser(
+        "recommend", help="say which model suits a project", allow_abbrev=False,
+        description="Say in words which model suits a project's channels, groups and number of cells.",
+    )  # fmt: skip
+    project_argument(recommend)
+    recommend.set_defaults(run=_recommend)
+    for action in (fetch, recommend):
+        action.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
 
 
 def _models(args: argparse.Namespace) -> None:
@@ -24,11 +53,11 @@ def _models(args: argparse.Namespace) -> None:
             if text:
                 print(f"  {label}: {text}")
         for weights in spec.weights:
-            print("  " + _about_weights(spec, weights).replace("\n", "\n  "))
+            print("  " + about_weights(spec, weights).replace("\n", "\n  "))
     print(f"\nWeights are fetched with: cellrep models fetch NAME. They are kept in {weights_folder()}.")
 
 
-def _about_weights(spec: ModelSpec, weights: Weights) -> str:
+def about_weights(spec: ModelSpec, weights: Weights) -> str:
     """Lines on a published checkpoint."""
     from napari_cellrep.models._published import find_fetched
 
@@ -74,5 +103,5 @@ def _ask(name: str) -> None:
 def _recommend(args: argparse.Namespace) -> None:
     from napari_cellrep.steps.recommend import facts_of, recommend
 
-    for sentence in recommend(facts_of(_open(args.project))):
+    for sentence in recommend(facts_of(open_project(args.project))):
         print(f"- {sentence}")
