@@ -8,47 +8,32 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import tifffile
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
+from _corners import corners
 from napari_cellrep.analysis.localisation import nucleus_ring_ratio
 from napari_cellrep.data import Project, open_project
 from napari_cellrep.data.cells import QualityRules, measure_field, set_flags
 from napari_cellrep.jobs import drain
-from napari_cellrep.steps.crop import crop
 from napari_cellrep.steps.import_fields import import_fields
 from napari_cellrep.steps.sample import CHANNELS, SAMPLE
-from napari_cellrep.steps.segment import segment
 
 WELLS = ("A01", "A06", "A12", "E12")
 
 
 @pytest.fixture(scope="session")
-def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a 256 px corner of four wells of the bundled sample, and a project of them beside it."""
     base = tmp_path_factory.mktemp("made")
-    (base / "images").mkdir()
-    for well in WELLS:
-        image = tifffile.imread(SAMPLE / "wells" / f"{well}.ome.tif")[:, :256, :256]
-        tifffile.imwrite(
-            base / "images" / f"{well}.tif", np.ascontiguousarray(image), metadata={"axes": "CYX"}, ome=True
-        )
-    project = drain(
-        import_fields(
-            base / "small.cellrep", [base / "images"], channels=CHANNELS, pattern=r"(?P<well>[A-H]\d\d)\.tif",
-            metadata=SAMPLE / "plate.csv", group_by=("well",),
-        )
-    )  # fmt: skip
-    drain(segment(project))
-    drain(crop(project))
+    corners(base / "small.cellrep", WELLS, 256)
     return base
 
 
 @pytest.fixture
-def small(_made: Path, tmp_path: Path) -> Project:
+def small(_small: Path, tmp_path: Path) -> Project:
     """Four real fields, segmented, with a cell table; images and project are yours to change."""
-    shutil.copytree(_made, tmp_path / "lab")
+    shutil.copytree(_small, tmp_path / "lab")
     project = open_project(tmp_path / "lab" / "small.cellrep")
     assert not any(Path(p.path).is_absolute() for f in project.fields for p in f.planes)
     return project

@@ -6,7 +6,6 @@ import contextlib
 import gzip
 import io
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,10 +47,11 @@ def file_of(path: Path) -> Path:
 
 def _scene(path: Path) -> tuple[Path, int]:
     """The file, and which of its images is meant, from 0; -1 for the one there is."""
-    match = re.fullmatch(r"scene-(\d+)", path.name)
-    if match and (suffix_of(path.parent) in TIFF_SUFFIXES or path.parent.suffix.lower() in vendors.READERS):
-        return path.parent, int(match[1]) - 1
-    return path, -1
+    file, scene = vendors.split_scene(path)
+    several = (
+        suffix_of(file) in TIFF_SUFFIXES or file.suffix.lower() in vendors.READERS
+    )  # can hold more than one
+    return (file, scene) if several else (path, -1)
 
 
 @dataclass(frozen=True)

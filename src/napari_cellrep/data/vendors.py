@@ -51,11 +51,15 @@ class VendorImage:
 
 def file_of(path: Path) -> Path | None:
     """The file that a path (of a file, or of an image in it) is in; None if it is of another kind."""
-    if path.suffix.lower() in READERS and not path.is_dir():
-        return path
-    if re.fullmatch(r"scene-\d+", path.name) and path.parent.suffix.lower() in READERS:
-        return path.parent
-    return None
+    file, scene = split_scene(path)
+    known = file.suffix.lower() in READERS and (scene >= 0 or not path.is_dir())
+    return file if known else None
+
+
+def split_scene(path: Path) -> tuple[Path, int]:
+    """The file, and which of its images is meant, from 0, of ``plate.nd2/scene-2``; -1 of a path that names no image."""
+    match = re.fullmatch(r"scene-(\d+)", path.name)
+    return (path.parent, int(match[1]) - 1) if match else (path, -1)
 
 
 def find_images(file: Path) -> list[Path]:
@@ -126,8 +130,9 @@ def _opened(path: Path) -> Any:
         raise InputError(
             f'{file.name} is a {kind} file: pip install "{extra}" to read it, or save it as OME-TIFF.'
         ) from None
+    _, scene = split_scene(path)
     with _reading(file):
         image = bioio.BioImage(file, reader=reader)
-        if path != file:
-            image.set_scene(int(path.name.removeprefix("scene-")) - 1)
+        if scene >= 0:
+            image.set_scene(scene)
     return image

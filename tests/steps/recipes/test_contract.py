@@ -12,21 +12,17 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-import tifffile
 import torch
 
+from _corners import corners
 from napari_cellrep.data import Project, open_project
 from napari_cellrep.data.sets import write_sets
 from napari_cellrep.jobs import drain
 from napari_cellrep.models import create_model, save_model
 from napari_cellrep.specs import InputError
 from napari_cellrep.steps.analyze import RECIPES, AnalyzeResult, analyze, describe_recipes
-from napari_cellrep.steps.crop import crop
 from napari_cellrep.steps.embed import embed
-from napari_cellrep.steps.import_fields import import_fields
 from napari_cellrep.steps.recipes.registry import CHOSEN_ONCE, OF_OTHER_THINGS
-from napari_cellrep.steps.sample import CHANNELS, SAMPLE
-from napari_cellrep.steps.segment import segment
 
 WELLS = ("A01", "A05", "A06", "A09", "A12", "E01", "E06", "E12")
 EMBEDDINGS = {"classes": "deep", "inpainting": "tiny"}  # of the others: measurements
@@ -66,23 +62,10 @@ COUNTS = ("by", "within", "per", "label", "apart", "held_out", "batch")
 
 
 @pytest.fixture(scope="module")
-def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Corners of eight real wells, segmented, with measurements and the vectors of two untrained networks."""
     base = tmp_path_factory.mktemp("contract")
-    (base / "images").mkdir()
-    for well in WELLS:
-        image = tifffile.imread(SAMPLE / "wells" / f"{well}.ome.tif")[:, :224, :224]
-        tifffile.imwrite(
-            base / "images" / f"{well}.tif", np.ascontiguousarray(image), metadata={"axes": "CYX"}, ome=True
-        )
-    project = drain(
-        import_fields(
-            base / "p.cellrep", [base / "images"], channels=CHANNELS, pattern=r"(?P<well>[A-H]\d\d)\.tif",
-            metadata=SAMPLE / "plate.csv", group_by=("well",),
-        )
-    )  # fmt: skip
-    drain(segment(project))
-    drain(crop(project))
+    project = corners(base / "p.cellrep", WELLS, 224)
     with torch.random.fork_rng():
         torch.manual_seed(1)
         deep = create_model("deeploc", width=0.0625, d1=8, d2=8, n_classes=4)
@@ -117,8 +100,8 @@ def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def project(_made: Path, tmp_path: Path) -> Project:
-    shutil.copytree(_made, tmp_path / "lab")
+def project(_asked: Path, tmp_path: Path) -> Project:
+    shutil.copytree(_asked, tmp_path / "lab")
     return open_project(tmp_path / "lab" / "p.cellrep")
 
 
