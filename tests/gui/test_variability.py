@@ -14,16 +14,9 @@ from napari_cellrep.data.references import members, reference_of
 from napari_cellrep.gui._image import canvas_of
 from napari_cellrep.gui._runner import runner_of
 from napari_cellrep.gui._state import session_of
+from napari_cellrep.gui.views._group_scatter import said_of, ticks
 from napari_cellrep.gui.views._spread import Asked, look_at, measure
-from napari_cellrep.gui.views.variability import (
-    ALL_FEATURES,
-    NO_INTENSITY,
-    SCORE,
-    WITHOUT,
-    VariabilityView,
-    _said_of,
-    _ticks,
-)
+from napari_cellrep.gui.views.variability import ALL_FEATURES, NO_INTENSITY, SCORE, WITHOUT, VariabilityView
 from napari_cellrep.specs import p_words
 
 LEFT, SHIFT, ALT = (
@@ -98,8 +91,8 @@ def test_groups_are_compared_with_references_of_their_own_kind():
 
 
 def test_ticks_are_round():
-    assert _ticks(0.5, 2.1) == [0.5, 1.0, 1.5, 2.0]
-    assert _ticks(0.91, 1.13) == [0.95, 1.0, 1.05, 1.1]
+    assert ticks(0.5, 2.1) == [0.5, 1.0, 1.5, 2.0]
+    assert ticks(0.91, 1.13) == [0.95, 1.0, 1.05, 1.1]
 
 
 # ---- the view -------------------------------------------------------------------------------------
@@ -209,7 +202,7 @@ def test_the_list_selects_too_and_sorts(view, qtbot):
     for line, p in enumerate(shown("p (FDR)")):
         told = view.model.data(view.model.index(line, section))
         assert told == ("< 0.001" if p < 0.001 else f"{p:.2g}")
-    said = _said_of(view.found, 0)
+    said = said_of(view.found, 0)
     assert f", {p_words(float(view.found.spatial.p_fdr[0]))} (FDR)" in said.splitlines()[1]
     assert len(said.splitlines()) == 3
     header = view.list.horizontalHeader()
