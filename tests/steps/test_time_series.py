@@ -14,8 +14,9 @@ from napari_cellrep.jobs import drain
 from napari_cellrep.specs import InputError
 from napari_cellrep.steps.crop import crop
 from napari_cellrep.steps.embed import embed
-from napari_cellrep.steps.import_fields import _missing_frames, import_fields, preview_import
+from napari_cellrep.steps.import_fields import import_fields, preview_import
 from napari_cellrep.steps.segment import segment
+from napari_cellrep.steps.time_series import missing_frames
 
 SAMPLE = Path(__file__).parents[2] / "src" / "napari_cellrep" / "sample" / "wells"
 
@@ -219,7 +220,7 @@ def test_series_within_files_that_are_frames_by_their_names_are_a_sentence(tmp_p
 
 
 def test_gaps_are_told_where_steps_are_even():
-    assert _missing_frames({"a": [*range(10), *range(11, 20)]}) == ["Series a has no frame 10."]
-    assert _missing_frames({"a": [0, 6, 12, 24]}) == []
-    assert _missing_frames({"a": [0, 10, 20], "b": [0, 20]}) == ["Series b has no frame 10."]
-    assert _missing_frames({}) == []
+    assert missing_frames({"a": [*range(10), *range(11, 20)]}) == ["Series a has no frame 10."]
+    assert missing_frames({"a": [0, 6, 12, 24]}) == []
+    assert missing_frames({"a": [0, 10, 20], "b": [0, 20]}) == ["Series b has no frame 10."]
+    assert missing_frames({}) == []

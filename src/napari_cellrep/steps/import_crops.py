@@ -35,7 +35,8 @@ from napari_cellrep.data.tables import KEYS, TABLES, column_name, read_metadata
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import Channel, InputError, counted
 from napari_cellrep.steps.crop import crop
-from napari_cellrep.steps.import_fields import ImportOptions, channels_by_file, read_names
+from napari_cellrep.steps.plan_fields import channels_by_file
+from napari_cellrep.steps.read_names import ImportOptions, read_names
 
 MOST_PER_SHEET = 400
 LEAST_PITCH_PX = 64  # the usual window of a network: it shall not reach over a neighbour

@@ -1,0 +1,63 @@
+"""Time series among fields: which names number frames, what frames are called, and which are missing."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+
+from napari_cellrep.data.fields import Field
+from napari_cellrep.specs import join_words
+
+EVEN_SHARE = 0.8  # of the steps from frame to frame; 0, 6, 12 and 24 h are chosen, not gaps
+FRAMES_TOLD = 8  # of those a series lacks
+
+
+def frames_of(fields: Sequence[Field]) -> dict[str, list[int]]:
+    """Series → the frames of it that there are."""
+    found: dict[str, list[int]] = {}
+    for f in fields:
+        if f.series:
+            found.setdefault(f.series, []).append(int(f.metadata["frame"]))
+    return found
+
+
+def are_frames(times: Collection[str]) -> bool:
+    """Whether the times in names number frames: several, of one form, such as T0001 and T0002, or 0h and 24h."""
+    forms = {re.sub(r"\d+", "0", time, count=1) for time in times}
+    return len(times) > 1 and len(forms) == 1 and forms.pop().count("0") == 1
+
+
+def number_in(time: str) -> int:
+    """The number of a time as `are_frames` takes it."""
+    return int(re.sub(r"\D", "", time))
+
+
+def frame_id(series: str, frame: int, last: int) -> str:
+    """The name of one time point of a series."""
+    return f"{series}_t{frame:0{max(3, len(str(last)))}d}"
+
+
+def series_words(frames: Mapping[str, Collection[int]]) -> str:
+    """Series → their frames, in words: "12 series of 30 frames"."""
+    if not frames:
+        return ""
+    counts = sorted({len(some) for some in frames.values()})
+    many = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+    return f"{len(frames):,} series of {many} frame{'s' * (counts[-1] != 1)}"
+
+
+def missing_frames(frames: Mapping[str, Collection[int]]) -> list[str]:
+    """Sentences about series that lack a frame: one that another series has, or a gap in steps that are else even."""
+    there = {t for some in frames.values() for t in some}
+    steps = Counter(b - a for some in frames.values() for a, b in itertools.pairwise(sorted(set(some))))
+    step, n = max(steps.items(), key=lambda item: item[1], default=(1, 0))
+    between = set(range(min(there, default=0), max(there, default=-1) + 1, step))
+    wanted = there | between if n >= EVEN_SHARE * steps.total() and there <= between else there
+    lacking = {name: sorted(wanted - set(some)) for name, some in frames.items()}
+    return [
+        f"Series {name} has no frame {join_words(map(str, some), FRAMES_TOLD)}."
+        for name, some in lacking.items()
+        if some
+    ]
