@@ -17,7 +17,7 @@ from napari_cellrep.gui._job_log import JobLog
 from napari_cellrep.gui.cards._parts import duration
 from napari_cellrep.gui.cards.cells import flag_counts
 from napari_cellrep.gui.cards.explore import reference_choices
-from napari_cellrep.gui.cards.images import images_of, um_per_px
+from napari_cellrep.gui.cards.images import images_of, proposed_um_per_px, um_per_px
 from napari_cellrep.specs import Channel, InputError
 from napari_cellrep.steps.sample import SAMPLE
 
@@ -145,25 +145,36 @@ def test_roles_are_guessed_from_names():
     assert guess_roles(["nuclear", "filter"]) == ["nucleus", "protein"]
 
 
-def test_stack_is_one_field_per_plane():
+def test_axes_of_layers_are_positions_time_depth_or_channels():
     from napari.layers import Image
 
-    found = images_of(
-        [Image(np.arange(24).reshape(3, 2, 4), name="a b"), Image(np.ones((3, 2, 4)), name="c")]
-    )
+    def of(*layers, meanings=("",), channel=None):
+        images, metadata = images_of([(layer, channel) for layer in layers], meanings)
+        return {name: np.stack([np.asarray(p) for p in planes]) for name, planes in images.items()}, metadata
+
+    found, _ = of(Image(np.arange(24).reshape(3, 2, 4), name="a b"), Image(np.ones((3, 2, 4)), name="c"))
     assert list(found) == ["a_b_001", "a_b_002", "a_b_003"]
     assert found["a_b_002"].shape == (2, 2, 4)
-    stack = np.arange(2 * 3 * 2 * 4).reshape(
-        2, 3, 2, 4
-    )  # two positions of three z planes, as readers of microscopes' files give
-    found = images_of([Image(stack, name="s"), Image(stack + 1, name="t")], "max")
+    stack = np.arange(2 * 3 * 2 * 4).reshape(2, 3, 2, 4)  # two positions or times of three planes
+    layer = Image(stack, name="s")
+    found, _ = of(layer, Image(stack + 1, name="t"), meanings=("", "max"))
     assert list(found) == ["s_001", "s_002"]
     np.testing.assert_array_equal(found["s_002"], [stack[1].max(axis=0), stack[1].max(axis=0) + 1])
-    found = images_of([Image(stack[0], name="s")], "mean")
+    found, _ = of(Image(stack[0], name="s"), meanings=("mean",))
     np.testing.assert_array_equal(found["s"], [stack[0].mean(axis=0).round()])
-    assert len(images_of([Image(stack, name="s")])) == 6
+    assert len(of(layer)[0]) == 6
+    found, metadata = of(layer, meanings=("time", "max"))
+    assert list(found) == ["s_t000", "s_t001"]
+    assert metadata["s_t001"] == {"series": "s", "frame": 1}
+    found, metadata = of(layer, meanings=("", "time"))
+    assert list(found)[3:] == ["s_002_t000", "s_002_t001", "s_002_t002"]
+    np.testing.assert_array_equal(found["s_002_t002"], [stack[1, 2]])
+    found, _ = of(layer, meanings=("time", "channels"), channel=2)
+    np.testing.assert_array_equal(found["s_t001"], [stack[1, 2]])
+    with pytest.raises(InputError, match="Only one axis"):
+        of(layer, meanings=("time", "time"))
     with pytest.raises(InputError, match="one size"):
-        images_of([Image(np.zeros((2, 2)), name="a"), Image(np.zeros((2, 3)), name="b")])
+        of(Image(np.zeros((2, 2)), name="a"), Image(np.zeros((2, 3)), name="b"))
 
 
 def test_pixel_size_of_layers():
@@ -171,6 +182,8 @@ def test_pixel_size_of_layers():
 
     assert um_per_px(Image(np.zeros((2, 2)), scale=(500, 500), units=("nm", "nm"))) == pytest.approx(0.5)
     assert um_per_px(Image(np.zeros((2, 2)), scale=(0.5, 0.5))) == 0
+    assert proposed_um_per_px(Image(np.zeros((2, 2)), scale=(0.5, 0.5))) == 0.5
+    assert proposed_um_per_px(Image(np.zeros((2, 2)))) == 0
 
 
 def test_words():

@@ -8,7 +8,7 @@ import pytest
 import tifffile
 from image_files import made, notes, pixels, write
 
-from napari_cellrep.data import open_project
+from napari_cellrep.data import open_project, slides
 from napari_cellrep.data.tables import read_metadata
 from napari_cellrep.jobs import drain
 from napari_cellrep.specs import Channel, InputError
@@ -245,8 +245,14 @@ def test_text_columns_that_look_odd(tmp_path):
 def test_arrays_become_a_project(tmp_path):
     images = {"my layer": pixels(2, 9, 8, dtype="uint16"), "two/b": pixels(2, 7, 7, dtype="uint16")}
     channels = [Channel("GFP", "protein"), Channel("DNA", "nucleus")]
-    project = import_arrays(
-        tmp_path / "p", images, channels, um_per_px=0.5, metadata={"my layer": {"well": "b3", "drug": "x"}}
+    project = drain(
+        import_arrays(
+            tmp_path / "p",
+            images,
+            channels,
+            um_per_px=0.5,
+            metadata={"my layer": {"well": "b3", "drug": "x"}},
+        )
     )
     assert [f.id for f in project.fields] == ["my_layer", "two_b"]
     assert project.fields[0].metadata["well"] == project.fields[0].group == "B03"
@@ -262,7 +268,7 @@ def test_arrays_become_a_project(tmp_path):
 @pytest.mark.parametrize("dtype", ["bool", "float16", "float64", "int64", "int16", "uint32", ">u2"])
 def test_arrays_of_any_kind(tmp_path, dtype):
     image = (pixels(1, 9, 8) > 100 if dtype == "bool" else pixels(1, 9, 8)).astype(dtype)
-    project = import_arrays(tmp_path / "p", {"a": image}, [Channel("c")])
+    project = drain(import_arrays(tmp_path / "p", {"a": image}, [Channel("c")]))
     assert np.array_equal(project.read_image("a"), image)
     assert project.read_image("a").dtype == np.dtype(project.fields[0].dtype)
 
@@ -270,11 +276,44 @@ def test_arrays_of_any_kind(tmp_path, dtype):
 def test_arrays_of_the_wrong_kind(tmp_path):
     for images, words in (
         ({}, "no images"),
-        ({"a": pixels(3, 8, 8)}, "shape"),
+        ({"a": pixels(3, 8, 8)}, "planes 8 × 8"),
         ({"a": pixels(1, 8, 8).astype(complex)}, "complex"),
     ):
         with pytest.raises(InputError, match=words):
-            import_arrays(tmp_path / "p", images, [Channel("c")])
+            drain(import_arrays(tmp_path / "p", images, [Channel("c")]))
+    assert not list(tmp_path.iterdir())
+
+
+def test_arrays_are_read_when_their_turn_comes_and_large_ones_in_rows_of_tiles(tmp_path, monkeypatch):
+    image = pixels(2, 2500, 1100, dtype="uint16")
+    asked = []
+
+    def plane(c):
+        def read(box):
+            asked.append(box)
+            return image[c, box[0] : box[2], box[1] : box[3]]
+
+        return slides.LazyPlane(read, image.shape[1:], image.dtype)
+
+    monkeypatch.setattr(slides, "BIG_PX", 1000 * 1000)
+    channels = [Channel("a"), Channel("b")]
+    job = import_arrays(tmp_path / "p", {"a": [plane(0), plane(1)]}, channels, sources=[{"file": "x.abc"}])
+    next(job)
+    assert not asked
+    project = drain(job)
+    assert np.array_equal(project.read_image("a"), image)
+    assert max(y1 - y0 for y0, _, y1, _ in asked) == slides.CHUNK_PX
+    assert len(asked) == 6
+    assert project.last("import")["sources"] == [{"file": "x.abc"}]
+
+
+def test_arrays_that_cannot_be_read_leave_nothing(tmp_path):
+    def broken(box):
+        raise OSError("the share has gone")
+
+    plane = slides.LazyPlane(broken, (8, 8), "uint8")
+    with pytest.raises(InputError, match=r"pixels of a cannot be read \(the share has gone\)"):
+        drain(import_arrays(tmp_path / "p", {"a": [plane]}, [Channel("c")]))
     assert not list(tmp_path.iterdir())
 
 

@@ -348,7 +348,7 @@ class CellRepDock(QWidget):
 
     def submit(
         self,
-        step: str,
+        step: str | Callable[..., Any],
         title: str,
         *,
         then: Callable[[Any], None] | None = None,

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -34,8 +35,9 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_cellrep import registry
 from napari_cellrep.data.files import write_text
-from napari_cellrep.jobs import Progress
+from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.session import read_project
+from napari_cellrep.specs import InputError
 
 KILL_AFTER_S = 2.0  # a polite stop gets this long
 LOG_LENGTH = 50
@@ -214,14 +216,18 @@ class Handle(QObject):
     stopped = Signal()
     ended = Signal()  # after any of the last three
 
-    def __init__(self, step: str, root: str | None, kwargs: dict[str, Any], title: str):
+    def __init__(
+        self, step: str | Callable[..., Job[Any]], root: str | None, kwargs: dict[str, Any], title: str
+    ):
         super().__init__()
-        self.step, self.title, self.state = step, title, "queued"
+        self._work = step if callable(step) else None  # done in this process
+        self.step = f"{step.__module__}:{step.__name__}" if callable(step) else step
+        self.title, self.state = title, "queued"
         self.limit_s = 0.0
         self.kill_after_s = KILL_AFTER_S
         self.progress = Progress(0, 0, title)
         self.result: Any = None
-        self.log = LogEntry(title, step)
+        self.log = LogEntry(title, self.step)
         self._root, self._kwargs = root, kwargs
         self.read: Any = None
         self._reads: Callable[[Any], Any] | None = None
@@ -301,7 +307,7 @@ class Runner(QObject):
 
     def submit(
         self,
-        step: str,
+        step: str | Callable[..., Job[Any]],
         project_root: Path | str | None = None,
         *,
         job_title: str = "",
@@ -312,10 +318,11 @@ class Runner(QObject):
 
         Parameters
         ----------
-        step : str
-            ``"segment.segment"``, or ``"any.module:function"``.
+        step : str or callable
+            ``"segment.segment"``, or ``"any.module:function"``. Or the function itself, a Job: it runs in a thread of this
+            process, for pixels that only a plugin of this napari can read.
         project_root : path, optional
-            The project that is opened and given to the step as its first argument.
+            The project that is opened and given to the step as its first argument; not to a function.
         job_title : str
             What is shown: "Segmenting 24 fields".
         job_reads : callable, optional
@@ -324,8 +331,10 @@ class Runner(QObject):
         **kwargs
             The step's arguments: plain values, paths and arrays.
         """
-        title = job_title or step.replace(":", ".").rpartition(".")[2].replace("_", " ").capitalize()
-        handle = Handle(step, None if project_root is None else str(project_root), kwargs, title)
+        handle = Handle(step, None if project_root is None else str(project_root), kwargs, job_title)
+        if not job_title:
+            words = handle.step.replace(":", ".").rpartition(".")[2].replace("_", " ").capitalize()
+            handle.title = handle.log.title = words
         handle._cancel, handle._reads = self._drop, job_reads
         self._queue.append(handle)
         self.submitted.emit(handle)
@@ -491,7 +500,7 @@ class Runner(QObject):
 
 def _drive(runner: Runner, *, handle: Handle) -> Iterator[Progress]:
     """Supervise one job from a thread and read what it wrote; returns how it ended."""
-    kind, value = yield from _supervise(runner, handle)
+    kind, value = yield from _supervise(runner, handle) if handle._work is None else _work_here(handle)
     if handle._reads is not None and not runner.closed:
         with contextlib.suppress(Exception):  # the window reads it then, and says what is wrong
             handle.read = handle._reads(value if kind == "result" else None)
@@ -521,6 +530,24 @@ def _supervise(runner: Runner, handle: Handle) -> Iterator[Progress]:
             return "stopped", None
         else:
             return kind, value
+
+
+def _work_here(handle: Handle) -> Iterator[Progress]:
+    """Do a job in this thread, until it ends or is to stop; returns how it ended."""
+    job = handle._work(**handle._kwargs)
+    try:
+        while not handle._stop.is_set():
+            yield next(job)
+        return "stopped", None
+    except StopIteration as stop:
+        return "result", stop.value
+    except InputError as error:
+        return "error", (str(error), "".join(traceback.format_exception(error)))
+    except MemoryError as error:
+        sentence = "The computer did not have enough memory for this. Close other programs, or use fewer layers at once."
+        return "error", (sentence, "".join(traceback.format_exception(error)))
+    finally:
+        job.close()
 
 
 def _first(value: Any) -> str:

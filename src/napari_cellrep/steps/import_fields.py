@@ -6,6 +6,8 @@ Never torch, never Qt. Pixels stay where they are; the project remembers where.
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from napari_cellrep.data.images import ImageInfo, Plane, inspect_image, is_grey
 from napari_cellrep.data.project import Project, create_project, open_project, project_root
 from napari_cellrep.data.tables import NO_FIELD, Joined, join_table
 from napari_cellrep.jobs import Job, Progress
-from napari_cellrep.specs import Channel, InputError, counted
+from napari_cellrep.specs import Channel, InputError, counted, first_line
 from napari_cellrep.steps.plan_fields import decide_channels, is_part, make_field, split_frames
 from napari_cellrep.steps.read_names import ImportOptions, NamesRead, draft_files, read_names
 from napari_cellrep.steps.time_series import frames_of, missing_frames, series_words
@@ -314,79 +316,121 @@ def preview_import(
 
 def import_arrays(
     path: Path | str,
-    images: Mapping[str, np.ndarray],
+    images: Mapping[str, Any],
     channels: Sequence[Channel],
     *,
     um_per_px: float = 0.0,
     metadata: Mapping[str, Mapping[str, Any]] | None = None,
     group_by: Sequence[str] = (),
-) -> Project:
-    """Make a project of arrays that belong to no file; they are written into it as OME-TIFF.
+    sources: Sequence[Mapping[str, Any]] = (),
+) -> Job[Project]:
+    """Make a project of arrays that belong to no file we read; they are written into it as OME-TIFF.
 
     Parameters
     ----------
     path : path
         The project's folder; ".cellrep" is added.
-    images : mapping of str to ndarray of shape (C, H, W) or (H, W)
-        Field id → pixels.
+    images : mapping of str to array
+        Field id → pixels: (C, H, W) or (H, W), or a sequence of C planes (H, W). Planes are anything with a shape, a
+        dtype and slices; they are read one field after the other, those of a field larger than memory in rows of tiles.
     channels : sequence of Channel
         One per plane.
     um_per_px : float
         Pixel size in µm; 0 if unknown.
     metadata : mapping of str to mapping
-        Field id → what is known of it.
+        Field id → what is known of it; of a frame of a time series its ``series`` and ``frame``.
     group_by : sequence of str
         As in `import_fields`.
+    sources : sequence of mapping
+        Where each plane comes from, for the project's history.
+
+    Yields
+    ------
+    Progress
+        Once per field. The generator returns the `Project`.
 
     Raises
     ------
     InputError
-        If there is no image, or one is of another shape or kind.
+        If there is no image, one is of another shape or kind, or cannot be read.
     """
+    root = project_root(path)
     if not images:
         raise InputError("There are no images to make a project of.")
-    fields, arrays = [], {}
+    if root.exists():
+        raise InputError(f"{root} exists already; choose another name, or open it.")
+    fields, planes_of = [], {}
     for name, image in images.items():
-        image = np.asarray(image)
-        image = image[None] if image.ndim == 2 else image
-        if image.ndim != 3 or len(image) != len(channels) or not image.size:
+        planes = [image] if getattr(image, "ndim", 0) == 2 else list(image)
+        shapes = {tuple(p.shape) for p in planes}
+        shape = shapes.pop() if len(shapes) == 1 else ()
+        if len(shape) != 2 or len(planes) != len(channels) or not math.prod(shape):
+            found = " and ".join(" × ".join(map(str, p.shape)) for p in planes[:4])
             raise InputError(
-                f"Image {name!r} has the shape {image.shape}; {len(channels)} channels × height × width are wanted."
+                f"Image {name!r} has the planes {found or 'none'}; {len(channels)} channels × height × width are wanted."
             )
-        if image.dtype.kind not in "uifb":
-            raise InputError(f"Image {name!r} holds {image.dtype} values; integers or floats are wanted.")
-        if image.dtype == bool or image.dtype.itemsize == 8:  # OME-TIFF knows no bool and no 64-bit integers
-            image = image.astype(np.uint8 if image.dtype == bool else np.float32)
-        image = image.astype(
-            np.float32 if image.dtype == np.float16 else image.dtype.newbyteorder("="), copy=False
-        )
+        dtype = _written_dtype(np.result_type(*(p.dtype for p in planes)), name)
         field_id = safe_id(name)
-        arrays[field_id] = image
+        planes_of[field_id] = planes
         meta = dict((metadata or {}).get(name, {}))
         if "well" in meta:
             meta["well"] = well_name(meta["well"])
-        planes = tuple(Plane(f"images/{field_id}.ome.tif", c) for c in range(len(channels)))
-        fields.append(
-            Field(
-                id=field_id, planes=planes, height_px=image.shape[1], width_px=image.shape[2], dtype=str(image.dtype),
-                um_per_px=um_per_px, metadata=meta,
-            )
-        )  # fmt: skip
+        kept = tuple(Plane(f"images/{field_id}.ome.tif", c) for c in range(len(channels)))
+        fields.append(Field(field_id, kept, *shape, str(dtype), um_per_px, metadata=meta))
+    with replacing(root) as tmp:
+        tmp.mkdir(parents=True)
+        project = create_project(tmp / "p.cellrep", with_groups(fields, group_by), channels, group_by)
+        (project.root / "images").mkdir()
+        for i, field in enumerate(fields):
+            yield Progress(i, len(fields), f"Writing {field.id}")
+            _write_planes(project.root / field.planes[0].path, planes_of[field.id], field, channels)
+        more = {"sources": [dict(s) for s in sources]} if sources else {}
+        project.log("import", arrays=list(planes_of), n_fields=len(fields), problems=[], notes=[], **more)
+        for child in list(project.root.iterdir()):
+            child.rename(tmp / child.name)
+        project.root.rmdir()
+    yield Progress(len(fields), len(fields), f"{len(fields)} fields")
+    return open_project(root)
 
-    def write_images(root: Path) -> None:
-        (root / "images").mkdir()
-        for field_id, image in arrays.items():
-            extra: dict[str, Any] = {"axes": "CYX", "Channel": {"Name": [c.name for c in channels]}}
-            if um_per_px > 0:
-                extra |= {"PhysicalSizeX": um_per_px, "PhysicalSizeY": um_per_px}
-            with replacing(root / "images" / f"{field_id}.ome.tif") as tmp:
-                tifffile.imwrite(
-                    tmp, image, ome=True, compression="zlib", photometric="minisblack", metadata=extra
-                )
 
-    project = create_project(path, with_groups(fields, group_by), channels, group_by, fill=write_images)
-    project.log("import", arrays=list(arrays), n_fields=len(fields), problems=[], notes=[])
-    return project
+def _written_dtype(dtype: np.dtype, name: str) -> np.dtype:
+    """The dtype that pixels are written in: OME-TIFF knows no bool and no 64-bit integers."""
+    if dtype.kind not in "uifb":
+        raise InputError(f"Image {name!r} holds {dtype} values; integers or floats are wanted.")
+    if dtype.kind == "b":
+        return np.dtype(np.uint8)
+    return np.dtype(np.float32) if dtype == np.float16 or dtype.itemsize == 8 else dtype.newbyteorder("=")
+
+
+def _write_planes(path: Path, planes: Sequence[Any], field: Field, channels: Sequence[Channel]) -> None:
+    """Write one field as OME-TIFF; one larger than memory in tiles, of which a row is held."""
+    extra: dict[str, Any] = {"axes": "CYX", "Channel": {"Name": [c.name for c in channels]}}
+    if field.um_per_px > 0:
+        extra |= {"PhysicalSizeX": field.um_per_px, "PhysicalSizeY": field.um_per_px}
+    shape, dtype, side = (field.height_px, field.width_px), np.dtype(field.dtype), slides.CHUNK_PX
+
+    def read(plane: Any, rows: slice) -> np.ndarray:
+        try:
+            return np.asarray(plane[rows, :]).astype(dtype, copy=False)
+        except (InputError, MemoryError):
+            raise
+        except Exception as error:  # whatever the program raises that reads it
+            raise InputError(f"The pixels of {field.id} cannot be read ({first_line(error)}).") from error
+
+    how: dict[str, Any] = {"ome": True, "compression": "zlib", "photometric": "minisblack", "metadata": extra}
+    with replacing(path) as tmp:
+        if math.prod(shape) <= slides.BIG_PX:
+            tifffile.imwrite(tmp, np.stack([read(p, slice(None)) for p in planes]), **how)
+            return
+        rows = ((p, slice(y, y + side)) for p in planes for y in range(0, shape[0], side))
+        tiles = (
+            np.ascontiguousarray(part[:, x : x + side])
+            for part in itertools.starmap(read, rows)
+            for x in range(0, shape[1], side)
+        )
+        tifffile.imwrite(
+            tmp, tiles, shape=(len(planes), *shape), dtype=dtype, tile=(side, side), bigtiff=True, **how
+        )
 
 
 @dataclass

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from napari.layers import Image
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
+    QDoubleSpinBox,
     QFileDialog,
     QGridLayout,
     QHBoxLayout,
@@ -23,8 +26,9 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_cellrep.data.images import flatten_z
+from napari_cellrep.data.images import GREY, Box, flatten_z, to_grey
 from napari_cellrep.data.layouts import guess_roles
+from napari_cellrep.data.slides import LazyPlane
 from napari_cellrep.gui._image import OURS
 from napari_cellrep.gui._sample import TAG, projects_folder
 from napari_cellrep.gui.cards._files import FilesDialog, TableDialog, free_place
@@ -32,7 +36,9 @@ from napari_cellrep.gui.cards._light import LightDialog
 from napari_cellrep.gui.cards._parts import Card, ask, button, combo, refill, text
 from napari_cellrep.specs import ROLES, Channel, InputError
 from napari_cellrep.steps.import_crops import made_of_crops
+from napari_cellrep.steps.import_fields import import_arrays
 from napari_cellrep.steps.replay import fields_to_embed
+from napari_cellrep.steps.time_series import frame_id
 
 if TYPE_CHECKING:
     from napari_cellrep.gui._dock import CellRepDock
@@ -74,17 +80,39 @@ class ImagesCard(Card):
         self.field.activated.connect(lambda _: dock.show_field(self.field.currentData()))
         self.preset = combo("Say what all channels show at once, where they are in a usual order")
         self.preset.activated.connect(self._use_preset)
-        self.stacks = combo(
-            "What the planes of a layer in 3-D are; of a layer with more axes the last one before y and x"
-        )
+        self.axes = QWidget()
+        self.axis_grid = QGridLayout(self.axes)
+        self.axis_grid.setContentsMargins(0, 0, 0, 0)
+        self.axis_grid.setColumnStretch(1, 1)
+        self.axes.hide()
+        self._axis_boxes: list[QComboBox] = []
+        self.colours = combo("What pictures in colour become")
         refill(
-            self.stacks,
+            self.colours,
             [
-                ("Each plane of a stack is a field", ""),
-                ("A stack is depth (z): keep the brightest", "max"),
-                ("A stack is depth (z): keep the mean", "mean"),
+                ("Colours are channels: red, green, blue", "split"),
+                ("Colours become grey: their mean", "grey"),
             ],
         )
+        self.colours.activated.connect(lambda _: self.refresh())
+        self.pixel_size = QDoubleSpinBox()
+        self.pixel_size.setRange(0, 1000)
+        self.pixel_size.setDecimals(4)
+        self.pixel_size.setSingleStep(0.01)
+        self.pixel_size.setSuffix(" µm")
+        self.pixel_size.setSpecialValueText("not known")
+        self.pixel_size.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.pixel_size.wheelEvent = lambda event: event.ignore()
+        self.pixel_size.setToolTip(
+            "How much of the specimen a pixel is; 0 if it is not known. A layer without a unit of length proposes its scale, "
+            "which most readers give in µm: correct it where yours does not"
+        )
+        size_row = QHBoxLayout()
+        size_row.setContentsMargins(0, 0, 0, 0)
+        size_row.addWidget(QLabel("A pixel is"))
+        size_row.addWidget(self.pixel_size, 1)
+        self.size_row = QWidget()
+        self.size_row.setLayout(size_row)
         self.fits = text()
         self.add = button(
             "Add images…", self.choose_more, "New fields for this project, such as next week's plate"
@@ -132,8 +160,8 @@ class ImagesCard(Card):
         for i, made in enumerate((self.sample, self.open, self.layers, self.files)):
             sources.addWidget(made, i // 2, i % 2)
         for item in (
-            self.hint, self.find, self.unlock, self.channels, self.stacks, self.preset, self.fits, self.field_row, self.again,
-            self.light,
+            self.hint, self.find, self.unlock, self.axes, self.colours, self.channels, self.size_row, self.preset, self.fits,
+            self.field_row, self.again, self.light,
         ):  # fmt: skip
             self.layout_.addWidget(item)
         more = QHBoxLayout()
@@ -142,8 +170,11 @@ class ImagesCard(Card):
         self.layout_.addLayout(more)
         self.layout_.addLayout(sources)
         self.layout_.addWidget(self.save)
-        self._layer_rows: list[tuple[Any, QCheckBox, QLineEdit, QComboBox]] = []
+        self._layer_rows: list[_Row] = []
         self._shown: Any = None
+        self._axes_shown: list[tuple[str, int]] = []
+        self._sized_by: Any = None  # the layers whose pixel size was proposed
+        self._proposed = 0.0
 
     def refresh(self) -> None:
         """Show the project as it is now."""
@@ -152,7 +183,9 @@ class ImagesCard(Card):
             self._gone_of, self.gone = (project.root if project is not None else None), 0
         self.layers.setEnabled(bool(images))
         self.field_row.setVisible(project is not None)
-        self.stacks.setVisible(project is None and any(layer.ndim > 2 for layer in images))
+        self._show_axes(images if project is None else [])
+        self.colours.setVisible(project is None and any(layer.rgb for layer in images))
+        self.size_row.setVisible(project is None and bool(images) and not any(map(_is_sample, images)))
         self.save.setVisible(project is not None and project.root.is_relative_to(projects_folder()))
         new = self._new_fields()
         self.add.setVisible(project is not None)
@@ -212,12 +245,37 @@ class ImagesCard(Card):
     # ---- no project: which layers ----
 
     def image_layers(self) -> list[Any]:
-        """Image layers that could become channels: grey, in 2-D or a stack of images or z planes, not shown by us."""
+        """Image layers that could become channels: in 2-D, or with axes of positions, time, depth or channels; not ours."""
         return [
             layer
             for layer in self.dock.viewer.layers
-            if isinstance(layer, Image) and not layer.rgb and 2 <= layer.ndim <= 5 and not _is_ours(layer)
+            if isinstance(layer, Image) and 2 <= layer.ndim <= 5 and not _is_ours(layer)
         ]
+
+    def _show_axes(self, images: list[Any]) -> None:
+        """Ask what each axis before y and x is; what the layers call it, or how long it is, proposes the answer."""
+        axes = axes_of(images)
+        if axes == self._axes_shown:
+            return
+        self._axes_shown = axes
+        while (item := self.axis_grid.takeAt(0)) is not None:
+            item.widget().hide()
+            item.widget().deleteLater()
+        self._axis_boxes = []
+        for i, (name, length) in enumerate(axes):
+            box = combo("What the planes of the layers along this axis are")
+            choices = [c for c in MEANINGS if c[1] != "channels" or length <= MOST_CHANNELS]
+            refill(box, choices, keep=_guess_axis(name, length, i == len(axes) - 1, images))
+            box.activated.connect(lambda _: self.refresh())
+            called = f"Axis {name}" if name else "Axis" if len(axes) == 1 else f"Axis {i + 1}"
+            self.axis_grid.addWidget(QLabel(f"{called}, {length:,} long:"), i, 0)
+            self.axis_grid.addWidget(box, i, 1)
+            self._axis_boxes.append(box)
+        self.axes.setVisible(bool(axes))
+
+    def meanings(self) -> tuple[str, ...]:
+        """What each axis of the layers before y and x is: values of `MEANINGS`."""
+        return tuple(box.currentData() for box in self._axis_boxes)
 
     def _show_layers(self, images: list[Any]) -> None:
         self.hint.setToolTip("")
@@ -233,26 +291,38 @@ class ImagesCard(Card):
             )
         else:
             self.hint.setText(
-                "Say what each layer shows. <b>Use these layers</b> makes them the channels of one field "
-                "(of a stack: a field per plane, or its depth in one)."
+                "Say what each layer shows. <b>Use these layers</b> makes them the channels of one field, or of a field for "
+                "each position or time point, and copies their pixels into a project."
             )
-        key = ("layers", tuple((id(layer), layer.name) for layer in images))
+        key = (
+            "layers",
+            tuple((id(layer), layer.name) for layer in images),
+            self.meanings(),
+            self.colours.currentData(),
+        )
         if key == self._shown:
             self._show_fit()
             return
         self._clear_grid(key)
-        for i, (layer, role) in enumerate(
-            zip(images, guess_roles([layer.name for layer in images]), strict=True)
-        ):
-            use, name, box = QCheckBox(), QLineEdit(layer.name), combo("What this channel shows")
+        if self._sized_by != key[1]:
+            self._sized_by, self._proposed = key[1], proposed_um_per_px(images[0]) if images else 0.0
+            self.pixel_size.setValue(self._proposed)
+        parts = [
+            part
+            for layer in images
+            for part in parts_of(layer, self.meanings(), self.colours.currentData() == "grey")
+        ]
+        roles = guess_roles([called for *_, called in parts])
+        for i, ((layer, channel, called), role) in enumerate(zip(parts, roles, strict=True)):
+            use, name, box = QCheckBox(), QLineEdit(called), combo("What this channel shows")
             use.setChecked(layer.visible)
-            use.setToolTip("Use this layer")
+            use.setToolTip("Use this layer" if channel is None else "Use this channel of the layer")
             refill(box, [(r, r) for r in ROLES if r != "mask"], keep=role)
             box.activated.connect(lambda _: self._show_fit())
             use.toggled.connect(lambda _: self._show_fit())
             for column, widget in enumerate((name, box, use)):
                 self.channel_grid.addWidget(widget, i, column)
-            self._layer_rows.append((layer, use, name, box))
+            self._layer_rows.append(_Row(layer, channel, use, name, box))
         self._show_fit()
 
     def _set_primary(self, primary: QPushButton | None) -> None:
@@ -294,8 +364,8 @@ class ImagesCard(Card):
         """The project's channels, or those that the ticked layers would become."""
         if self.project is not None:
             return list(self.project.channels)
-        rows = [row for row in self._layer_rows if row[1].isChecked()]
-        return [Channel(name.text().strip() or "channel", box.currentData()) for _, _, name, box in rows]
+        rows = [row for row in self._layer_rows if row.use.isChecked()]
+        return [Channel(row.name.text().strip() or "channel", row.role.currentData()) for row in rows]
 
     def _show_fit(self) -> None:
         channels = self._shown_channels()
@@ -320,7 +390,7 @@ class ImagesCard(Card):
         if not roles or len(roles) != len(self._shown_channels()):
             return
         if self.project is None:
-            boxes = [box for _, use, _, box in self._layer_rows if use.isChecked()]
+            boxes = [row.role for row in self._layer_rows if row.use.isChecked()]
             for box, role in zip(boxes, roles, strict=True):
                 box.setCurrentIndex(box.findData(role))
             self._show_fit()
@@ -514,27 +584,33 @@ class ImagesCard(Card):
         if self.project is not None:  # show the layers' table first, so that the roles can be checked
             self.dock.close_project()
             return
-        rows = [row for row in self._layer_rows if row[1].isChecked()]
-        if any(_is_sample(layer) for layer, *_ in rows):
+        rows = [row for row in self._layer_rows if row.use.isChecked()]
+        if any(_is_sample(row.layer) for row in rows):
             self.open_sample()
             return
         with self.dock.told():
             if not rows:
                 raise InputError("No layer is ticked; tick those that are channels of your images.")
-            channels = [Channel(name.text().strip(), box.currentData()) for _, _, name, box in rows]
-            layers = [layer for layer, *_ in rows]
-            images = images_of(layers, self.stacks.currentData())
-            root = free_place(projects_folder() / f"{_file_name(layers[0].name)}.cellrep")
+            channels = [Channel(row.name.text().strip(), row.role.currentData()) for row in rows]
+            images, metadata = images_of([(row.layer, row.channel) for row in rows], self.meanings())
+            root = free_place(projects_folder() / f"{_file_name(rows[0].layer.name)}.cellrep")
+            # In this process: the plugin that reads the pixels is here, and what it gives is often bound to it.
             self.dock.submit(
-                "import_fields.import_arrays", "Taking over the layers", then=self._took_layers, project=None,
-                path=str(root), images=images, channels=channels, um_per_px=um_per_px(layers[0]),
+                import_arrays, "Taking over the layers", then=self._took_layers, project=None, path=root, images=images,
+                channels=channels, metadata=metadata, um_per_px=self.um_per_px(),
+                sources=[_source_of(row.layer) for row in rows],
             )  # fmt: skip
 
-    def _took_layers(self, root: str) -> None:
-        for layer in [row[0] for row in self._layer_rows]:
+    def um_per_px(self) -> float:
+        """The pixel size that is said; what was proposed is not rounded as it is shown."""
+        said = self.pixel_size.value()
+        return self._proposed if abs(said - self._proposed) < 10 ** -self.pixel_size.decimals() else said
+
+    def _took_layers(self, project: Any) -> None:
+        for layer in [row.layer for row in self._layer_rows]:
             if layer in self.dock.viewer.layers:
                 layer.visible = False  # the project's own layers show the same pixels
-        self.dock.open_project(root)
+        self.dock.open_project(project.root)
 
     def choose_files(self) -> None:
         """Ask for files, channels and a plate table, and make a project of them."""
@@ -599,40 +675,178 @@ def before_the_light(history: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def images_of(layers: Sequence[Any], z: str = "") -> dict[str, Any]:
-    """Field id → (C, H, W) of layers that are the channels of one field, or of a stack of fields.
+# What an axis of a layer before y and x can be.
+MEANINGS = [
+    ("a field each (positions)", ""),
+    ("time points", "time"),
+    ("depth (z): brightest", "max"),
+    ("depth (z): mean", "mean"),
+    ("channels", "channels"),
+]
+MOST_CHANNELS = 32
+_COLOURS = ("red", "green", "blue")
+
+
+class _Row(NamedTuple):
+    """A channel to be: a layer, or one of its channels, and what is asked of it."""
+
+    layer: Any
+    channel: int | None
+    use: QCheckBox
+    name: QLineEdit
+    role: QComboBox
+
+
+def axes_of(layers: Sequence[Any]) -> list[tuple[str, int]]:
+    """Name ("" if it has none) and length of each axis before y and x of the layer that has most of them."""
+    most = max(layers, key=lambda layer: layer.ndim, default=None)
+    if most is None:
+        return []
+    shape = _shape(most)[:-2]
+    labels = [str(label) for label in most.axis_labels][: len(shape)]
+    unnamed = re.compile(r"(axis )?-?\d+")  # napari numbers them from the right
+    return [("" if unnamed.fullmatch(label) else label, n) for label, n in zip(labels, shape, strict=True)]
+
+
+def _shape(layer: Any) -> tuple[int, ...]:
+    """A layer's shape at full size, without the axis of colours."""
+    data = layer.data[0] if layer.multiscale else layer.data
+    return tuple(int(n) for n in data.shape[: layer.ndim])
+
+
+def _guess_axis(name: str, length: int, last: bool, layers: Sequence[Any]) -> str:
+    """What an axis is, by its name; without one, a short last axis of a single layer is its channels."""
+    word = name.casefold()
+    if word in ("t", "time", "frame", "frames", "timepoint"):
+        return "time"
+    if word in ("z", "depth", "slice", "plane"):
+        return "max"
+    named = word in ("c", "ch", "channel", "channels")
+    alone = len(layers) == 1 and not layers[0].rgb
+    if (named and length <= MOST_CHANNELS) or (not word and last and length <= 5 and alone):
+        return "channels"
+    return ""
+
+
+def parts_of(layer: Any, meanings: Sequence[str], grey: bool) -> list[tuple[Any, int | None, str]]:
+    """The channels in a layer: the layer, which of its channels (None: it is one; `GREY`: colours' mean), and a name."""
+    if layer.rgb:
+        names = [(GREY, layer.name)] if grey else [(i, f"{layer.name} {c}") for i, c in enumerate(_COLOURS)]
+        return [(layer, i, name) for i, name in names]
+    own = _own(meanings, layer.ndim - 2)
+    if "channels" not in own:
+        return [(layer, None, layer.name)]
+    return [(layer, i, f"{layer.name} {i + 1}") for i in range(_shape(layer)[own.index("channels")])]
+
+
+def _own(meanings: Sequence[str], n: int) -> tuple[str, ...]:
+    """What the `n` axes of a layer before y and x are: axes are the same from the right, as napari has it."""
+    return ("",) * (n - len(meanings)) + tuple(meanings)[max(0, len(meanings) - n) :]
+
+
+def images_of(
+    parts: Sequence[tuple[Any, int | None]], meanings: Sequence[str] = ()
+) -> tuple[dict[str, list[LazyPlane]], dict[str, dict[str, Any]]]:
+    """Fields of layers that are their channels.
 
     Parameters
     ----------
-    layers : sequence of napari.layers.Image
-    z : str
-        How the last axis before y and x becomes one plane: "max" or "mean"; "": its planes are fields.
+    parts : sequence of (napari.layers.Image, int or None)
+        One per channel: the layer, and which of its channels or colours; None: it is one, `GREY`: the mean of colours.
+    meanings : sequence of str
+        What each axis before y and x is: values of `MEANINGS`.
+
+    Returns
+    -------
+    dict of str to list of LazyPlane
+        Field id → a plane (H, W) per channel, read where it is asked for.
+    dict of str to dict
+        Of frames of a time series, field id → series and frame.
 
     Raises
     ------
     InputError
-        If the layers differ in size.
+        If the layers differ in size, or two axes are time or channels.
     """
-    planes = [layer.data[0] if layer.multiscale else layer.data for layer in layers]
-    for layer, plane in zip(layers, planes, strict=True):
-        if plane.shape != planes[0].shape:
+    first = parts[0][0]
+    for layer, _ in parts:
+        if _shape(layer) != _shape(first):
             raise InputError(
-                f"Layer {layer.name} is {' × '.join(map(str, plane.shape))} px, {layers[0].name} is "
-                f"{' × '.join(map(str, planes[0].shape))} px; channels of one image are of one size."
+                f"Layer {layer.name} is {' × '.join(map(str, _shape(layer)))} px, {first.name} is "
+                f"{' × '.join(map(str, _shape(first)))} px; channels of one image are of one size."
             )
-    name = _file_name(layers[0].name)
-    if z and planes[0].ndim > 2:
-        planes = [np.asarray(plane) for plane in planes]
-        planes = [
-            np.stack([flatten_z(s, z) for s in p.reshape(-1, *p.shape[-3:])]).reshape(
-                *p.shape[:-3], *p.shape[-2:]
+    *extra, height, width = _shape(first)
+    own = _own(meanings, len(extra))
+    for word, what in (("time", "time"), ("channels", "channels")):
+        if own.count(word) > 1:
+            raise InputError(f"Only one axis of a layer can be {what}; say what the others are.")
+    if "channels" in own and any(layer.rgb for layer, _ in parts):
+        raise InputError("The colours of a layer are its channels; an axis of it cannot be channels, too.")
+    name = _file_name(first.name)
+    positions = [range(n) if kind == "" else (0,) for n, kind in zip(extra, own, strict=True)]
+    n_frames = extra[own.index("time")] if "time" in own else 0
+    images, metadata = {}, {}
+    many = "" in own
+    for p, at in enumerate(itertools.product(*positions)):
+        position = f"{name}_{p + 1:03d}" if many else name
+        for t in range(max(n_frames, 1)):
+            here = tuple(t if kind == "time" else i for i, kind in zip(at, own, strict=True))
+            field = frame_id(position, t, n_frames - 1) if n_frames else position
+            images[field] = [
+                LazyPlane(_reader(layer, channel, here, own), (height, width), _dtype(layer))
+                for layer, channel in parts
+            ]
+            if n_frames:
+                metadata[field] = {"series": position, "frame": t}
+    return images, metadata
+
+
+def _dtype(layer: Any) -> np.dtype:
+    return np.dtype((layer.data[0] if layer.multiscale else layer.data).dtype)
+
+
+def _reader(
+    layer: Any, channel: int | None, at: tuple[int, ...], own: tuple[str, ...]
+) -> Callable[[Box], np.ndarray]:
+    """Reads a part (h, w) of one plane of a layer; only what is in it is asked of its array."""
+    data, rgb = (layer.data[0] if layer.multiscale else layer.data), layer.rgb
+    method = "mean" if "mean" in own else "max"
+    picked: list[Any] = [
+        slice(None) if kind in ("max", "mean") else channel if kind == "channels" else i
+        for i, kind in zip(at, own, strict=True)
+    ]
+
+    def read(box: Box) -> np.ndarray:
+        y0, x0, y1, x1 = box
+        part = np.asarray(data[(*picked, slice(y0, y1), slice(x0, x1))])
+        if rgb:
+            colours = np.moveaxis(part, -1, 0)
+            part = (
+                to_grey(colours.reshape(len(colours), -1, x1 - x0)) if channel == GREY else colours[channel]
             )
-            for p in planes
-        ]
-    if planes[0].ndim == 2:
-        return {name: np.stack(planes)}
-    places = np.ndindex(planes[0].shape[:-2])
-    return {f"{name}_{i + 1:03d}": np.stack([plane[at] for plane in planes]) for i, at in enumerate(places)}
+        return flatten_z(part.reshape(-1, y1 - y0, x1 - x0), method)
+
+    return read
+
+
+def _source_of(layer: Any) -> dict[str, str]:
+    """Which layer it was, and of which file, read by which plugin."""
+    path, reader = layer.source.path, layer.source.reader_plugin
+    return {
+        "layer": layer.name,
+        **({"file": str(path)} if path else {}),
+        **({"reader": reader} if reader else {}),
+    }
+
+
+def proposed_um_per_px(layer: Any) -> float:
+    """A layer's pixel size in µm; without a unit of length its scale, which readers mostly give in µm."""
+    scale = float(layer.scale[-1])
+    return um_per_px(layer) or (scale if scale != 1 and _in_pixels(layer) else 0.0)
+
+
+def _in_pixels(layer: Any) -> bool:
+    return str(layer.units[-1]) in ("pixel", "dimensionless")
 
 
 def um_per_px(layer: Any) -> float:
