@@ -14,7 +14,7 @@ from napari_cellrep.jobs import drain
 from napari_cellrep.specs import InputError
 from napari_cellrep.steps.crop import crop
 from napari_cellrep.steps.embed import embed
-from napari_cellrep.steps.import_fields import import_fields, preview_import
+from napari_cellrep.steps.import_fields import add_fields, import_fields, preview_import
 from napari_cellrep.steps.segment import segment
 from napari_cellrep.steps.time_series import missing_frames
 
@@ -174,6 +174,105 @@ def test_series_of_one_name_in_two_folders_and_names_without_any_other_part(tmp_
     ]
     assert [f.metadata["time"] for f in project.fields] == [0, 6, 12, 24] * 2
     assert not [n for n in project.history[-1]["notes"] if "no frame" in n]  # 18 h was never meant
+
+
+OPTIONS = {"pattern": "{well}_T{time}_{channel}.tif", "channels": ("w1=GFP:protein", "w2=DNA:nucleus")}
+
+
+def test_a_later_frame_alone_joins_its_series(tmp_path, film):
+    folder = _file_per_frame(tmp_path / "in", film, times=range(6))
+    project = drain(import_fields(tmp_path / "p", [folder], **OPTIONS))
+    later = _file_per_frame(tmp_path / "week2", film, wells=("A05",), times=(7,))
+    found = drain(preview_import([later], project=project.root))
+    assert [(row["field"], row["problem"]) for row in found["rows"]] == [("A05", "")]
+    assert found["hints"] == ["Series A05 has no frame 6."]
+    drain(add_fields(project, [later]))
+    project = open_project(project.root)
+    field = project.field("A05_t007")
+    assert (field.series, field.group, field.metadata["time"]) == ("A05", "A05", 7)
+    assert "Series A05 has no frame 6." in project.history[-1]["notes"]
+    np.testing.assert_array_equal(project.read_image("A05_t007"), film[7 % 3])
+    assert drain(segment(project, segmenter="nuclei", fields=["A05_t000", "A05_t007"])).n_cells > 6
+    drain(crop(project))
+    assert {tuple(n.split(":")[:2]) for n in project.cells.obs_names} == {("A05", "0"), ("A05", "7")}
+    with pytest.raises(InputError, match=r"1 field \(A05_t007\) already"):
+        drain(add_fields(project, [later]))
+    new = _file_per_frame(tmp_path / "week3", film, wells=("C07",), times=(4,))  # a series that begins later
+    drain(add_fields(project, [new]))
+    assert project.field("C07_t004").series == "C07"
+
+
+def test_a_later_frame_is_called_as_those_that_are_there(tmp_path, film):
+    folder = _file_per_frame(tmp_path / "in", film, wells=("A05",), times=(3, 1200))
+    project = drain(import_fields(tmp_path / "p", [folder], **OPTIONS))
+    assert [f.id for f in project.fields] == ["A05_t0003", "A05_t1200"]
+    drain(add_fields(project, [_file_per_frame(tmp_path / "week2", film, wells=("A05",), times=(7,))]))
+    assert project.fields[-1].id == "A05_t0007"
+    with pytest.raises(InputError, match="already"):  # frame 3, not a second one of another name
+        drain(add_fields(project, [_file_per_frame(tmp_path / "week3", film, wells=("A05",), times=(3,))]))
+
+
+def test_a_later_frame_of_one_of_two_folders_joins_that_folders_series(tmp_path, film):
+    for plate in ("p1", "p2"):
+        (tmp_path / "in" / plate).mkdir(parents=True)
+        for hours in (0, 6):
+            tifffile.imwrite(tmp_path / "in" / plate / f"film-{hours}h.tif", film[0, 1])
+    project = drain(
+        import_fields(tmp_path / "p", [tmp_path / "in"], pattern="film-{time}.tif", channels=("nucleus",))
+    )
+    tifffile.imwrite(tmp_path / "in" / "p2" / "film-24h.tif", film[1, 1])
+    drain(add_fields(project, [tmp_path / "in" / "p2" / "film-24h.tif"]))
+    field = project.fields[-1]
+    assert (field.id, field.series, field.metadata["series"]) == ("p2_film_t024", "p2_film", "p2_film")
+
+
+def test_a_frame_that_was_broken_is_replaced_by_the_same_file_mended(tmp_path, film):
+    folder = _file_per_frame(tmp_path / "in", film, wells=("A05",))
+    whole = (folder / "A05_T03_w1.tif").read_bytes()
+    (folder / "A05_T03_w1.tif").write_bytes(whole[:100])
+    project = drain(import_fields(tmp_path / "p", [folder], **OPTIONS))
+    assert "A05_T03_w1.tif" in project.field("A05_t003").problem
+    (folder / "A05_T03_w1.tif").write_bytes(whole)
+    drain(add_fields(project, sorted(folder.glob("A05_T03_*"))))
+    assert [f.id for f in project.fields] == [f"A05_t00{t}" for t in range(4)]
+    assert not project.field("A05_t003").problem
+    assert project.field("A05_t003").series == "A05"
+
+
+def test_a_later_frame_whose_file_is_replaced_is_out_of_date_alone(tmp_path, film):
+    folder = _file_per_frame(tmp_path / "in", film, wells=("A05",), times=(0, 1))
+    project = drain(import_fields(tmp_path / "p", [folder], **OPTIONS))
+    _file_per_frame(folder, film, wells=("A05",), times=(2,))
+    drain(add_fields(project, sorted(folder.glob("*_T02_*"))))
+    drain(segment(project, segmenter="nuclei"))
+    drain(crop(project))
+    drain(embed(project, model="measurements"))
+    before = project.cells.obs_names, project.cells.obsm["X_measurements"].copy()
+    for channel in ("w1", "w2"):
+        path = folder / f"A05_T02_{channel}.tif"
+        tifffile.imwrite(path, np.flipud(tifffile.imread(path)))
+    project = open_project(project.root)
+    result = drain(segment(project, segmenter="nuclei"))
+    drain(crop(project))
+    drain(embed(project, model="measurements"))
+    cells = open_project(project.root).cells
+    old = [n for n in before[0] if not n.startswith("A05:2:")]
+    assert [n for n in cells.obs_names if not n.startswith("A05:2:")] == old
+    at = cells.obs_names.get_indexer(old)
+    np.testing.assert_array_equal(cells.obsm["X_measurements"][at], before[1][before[0].get_indexer(old)])
+    last = cells.obs[cells.obs["field"] == "A05_t002"]
+    assert len(last) > 3
+    assert np.isfinite(cells.obsm["X_measurements"]).all()
+    assert not result.problems
+
+
+def test_a_second_time_point_of_what_was_no_series_is_a_sentence(tmp_path, film):
+    project = drain(
+        import_fields(tmp_path / "p", [_file_per_frame(tmp_path / "in", film, times=(0,))], **OPTIONS)
+    )
+    assert [f.id for f in project.fields] == ["A05", "B06"]
+    with pytest.raises(InputError, match="of one time point; a time series begins with two"):
+        drain(add_fields(project, [_file_per_frame(tmp_path / "week2", film, times=(1,))]))
 
 
 def test_times_that_are_no_numbers_are_only_told(tmp_path, film):

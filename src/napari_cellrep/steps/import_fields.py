@@ -153,12 +153,20 @@ def add_fields(project: Project, images: Sequence[Path | str], **options: Any) -
         del before["on"]
     used = _like_before(before, options)
     used["metadata"] = str(used.get("metadata", ""))
-    found = yield from _collect(project.root, images, ImportOptions(**used), project.channels)
+    how = ImportOptions(**used)
+    read = read_names(images, project.root, how, there=project.fields)
+    found = yield from _collect(project.root, read, how, project.channels, project.fields)
     present = {f.id.casefold(): f for f in project.fields}
     taken = [
         f.id for f in found.fields if f.id.casefold() in present and not present[f.id.casefold()].problem
     ]
     if taken:
+        timed = read.regex is not None and "time" in read.regex.groupindex
+        if timed and not any(f.series for f in found.fields):
+            raise InputError(
+                f"{project.root.name} has {counted(taken, 'field')} already, of one time point; a time series begins with two: "
+                "import all of its frames into a new project, and later ones can be added."
+            )
         raise InputError(
             f"{project.root.name} has {counted(taken, 'field')} already; give the new files another folder or plate, "
             "or leave these out."
@@ -219,16 +227,17 @@ def preview_import(
     before: dict[str, Any] = {}
     present: tuple[Channel, ...] = ()
     taken: set[str] = set()
+    there: Sequence[Field] = ()
     root = Path()
     if str(project):
         opened = open_project(project)
-        present, root = opened.channels, opened.root
+        present, root, there = opened.channels, opened.root, opened.fields
         taken = {f.id.casefold() for f in opened.usable_fields}
         first: dict[str, Any] = next((line for line in opened.history if line["step"] == "import"), {})
         names = [f.name for f in dataclasses.fields(ImportOptions) if f.name not in ("metadata", "on")]
         before = {n: first[n] for n in names if n in first}
     used = ImportOptions(**_like_before(before, options))
-    read = read_names(images, root, used)
+    read = read_names(images, root, used, there=there)
     if not read.drafts and not read.unfit:
         raise InputError(read.problems[0] if read.problems else "There are no images there.")
     values = [
@@ -265,7 +274,7 @@ def preview_import(
         frames = frames_of(bare)
         told = yield from _collect(root, shown.first(LOOKED_AT), used, present)
         told_of = {f.series: frames.get(f.series, []) for f in told.fields}
-        gaps = missing_frames(frames)
+        gaps = missing_frames(frames_of(bare, there))
         series, n_fields = series_words(frames), len(bare)
         n_units = len(frames) + sum(not f.series for f in bare)
     else:
@@ -448,9 +457,16 @@ class _Found:
 
 
 def _collect(
-    root: Path, images: Sequence[Path | str] | NamesRead, options: ImportOptions, present: Sequence[Channel]
+    root: Path,
+    images: Sequence[Path | str] | NamesRead,
+    options: ImportOptions,
+    present: Sequence[Channel],
+    there: Sequence[Field] = (),
 ) -> Job[_Found]:
-    """Find the files, look at each, and make fields of them. `present`: the channels the fields have to have."""
+    """Find the files, look at each, and make fields of them.
+
+    `present`: the channels the fields have to have; `there`: the fields they come to.
+    """
     read = images if isinstance(images, NamesRead) else read_names(images, root, options)
     drafts, unfit, problems, by_file = read.drafts, read.unfit, list(read.problems), read.by_file
     if read.why:
@@ -512,7 +528,7 @@ def _collect(
 
     files_of = [draft_files(d) for d in drafts]
     fields, files_of, more_problems = _unique_ids(fields, [d.folder for d in drafts], files_of)
-    problems += [*more_problems, *missing_frames(frames_of(fields))[:SERIES_TOLD]]
+    problems += [*more_problems, *missing_frames(frames_of(fields, there))[:SERIES_TOLD]]
     brought: tuple[str, ...] = ()
     if options.metadata:
         joined = join_table(fields, files_of, Path(options.metadata), options.on)

@@ -13,14 +13,14 @@ from typing import Any
 
 from napari_cellrep.data import ome_zarr, vendors
 from napari_cellrep.data.crop_files import ARRAY_SUFFIXES
-from napari_cellrep.data.fields import well_name
+from napari_cellrep.data.fields import Field, well_name
 from napari_cellrep.data.harmony import Index, find_index, read_index
 from napari_cellrep.data.images import IMAGE_SUFFIXES, READ, file_of, suffix_of
 from napari_cellrep.data.layouts import NONE, Layout, find_layout, guess_layout, role_of, stain_of, well_of
 from napari_cellrep.data.load_data import Listed, is_load_data, read_load_data
 from napari_cellrep.data.tables import KEYS, column_name, stem
 from napari_cellrep.specs import InputError, counted
-from napari_cellrep.steps.time_series import are_frames, frame_id, number_in
+from napari_cellrep.steps.time_series import Series, are_frames, number_in
 
 PACKED_CROPS = (".zip", *ARRAY_SUFFIXES)
 _OR_CROPS = "If each picture is one cell, these are ready-made crops: say so (--crops; in the window: Each image is one cell)."
@@ -109,9 +109,16 @@ class NamesRead:
 
 
 def read_names(
-    images: Sequence[Path | str], root: Path, options: ImportOptions, crops: bool = False
+    images: Sequence[Path | str],
+    root: Path,
+    options: ImportOptions,
+    crops: bool = False,
+    there: Sequence[Field] = (),
 ) -> NamesRead:
-    """Find the files, and say by their names alone which make up a field (or, of `crops`, a cell)."""
+    """Find the files, and say by their names alone which make up a field (or, of `crops`, a cell).
+
+    `there`: fields of the project they are added to, whose time series a single frame may belong to.
+    """
     given = [images] if isinstance(images, str | Path) else list(images)
     tables = [Path(g).expanduser() for g in given if is_load_data(Path(g).expanduser())]
     if tables:
@@ -144,7 +151,7 @@ def read_names(
             f"By their names {counted([p.name for p in labels], 'file')} {verb} of others; left out (the segmenter imported "
             "takes them)."
         )
-    drafts, unfit = _draft_fields({p: files[p] for p in kept}, regex)
+    drafts, unfit = _draft_fields({p: files[p] for p in kept}, regex, Series(there, root))
     if layout is not None and layout.harmony:
         layout, said = _with_index(drafts, layout)
         why, problems = " ".join(filter(None, (why, said.pop(0)))), problems + said
@@ -319,11 +326,11 @@ def _read_pattern(pattern: str) -> re.Pattern[str] | None:
 
 
 def _draft_fields(
-    files: Mapping[Path, Mapping[str, str]], regex: re.Pattern[str] | None
+    files: Mapping[Path, Mapping[str, str]], regex: re.Pattern[str] | None, there: Series
 ) -> tuple[list[Draft], list[Path]]:
     """Put files together that belong to one field; and the files that the pattern does not fit.
 
-    `files`: each with its place on a plate, where its format says it.
+    `files`: each with its place on a plate, where its format says it; `there`: series that frames may belong to.
     """
     if regex is None:
         drafts = []
@@ -348,7 +355,7 @@ def _draft_fields(
         else:
             matches.append((p, text, match))
     times = {time for *_, match in matches if (time := match.groupdict().get("time"))}
-    as_frames = are_frames(times)
+    as_frames = are_frames(times, least=1 if there else 2)
     for p, text, match in matches:
         parts = {k: v for k, v in match.groupdict().items() if v is not None and k not in ("channel", "z")}
         time = parts.pop("time", "") if as_frames or len(times) < 2 else ""
@@ -374,8 +381,9 @@ def _draft_fields(
         said: dict[str, Any] = {column_name(k): v for k, v in parts.items() if k != "field"}
         if as_frames and time:
             frame = number_in(time)
+            name = there.called(name, folder)
             said |= {"series": name, "frame": frame, "time": frame}
-            name = frame_id(name, frame, max(map(number_in, times)))
+            name = there.frame_id(name, frame, max(map(number_in, times)))
         key = (folder, name, *sorted(parts.items()))
         draft = made.setdefault(key, Draft(name, folder, {}, said))
         at = match.groupdict().get("z") or ""

@@ -6,27 +6,68 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
-from napari_cellrep.data.fields import Field
+from napari_cellrep.data.fields import Field, safe_id
+from napari_cellrep.data.images import file_of
 from napari_cellrep.specs import join_words
 
 EVEN_SHARE = 0.8  # of the steps from frame to frame; 0, 6, 12 and 24 h are chosen, not gaps
 FRAMES_TOLD = 8  # of those a series lacks
 
 
-def frames_of(fields: Sequence[Field]) -> dict[str, list[int]]:
-    """Series → the frames of it that there are."""
-    found: dict[str, list[int]] = {}
-    for f in fields:
-        if f.series:
-            found.setdefault(f.series, []).append(int(f.metadata["frame"]))
+def frames_of(fields: Sequence[Field], there: Sequence[Field] = ()) -> dict[str, list[int]]:
+    """Series → the frames of it that there are, and those that were `there` before."""
+    found: dict[str, list[int]] = {f.series: [] for f in fields if f.series}
+    for f in (*there, *fields):
+        if f.series in found:
+            found[f.series].append(int(f.metadata["frame"]))
     return found
 
 
-def are_frames(times: Collection[str]) -> bool:
-    """Whether the times in names number frames: several, of one form, such as T0001 and T0002, or 0h and 24h."""
+class Series:
+    """The time series of a project, of a file per frame: which of them a later frame belongs to.
+
+    Parameters
+    ----------
+    fields : sequence of Field
+        Of the project; none for a new one.
+    root : Path
+        Its folder.
+    """
+
+    def __init__(self, fields: Sequence[Field] = (), root: Path = Path()):
+        self._digits: dict[str, int] = {}  # of the numbers in the ids of its frames
+        self._folders: dict[str, set[Path]] = {}
+        for f in fields:
+            if f.series and "time" in f.metadata:
+                self._digits[f.series] = max(
+                    self._digits.get(f.series, 0), len(f.id) - len(f.series) - len("_t")
+                )
+                files = [p for plane in f.planes[:1] for p in plane.files(root)]
+                self._folders.setdefault(f.series, set()).update(file_of(p).parent for p in files)
+
+    def __bool__(self) -> bool:
+        return bool(self._digits)
+
+    def called(self, name: str, folder: Path) -> str:
+        """What the series of that name is called here: one of two folders has its folder in front."""
+        same = [s for s in self._digits if s.endswith(f"_{safe_id(name)}") and folder in self._folders[s]]
+        return same[0] if len(same) == 1 and safe_id(name) not in self._digits else name
+
+    def frame_id(self, series: str, frame: int, last: int) -> str:
+        """The name of a frame, its number as long as those that are there."""
+        digits = self._digits.get(safe_id(series), 0)
+        return f"{series}_t{frame:0{digits}d}" if digits else frame_id(series, frame, last)
+
+
+def are_frames(times: Collection[str], least: int = 2) -> bool:
+    """Whether the times in names number frames: several, of one form, such as T0001 and T0002, or 0h and 24h.
+
+    `least`: how many there have to be; where there are series already, a single one.
+    """
     forms = {re.sub(r"\d+", "0", time, count=1) for time in times}
-    return len(times) > 1 and len(forms) == 1 and forms.pop().count("0") == 1
+    return len(times) >= least and len(forms) == 1 and forms.pop().count("0") == 1
 
 
 def number_in(time: str) -> int:
