@@ -46,6 +46,38 @@ def test_crops_of_a_group_are_one_stack_with_its_table(small: Project, tmp_path:
     assert tifffile.imread(out / file).shape[-1] == 32
 
 
+def test_crops_of_a_large_group_wait_in_a_file_and_not_in_memory(small: Project, tmp_path: Path, monkeypatch):
+    drain(write_crops(small, tmp_path / "held"))
+    module = "napari_cellrep.steps.export_images"
+    monkeypatch.setattr(f"{module}.HELD_BYTES", 1)
+    monkeypatch.setattr("napari_cellrep.data.slides.BIG_PX", 1)  # so that a group comes in several parts
+    monkeypatch.setattr("napari_cellrep.data.slides.TILE_PX", 100)
+    most = []
+    add = write_crops.__globals__["_Waiting"].add
+
+    def watched(waiting, crops):
+        add(waiting, crops)
+        most.append(sum(len(part) for part in waiting._held))
+
+    monkeypatch.setattr(f"{module}._Waiting.add", watched)
+    drain(write_crops(small, tmp_path / "waited"))
+    assert most
+    assert not any(most)
+    held, waited = (pd.read_csv(tmp_path / n / "index.csv", index_col="cell_id") for n in ("held", "waited"))
+    assert set(held.index) == set(waited.index)
+    files = {
+        n: {f: tifffile.imread(tmp_path / n / f) for f in held["file"].unique()} for n in ("held", "waited")
+    }
+    for cell, row in waited.iterrows():
+        was = held.loc[cell]
+        assert np.array_equal(
+            files["waited"][row["file"]][row["place"]], files["held"][was["file"]][was["place"]]
+        )
+    assert sorted(p.name for p in (tmp_path / "waited").iterdir()) == sorted(
+        p.name for p in (tmp_path / "held").iterdir()
+    )
+
+
 def test_crops_one_file_per_cell_and_of_a_set(small: Project, tmp_path: Path):
     some = [str(c) for c in small.cells.obs.index[:5]]
     write_sets(small.root, {"five": {"cells": some, "how": "first"}})

@@ -41,6 +41,17 @@ def seen(project, side: int) -> dict[str, np.ndarray]:
     return out
 
 
+def test_no_contact_sheet_is_so_large_that_it_is_worked_on_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr("napari_cellrep.data.slides.BIG_PX", (3 * 64) ** 2)
+    np.save(tmp_path / "cells.npy", crops(20, 1, 32, 32))
+    told = drain(preview_crops([tmp_path / "cells.npy"]))
+    assert [row["cells"] for row in told["rows"]] == ["9", "9", "2"]
+    project = drain(import_crops(tmp_path / "p", [tmp_path / "cells.npy"]))
+    assert [f.id for f in project.fields] == [row["field"] for row in told["rows"]]
+    assert not any(project.is_big(f.id) for f in project.fields)
+    assert project.cells.n_obs == 20
+
+
 def test_a_zip_with_a_table_as_published(shared, tmp_path):
     """The first cells of the yeast set, packed as it is."""
     with zipfile.ZipFile(shared / "data" / "pci_yeast" / "crops.zip") as whole:

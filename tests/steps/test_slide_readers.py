@@ -131,6 +131,29 @@ def test_every_recipe_runs_without_the_whole_of_a_slide(embedded):
     assert len(done) > len(RECIPES) / 2, done
 
 
+def test_cells_of_a_slide_whose_image_is_away_stay_if_their_outlines_are_the_same(embedded, monkeypatch):
+    whole = embedded.cells.obs.copy()
+    with in_parts(), monkeypatch.context() as patch:
+        drain(crop(embedded))
+        before = embedded.cells.obs["mask_hash"].copy()
+        victim = int(whole.loc[whole["field"] == "A01", "label"].iloc[3])
+        path = embedded.labels_path("A01")
+        labels = embedded.read_labels_region("A01", (0, 0, 256, 256))
+        with embedded.writing_labels("A01", {}) as writer:
+            writer.array[:] = np.where(labels == victim, 0, labels)
+            writer.n_cells = int(labels.max())
+        assert path.is_dir()
+        for plane in embedded.field("A01").planes:
+            for file in plane.files(embedded.root):
+                file.unlink(missing_ok=True)
+        patch.setattr(Project, "read_labels", lambda _, name: pytest.fail(f"All labels of {name} were read."))
+        drain(crop(embedded))
+        after = embedded.cells.obs["mask_hash"]
+    assert embedded.field("A01").problem
+    assert set(before.index) - set(after.index) == {f"A01:{victim}"}
+    assert (after == before[after.index]).all()
+
+
 def same(rows, of):
     """What a function of the project gives of some rows in parts, and of the whole."""
     whole = of(rows)

@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from napari_cellrep.data import Project, slides
 from napari_cellrep.data.cells import OBS_COLUMNS, Measuring, QualityRules, measure_field, set_flags
-from napari_cellrep.data.crops import find_cells, join_boxes, mask_hashes, moved
+from napari_cellrep.data.crops import Boxes, find_cells, join_boxes, mask_hashes, moved
 from napari_cellrep.data.fields import Field
 from napari_cellrep.data.stamps import made_from
 from napari_cellrep.jobs import Job, Progress
@@ -85,7 +86,7 @@ def crop(project: Project, *, rules: dict[str, Any] | None = None, fields: Seque
             except InputError as error:
                 problems[field.id] = str(error)
                 if old is not None:
-                    frames.append(_still_there(project, old.loc[old["field"] == field.id]))
+                    frames.append((yield from _still_there(project, old.loc[old["field"] == field.id])))
         yield Progress(i + 1, len(labelled), f"Found cells in {field.id}")
     frames = [f for f in frames if len(f)]
     project.mark(problems)
@@ -114,17 +115,9 @@ def crop(project: Project, *, rules: dict[str, Any] | None = None, fields: Seque
 def measure_in_parts(project: Project, field: Field, window_px: int, side_px: int = 0) -> Job[pd.DataFrame]:
     """Rows of a field larger than memory, measured part by part; as `napari_cellrep.data.cells.measure_field`."""
     shape = (field.height_px, field.width_px)
-    parts = slides.tiles(*shape, 0, side_px=side_px)
-    found = []
-    for i, tile in enumerate(parts):
-        y0, x0 = tile.core[:2]
-        found.append(moved(find_cells(project.read_labels_region(field.id, tile.core)), (-y0, -x0)))
-        yield Progress(i, 2 * len(parts), f"Finding cells in part {i + 1} of {len(parts)} of {field.id}")
-    cells = join_boxes(found)
-    side = (cells.box[:, 2:] - cells.box[:, :2]).max(initial=0)
-    halo = int(min(side + side // 2 + 16, MOST_AROUND_PX))
+    cells, parts = yield from _find_in_parts(project, field, side_px)
     measuring = Measuring(field, project.channels, window_px, cells, shape)
-    for i, tile in enumerate(slides.tiles(*shape, halo, side_px=side_px)):
+    for i, tile in enumerate(parts):
         image, labels = (
             project.read_region(field.id, tile.box),
             project.read_labels_region(field.id, tile.box),
@@ -134,16 +127,42 @@ def measure_in_parts(project: Project, field: Field, window_px: int, side_px: in
     return measuring.table()
 
 
-def _still_there(project: Project, rows: pd.DataFrame) -> pd.DataFrame:
+def _find_in_parts(project: Project, field: Field, side_px: int = 0) -> Job[tuple[Boxes, list[slides.Tile]]]:
+    """Where the cells of a field larger than memory are, and the parts in which each is whole where its middle is."""
+    shape = (field.height_px, field.width_px)
+    parts = slides.tiles(*shape, 0, side_px=side_px)
+    found = []
+    for i, tile in enumerate(parts):
+        y0, x0 = tile.core[:2]
+        found.append(moved(find_cells(project.read_labels_region(field.id, tile.core)), (-y0, -x0)))
+        yield Progress(i, 2 * len(parts), f"Finding cells in part {i + 1} of {len(parts)} of {field.id}")
+    cells = join_boxes(found)
+    side = (cells.box[:, 2:] - cells.box[:, :2]).max(initial=0)
+    halo = int(min(side + side // 2 + 16, MOST_AROUND_PX))
+    return cells, slides.tiles(*shape, halo, side_px=side_px)
+
+
+def _still_there(project: Project, rows: pd.DataFrame) -> Job[pd.DataFrame]:
     """Those rows of a field whose cells are in its labels as they were: its image may be away only for a while."""
     if not len(rows):
         return rows
+    field = project.field(str(rows["field"].iloc[0]))
+    now: set[tuple[int, int]] = set()
     try:
-        labels = project.read_labels(str(rows["field"].iloc[0]))
+        whole = slides.Tile(*[(0, 0, field.height_px, field.width_px)] * 2)
+        parts = (yield from _find_in_parts(project, field))[1] if project.is_big(field.id) else [whole]
+        for i, tile in enumerate(parts):
+            labels = project.read_labels_region(field.id, tile.box)
+            cells = find_cells(labels)
+            origin = tile.box[:2]
+            hashes = mask_hashes(labels, cells, origin)
+            mine = tile.owns(cells.centroid + np.array(origin))
+            now |= set(zip(cells.label[mine].tolist(), hashes[mine].tolist(), strict=True))
+            yield Progress(
+                len(parts) + i, 2 * len(parts), f"Compared part {i + 1} of {len(parts)} of {field.id}"
+            )
     except InputError:
         return rows[:0]
-    cells = find_cells(labels)
-    now = set(zip(cells.label.tolist(), mask_hashes(labels, cells).tolist(), strict=True))
     before = zip(rows["label"].tolist(), rows["mask_hash"].tolist(), strict=True)
     return rows[[pair in now for pair in before]]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CHUNK, SHARD = 64, 1024  # cells; 64 px crops of two 16-bit channels: 1 MB a chunk, 16 MB a file
+HELD_BYTES = 64 << 20  # of crops of a group; more are kept in a file until the last one is cut
 CROPS_KEY = "crops"  # in obsm of the zarr folder
 PER = ("group", "cell")
 
@@ -163,7 +165,7 @@ def _write_tiffs(
     names = [*about["channels"], *(["mask"] if spec.mask_plane else [])]
     groups = rows["group"].astype(str).to_numpy()
     files, places = np.empty(len(rows), object), np.zeros(len(rows), int)
-    waiting: dict[str, list[np.ndarray]] = {}
+    started: dict[str, _Waiting] = {}
     left = {name: int((groups == name).sum()) for name in dict.fromkeys(groups)}
     taken: dict[str, str] = {}
     done = 0
@@ -181,13 +183,13 @@ def _write_tiffs(
                     while f"{file}.ome.tif".casefold() in {f.casefold() for f in taken.values()}:
                         file += "_"
                     taken[name] = f"{file}.ome.tif"
-                parts = waiting.setdefault(name, [])
-                start = sum(len(part) for part in parts)
+                waiting = started.setdefault(name, _Waiting(tmp / f".{len(taken)}.part"))
                 files[own[of_group]] = taken[name]
-                places[own[of_group]] = start + np.arange(of_group.sum())
-                parts.append(crops[of_group])
-                if start + len(parts[-1]) == left[name]:
-                    _save(tmp / taken[name], np.concatenate(waiting.pop(name)), "TCYX", names, um)
+                places[own[of_group]] = waiting.n + np.arange(of_group.sum())
+                waiting.add(crops[of_group])
+                if waiting.n == left[name]:
+                    waiting.save(tmp / taken[name], names, um)
+                    del started[name]
         done += len(own)
         yield Progress(done, len(rows), f"Cut {field}")
     index = rows.drop(columns=["mask_hash"], errors="ignore").copy()
@@ -197,11 +199,66 @@ def _write_tiffs(
     (tmp / "crops.json").write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def _save(path: Path, pixels: np.ndarray, axes: str, names: Sequence[str], um_per_px: float) -> None:
+class _Waiting:
+    """Crops of a group until its last one is cut: in a file once they are more than memory should hold.
+
+    Parameters
+    ----------
+    path : Path
+        The file; it is gone when they are saved.
+    """
+
+    def __init__(self, path: Path):
+        self._path, self._held = path, list[np.ndarray]()
+        self._on_disk: list[tuple[int, np.dtype]] = []  # how many crops of which type each part has
+        self._shape: tuple[int, ...] = ()  # of one
+        self.n = 0
+
+    def add(self, crops: np.ndarray) -> None:
+        """Take up crops (n, C, y, x)."""
+        self._held.append(crops)
+        self._shape = crops.shape[1:]
+        self.n += len(crops)
+        if sum(part.nbytes for part in self._held) > HELD_BYTES:
+            with self._path.open("ab") as file:
+                for part in self._held:
+                    part.tofile(file)
+                    self._on_disk.append((len(part), part.dtype))
+            self._held = []
+
+    def _parts(self, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+        """All of them, in their order."""
+        if self._on_disk:
+            with self._path.open("rb") as file:
+                for n, dtype in self._on_disk:
+                    for _ in range(n):
+                        yield np.fromfile(file, dtype, math.prod(shape)).reshape(1, *shape)
+        yield from self._held
+
+    def save(self, path: Path, names: Sequence[str], um_per_px: float) -> None:
+        """Write them as one OME-TIFF, cell after cell as time points."""
+        shape = self._shape
+        dtype = np.result_type(*(d for _, d in self._on_disk), *(p.dtype for p in self._held))
+        planes = (
+            plane.astype(dtype, copy=False) for part in self._parts(shape) for crop in part for plane in crop
+        )
+        _save(path, planes, "TCYX", names, um_per_px, (self.n, *shape), dtype)
+        self._path.unlink(missing_ok=True)
+
+
+def _save(
+    path: Path,
+    pixels: np.ndarray | Iterator[np.ndarray],
+    axes: str,
+    names: Sequence[str],
+    um_per_px: float,
+    shape: tuple[int, ...] | None = None,
+    dtype: Any = None,
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     size = {"PhysicalSizeX": um_per_px, "PhysicalSizeY": um_per_px} if um_per_px else {}
     tifffile.imwrite(
-        path, pixels, ome=True, compression="zlib", photometric="minisblack",
+        path, pixels, shape=shape, dtype=dtype, ome=True, compression="zlib", photometric="minisblack",
         metadata={"axes": axes, "Channel": {"Name": list(names)}, **size},
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
 import tempfile
 import zipfile
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 import tifffile
 
+from napari_cellrep.data import slides
 from napari_cellrep.data.cells import OBS_COLUMNS
 from napari_cellrep.data.crop_files import (
     ARRAY_SUFFIXES,
@@ -144,7 +146,7 @@ def import_crops(
         cut_out = len({(whole.height, whole.width) for whole, _ in both}) > 1
         shapes = [pair[cut_out] for pair in both]
         side_px = max(s.side_px for s in shapes)
-        sheets, of_sheet = _sheets(cells, tuple(group_by))
+        sheets, of_sheet = _sheets(cells, tuple(group_by), most=_most_per_sheet(side_px))
         with replacing(root) as tmp:
             inner = tmp / "p.cellrep"
             fields, labels = [], {}
@@ -237,7 +239,8 @@ def add_crops(project: Project, images: Sequence[Path | str], **options: Any) ->
         side_px = max(s.side_px for s in shapes)
         if side_px > window_px:
             notes.append(_too_large(side_px, window_px))
-        sheets, of_sheet = _sheets(cells, project.group_by, [f.id for f in known.fields])
+        most = _most_per_sheet(max(side_px, window_px))
+        sheets, of_sheet = _sheets(cells, project.group_by, [f.id for f in known.fields], most)
         done = 2 * len(found.cells) - len(cells)
         before, fields = project.fields, []
         try:
@@ -336,7 +339,8 @@ def preview_crops(
         notes.append(f"{seen_again:,}{some} are in the project already and will be left out.")
     if line and max(max(s) for s in sizes) > int(line["window_px"]) and not cut_out:
         notes.append(_too_large(max(max(s) for s in sizes), int(line["window_px"])))
-    sheets, of_sheet = _sheets(cells, group_by, sheets_there)
+    most = _most_per_sheet(max(*map(max, sizes), int(line.get("window_px", 0))))
+    sheets, of_sheet = _sheets(cells, group_by, sheets_there, most)
     return {
         "n_cells": len(cells), "n_looked_at": len(looked_at), "sizes": _size_words(sizes),
         "seen": "" if line else _SEEN[len(sizes) > 1], "channels": [f"{c.name} ({c.role})" for c in present or found.channels],
@@ -771,12 +775,17 @@ def _flat(file: Path) -> np.ndarray:
 # ---- sheets ----------------------------------------------------------------------------------------
 
 
+def _most_per_sheet(side_px: int) -> int:
+    """How many crops go on a sheet: none is so large that it would have to be worked on in parts."""
+    return max(1, min(MOST_PER_SHEET, (math.isqrt(slides.BIG_PX) // max(side_px, LEAST_PITCH_PX)) ** 2))
+
+
 def _sheets(
-    cells: Sequence[_Cell], group_by: Sequence[str], taken: Sequence[str] = ()
+    cells: Sequence[_Cell], group_by: Sequence[str], taken: Sequence[str] = (), most: int = MOST_PER_SHEET
 ) -> tuple[dict[str, list[int]], dict[str, dict[str, Any]]]:
     """Sheet → its cells, in natural order of names, and sheet → what is known of all of its cells.
 
-    `taken`: names that sheets cannot have.
+    `taken`: names that sheets cannot have; `most`: how many crops a sheet holds.
     """
     known = [_tidy(c.known) for c in cells]
     columns = {k for row in known for k in row}
@@ -794,13 +803,13 @@ def _sheets(
     names = {t.casefold() for t in taken}
     for key, rows in keys.items():
         name = safe_id("_".join(part for part in key if part) or "cells")
-        for start in range(0, len(rows), MOST_PER_SHEET):
-            page = f"{name}_page{start // MOST_PER_SHEET + 1}" if len(rows) > MOST_PER_SHEET else name
+        for start in range(0, len(rows), most):
+            page = f"{name}_page{start // most + 1}" if len(rows) > most else name
             free, n = page, 2
             while free.casefold() in names:
                 free, n = f"{page}_{n}", n + 1
             names.add(free.casefold())
-            sheets[free] = rows[start : start + MOST_PER_SHEET]
+            sheets[free] = rows[start : start + most]
     shared = [
         c for c in sorted(columns)
         if c != column_name("cell") and all(len({str(known[i].get(c)) for i in rows}) == 1 for rows in sheets.values())
