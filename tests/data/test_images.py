@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -8,6 +9,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from napari_cellrep.data import images
 from napari_cellrep.data.images import GREY, Plane, flatten_z, inspect_image, is_grey, read_planes, to_grey
 from napari_cellrep.specs import InputError
 
@@ -313,3 +315,55 @@ def test_flattening_stacks():
 def test_grey_of_wide_integers_does_not_wrap():
     rgb = np.full((3, 4, 4), 65_000, np.uint16)
     assert (to_grey(rgb) == 65_000).all()
+
+
+@pytest.mark.parametrize("how", [{"tile": (16, 16), "compression": "zlib"}, {}], ids=["tiles", "plain"])
+def test_a_large_packed_tiff_is_unpacked_to_the_disk_once_and_read_in_parts(tmp_path, monkeypatch, how):
+    monkeypatch.setattr(images, "UNPACKED_IN_MEMORY", 1000)
+    image = np.random.default_rng(0).integers(0, 999, (2, 70, 90)).astype(np.uint16)
+    opened = []
+
+    class Gzip:
+        @staticmethod
+        def open(path):
+            opened.append(path.name)
+            return gzip.open(path)
+
+    monkeypatch.setattr(images, "gzip", Gzip)
+
+    def write(name, pixels):
+        tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", **how)
+        (tmp_path / name).write_bytes(gzip.compress((tmp_path / "a.tif").read_bytes()))
+        return tmp_path / name
+
+    path = write("a.tif.gz", image)
+    assert inspect_image(path).files == ("a.tif.gz",)
+    box = (10, 20, 60, 85)
+    for _ in range(3):
+        part = read_planes([Plane(str(path), 0), Plane(str(path), 1)], tmp_path, box=box)
+        np.testing.assert_array_equal(part, image[:, 10:60, 20:85])
+    np.testing.assert_array_equal(read_planes([Plane(str(path), 1)], tmp_path)[0], image[1])
+    assert opened == ["a.tif.gz"]
+    write("a.tif.gz", image + 1)  # replaced: it is unpacked again
+    np.testing.assert_array_equal(
+        read_planes([Plane(str(path), 1)], tmp_path, box=box)[0], image[1, 10:60, 20:85] + 1
+    )
+    for name in ("b", "c", "d"):
+        inspect_image(write(f"{name}.tif.gz", image))
+    assert len(images._ON_DISK) == images.MOST_UNPACKED
+    assert len(opened) == 5
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfileobj", full)
+    with pytest.raises(InputError, match=r"e.tif.gz does not fit on the disk unpacked .* is full"):
+        inspect_image(write("e.tif.gz", image))
+    images._ON_DISK.clear()
+
+
+def test_a_jpeg_too_large_for_its_decoder_says_what_to_do(tmp_path, monkeypatch):
+    iio.imwrite(tmp_path / "a.jpg", np.zeros((40, 40), np.uint8))
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(InputError, match="more pixels than a JPEG is decoded with; convert it to OME-TIFF"):
+        inspect_image(tmp_path / "a.jpg")

@@ -317,6 +317,19 @@ def test_arrays_that_cannot_be_read_leave_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_slides_that_cannot_be_decoded_in_parts_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(slides, "BIG_PX", 400)
+    for name in ("a.png", "b.tif", "c.jpg"):
+        write(tmp_path / "in" / name, pixels(30, 40))
+    found = drain(preview_import([tmp_path / "in"], layout="none"))
+    (hint,) = [h for h in found["hints"] if "decoded in parts" in h]
+    assert hint.startswith(
+        "a is 40 × 30 px, and 1 more are as large: PNG and JPEG cannot be decoded in parts"
+    )
+    project = made(tmp_path / "p", [tmp_path / "in"], layout="none")
+    assert hint in project.history[-1]["notes"]
+
+
 def test_add_next_weeks_plate(tmp_path):
     def week(name: str, wells: tuple[str, ...], seed: int) -> Path:
         for i, well in enumerate(wells):

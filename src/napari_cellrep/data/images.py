@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import io
 import os
+import shutil
+import tempfile
+import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +20,7 @@ from xml.etree import ElementTree
 import imagecodecs
 import imageio.v3 as iio
 import numpy as np
+import PIL.Image
 import tifffile
 import zarr
 
@@ -239,7 +245,7 @@ def _open(path: Path, stack: str) -> ImageInfo:
             axes, seen.shape, seen.dtype, colour, seen.um_per_px, seen.channel_names, (path.name,), path
         )
     if suffix_of(file_of(path)) in TIFF_SUFFIXES:
-        with reading(path, "TIFF"), _tiff(file_of(path)) as tif:
+        with reading(path, "TIFF"), _tiff(file_of(path)) as (tif, _):
             series = pick_series(tif, path)
             axes = name_axes(series.axes, series.shape, stack, path)
             um, names = _tiff_metadata(tif, series)
@@ -276,10 +282,10 @@ def read_czyx(path: Path, stack: str, t: int = 0, box: Box | None = None) -> np.
         axes = name_axes(file.info.axes, file.info.shape, stack, path)
         image = file.read(_where(axes, file.info.shape, t, box, path))
     elif suffix_of(file_of(path)) in TIFF_SUFFIXES:
-        with reading(path, "TIFF"), _tiff(file_of(path)) as tif:
+        with reading(path, "TIFF"), _tiff(file_of(path)) as (tif, source):
             series = pick_series(tif, path)
             axes = name_axes(series.axes, series.shape, stack, path)
-            image = _read_tiff(tif, series, _where(axes, series.shape, t, box, path), box is not None, path)
+            image = _read_tiff(tif, series, _where(axes, series.shape, t, box, path), box is not None, source)
     else:
         image = _read_plain(path)
         axes = "YX" if image.ndim == 2 else "YXS"
@@ -287,14 +293,18 @@ def read_czyx(path: Path, stack: str, t: int = 0, box: Box | None = None) -> np.
     return to_czyx(image, axes, path)
 
 
-def _read_tiff(tif: Any, series: Any, where: tuple[slice, ...], part: bool, path: Path) -> np.ndarray:
+def _read_tiff(
+    tif: Any, series: Any, where: tuple[slice, ...], part: bool, source: Path | io.BytesIO | _Reader
+) -> np.ndarray:
     """The pixels `where` says; no more is decoded than a part or a time point needs."""
-    file = file_of(path)
-    if file.suffix.lower() == ".gz":  # unpacked into memory already
+    if isinstance(source, io.BytesIO):  # all of it is in memory already
         return np.asarray(series.asarray()[where])
     if part and series.dataoffset is not None:  # not compressed: mapped into memory, not read
         dtype = tif.byteorder + series.dtype.char
-        return np.array(np.memmap(file, dtype, "r", series.dataoffset, series.shape)[where])
+        if isinstance(source, Path):
+            return np.array(np.memmap(source, dtype, "r", series.dataoffset, series.shape)[where])
+        with source.of.lock:
+            return np.array(np.memmap(source.of.file, dtype, "r", series.dataoffset, series.shape)[where])
     if part or any(len(range(n)[s]) < n for s, n in zip(where, series.shape, strict=True)):
         with series.aszarr(level=0) as store:
             return np.asarray(zarr.open_array(store, mode="r")[where])
@@ -336,16 +346,93 @@ def kept_dtype(dtype: np.dtype, path: Path) -> np.dtype:
 
 
 @contextlib.contextmanager
-def _tiff(path: Path) -> Iterator[Any]:
-    """A TIFF, opened; a packed one is unpacked into memory."""
+def _tiff(path: Path) -> Iterator[tuple[Any, Path | io.BytesIO | _Reader]]:
+    """A TIFF, opened, and what it is read from; a packed one is unpacked first."""
     if path.suffix.lower() != ".gz":
         with tifffile.TiffFile(path) as tif:
-            yield tif
+            yield tif, path
         return
-    with gzip.open(path) as packed:
-        data = io.BytesIO(packed.read())
-    with tifffile.TiffFile(data, name=path.name) as tif:
-        yield tif
+    with _unpacked(path) as data, tifffile.TiffFile(data, name=path.name) as tif:
+        yield tif, data
+
+
+UNPACKED_IN_MEMORY = 256 << 20  # bytes; what is more than that in a packed file is unpacked to the disk, once
+MOST_UNPACKED = 2  # files on the disk at a time
+_ON_DISK: dict[Path, tuple[list[list[int]], _Unpacked]] = {}
+_UNPACKING = threading.Lock()
+
+
+class _Unpacked:
+    """What was in a packed file, in a temporary file of the system that is gone with the process, however that ends."""
+
+    def __init__(self, file: Any):
+        self.file, self.lock = file, threading.Lock()
+        self.size = file.seek(0, io.SEEK_END)
+        weakref.finalize(self, file.close)
+
+
+class _Reader(io.BufferedReader):
+    """One of several readers of such a file, each at its own place."""
+
+    def __init__(self, of: _Unpacked):
+        super().__init__(_Place(of), 1 << 16)
+        self.of = of
+
+
+class _Place(io.RawIOBase):
+    """A place in such a file."""
+
+    def __init__(self, of: _Unpacked):
+        self.of, self._at = of, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + (0, self._at, self.of.size)[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        with self.of.lock:
+            self.of.file.seek(self._at)
+            n: int = self.of.file.readinto(buffer)
+        self._at += n
+        return n
+
+
+def _unpacked(path: Path) -> io.BytesIO | _Reader:
+    """What is in a packed file: in memory, or if it is large on the disk, where it stays for the next one who asks."""
+    stamp = stamps_of(path)
+    with _UNPACKING:
+        if path in _ON_DISK and _ON_DISK[path][0] == stamp:
+            return _Reader(_ON_DISK[path][1])
+        with gzip.open(path) as packed:
+            head = packed.read(UNPACKED_IN_MEMORY + 1)
+            if len(head) <= UNPACKED_IN_MEMORY:
+                return io.BytesIO(head)
+            file = tempfile.TemporaryFile()  # kept open
+            try:
+                file.write(head)
+                del head
+                shutil.copyfileobj(packed, file, 1 << 20)
+                file.flush()
+            except OSError as error:
+                file.close()
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise InputError(
+                    f"{path.name} does not fit on the disk unpacked ({tempfile.gettempdir()} is full): free some space, set "
+                    "TMPDIR to a folder with more, or unpack it (gunzip) and import the unpacked file."
+                ) from error
+        _ON_DISK.pop(path, None)
+        while len(_ON_DISK) >= MOST_UNPACKED:  # closed, and gone from the disk, with its last reader
+            del _ON_DISK[next(iter(_ON_DISK))]
+        held = _Unpacked(file)
+        _ON_DISK[path] = stamp, held
+        return _Reader(held)
 
 
 @contextlib.contextmanager
@@ -454,7 +541,13 @@ def _read_plain(path: Path) -> np.ndarray:
         if path.suffix.lower() == ".png":  # Pillow would cut 16-bit colour down to 8 bits
             image = np.asarray(imagecodecs.png_decode(path.read_bytes()))
         else:
-            image = np.asarray(iio.imread(path))
+            try:
+                image = np.asarray(iio.imread(path))
+            except PIL.Image.DecompressionBombError as error:
+                raise InputError(
+                    f"{path.name} has more pixels than a JPEG is decoded with; convert it to OME-TIFF or OME-Zarr (QuPath, Fiji, "
+                    "bfconvert)."
+                ) from error
     if image.ndim not in (2, 3) or not image.size:
         raise InputError(f"{path.name} is not a single image (shape {image.shape}).")
     return image[..., 0] if image.ndim == 3 and image.shape[-1] <= 2 else image

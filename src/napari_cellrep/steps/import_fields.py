@@ -285,7 +285,9 @@ def preview_import(
         series = series_words(told_of) + (
             " (of the files looked at)" if told_of and len(read.drafts) > LOOKED_AT else ""
         )
-    hints = gaps + [problem for problem in read.problems if "label image" in problem]
+    hints = (
+        gaps + [problem for problem in read.problems if "label image" in problem] + _held_whole(told.fields)
+    )
     largest = max((max(f.height_px, f.width_px) for f in told.fields), default=0)
     if 0 < largest <= CROPS_PX and not present and read.regex is None:
         hints.append(
@@ -529,6 +531,7 @@ def _collect(
     files_of = [draft_files(d) for d in drafts]
     fields, files_of, more_problems = _unique_ids(fields, [d.folder for d in drafts], files_of)
     problems += [*more_problems, *missing_frames(frames_of(fields, there))[:SERIES_TOLD]]
+    problems += _held_whole(fields)
     brought: tuple[str, ...] = ()
     if options.metadata:
         joined = join_table(fields, files_of, Path(options.metadata), options.on)
@@ -539,6 +542,26 @@ def _collect(
 
 
 SERIES_TOLD = 5  # that lack frames
+
+
+def _held_whole(fields: Sequence[Field]) -> list[str]:
+    """A sentence if slides are in files that cannot be decoded in parts."""
+    plain = (".png", ".jpg", ".jpeg")
+    large = [
+        f for f in fields
+        if f.height_px * f.width_px > slides.BIG_PX and any(p.path.lower().endswith(plain) for p in f.planes)
+    ]  # fmt: skip
+    if not large:
+        return []
+    first = large[0]
+    n_bytes = first.height_px * first.width_px * len(first.planes) * np.dtype(first.dtype).itemsize
+    return [
+        f"{first.id} is {first.width_px:,} × {first.height_px:,} px"
+        + (f", and {len(large) - 1:,} more are as large" if len(large) > 1 else "")
+        + f": PNG and JPEG cannot be decoded in parts, so every step decodes all of it ({n_bytes / 1e9:.1f} GB) again and again. "
+        "Convert it to OME-TIFF or OME-Zarr first (QuPath, Fiji, bfconvert)."
+    ]
+
 
 MISTAKES_TOLD = 5  # rows of a table that do not fit, told one by one after an import; a preview tells all
 
