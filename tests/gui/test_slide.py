@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import tifffile
+from qtpy.QtCore import QPoint, Qt
 
-from napari_cellrep.data import create_project, slides
+from _clicks import LONG, card, click, idle, opened, run
+from napari_cellrep.data import create_project, open_project, slides
 from napari_cellrep.data.fields import Field, with_groups
 from napari_cellrep.data.images import Plane
 from napari_cellrep.gui._image import canvas_of, show_field
@@ -127,15 +129,14 @@ def test_a_slide_is_shown_in_levels_and_its_cells_are_picked_and_lit(qtbot, view
     qtbot.waitUntil(lambda: canvas.layer("colours") is not None and not canvas.layer("colours").multiscale)
     assert canvas.coloured
     menu = canvas.open_menu(-1)
-    assert menu is None or "painting" not in " ".join(a.text() for a in menu.actions())
+    assert menu is None or "Edit the cells" not in " ".join(a.text() for a in menu.actions())
     show("slide")
     qtbot.waitUntil(lambda: canvas.layer("colours") is not None and canvas.layer("colours").multiscale)
     menu = canvas.open_menu(-1)
-    (entry,) = [a for a in menu.actions() if "painting" in a.text()]
-    assert not entry.isEnabled()
-    assert "Not on a slide" in entry.toolTip()
+    (entry,) = [a for a in menu.actions() if a.text() == "Edit the cells in view"]
+    assert entry.isEnabled()
     menu.close()
-    canvas.save_edits()
+    canvas.save_edits()  # nothing is edited, nothing happens
     canvas.close()
 
 
@@ -156,6 +157,124 @@ def test_the_levels_of_a_slide_are_made_once_and_other_pictures_do_not_wait(qtbo
     assert len(looks) == 2
     small, by = background.overview(slide, "slide")
     assert small.shape[1] * by == pytest.approx(slide.field("slide").height_px, rel=0.02)
+
+
+def shown_near(qtbot, dock, label, zoom=6.0):
+    """A slide on the canvas, zoomed in at one of its cells."""
+    canvas, session = dock.canvas, dock.session
+    row = session.row_of("slide", label)
+    _, y, x = session.place(row)
+    camera = canvas.viewer.scene.camera
+    camera.center, camera.zoom = (y, x), zoom
+    qtbot.wait(50)
+    return y, x
+
+
+def pressed_at(qtbot, viewer, layer, y, x):
+    """One click of the mouse at a place of the field."""
+    widget = viewer.window._qt_viewer.canvas.native
+    camera = viewer.scene.camera
+    h, w = viewer.canvas.size
+    at = (np.array([y, x]) * layer.scale - np.array(camera.center[-2:])) * camera.zoom + np.array([h, w]) / 2
+    spot = QPoint(round(at[1]), round(at[0]))
+    qtbot.mouseMove(widget, spot)
+    qtbot.wait(30)
+    qtbot.mousePress(widget, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, spot)
+    qtbot.mouseRelease(widget, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, spot)
+    qtbot.wait(30)
+
+
+def test_cells_in_view_are_edited_with_the_mouse_saved_and_taken_back(qtbot, dock, slide):
+    opened(qtbot, dock, slide)
+    dock.show_field("slide")
+    canvas, session, viewer = dock.canvas, dock.session, dock.canvas.viewer
+    qtbot.waitUntil(lambda: canvas.field == "slide" and canvas.slide is not None, timeout=LONG)
+    cells = card(dock, "cells")
+    qtbot.waitUntil(lambda: cells.in_view.isVisible(), timeout=LONG)
+    assert not cells.edits.isVisible()
+    assert not cells.cancel.isVisible()
+    before = slide.read_labels("slide")
+    middle = int(np.median(before[700:900, 700:900][before[700:900, 700:900] > 0]))
+
+    y, x = shown_near(qtbot, dock, middle)
+    click(cells.in_view)
+    qtbot.waitUntil(lambda: canvas.editing.layer is not None, timeout=LONG)
+    qtbot.waitUntil(lambda: cells.cancel.isVisible(), timeout=LONG)
+    assert not cells.in_view.isVisible()
+    assert not cells.edits.isEnabled()
+    layer, part = canvas.editing.layer, canvas.editing.part
+    assert viewer.layers.selection.active is layer
+    y0, x0, y1, x1 = part.box
+    np.testing.assert_array_equal(layer.data, before[y0:y1, x0:x1])
+    seen = np.asarray(canvas.layer("cells").data[0])
+    assert not seen[y0:y1, x0:x1].any()  # what is edited is not drawn twice
+    outside = np.ones(before.shape, bool)
+    outside[y0:y1, x0:x1] = False
+    np.testing.assert_array_equal(seen[outside], before[outside])
+
+    # Cancelled: as if nothing had been.
+    layer.mode = "fill"
+    layer.selected_label = 0
+    pressed_at(qtbot, viewer, layer, y, x)
+    assert canvas.edited
+    assert not (layer.data == middle).any()
+    qtbot.waitUntil(lambda: cells.edits.isEnabled(), timeout=LONG)
+    click(cells.cancel)
+    qtbot.waitUntil(lambda: cells.in_view.isVisible(), timeout=LONG)
+    assert canvas.layer("edit") is None
+    assert not canvas.edited
+    np.testing.assert_array_equal(slide.read_labels("slide"), before)
+    np.testing.assert_array_equal(np.asarray(canvas.layer("cells").data[0]), before)
+
+    # A cell erased by the bucket, one painted, one that the part cuts stays.
+    click(cells.in_view)
+    qtbot.waitUntil(lambda: canvas.editing.layer is not None, timeout=LONG)
+    layer, part = canvas.editing.layer, canvas.editing.part
+    layer.mode = "fill"
+    layer.selected_label = 0
+    pressed_at(qtbot, viewer, layer, y, x)
+    free = np.argwhere(part.labels[8:-8, 8:-8] == 0) + 8
+    free += np.array([y0, x0])
+    fy, fx = free[np.argmin(np.abs(free - (y, x)).sum(axis=1))]
+    layer.mode, layer.brush_size = "paint", 5
+    layer.selected_label = part.top + 1
+    pressed_at(qtbot, viewer, layer, fy, fx)
+    painted = int((layer.data == part.top + 1).sum())
+    assert painted > 5
+    layer.undo()  # napari's own undo, as in any layer
+    assert not (layer.data == part.top + 1).any()
+    layer.redo()
+    if len(part.locked):
+        ly, lx = np.argwhere(part.labels == part.locked[0])[0]
+        layer.paint((int(ly), int(lx)), 0)
+        assert (layer.data == part.locked[0]).sum() == (part.labels == part.locked[0]).sum()
+        layer.selected_label = int(part.locked[0])
+        assert layer.selected_label not in part.locked
+    qtbot.waitUntil(lambda: cells.edits.isEnabled(), timeout=LONG)
+    n = session.n_cells
+    run(qtbot, dock, cells.edits)
+    qtbot.waitUntil(lambda: canvas.editing.part is None, timeout=LONG)
+    qtbot.waitUntil(lambda: session.row_of("slide", middle) == -1, timeout=LONG)
+    after = slide.read_labels("slide")
+    assert not (after == middle).any()
+    assert (after > before.max()).sum() == painted
+    assert session.n_cells == n
+    assert session.row_of("slide", int(before.max()) + 1) >= 0
+    qtbot.waitUntil(lambda: np.array_equal(np.asarray(canvas.layer("cells").data[0]), after), timeout=LONG)
+    idle(qtbot, dock)
+
+    # Too much in view is a sentence, and one step is taken back.
+    said = []
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr("napari_cellrep.gui._edit.show_warning", said.append)
+    monkey.setattr("napari_cellrep.steps.edit.MOST_PX", 20)
+    click(cells.in_view)
+    qtbot.waitUntil(lambda: bool(said), timeout=LONG)
+    monkey.undo()
+    assert said[0].startswith("Zoom in: ")
+    assert canvas.editing.part is None
+    assert open_project(slide.root).undo() == "edit"
+    np.testing.assert_array_equal(slide.read_labels("slide"), before)
 
 
 @pytest.mark.parametrize("bits", range(1, 8))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -108,6 +108,13 @@ class Measuring:
         All cells of the field.
     shape : tuple of int
         Height and width of the field.
+    judged_by : mapping, optional
+        `judged_by` of all cells of the field, to measure some of them again as they were then: only where they are is looked at.
+
+    Attributes
+    ----------
+    judged_by : dict
+        What of the whole field cells are judged by, as plain numbers; once `table` was called.
     """
 
     def __init__(
@@ -117,10 +124,12 @@ class Measuring:
         window_px: int,
         cells: Boxes,
         shape: tuple[int, ...],
+        judged_by: Mapping[str, Any] | None = None,
     ):
         self._field, self._channels, self._window_px, self._shape = field, channels, window_px, shape
         side = float(np.median(np.sqrt(cells.area_px))) if len(cells) else 0.0
-        self._ring_px = max(1, round(0.2 * side))
+        self.judged_by = dict(judged_by or {})
+        self._ring_px = int(self.judged_by["ring_px"]) if judged_by else max(1, round(0.2 * side))
         self._light = [_Light() for _ in channels]
         self._frames: list[pd.DataFrame] = []
         self._proteins = [i for i, c in enumerate(channels) if c.role == "protein"]
@@ -156,7 +165,7 @@ class Measuring:
         if self._counts:
             self._brightest = max(self._brightest, int(image.max(initial=0)))
         own = (slice(core[0] - box[0], core[2] - box[0]), slice(core[1] - box[1], core[3] - box[1]))
-        for i, (plane, light) in enumerate(zip(image, self._light, strict=True)):
+        for i, (plane, light) in enumerate(() if self.judged_by else zip(image, self._light, strict=True)):
             light.add(plane.astype(np.float32), own, core[:2], i in self._proteins, self._possible_tops())
         cells = find_cells(labels) if cells is None else cells
         middle = cells.centroid + np.array(origin)
@@ -204,22 +213,12 @@ class Measuring:
             frame = pd.concat(self._frames, ignore_index=True).sort_values("label", kind="stable")
         else:
             frame = pd.DataFrame({c: np.zeros(0) for c in OBS_COLUMNS})
-        tops = self._possible_tops()
-        top = tops[0] if tops and (len(tops) == 1 or self._brightest <= 4095) else max(tops, default=0)
-        if top and len(frame):
-            frame["q_saturated_share"] = frame[f"top {top}"]
-        frame["q_signal"], frame["q_signal_share"] = self._signal(frame)
-        focus = frame["q_focus"].to_numpy(float)
-        frame["q_field_focus"] = float(np.median(focus)) if len(focus) else 0.0
-        frame["q_field_saturated"] = max((light.share_at(top) for light in self._light), default=0.0)
-        frame["q_field_contrast"] = min(
-            (
-                light.contrast(self._counts)
-                for light, channel in zip(self._light, self._channels, strict=True)
-                if channel.role not in ("brightfield", "mask")
-            ),
-            default=np.inf,
-        )
+        self.judged_by = by = self.judged_by or self._judge(frame)
+        if by["top"] and len(frame):
+            frame["q_saturated_share"] = frame[f"top {by['top']}"]
+        frame["q_signal"], frame["q_signal_share"] = _signal(frame, by["signal"])
+        for column in ("q_field_focus", "q_field_saturated", "q_field_contrast"):
+            frame[column] = by[column]
         ids = [self._field.cell_id(int(label)) for label in frame["label"]]
         frame = frame[list(OBS_COLUMNS)].set_index(pd.Index(ids, name="cell_id", dtype=object))
         for key, value in self._field.metadata.items():
@@ -227,22 +226,56 @@ class Measuring:
                 frame[key] = value
         return frame
 
-    def _signal(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """Protein signal of each cell over background: in SDs of the field's noise, and as a share of the usual.
-
-        The usual is the median cell of the same field. Of several protein channels the best counts; both are inf where there
-        is none.
-        """
-        n = len(frame)
-        if not self._proteins or not n:
-            return np.full(n, np.inf), np.full(n, np.inf)
-        z, share = np.full(n, -np.inf), np.full(n, -np.inf)
-        for i in self._proteins:
+    def _judge(self, frame: pd.DataFrame) -> dict[str, Any]:
+        """What of the whole field its cells are judged by."""
+        tops = self._possible_tops()
+        top = tops[0] if tops and (len(tops) == 1 or self._brightest <= 4095) else max(tops, default=0)
+        focus = frame["q_focus"].to_numpy(float)
+        signal = {}
+        for i in self._proteins if len(frame) else ():
             background, noise, step = self._light[i].background(self._counts)
-            signal = frame[f"protein {i}"].to_numpy(float) - background
-            z = np.maximum(z, signal / max(noise, step))
-            share = np.maximum(share, signal / max(float(np.median(signal)), step))
-        return z, share
+            usual = float(np.median(frame[f"protein {i}"].to_numpy(float) - background))
+            signal[str(i)] = [float(background), max(float(noise), step), max(usual, step)]
+        return {
+            "window_px": self._window_px,
+            "ring_px": self._ring_px,
+            "top": int(top),
+            "signal": signal,
+            "q_field_focus": float(np.median(focus)) if len(focus) else 0.0,
+            "q_field_saturated": max((light.share_at(top) for light in self._light), default=0.0),
+            "q_field_contrast": float(
+                min(
+                    (
+                        light.contrast(self._counts)
+                        for light, channel in zip(self._light, self._channels, strict=True)
+                        if channel.role not in ("brightfield", "mask")
+                    ),
+                    default=np.inf,
+                )
+            ),
+        }
+
+
+def _signal(frame: pd.DataFrame, by: Mapping[str, Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Protein signal of each cell over background: in SDs of the field's noise, and as a share of the usual.
+
+    The usual is the median cell of the same field. Of several protein channels the best counts; both are inf where there
+    is none.
+
+    Parameters
+    ----------
+    by : mapping
+        Channel → background, noise and the usual signal.
+    """
+    n = len(frame)
+    if not by or not n:
+        return np.full(n, np.inf), np.full(n, np.inf)
+    z, share = np.full(n, -np.inf), np.full(n, -np.inf)
+    for i, (background, noise, usual) in by.items():
+        signal = frame[f"protein {i}"].to_numpy(float) - background
+        z = np.maximum(z, signal / noise)
+        share = np.maximum(share, signal / usual)
+    return z, share
 
 
 class _Light:
@@ -483,7 +516,7 @@ def make_table(obs: pd.DataFrame) -> ad.AnnData:
     return ad.AnnData(obs=obs, uns={"cellrep": {}})
 
 
-def reconcile_labels(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+def reconcile_labels(old: np.ndarray, new: np.ndarray, above: int = 0) -> np.ndarray:
     """Give merged and split cells new numbers, so that an old id never comes to mean another cell.
 
     A cell whose outline was only repainted keeps its number. One that swallowed more than half of another
@@ -494,6 +527,8 @@ def reconcile_labels(old: np.ndarray, new: np.ndarray) -> np.ndarray:
     ----------
     old, new : ndarray of shape (H, W), integer
         Labels before and after editing.
+    above : int
+        New numbers are larger than this, too.
     """
     both = (old > 0) & (new > 0)
     pairs, counts = np.unique(np.stack([old[both], new[both]]).astype(np.int64), axis=1, return_counts=True)
@@ -512,7 +547,7 @@ def reconcile_labels(old: np.ndarray, new: np.ndarray) -> np.ndarray:
     for b in known & set(sizes):
         if stayed.get(b, 0) < 0.25 * min(area[b], sizes[b]):
             renew.add(int(b))  # the number of an erased cell, used again elsewhere
-    following = int(max(old.max(initial=0), new.max(initial=0))) + 1
+    following = int(max(old.max(initial=0), new.max(initial=0), above)) + 1
     out = new.astype(np.promote_types(new.dtype, np.min_scalar_type(following + len(renew))))
     for label in sorted(renew):
         where = new == label

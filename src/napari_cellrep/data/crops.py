@@ -122,6 +122,12 @@ def moved(cells: Boxes, origin: tuple[int, int]) -> Boxes:
     )
 
 
+def picked(cells: Boxes, labels: Sequence[int] | np.ndarray) -> Boxes:
+    """Those of the cells that have one of these labels."""
+    at = np.isin(cells.label, np.asarray(labels, np.int64))
+    return Boxes(cells.label[at], cells.area_px[at], cells.centroid[at], cells.box[at])
+
+
 def around(cells: Boxes, specs: Sequence[CropSpec], um_per_px: float = 0.0) -> tuple[int, int, int, int]:
     """The part of a field, y0, x0, y1, x1, that holds all that `cut_crops` shows of cells; it may reach over the edge."""
     longest = int((cells.box[:, 2:] - cells.box[:, :2]).max(initial=0))

@@ -198,6 +198,8 @@ class Project:
                     f"There is nothing to take back in {self.root.name}: one step is kept, until the next one begins."
                 )
             of = self.undoable["of"]
+            for field_id in self.labelled():
+                self.labels_path(field_id)  # what a killed process has left to do is done first
             self._last.restore()
             self._info = _read_info(self.root)
             for line in self._info["history"][found["n_history"] :]:
@@ -584,7 +586,12 @@ class Project:
     def labels_path(self, field_id: str) -> Path:
         """Where a field's labels are (or would be): a TIFF, or an OME-Zarr of one larger than memory."""
         in_parts = self.root / "labels" / f"{field_id}.ome.zarr"
-        return in_parts if in_parts.is_dir() else self.root / "labels" / f"{field_id}.ome.tif"
+        if not in_parts.is_dir():
+            return self.root / "labels" / f"{field_id}.ome.tif"
+        if slides.journal_of(in_parts).is_dir() and not self.read_only:
+            with contextlib.suppress(InputError), self._alone_at(field_id):  # a living writer does it itself
+                slides.finish_journal(in_parts)
+        return in_parts
 
     def labelled(self) -> set[str]:
         """Fields that are segmented: one look at the folder, however many fields."""
@@ -638,6 +645,47 @@ class Project:
         if old != path:
             old.unlink(missing_ok=True)
 
+    def change_labels(
+        self,
+        field_id: str,
+        box: slides.Box,
+        change: Callable[[np.ndarray, dict[str, Any]], tuple[np.ndarray, Mapping[str, Any]]],
+    ) -> int:
+        """Change the labels of a part of a field larger than memory; nothing of other parts is written.
+
+        Killed on the way, it is as before, or what is left is done when the labels are looked at next.
+
+        Parameters
+        ----------
+        box : Box
+            The part.
+        change : callable
+            Gets the labels (h, w) of the part, and what is said of the field's labels (`label_info`); gives those to write.
+
+        Returns
+        -------
+        int
+            Chunks that were written, of all levels.
+
+        Raises
+        ------
+        InputError
+            If another process is at the same field.
+        """
+        path = self.labels_path(field_id)
+        with self._alone_at(field_id, _PATIENCE_S):
+            labels, how = change(slides.read_labels(path, box), slides.label_info(path))
+            n_chunks = slides.write_journal(path, box, labels, how, partial(self._last.keep, piece_of=path))
+            slides.finish_journal(path)
+        return n_chunks
+
+    def say_of_labels(self, field_id: str, change: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
+        """Change what is said of the labels of a field larger than memory (`label_info`); they stay as they are."""
+        path = self.labels_path(field_id)
+        with self._alone_at(field_id, _PATIENCE_S):
+            self._last.keep(path / ".zattrs", piece_of=path)
+            slides.say_of_labels(path, change(slides.label_info(path)))
+
     def _unfinished(self, field_id: str) -> Path:
         return self.root / "labels" / f".{field_id}.ome.zarr.unfinished"
 
@@ -646,12 +694,12 @@ class Project:
         shutil.rmtree(self._unfinished(field_id), ignore_errors=True)
 
     @contextlib.contextmanager
-    def _alone_at(self, field_id: str) -> Iterator[None]:
+    def _alone_at(self, field_id: str, timeout_s: float = 0) -> Iterator[None]:
         """Refuse to write the parts of a field that another process is writing. The system frees this when one dies."""
         lock = Lock(self.root / "labels" / f".{field_id}.lock")
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(lock.hold(0))
+                stack.enter_context(lock.hold(timeout_s))
             except Timeout:
                 raise InputError(
                     f"Another process is writing the labels of field {field_id}; wait for it or stop it."
@@ -869,7 +917,12 @@ class Project:
         """Forget what was read; the next look reads the disk."""
         self._info, self._fields, self._cells = _read_info(self.root), None, None
 
-    def merge(self, obs: Any | None = None, pixels: Mapping[str, str] | None = None) -> ad.AnnData:
+    def merge(
+        self,
+        obs: Any | None = None,
+        pixels: Mapping[str, str] | None = None,
+        judged: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> ad.AnnData:
         """Bring the table up to date with the rows on disk and write it.
 
         Every row is joined by label and mask; a cell whose mask changed since, or whose image was replaced, gets NaN
@@ -881,13 +934,17 @@ class Project:
             New rows (after segmenting or editing); default: the present ones.
         pixels : mapping of str to str, optional
             Field → `pixels_of` it, of those whose rows are new.
+        judged : mapping of str to mapping, optional
+            Field larger than memory → `napari_cellrep.data.cells.Measuring.judged_by`, of those whose rows are all new.
         """
         with self.lock():
             if self._cells is not None and self._stamp() != self._cells_stamp:
                 self._cells = None  # another process wrote it since
-            return self._merge(obs, pixels or {})
+            return self._merge(obs, pixels or {}, judged or {})
 
-    def _merge(self, obs: Any | None, pixels: Mapping[str, str]) -> ad.AnnData:
+    def _merge(
+        self, obs: Any | None, pixels: Mapping[str, str], judged: Mapping[str, Mapping[str, Any]]
+    ) -> ad.AnnData:
         before = self.cells if self.has_cells else None
         if obs is None:
             obs = self.cells.obs
@@ -903,6 +960,8 @@ class Project:
             _carry_over(before, table, {f"X_{k}" for k in keys}, other)
         if seen:
             made[IMAGES] = seen
+        if by := {f: told for f, told in {**made.pop(JUDGED, {}), **judged}.items() if f in where}:
+            made[JUDGED] = by
         for key in keys:
             x = None
             for field_id, rows in where.items():
@@ -944,6 +1003,10 @@ class Project:
         return np.asarray(fits)
 
 
+_PATIENCE_S = (
+    10  # as long as a change of a part may take; one of all parts takes longer, and is not waited for
+)
+JUDGED = "judged_by"  # in the table's provenance: field → what of the whole of a slide its cells' flags are judged by
 IMAGES = "images"  # in the table's provenance: field → what its image files held
 
 

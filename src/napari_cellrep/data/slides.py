@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -312,6 +314,7 @@ class LabelWriter:
     def finish(self, how: Mapping[str, Any]) -> None:
         """Make the smaller levels, and write how the labels were made."""
         levels = [self.array]
+        top = self._top()
         while max(levels[-1].shape) > SMALLEST_PX:
             h, w = levels[-1].shape
             small = self._level(len(levels), (-(-h // 2), -(-w // 2)))
@@ -331,10 +334,24 @@ class LabelWriter:
             {
                 "multiscales": [{"version": "0.4", "name": "labels", "axes": axes, "datasets": datasets}],
                 "image-label": {"version": "0.4"},
-                "cellrep": json.loads(json.dumps({**how, **self.said, "n_cells": self.n_cells}, default=str)),
+                "cellrep": json.loads(
+                    json.dumps({**how, **self.said, "n_cells": self.n_cells, TOP: top}, default=str)
+                ),
             }
         )
         self._state.unlink(missing_ok=True)
+
+    def _top(self) -> int:
+        """The largest number there is."""
+        return max((int(np.max(part)) for part in _chunks_of(self.array)), default=0)
+
+
+def _chunks_of(array: Any) -> Iterator[np.ndarray]:
+    """An array of two axes, a few chunks at a time."""
+    h, w = array.shape
+    for tile in tiles(h, w, 0, align_px=CHUNK_PX):
+        y0, x0, y1, x1 = tile.core
+        yield np.asarray(array[y0:y1, x0:x1])
 
 
 def read_labels(path: Path, box: Box) -> np.ndarray:
@@ -358,6 +375,125 @@ def label_info(path: Path) -> dict[str, Any]:
         return dict(zarr.open_group(path, mode="r").attrs.get("cellrep", {}))  # type: ignore[call-overload]
     except (OSError, ValueError, KeyError):
         return {}
+
+
+# ---- labels changed in a part ------------------------------------------------------------------------
+#
+# The chunks that a part changes are written into a folder beside the labels, which gets its name, the journal's, once all are
+# there: from then on the change counts. Then chunk by chunk takes the place of the old one. What a killed process has left
+# undone of a journal is done by whoever looks at the labels next; a folder without the name is no change, and is swept.
+
+TOP = "top"  # in what is said of labels: the largest number that any cell has had; new ones are above it
+_NAMES = "names.json"  # in the journal: the files that are put in place, and those that there are no longer
+
+
+def journal_of(path: Path) -> Path:
+    """Where the change of labels at `path` is, from when it counts until it is done."""
+    return path.with_name(f".{path.name}.journal")
+
+
+def write_journal(
+    path: Path, box: Box, labels: np.ndarray, info: Mapping[str, Any], keep: Callable[[Path], None]
+) -> int:
+    """Write what other labels of a part change: chunks of every level that differ, and what is said of the labels.
+
+    Parameters
+    ----------
+    path : Path
+        Labels that a `LabelWriter` wrote.
+    box : Box
+        The part.
+    labels : ndarray of shape (h, w), uint32
+    info : mapping
+        Takes the place of `label_info`.
+    keep : callable
+        Called with every file that changes, before the change counts.
+
+    Returns
+    -------
+    int
+        How many chunks there are in it.
+    """
+    group = zarr.open_group(path, mode="r")
+    names: list[str] = []
+    with replacing(journal_of(path)) as tmp:
+        tmp.mkdir()
+        for level, old in ((name, group[name]) for name in sorted(group.array_keys(), key=int)):
+            (tmp / level).mkdir()
+            shutil.copyfile(path / level / ".zarray", tmp / level / ".zarray")
+            new = zarr.open_array(tmp / level, mode="r+", zarr_format=2)
+            names += [f"{level}/{y}/{x}" for y, x in _write_changed(old, new, int(level), box, labels)]
+        n_chunks = len(names)
+        attrs = json.loads((path / ".zattrs").read_text(encoding="utf-8"))
+        (tmp / ".zattrs").write_text(_as_attrs({**attrs, "cellrep": info}), encoding="utf-8")
+        names.append(".zattrs")
+        put = [name for name in names if (tmp / name).is_file()]  # a chunk without cells has no file
+        gone = [name for name in names if name not in put]
+        (tmp / _NAMES).write_text(json.dumps({"put": put, "remove": gone}), encoding="utf-8")
+        for name in (*put, _NAMES):
+            with (tmp / name).open("rb+") as f:
+                os.fsync(f.fileno())
+        for name in names:
+            keep(path / name)
+    return n_chunks
+
+
+def _write_changed(old: Any, new: Any, level: int, box: Box, labels: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Write chunks of a level that a part's labels change, and tell which (row, column); empty ones are not written."""
+    step = 2**level
+    first = [-(-n // step) for n in box[:2]]
+    part = labels[first[0] * step - box[0] :: step, first[1] * step - box[1] :: step]
+    (rows, columns), (h, w) = old.chunks, part.shape
+    if not part.size:
+        return
+    for row in range(first[0] // rows, (first[0] + h - 1) // rows + 1):
+        for column in range(first[1] // columns, (first[1] + w - 1) // columns + 1):
+            y0, x0 = row * rows, column * columns
+            y1, x1 = min(y0 + rows, old.shape[0]), min(x0 + columns, old.shape[1])
+            before = np.asarray(old[y0:y1, x0:x1])
+            after = before.copy()
+            a, b = max(y0, first[0]), max(x0, first[1])
+            c, d = min(y1, first[0] + h), min(x1, first[1] + w)
+            after[a - y0 : c - y0, b - x0 : d - x0] = part[
+                a - first[0] : c - first[0], b - first[1] : d - first[1]
+            ]
+            if not np.array_equal(before, after):
+                new[y0:y1, x0:x1] = after
+                yield row, column
+
+
+def finish_journal(path: Path) -> None:
+    """Do what the journal of labels says, if there is one. Killed on the way, it can be run again."""
+    journal = journal_of(path)
+    try:
+        names = json.loads((journal / _NAMES).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        names = {"put": (), "remove": ()}  # done, and was being removed
+    for name in names["put"]:
+        if (journal / name).is_file():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (journal / name).replace(path / name)
+    for name in names["remove"]:
+        (path / name).unlink(missing_ok=True)
+    shutil.rmtree(journal, ignore_errors=True)
+
+
+def say_of_labels(path: Path, info: Mapping[str, Any]) -> None:
+    """Replace `label_info`; the labels stay as they are."""
+    attrs = json.loads((path / ".zattrs").read_text(encoding="utf-8"))
+    write_text(path / ".zattrs", _as_attrs({**attrs, "cellrep": info}))
+
+
+def _as_attrs(attrs: Mapping[str, Any]) -> str:
+    return json.dumps(attrs, default=str)
+
+
+def largest_label(path: Path) -> Iterator[int]:
+    """Look through labels, a few chunks at a time, for the largest number; yields the largest so far."""
+    top = 0
+    for part in _chunks_of(label_levels(path)[0]):
+        top = max(top, int(part.max(initial=0)))
+        yield top
 
 
 def sample(

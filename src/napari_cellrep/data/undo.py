@@ -2,7 +2,8 @@
 
 ``.undo/`` of the project holds ``step.json`` (which step, since when), ``new.txt`` (what the step made that was not there)
 and ``old/`` (what it replaced, as hard links where the disk has them: all files of a project are replaced by rename, so
-that a link costs no space until then). One step is kept, never more: at most one more copy of what that step wrote.
+that a link costs no space until then; of a folder in which single files are replaced only these, in ``pieces/``). One step is
+kept, never more: at most one more copy of what that step wrote.
 """
 
 from __future__ import annotations
@@ -68,8 +69,15 @@ class LastStep:
                 self.folder.rename(away)
             shutil.rmtree(away, ignore_errors=True)
 
-    def keep(self, path: Path) -> None:
-        """Keep `path` (a file or folder of the project) as it is, once per step, before it is replaced or removed."""
+    def keep(self, path: Path, piece_of: Path | None = None) -> None:
+        """Keep `path` (a file or folder of the project) as it is, once per step, before it is replaced or removed.
+
+        Parameters
+        ----------
+        path : Path
+        piece_of : Path, optional
+            The folder that the file is in, if that is replaced as a whole at other times.
+        """
         try:
             stamp = (self.folder / "step.json").stat().st_mtime_ns
         except OSError:
@@ -78,7 +86,11 @@ class LastStep:
         if stamp != self._stamp:
             self._stamp = stamp
             self._new = set(note.read_text(encoding="utf-8").splitlines()) if note.is_file() else set()
-        kept = self.folder / "old" / name
+        if piece_of is not None:
+            whole = piece_of.relative_to(self.root).as_posix()
+            if whole in self._new or (self.folder / "old" / whole).exists():
+                return
+        kept = self.folder / ("old" if piece_of is None else "pieces") / name
         if name in self._new or kept.exists():
             return
         if not path.exists():
@@ -94,13 +106,7 @@ class LastStep:
 
     def restore(self) -> None:
         """Put back what the step replaced and remove what it made. Killed on the way, it can be run again."""
-        note, old = self.folder / "new.txt", self.folder / "old"
-        for name in note.read_text(encoding="utf-8").splitlines() if note.is_file() else ():
-            path = self.root / name
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        note, old, pieces = self.folder / "new.txt", self.folder / "old", self.folder / "pieces"
         for kept in sorted(old.rglob("*")) if old.is_dir() else ():
             if not kept.exists():  # inside a folder that is back already
                 continue
@@ -113,6 +119,18 @@ class LastStep:
                 kept.rename(path)
                 shutil.rmtree(away, ignore_errors=True)
             elif kept.is_file():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                kept.replace(path)
+        # After whole folders: what is known of one of its files alone is from before the folder was replaced.
+        for name in note.read_text(encoding="utf-8").splitlines() if note.is_file() else ():
+            path = self.root / name
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        for kept in sorted(pieces.rglob("*")) if pieces.is_dir() else ():
+            if kept.is_file():
+                path = self.root / kept.relative_to(pieces)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 kept.replace(path)
         for folder in (self.root / "embeddings").glob("*"):

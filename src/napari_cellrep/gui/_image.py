@@ -25,6 +25,7 @@ from qtpy.QtWidgets import QApplication, QInputDialog, QMenu
 from napari_cellrep.analysis.profiles import similar_groups
 from napari_cellrep.data.cells import reconcile_labels
 from napari_cellrep.gui._axis import DIFFER, show_axis
+from napari_cellrep.gui._edit import EDIT, Editing
 from napari_cellrep.gui._leave import Leaving, look_of, return_look
 from napari_cellrep.gui._looking import ERROR_MAP, OURS, Looking, add_overlays, show_overlays_of
 from napari_cellrep.gui._marks import EDGE, FILL, FOCUS, HOVER, RING, Slide, paint_cell, paint_codes
@@ -117,6 +118,7 @@ class Canvas:
         self.background = Background(session)
         self.background.told.connect(self._tell)
         self.looking = Looking(self)
+        self.editing = Editing(self)
         self.source_id = ""  # the cell whose pattern the next clicked cell is predicted with
         self._coloured = False
         self._colouring = object()  # the newest request for colours
@@ -172,10 +174,15 @@ class Canvas:
         self._timer.stop()
         self.background.close()
 
+    @property
+    def slide(self) -> Slide | None:
+        """The cells of the field that is shown, if it is larger than memory and has labels."""
+        return self._slide
+
     # ---- our layers ------------------------------------------------------------------------------
 
     def layers(self, kind: str = "") -> list[Layer]:
-        """Layers of ours, of a kind: "channel", "colours", "cells", "selection", "inpainting", "look"."""
+        """Layers of ours, of a kind: "channel", "colours", "cells", "selection", "edit", "inpainting", "look"."""
         found = [la for la in self.viewer.layers if OURS in la.metadata]
         return [la for la in found if not kind or la.metadata[OURS]["kind"] == kind]
 
@@ -242,6 +249,7 @@ class Canvas:
 
     def _place(self, field: Any, image: np.ndarray, labels: np.ndarray | None) -> None:
         viewer, project = self.viewer, self.session.project
+        self.editing.drop()
         um = field.um_per_px
         geometry: dict[str, Any] = (
             {"scale": (um, um), "units": ("um", "um")} if um > 0 else {"scale": (1.0, 1.0)}
@@ -430,6 +438,8 @@ class Canvas:
     def _on_layer_removed(self, event: Any) -> None:
         note = event.value.metadata.get(OURS, {})
         self.looking.forget_layer(event.value)
+        if event.value is self.editing.layer:
+            self.editing.drop()
         if self._coloured and note.get("kind") == "colours":
             QTimer.singleShot(0, self._on_colours_thrown)
         elif note.get("kind") == "channel" and look_of(event.value) != self._first_looks.get(note["channel"]):
@@ -505,6 +515,11 @@ class Canvas:
             self._timer.start()
         elif self._todo:
             self._paint_slice()
+
+    def refresh_overlays(self) -> None:
+        """Draw marks and colours again: what is hidden of a slide is another part."""
+        for la in (*self.layers("selection"), *self.layers("colours")):
+            la.refresh(thumbnail=False, highlight=False, extent=False)
 
     def _paint_slice(self) -> None:
         viewer = self.viewer
@@ -765,13 +780,10 @@ class Canvas:
             menu.addAction(
                 f"Select all cells of {group}", lambda: session.select(same, how=f"all cells of {group}")
             )
-        if self._slide is not None:
-            paint = menu.addAction("Correct cells by painting")
-            paint.setEnabled(False)
-            paint.setToolTip(
-                "Not on a slide: its labels lie on the disk in levels, which napari does not paint. Correct the labels in "
-                "another program and bring them with the segmenter Imported, or cut the slide into fields before"
-            )
+        if self._slide is not None and self.editing.part is None:
+            edit, why = menu.addAction(EDIT[0], self.editing.begin), self.editing.why_not()
+            edit.setEnabled(not why)
+            edit.setToolTip(why or EDIT[1])
             menu.setToolTipsVisible(True)
         self.looking.fill_overlays(menu)
         if self.edited and self.field:
@@ -954,6 +966,9 @@ class Canvas:
     def save_edits(self, then: Callable[[], None] | None = None) -> None:
         """Write what was painted and bring the table up to date (see `save_label_edits`)."""
         project, cells, field_id = self.session.project, self.layer("cells"), self.field
+        if self.editing.part is not None:
+            self.editing.save(then)
+            return
         if project is None or cells is None or cells.multiscale:
             return
         new = cells.data.copy()
@@ -975,19 +990,22 @@ class Canvas:
                 self.edited = True
                 self._complain(changed)
             elif changed:
-                self._rebuild_table(field_id, then)
+                self.rebuild_table(field_id, then)
             elif then is not None:
                 then()
 
         self.background.run(write, written)
 
-    def _rebuild_table(self, field_id: str, then: Callable[[], None] | None) -> None:
+    def rebuild_table(
+        self, field_id: str, then: Callable[[], None] | None, only_edited: bool = False
+    ) -> None:
+        """Measure the cells of a field whose labels were edited, then call `then`; of a slide perhaps only the edited ones."""
         from napari_cellrep.gui._runner import runner_of
 
         root = self.session.project.root
         handle = runner_of(self.viewer).submit(
             "crop.crop", root, job_title=f"Finding the edited cells of {field_id}",
-            job_reads=lambda _: read_project(root), fields=[field_id],
+            job_reads=lambda _: read_project(root), fields=[field_id], only_edited=only_edited,
         )  # fmt: skip
 
         def rebuilt(*_: Any) -> None:
@@ -1003,6 +1021,7 @@ class Canvas:
 
     def _on_project_changed(self) -> None:
         self.background.forget()
+        self.editing.drop()
         self.field, self.source_id, self.edited, self._todo, self._marked = "", "", False, [], {}
         viewer, project = self.viewer, self.session.project
         if viewer is None:
@@ -1015,6 +1034,8 @@ class Canvas:
 
     def _on_cells_changed(self) -> None:
         self.background.forget()
+        if self.editing.part is not None:
+            return  # it is shown afresh once the part is saved or given up
         if self.viewer is not None and self.field and not self.edited:
             known = {f.id for f in self.session.project.fields} if self.session.project else set()
             if self.field in known:

@@ -25,10 +25,17 @@ class Slide:
     ----------
     levels : list of array
         The labels, the largest first.
+
+    Attributes
+    ----------
+    levels : list of array
+    hidden : Box or None
+        A part, in field pixels, of which nothing is shown.
     """
 
     def __init__(self, levels: list[Any]) -> None:
-        self._levels = levels
+        self.levels = self._levels = levels
+        self.hidden: slides.Box | None = None
         self._kept: dict[int, tuple[slides.Box, np.ndarray]] = {}  # level → the part that was read last
         self._marks = np.zeros(1, np.uint8)  # label → what it is marked with
 
@@ -58,7 +65,11 @@ class Slide:
         table[ids] = codes
         return self._overlay(lambda labels, _: _looked_up(table, labels))
 
-    def _overlay(self, paint: Callable[[np.ndarray, int], np.ndarray]) -> list[Any]:
+    def without_hidden(self) -> list[Any]:
+        """Levels of the labels, without those in the part that is hidden."""
+        return self._overlay(lambda labels, _: labels.copy(), np.dtype(self._levels[0].dtype))
+
+    def _overlay(self, paint: Callable[[np.ndarray, int], np.ndarray], dtype: Any = np.uint8) -> list[Any]:
         def level_of(level: int) -> Any:
             shape = self._levels[level].shape
 
@@ -66,11 +77,20 @@ class Slide:
                 around = slides.grown(box, _RIM_PX, shape)
                 y0, x0 = box[0] - around[0], box[1] - around[1]
                 painted = paint(self._read(level, around), level)
+                self._clear_hidden(painted, around, level)
                 return painted[y0 : y0 + box[2] - box[0], x0 : x0 + box[3] - box[1]]
 
-            return slides.LazyPlane(read, shape, np.uint8)
+            return slides.LazyPlane(read, shape, dtype)
 
         return [level_of(level) for level in range(len(self._levels))]
+
+    def _clear_hidden(self, painted: np.ndarray, box: slides.Box, level: int) -> None:
+        """Take out, in place, what is hidden of a part of a level."""
+        if self.hidden is None:
+            return
+        a, b, c, d = (-(-n // 2**level) for n in self.hidden)
+        y0, x0 = box[:2]
+        painted[max(a - y0, 0) : max(c - y0, 0), max(b - x0, 0) : max(d - x0, 0)] = 0
 
     def _read(self, level: int, box: slides.Box) -> np.ndarray:
         kept = self._kept.get(level)

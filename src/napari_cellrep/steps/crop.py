@@ -4,23 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from napari_cellrep.data import Project, slides
-from napari_cellrep.data.cells import OBS_COLUMNS, Measuring, QualityRules, measure_field, set_flags
-from napari_cellrep.data.crops import Boxes, find_cells, join_boxes, mask_hashes, moved
+from napari_cellrep.data.cells import (
+    OBS_COLUMNS,
+    Measuring,
+    QualityRules,
+    measure_field,
+    provenance,
+    set_flags,
+)
+from napari_cellrep.data.crops import Boxes, find_cells, join_boxes, mask_hashes, moved, picked
 from napari_cellrep.data.fields import Field
+from napari_cellrep.data.project import JUDGED
 from napari_cellrep.data.stamps import made_from
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import InputError, make_config
 
+UNMEASURED = "unmeasured"  # in what is said of a slide's labels: edits that the table does not have yet, each "box" and "cells"
 MOST_AROUND_PX = 1024  # a label in two far corners of a slide is not worth reading the slide for
 
 
-def crop(project: Project, *, rules: dict[str, Any] | None = None, fields: Sequence[str] = ()) -> Job[int]:
+def crop(
+    project: Project,
+    *,
+    rules: dict[str, Any] | None = None,
+    fields: Sequence[str] = (),
+    only_edited: bool = False,
+) -> Job[int]:
     """Make or refresh the cell table from the labels on disk.
 
     Crops themselves are cut from the fields on their way to a network and not stored. What was computed for a
@@ -33,6 +49,9 @@ def crop(project: Project, *, rules: dict[str, Any] | None = None, fields: Seque
         of the project's crops, unless a model brings its own.
     fields : sequence of str
         Measure only these again (after an edit); the rows of the others are kept. Empty: all.
+    only_edited : bool
+        Of a field larger than memory measure only the cells that were edited since it was measured, and judge them by what is
+        known of the whole field from then. All of it, where that is not known.
 
     Yields
     ------
@@ -52,7 +71,10 @@ def crop(project: Project, *, rules: dict[str, Any] | None = None, fields: Seque
         )
     again = {project.field(f).id for f in fields} or {f.id for f in labelled}
     old = project.cells.obs if project.has_cells else None
+    judged_by = provenance(project.cells).get(JUDGED, {}) if old is not None else {}
+    judged: dict[str, dict[str, Any]] = {}
     frames, problems, pixels = [], {}, {}
+    measured: dict[str, list[dict[str, Any]]] = {}  # edits that the table has from now on
     yield Progress(0, len(labelled), "Finding cells")
     project.begin_step("crop", follows=("segment", "edit"))
     for i, field in enumerate(labelled):
@@ -63,8 +85,21 @@ def crop(project: Project, *, rules: dict[str, Any] | None = None, fields: Seque
                 now = project.pixels_of(
                     field.id
                 )  # before it is read: what replaces it meanwhile is seen later
+                info = project.label_info(field.id)
+                if (
+                    old is not None
+                    and only_edited
+                    and _is_known(project, field, judged_by.get(field.id), quality.window_px, now)
+                ):
+                    rows = old.loc[old["field"] == field.id]
+                    frame = yield from measure_edited(project, field, info, rows, judged_by[field.id])
+                    frames.append(frame)
+                    measured[field.id] = info.get(UNMEASURED, [])
+                    continue
                 if project.is_big(field.id):
-                    frame = yield from measure_in_parts(project, field, quality.window_px)
+                    frame, by = yield from measure_in_parts(project, field, quality.window_px)
+                    if len(frame):
+                        judged[field.id] = by
                 else:
                     labels = project.read_labels(field.id)
                     image = project.read_image(field.id)
@@ -73,15 +108,11 @@ def crop(project: Project, *, rules: dict[str, Any] | None = None, fields: Seque
                             f"Field {field.id}: labels and image differ in size; segment it again."
                         )
                     frame = measure_field(field, image, labels, project.channels, quality.window_px)
-                info = project.label_info(field.id)
+                measured[field.id] = info.get(UNMEASURED, [])
                 pixels[field.id] = (
                     made_from(info) or now
                 )  # new pixels in outlines of old ones stay out of date
-                classes = info.get("classes")
-                if (
-                    classes and len(frame) and "class" not in frame
-                ):  # what the file that brought the labels calls them
-                    frame["class"] = frame["label"].astype(str).map(classes)
+                _name_classes(frame, info)
                 frames.append(frame)
             except InputError as error:
                 problems[field.id] = str(error)
@@ -100,7 +131,10 @@ def crop(project: Project, *, rules: dict[str, Any] | None = None, fields: Seque
         *dict.fromkeys(k for f in labelled for k in f.metadata if k not in (*OBS_COLUMNS, "class")),
     ]
     obs = pd.concat([_plain(f)[[c for c in known if c in f]] for f in frames])
-    table = project.merge(set_flags(obs, quality), pixels)
+    table = project.merge(set_flags(obs, quality), pixels, judged)
+    for field_id, edits in measured.items():
+        if edits:
+            project.say_of_labels(field_id, partial(_without, edits=edits))
     project.keep_stamps()
     project.log(
         "crop",
@@ -112,8 +146,17 @@ def crop(project: Project, *, rules: dict[str, Any] | None = None, fields: Seque
     return int(table.n_obs)
 
 
-def measure_in_parts(project: Project, field: Field, window_px: int, side_px: int = 0) -> Job[pd.DataFrame]:
-    """Rows of a field larger than memory, measured part by part; as `napari_cellrep.data.cells.measure_field`."""
+def measure_in_parts(
+    project: Project, field: Field, window_px: int, side_px: int = 0
+) -> Job[tuple[pd.DataFrame, dict[str, Any]]]:
+    """Rows of a field larger than memory, measured part by part; as `napari_cellrep.data.cells.measure_field`.
+
+    Returns
+    -------
+    DataFrame
+    dict
+        What of the whole field they are judged by (`Measuring.judged_by`).
+    """
     shape = (field.height_px, field.width_px)
     cells, parts = yield from _find_in_parts(project, field, side_px)
     measuring = Measuring(field, project.channels, window_px, cells, shape)
@@ -124,7 +167,64 @@ def measure_in_parts(project: Project, field: Field, window_px: int, side_px: in
         )
         measuring.add(image, labels, box=tile.box, core=tile.core)
         yield Progress(len(parts) + i, 2 * len(parts), f"Measured part {i + 1} of {len(parts)} of {field.id}")
-    return measuring.table()
+    return measuring.table(), measuring.judged_by
+
+
+def _is_known(project: Project, field: Field, by: dict[str, Any] | None, window_px: int, now: str) -> bool:
+    """Whether cells of a field can be measured and judged as all of it was: by the same window, in the same image."""
+    if not project.is_big(field.id) or not by or by["window_px"] != window_px:
+        return False
+    was = project.measured_from().get(field.id, "")
+    return not was or not now or was == now
+
+
+def measure_edited(
+    project: Project, field: Field, info: dict[str, Any], rows: pd.DataFrame, by: dict[str, Any]
+) -> Job[pd.DataFrame]:
+    """Rows of a field larger than memory of which some cells were edited: only those are measured, the others stay.
+
+    Parameters
+    ----------
+    info : dict
+        What is said of its labels, with where which cells were edited (`UNMEASURED`).
+    rows : DataFrame
+        Of its cells as they were.
+    by : dict
+        What of the whole field they are judged by (`Measuring.judged_by`).
+    """
+    shape = (field.height_px, field.width_px)
+    edits = info.get(UNMEASURED, [])
+    edited = {label for edit in edits for label in edit["cells"]}
+    found: dict[int, pd.DataFrame] = {}
+    for i, edit in enumerate(edits):
+        # As far as a cell's ring and the blur of its sharpness look.
+        box = slides.grown(tuple(edit["box"]), int(by["ring_px"]) + 8, shape)
+        labels = project.read_labels_region(field.id, box)
+        cells = picked(find_cells(labels), edit["cells"])
+        image = project.read_region(field.id, box)
+        measuring = Measuring(field, project.channels, int(by["window_px"]), cells, shape, by)
+        measuring.add(image, labels, box=box, cells=cells)
+        frame = measuring.table()
+        _name_classes(frame, info)
+        found |= {
+            int(label): frame.iloc[[n]] for n, label in enumerate(frame["label"])
+        }  # the last edit counts
+        yield Progress(i + 1, len(edits), f"Measured the edited cells of {field.id}")
+    stayed = rows[~rows["label"].isin(edited)]
+    return pd.concat([_plain(stayed), *found.values()]).sort_values("label", kind="stable")
+
+
+def _without(info: dict[str, Any], edits: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is said of labels, without these edits; some may have come since they were measured."""
+    left = [edit for edit in info.get(UNMEASURED, []) if edit not in edits]
+    return {**{k: v for k, v in info.items() if k != UNMEASURED}, **({UNMEASURED: left} if left else {})}
+
+
+def _name_classes(frame: pd.DataFrame, info: dict[str, Any]) -> None:
+    """Call cells what the file that brought their labels calls them."""
+    classes = info.get("classes")
+    if classes and len(frame) and "class" not in frame:
+        frame["class"] = frame["label"].astype(str).map(classes)
 
 
 def _find_in_parts(project: Project, field: Field, side_px: int = 0) -> Job[tuple[Boxes, list[slides.Tile]]]:

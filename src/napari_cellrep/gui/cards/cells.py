@@ -17,6 +17,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_cellrep.data.cells import FLAGS, QualityRules, flag_limits, flag_masks
+from napari_cellrep.gui._edit import CANCEL, EDIT, LAYER
 from napari_cellrep.gui._forms import Form
 from napari_cellrep.gui.cards._charts import Histogram
 from napari_cellrep.gui.cards._parts import Card, More, button, text
@@ -57,6 +58,8 @@ class CellsCard(Card):
         self.edits = button(
             "Save label edits", self.save_edits, "Cells you painted, merged or split in the labels layer"
         )
+        self.in_view = button(EDIT[0], self.edit_in_view, EDIT[1])
+        self.cancel = button(CANCEL[0], self.cancel_edits, CANCEL[1])
         self.form = Form(field_rules(QualityRules))
         self.form.changed.connect(self._judge_soon)
         self.charts = {column: Histogram(title, digits) for column, (title, digits) in CHARTS.items()}
@@ -70,7 +73,9 @@ class CellsCard(Card):
             inside.addWidget(item)
         self.more = More("Rules", rules)
         self.more.button.toggled.connect(lambda _: self._judge())
-        for item in (self.hint, self.counts, self.reasons, self.hide_flagged, self.edits, self.more):
+        for item in (
+            self.hint, self.counts, self.reasons, self.hide_flagged, self.in_view, self.edits, self.cancel, self.more,
+        ):  # fmt: skip
             self.layout_.addWidget(item)
         self._watched: Any = None  # the layer whose edits are waited for
         self._shown: Any = None  # the table the charts show
@@ -84,8 +89,9 @@ class CellsCard(Card):
         """Show the project as it is now."""
         cells = self.session.cells
         have = cells is not None and self.session.n_cells > 0
-        for item in (self.counts, self.reasons, self.hide_flagged, self.edits, self.more):
+        for item in (self.counts, self.reasons, self.hide_flagged, self.more):
             item.setVisible(have)
+        self.edits.setVisible(have)
         self.hint.setVisible(not have)
         if not have:
             self.hint.setText(
@@ -95,6 +101,8 @@ class CellsCard(Card):
             )
             self.set_status("")
             self._shown = None
+            self.in_view.hide()
+            self.cancel.hide()
             return
         good = int(cells.obs["good"].sum()) if "good" in cells.obs else self.session.n_cells
         flagged = self.session.n_cells - good
@@ -111,7 +119,9 @@ class CellsCard(Card):
         self.hide_flagged.setChecked(self.session.hide_flagged)
         self.hide_flagged.blockSignals(False)
         canvas = self.dock.canvas
-        layer = canvas.layer("cells") if canvas.viewer is not None else None  # the window may be closing
+        layer = canvas.editing.layer
+        if layer is None and canvas.viewer is not None:  # the window may be closing
+            layer = canvas.layer("cells")
         if layer is not self._watched:
             self._watched = layer
             if layer is not None:
@@ -217,15 +227,39 @@ class CellsCard(Card):
 
     def _show_primary(self) -> None:
         """What is to be saved or decided is bold; nothing while there is neither."""
-        edited, changed = self.dock.canvas.edited, self._changed()
+        canvas = self.dock.canvas
+        edited, changed = canvas.edited, self._changed()
+        part, slide = canvas.editing.part, canvas.slide
+        self.in_view.setVisible(slide is not None and part is None)
+        self.cancel.setVisible(part is not None)
+        if slide is not None and part is None:
+            why = canvas.editing.why_not()
+            self.in_view.setEnabled(not why)
+            self.in_view.setToolTip(why or EDIT[1])
+        self.edits.setVisible(slide is None or part is not None)
         self.edits.setEnabled(edited)
         self.edits.setToolTip(
-            "Cells you painted, merged or split in the labels layer" if edited else NOTHING_EDITED
+            "Cells you painted, merged or split in the labels layer"
+            if edited
+            else NOTHING_EDITED.replace("cells”", f"{LAYER}”")
+            if part is not None
+            else NOTHING_EDITED
         )
         for made, primary in ((self.edits, edited), (self.apply, changed and not edited)):
             font = made.font()
             font.setBold(primary)
             made.setFont(font)
+
+    def edit_in_view(self) -> None:
+        """Put the cells of the slide that are in view on the canvas to be painted."""
+        self.dock.canvas.editing.begin()
+
+    def cancel_edits(self) -> None:
+        """Forget what was painted in the part of a slide."""
+        canvas = self.dock.canvas
+        canvas.editing.drop()
+        canvas.show(canvas.field)  # what came meanwhile
+        self.dock.strip.say("The edits were cancelled; the slide's cells are as they were.")
 
     def save_edits(self) -> None:
         """Write the labels as they are in the viewer; their cells become out of date and are measured again."""
