@@ -54,6 +54,39 @@ def test_info_of_published_weights_says_what_is_known_fetched_or_not(tmp_path, m
     assert main(["info", "no-such-weights"]) == BAD_INPUT
 
 
+def test_info_explains_its_numbers(tmp_path, images, capsys):
+    (images / "A12.tif").unlink()
+    project = str(tmp_path / "p.cellrep")
+    assert new(tmp_path, images) == OK
+    assert ": 1 field, channels" in capsys.readouterr().out
+    assert main(["segment", project]) == OK
+    assert " cells in 1 field." in capsys.readouterr().out
+    assert main(["embed", project, "--model", "measurements"]) == OK
+    capsys.readouterr()
+    assert main(["info", project]) == OK
+    said = capsys.readouterr().out
+    assert "p: 1 field, 1 group" in said
+    assert "random weights" not in said  # measurements have none
+    obs = open_project(project).cells.obs
+    n = int((~obs["good"]).sum())
+    edge = int(obs["flags"].astype(str).str.contains("edge").sum())
+    assert f"  flagged     {n:,}, left out of rankings" in said
+    assert f"{edge:,} edge: its window reaches over the image's edge" in said
+
+
+def test_what_a_reader_says_of_a_file_is_not_printed_beside_our_sentence(tmp_path, images):
+    whole = (images / "A12.tif").read_bytes()
+    (images / "A12.tif").write_bytes(whole[: len(whole) // 2])
+    done = subprocess.run(
+        [sys.executable, "-m", "napari_cellrep", "new", str(tmp_path / "p"), str(images)], capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == OK
+    assert "A12: A12.tif is cut short" in done.stdout
+    assert "tifffile" not in done.stdout + done.stderr
+    assert "TiffTag" not in done.stdout + done.stderr
+
+
 @pytest.mark.slow
 def test_from_images_to_a_table_for_other_programs(tmp_path, images, capsys):
     project = str(tmp_path / "p.cellrep")

@@ -459,6 +459,11 @@ def counted(names: Sequence[str], what: str) -> str:
     return f"{len(names)} {what}{'s' * (len(names) != 1)} ({shown})"
 
 
+def how_many(n: int, what: str) -> str:
+    """A number of things: "1 field", "1,200 fields"."""
+    return f"{n:,} {what}{'s' * (n != 1)}"
+
+
 def p_words(p: float) -> str:
     """A p-value as people read it: "p = 0.003", "p < 0.001"."""
     return f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,3 +178,37 @@ def test_what_is_gone_on_with_stays_when_something_goes_wrong(tmp_path):
         (unfinished / "b").touch()
     assert sorted(p.name for p in (tmp_path / "x").iterdir()) == ["a", "b"]
     assert leftovers(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no limit for the size of files on Windows")
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_file_too_large_for_its_disk_is_said(tmp_path, kind):
+    """A stick takes no file above 4 GB, and a quota may be of single files: both say "too large"."""
+    import resource
+
+    source = folder_of(tmp_path / "source", "x" * 20_000)
+
+    def write():
+        with replacing(tmp_path / "out") as tmp:
+            if kind == "file":
+                tmp.write_bytes(b"x" * 20_000)
+            else:
+                shutil.copytree(source, tmp)
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(InputError, match=r"or takes no file as large: out could not be written\."):
+            write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["source"]
+
+
+def test_a_file_that_cannot_be_copied_is_named(tmp_path):
+    folder_of(tmp_path / "source", "x")
+    (tmp_path / "source" / "gone").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"out could not be written: .*source.gone .*No such file"), \
+        replacing(tmp_path / "out") as tmp:  # fmt: skip
+        shutil.copytree(tmp_path / "source", tmp)
+    assert not (tmp_path / "out").exists()

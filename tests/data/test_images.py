@@ -367,3 +367,21 @@ def test_a_jpeg_too_large_for_its_decoder_says_what_to_do(tmp_path, monkeypatch)
     monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 100)
     with pytest.raises(InputError, match="more pixels than a JPEG is decoded with; convert it to OME-TIFF"):
         inspect_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("bigtiff", [False, True])
+@pytest.mark.parametrize("ome", [False, True])
+def test_a_file_that_lacks_its_last_pages_is_cut_short_and_not_one_of_fewer(tmp_path, bigtiff, ome):
+    image = np.random.default_rng(0).integers(0, 99, (3, 40, 50)).astype(np.uint8)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(
+        path, image, ome=ome, bigtiff=bigtiff, photometric="minisblack", contiguous=False, rowsperstrip=40
+    )
+    with tifffile.TiffFile(path) as tif:
+        ends = [page.offset for page in tif.pages]
+    whole = path.read_bytes()
+    assert inspect_image(path).n_channels == 3
+    for end in (*ends[1:], *(end + 5 for end in ends[1:])):
+        path.write_bytes(whole[:end])
+        with pytest.raises(InputError, match=r"cut short|corrupted"):
+            inspect_image(path)

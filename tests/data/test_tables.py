@@ -225,3 +225,43 @@ def test_a_large_workbook(tmp_path):
     assert [f.metadata["dose"] for f in found.fields] == list(range(7 * 384, 8 * 384))
     assert len(found.mistakes) == n - 384
     assert "(P0 A01, P0 A02" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("first", "heads"),
+    [("well", ("well",)), ("", ("well",)), ("-", ("well",)), ("[text]", ("well",)), ("", ("row", "column"))],
+)
+def test_a_row_of_units_leaves_numbers_numbers(tmp_path, first, heads):
+    wells = {"well": ("A01", "A02"), "row": ("A", "A"), "column": ("1", "2")}
+    rows = [",".join((*heads, "drug", "dose")), ",".join((*(first for _ in heads), "name", "µM"))]
+    rows += [",".join((*(wells[h][i] for h in heads), "LY", dose)) for i, dose in enumerate(("0.5", "10"))]
+    table = _csv(tmp_path, "\n".join(rows) + "\n")
+    fields, files = _fields("A01", "A02")
+    fields = [Field(f.id, f.planes, metadata={"well": f.id}) for f in fields]
+    joined = join_table(fields, files, table)
+    assert [f.metadata["dose"] for f in joined.fields] == [0.5, 10]
+    assert [row for row, _, _ in joined.mistakes] == [2]  # and the row is still told
+
+
+def test_a_word_among_numbers_of_wells_stays_a_word(tmp_path):
+    table = read_metadata(_csv(tmp_path, "well,dose\nA01,1\nA02,high\n,3\n"))
+    assert table["dose"].tolist() == ["1", "high", "3"]
+
+
+@pytest.mark.parametrize(("on", "names"), [("", ("p1", "p2")), ("id", ("p1", "p2")), ("", ("p1_x", "p2_x"))])
+def test_a_column_that_holds_the_names_of_fields_is_joined_by(tmp_path, on, names):
+    table = _csv(tmp_path, "id,kind,n\n" + "".join(f"{n},odd,{i}\n" for i, n in enumerate((*names, "p9"))))
+    fields, files = _fields("p1_x", "p2_x")
+    joined = join_table(fields, files, table, on)
+    assert [f.metadata["n"] for f in joined.fields] == [0, 1]
+    assert [f.metadata["id"] for f in joined.fields] == list(names)
+    assert "by its column id" in joined.notes[0]
+    assert joined.mistakes == [(4, "p9", "no field belongs to it")]
+
+
+def test_a_column_that_names_few_fields_is_not_guessed(tmp_path):
+    table = _csv(tmp_path, "id,kind\np1_x,odd\nelse,odd\n")
+    fields, files = _fields("p1_x", "p2_x", "p3_x")
+    with pytest.raises(InputError, match=r"columns are id, kind; a field here is called p1_x"):
+        join_table(fields, files, table)
+    assert join_table(fields, files, table, "id").matched == ("p1_x",)

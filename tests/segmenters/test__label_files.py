@@ -324,3 +324,13 @@ def test_a_part_of_a_polygon_is_that_part_of_the_whole():
             parts[top : top + mask.shape[0], left : left + mask.shape[1]] |= mask
     np.testing.assert_array_equal(parts, whole)
     assert 500 < whole.sum() < 4_000
+
+
+def test_numbers_too_large_are_said_to_be(tmp_path):
+    labels = np.zeros((8, 8), np.uint32)
+    labels[2:4, 2:4] = 2**32 - 1
+    tifffile.imwrite(tmp_path / "a.tif", labels)
+    with pytest.raises(
+        InputError, match=r"numbers up to 4,294,967,295; a cell's number can be 2,147,483,647 at most"
+    ):
+        read_file(tmp_path / "a.tif", (8, 8))

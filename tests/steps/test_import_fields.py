@@ -179,6 +179,10 @@ def test_table_by_file_field_or_a_column_of_choice(tmp_path):
     for on, words in (("colour", "no column 'colour'"), ("protein", "have no 'protein'")):
         with pytest.raises(InputError, match=words):
             made(tmp_path / "d", [tmp_path / "in"], metadata=own, on=on)
+    guessed = made(tmp_path / "f", [tmp_path / "in"], metadata=own)  # the column that names the files
+    assert [f.metadata["well"] for f in guessed.fields] == ["A01", "A02"]
+    assert "joined by its column side" in notes(guessed)
+    own.write_text("protein,dose\nAAC1,1\nAAC3,2\n")
     with pytest.raises(InputError, match="cannot be joined"):
         made(tmp_path / "d", [tmp_path / "in"], metadata=own)
     with pytest.raises(InputError, match="no column 'drug' to group by"):

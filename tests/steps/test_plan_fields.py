@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tifffile
 from image_files import made, notes, ome, pixels, write
 
+from napari_cellrep.jobs import drain
 from napari_cellrep.specs import Channel, InputError
+from napari_cellrep.steps.import_fields import preview_import
 
 
 def test_channel_names_from_ome_and_pixel_size(tmp_path):
@@ -161,3 +164,30 @@ def test_frames_of_one_file_named_by_load_data(tmp_path):
     project = made(tmp_path / "p", [table])
     assert np.array_equal(project.read_image("s"), stack[[2, 0]])
     assert "s.tif and s.tif would both be field s" in notes(project)
+
+
+def test_planes_that_the_metadata_does_not_speak_of_are_told(tmp_path):
+    for name in ("a", "b"):
+        path = ome(tmp_path / "in" / f"{name}.ome.tif", pixels(2, 8, 8), "CYX", ("DAPI", "GFP"))
+        text = tifffile.tiffcomment(path).replace('SizeC="2"', 'SizeC="1"')
+        write(path, pixels(2, 8, 8), metadata=None, description=text.encode())
+    ome(tmp_path / "whole" / "c.ome.tif", pixels(2, 8, 8), "CYX", ("DAPI", "GFP"))
+    words = "a.ome.tif holds 2 planes and its metadata speaks of 1; the others are not read."
+    project = made(tmp_path / "p", [tmp_path / "in"])
+    assert words in notes(project)
+    assert words in drain(preview_import([tmp_path / "in"]))["hints"]
+    assert "speaks of" not in notes(made(tmp_path / "q", [tmp_path / "whole"]))
+
+
+def test_files_that_do_not_name_their_channels_beside_some_that_do(tmp_path):
+    for i in range(2):
+        ome(tmp_path / "in" / f"named{i}.ome.tif", pixels(2, 8, 8), "CYX", ("DAPI", "GFP"))
+    for i in range(3):
+        ome(tmp_path / "in" / f"bare{i}.tif", pixels(2, 8, 8), "CYX")
+    project = made(tmp_path / "p", [tmp_path / "in"])
+    assert (
+        "name the channels (--channels; in the window: Channels) to take them in this order"
+        in project.field("named0").problem
+    )
+    named = made(tmp_path / "q", [tmp_path / "in"], channels=("DNA", "protein"))
+    assert len(named.usable_fields) == 5

@@ -28,7 +28,7 @@ from napari_cellrep.cli._arguments import (
 )
 from napari_cellrep.cli._drive import open_project, print_notes, print_problems, run
 from napari_cellrep.jobs import Shard
-from napari_cellrep.specs import InputError, join_words, read_numbers
+from napari_cellrep.specs import InputError, how_many, join_words, read_numbers
 
 
 def declare_segment(commands: Commands) -> None:
@@ -83,7 +83,9 @@ def _segment(args: argparse.Namespace) -> None:
         return
     result = run(segment(project, **how, shard=args.shard))
     skipped = f" ({result.skipped:,} were up to date)" if result.skipped else ""
-    print(f"{result.n_cells:,} cells in {result.done + result.skipped:,} fields{skipped}.")
+    print(
+        f"{how_many(result.n_cells, 'cell')} in {how_many(result.done + result.skipped, 'field')}{skipped}."
+    )
     print_problems(result.problems, "need a look")
     print_problems(result.notes, "have something to know")
     if args.shard.world == 1:
@@ -318,7 +320,7 @@ def _embed(args: argparse.Namespace) -> None:
             _print_estimate(project, "embed", {**how, "model": one})
         return
     result = run(embed(project, **how, shard=args.shard))
-    _print_embedded(result, f"{result.n_cells:,} cells embedded as {join_words(result.keys)}")
+    _print_embedded(result, f"{how_many(result.n_cells, 'cell')} embedded as {join_words(result.keys)}")
 
 
 def _embed_features(args: argparse.Namespace) -> None:
@@ -363,7 +365,7 @@ def _embed_fields(args: argparse.Namespace, project: Any, model: str) -> None:
             settings=read_settings(args.set), fields=split_words(args.fields), device=args.device, precision=args.precision,
         )
     )  # fmt: skip
-    words = f"{result.n_fields:,} fields embedded as {result.key}"
+    words = f"{how_many(result.n_fields, 'field')} embedded as {result.key}"
     _print_embedded(result, words, "; they are in fields.zarr")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from napari_cellrep.cli._arguments import Commands, project_argument, split_words
 from napari_cellrep.cli._drive import open_project, print_notes, print_problems, run
-from napari_cellrep.specs import InputError, join_words
+from napari_cellrep.specs import InputError, how_many, join_words
 
 
 def declare_new(commands: Commands) -> None:
@@ -53,7 +53,7 @@ def _new(args: argparse.Namespace) -> None:
     )
     bad = [f for f in project.fields if f.problem]
     channels = join_words(f"{c.name} ({c.role})" for c in project.channels)
-    print(f"{project.root}: {len(project.fields):,} fields, channels {channels}.")
+    print(f"{project.root}: {how_many(len(project.fields), 'field')}, channels {channels}.")
     print_problems({f.id: f"{f.id}: {f.problem}" for f in bad}, "could not be used")
     print_notes(project.history[-1].get("notes", []))
     if all(c.role == "other" for c in project.channels):
@@ -107,7 +107,7 @@ def _add(args: argparse.Namespace) -> None:
     before = {f.id for f in project.fields if not f.problem}
     run(add_fields(project, args.images, **_import_options(args)))
     new = [f for f in project.fields if f.id not in before]
-    print(f"{project.root}: {len(new):,} fields added, {len(project.fields):,} now.")
+    print(f"{project.root}: {how_many(len(new), 'field')} added, {len(project.fields):,} now.")
     print_problems({f.id: f"{f.id}: {f.problem}" for f in new if f.problem}, "could not be used")
     print_notes(project.history[-1].get("notes", []))
     print(f"Now: cellrep replay {args.project}")

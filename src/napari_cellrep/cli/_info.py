@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from napari_cellrep.cli._arguments import Commands
 from napari_cellrep.cli._drive import open_project, print_problems
 from napari_cellrep.cli._models import about_weights
-from napari_cellrep.specs import join_words
+from napari_cellrep.specs import how_many, join_words
 
 
 def declare_info(commands: Commands) -> None:
@@ -25,9 +26,13 @@ def _info(args: argparse.Namespace) -> None:
         return
     if not args.path.exists() and _info_published(str(args.path)):
         return
+    from napari_cellrep.data.cells import FLAGS, is_untrained
+
     project = open_project(args.path)
     fields, bad = project.fields, {f.id: f.problem for f in project.fields if f.problem}
-    print(f"{project.name}: {len(fields):,} fields, {len({f.group for f in fields}):,} groups")
+    print(
+        f"{project.name}: {how_many(len(fields), 'field')}, {how_many(len({f.group for f in fields}), 'group')}"
+    )
     print(f"  channels    {join_words(f'{c.name} ({c.role})' for c in project.channels)}")
     um = {f.um_per_px for f in fields}
     print(f"  pixel size  {', '.join(f'{u:g} µm' if u else 'unknown' for u in sorted(um))}")
@@ -54,12 +59,18 @@ def _info(args: argparse.Namespace) -> None:
     if project.has_cells:
         obs = project.cells.obs
         print(f"  cells       {len(obs):,}, {int(obs['good'].sum()):,} good")
+        flags = Counter(flag for text in obs["flags"].astype(str) for flag in text.split(";") if flag)
+        if flags:
+            several = ", several of one cell counted each" if flags.total() > (~obs["good"]).sum() else ""
+            print(f"  flagged     {int((~obs['good']).sum()):,}, left out of rankings{several}:")
+        for flag, n in flags.most_common():
+            print(f"              {n:,} {flag}{f': {FLAGS[flag]}' if flag in FLAGS else ''}")
         for name in project.embedding_keys():
             made, has = project.embedding_info(name), obs.get(f"has_{name}")
             count = int(has.sum()) if has is not None else 0
             layer = f" layer {made['layer']}" if made.get("layer") else ""
             print(f"  embedding   {name}: {count:,} cells, {made.get('model')}{layer}"
-                  f"{'' if made.get('trained', True) else ', random weights'}")  # fmt: skip
+                  f"{', random weights' if is_untrained(made) else ''}")  # fmt: skip
             lit = project.illumination.digest if project.illumination else None
             if made.get("crop") and made.get("illumination") != lit:
                 print(

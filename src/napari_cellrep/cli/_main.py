@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -17,6 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 done, 2 bad input, 130 stopped, 1 a fault of ours)."""
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
+    if not debug:  # what is wrong with a file is said by us, in a sentence
+        logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     try:
         args = make_parser(argv).parse_args(argv)
         args.run(args)

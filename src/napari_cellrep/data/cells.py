@@ -574,6 +574,11 @@ def map_key(embedding: str, of: str = "", method: str = "umap") -> str:
     return f"X_{method}_{embedding}" + (f"_of_{re.sub(r'[^0-9A-Za-z-]+', '_', of)}" if of else "")
 
 
+def is_untrained(how: Mapping[str, Any]) -> bool:
+    """Whether an embedding (by its `Project.embedding_info`) was made by random weights; measurements have none."""
+    return how.get("trained") is False and how.get("model") != "measurements"
+
+
 def provenance(cells: ad.AnnData) -> dict[str, Any]:
     """How each key was made: ``uns["cellrep"]``, JSON strings read."""
     import json

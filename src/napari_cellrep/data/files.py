@@ -19,6 +19,7 @@ from napari_cellrep.data.locks import Lock
 from napari_cellrep.specs import InputError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_TOO_LARGE = "File too large"  # a stick takes no file of 4 GB, and a quota may be of single files
 
 
 @contextlib.contextmanager
@@ -57,6 +58,11 @@ def replacing(path: Path, unfinished: Path | None = None) -> Iterator[Path]:
         else:
             with contextlib.suppress(OSError):
                 tmp.unlink(missing_ok=True)
+        if isinstance(error, OSError) and (error.errno == errno.EFBIG or _TOO_LARGE in str(error)):
+            raise InputError(
+                f"The disk is full, or takes no file as large: {path.name} could not be written. What was finished before "
+                "is kept; free some space, or write to another disk, and run the same step again."
+            ) from error
         if isinstance(error, Exception) and _is_full(error, path):
             raise InputError(
                 f"The disk is full: {path.name} could not be written. What was finished before is kept; "
@@ -64,6 +70,9 @@ def replacing(path: Path, unfinished: Path | None = None) -> Iterator[Path]:
             ) from error
         if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS):
             raise InputError(f"{path} cannot be written (no permission, or a read-only folder).") from error
+        if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+            source, _, why = error.args[0][0]  # of each file of a folder that could not be copied
+            raise InputError(f"{path} could not be written: {source} cannot be copied ({why}).") from error
         raise
 
 

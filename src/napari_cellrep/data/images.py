@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import gzip
 import io
 import os
 import shutil
+import struct
 import tempfile
 import threading
 import weakref
@@ -103,6 +105,7 @@ class ImageInfo:
     channel_names: tuple[str, ...] = ()
     files: tuple[str, ...] = ()  # names of the files that hold its planes: several for a multi-file OME-TIFF
     n_t: int = 1  # time points
+    note: str = ""  # what is odd about the file although it can be read
 
 
 def inspect_image(path: Path, *, stack: str = "channel") -> ImageInfo:
@@ -247,10 +250,12 @@ def _open(path: Path, stack: str) -> ImageInfo:
     if suffix_of(file_of(path)) in TIFF_SUFFIXES:
         with reading(path, "TIFF"), _tiff(file_of(path)) as (tif, _):
             series = pick_series(tif, path)
+            _check_pages(tif, path)
             axes = name_axes(series.axes, series.shape, stack, path)
             um, names = _tiff_metadata(tif, series)
             files = tuple(dict.fromkeys(p.parent.filehandle.name for p in series.pages if p is not None))
-            return _info(axes, series.shape, series.dtype, _is_colour(series, axes), um, names, files, path)
+            info = _info(axes, series.shape, series.dtype, _is_colour(series, axes), um, names, files, path)
+            return dataclasses.replace(info, note=_unspoken_planes(tif, series, path))
     image = _read_plain(path)
     axes = "YX" if image.ndim == 2 else "YXS"
     return _info(axes, image.shape, image.dtype, image.ndim == 3, 0.0, (), (path.name,), path)
@@ -346,13 +351,14 @@ def kept_dtype(dtype: np.dtype, path: Path) -> np.dtype:
 
 
 @contextlib.contextmanager
-def _tiff(path: Path) -> Iterator[tuple[Any, Path | io.BytesIO | _Reader]]:
-    """A TIFF, opened, and what it is read from; a packed one is unpacked first."""
+def _tiff(path: Path, as_it_says: bool = True) -> Iterator[tuple[Any, Path | io.BytesIO | _Reader]]:
+    """A TIFF, opened by its OME metadata or as if it had none, and what it is read from; a packed one is unpacked first."""
+    is_ome = None if as_it_says else False
     if path.suffix.lower() != ".gz":
-        with tifffile.TiffFile(path) as tif:
+        with tifffile.TiffFile(path, is_ome=is_ome) as tif:
             yield tif, path
         return
-    with _unpacked(path) as data, tifffile.TiffFile(data, name=path.name) as tif:
+    with _unpacked(path) as data, tifffile.TiffFile(data, name=path.name, is_ome=is_ome) as tif:
         yield tif, data
 
 
@@ -478,6 +484,30 @@ def pick_series(tif: Any, path: Path) -> Any:
         if end > page.parent.filehandle.size:
             raise InputError(f"{path.name} is cut short: some of its pixels are missing. Copy it again.")
     return best
+
+
+def _check_pages(tif: Any, path: Path) -> None:
+    """Refuse a TIFF whose last page says that another follows: what is left of it would be read as if it had fewer."""
+    file, form = tif.filehandle, tif.tiff
+    n = len(tif.pages)
+    file.seek(tif.pages[n - 1].offset)
+    (n_tags,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
+    file.seek(n_tags * form.tagsize, os.SEEK_CUR)
+    after = file.read(form.offsetsize)
+    follows = struct.unpack(form.offsetformat, after)[0] if len(after) == form.offsetsize else -1
+    if follows and follows not in {tif.pages[i].offset for i in range(n)}:
+        raise InputError(f"{path.name} is cut short: some of its pages are missing. Copy it again.")
+
+
+def _unspoken_planes(tif: Any, series: Any, path: Path) -> str:
+    """Say so if an OME-TIFF of one image holds more planes of its size than its metadata counts."""
+    spoken, there = len(series.pages), len(tif.pages)
+    if not tif.is_ome or len(tif.series) > 1 or there <= spoken:
+        return ""
+    with _tiff(file_of(path), as_it_says=False) as bare:
+        if bare.pages[there - 1].shape != series.keyframe.shape:
+            return ""  # a preview, or a smaller level
+    return f"{path.name} holds {there} planes and its metadata speaks of {spoken}; the others are not read."
 
 
 def _is_colour(series: Any, axes: str) -> bool:

@@ -125,14 +125,26 @@ def read_metadata(path: Path | str) -> pd.DataFrame:
     table = table.dropna(how="all").copy()
     if not len(table):
         raise InputError(_no_rows(path.name))
+    counts = _of_a_field(table)
     for column in table.columns:
         if column in _JOINED_BY:
             table[column] = table[column].astype(object).map(_as_text, na_action="ignore")
         elif not (pd.api.types.is_numeric_dtype(table[column]) or pd.api.types.is_bool_dtype(table[column])):
-            table[column] = _numbers_or_text(table[column], decimal_comma)
+            table[column] = _numbers_or_text(table[column], decimal_comma, counts)
     if "well" in table.columns:
         table = _of_wells(table, path.name)
     return _with_wells(table)
+
+
+def _of_a_field(table: pd.DataFrame) -> pd.Series:
+    """Which rows can be of a field: not one of units, with nothing or "well" below "well", whose words make no number text."""
+    by_word = {str(c).lower().removeprefix("metadata_"): c for c in table.columns}
+    places = [next((by_word[w] for w in words if w in by_word), None) for words in (_ROWS, _COLUMNS)]
+    by_number = "well" if "well" in table.columns else places[1] if places[0] is not None else None
+    if by_number is not None:  # a well, and a column of a plate, has a number
+        return table[by_number].astype(str).str.contains(r"\d")
+    keys = [c for c in table.columns if c in _JOINED_BY]
+    return table[keys].notna().all(axis=1) if keys else pd.Series(True, table.index)
 
 
 def _without_index(table: pd.DataFrame) -> pd.DataFrame:
@@ -310,7 +322,8 @@ def _as_text(value: Any) -> str:
     ).strip()
 
 
-def _numbers_or_text(column: pd.Series, decimal_comma: bool) -> pd.Series:
+def _numbers_or_text(column: pd.Series, decimal_comma: bool, counts: pd.Series) -> pd.Series:
+    """Numbers where all there are in rows that count are numbers, else text."""
     values = column.astype(object).map(lambda v: str(v).strip(), na_action="ignore").astype(object)
     present = values.dropna()
     if (
@@ -322,7 +335,9 @@ def _numbers_or_text(column: pd.Series, decimal_comma: bool) -> pd.Series:
         numbers = pd.to_numeric(
             values.map(lambda v: v.replace(",", "."), na_action="ignore"), errors="coerce"
         )
-    return numbers if (numbers.isna() == values.isna()).all() and values.notna().any() else values
+    there = values.notna() & counts
+    are_numbers = there.any() and numbers[there].notna().all()
+    return numbers if are_numbers else values
 
 
 def _with_wells(table: pd.DataFrame) -> pd.DataFrame:
@@ -374,6 +389,10 @@ def join_table(
     table = read_metadata(path)
     notes: list[str] = []
     fields = _with_plates(table, fields, files)
+    if named := _names_of_fields(table, fields, files, on):
+        column, on = named
+        table = table.assign(**{on: table[column]})
+        notes.append(f"{path.name} was joined by its column {column}, which holds {_WHAT_IT_HOLDS[on]}.")
     columns = _join_columns(table, fields, files, on, path.name)
     rows: dict[tuple[str, ...], dict[str, Any]] = {}
     first_row: dict[tuple[str, ...], int] = {}
@@ -466,6 +485,19 @@ def _join_columns(
                     f"The fields have no {column!r} to join {name} by; name it in the pattern, for example {{{column}}}.tif."
                 )
         return columns
+    if way := _usual_way(table, fields, files):
+        return way
+    called = f"; a field here is called {fields[0].id}" if fields else ""
+    raise InputError(
+        f"{name} cannot be joined to the fields: it needs a column well (and the file names or the pattern a well), "
+        f"field or file; its columns are {', '.join(table.columns)}{called}."
+    )
+
+
+def _usual_way(
+    table: pd.DataFrame, fields: Sequence[Field], files: Sequence[Sequence[Path]]
+) -> tuple[str, ...]:
+    """The first columns that both sides have; () if there are none."""
     by_frame = [(*way, c) for way in _WAYS for c in _FRAMES if c in table.columns and way[0] != "prefix"]
     by_frame = [way for way in by_frame if _any_fits(table, fields, files, way)]
     for way in (*by_frame[:1], *_WAYS):
@@ -473,10 +505,48 @@ def _join_columns(
             way == ("prefix",) or any(_field_keys(f, p, way) for f, p in zip(fields, files, strict=True))
         ):
             return way
-    raise InputError(
-        f"{name} cannot be joined to the fields: it needs a column well (and the file names or the pattern a well), "
-        f"field or file; its columns are {', '.join(table.columns)}."
-    )
+    return ()
+
+
+_WHAT_IT_HOLDS = {
+    "field": "the names of the fields", "file": "the names of files", "prefix": "what names of files begin with",
+}  # fmt: skip
+GUESSED_FROM = 0.5  # share of the fields that a column has to name before the table is joined by it unasked
+
+
+def _names_of_fields(
+    table: pd.DataFrame, fields: Sequence[Field], files: Sequence[Sequence[Path]], on: str
+) -> tuple[str, str] | None:
+    """A column of another name that holds what fields or files are called, and which of the two; None if there is none.
+
+    The one that was asked for (`on`), if the fields do not know it; else, where no usual column fits, the one that names
+    most fields, each in one row.
+    """
+    if on:
+        known = on in _JOINED_BY or any(on in f.metadata for f in fields)
+        columns, least = ([] if known or on not in table.columns else [on]), 1.0
+    elif _usual_way(table, fields, files):
+        return None
+    else:
+        text = [c for c in table.columns if table[c].dtype == object]
+        columns = [c for c in text if table[c].dropna().is_unique]
+        least = max(1.0, GUESSED_FROM * len(fields))
+    found: list[tuple[int, str, str]] = []
+    for column in columns:
+        for way in ("field", "file", "prefix"):
+            rows: dict[tuple[str, ...], None] = {
+                (key,): None for v in table[column] if (key := join_key(way, v))
+            }
+            if way == "prefix":
+                n = sum(bool(_longest_prefix(mine, rows)) for mine in files)
+            else:
+                n = sum(
+                    any(k in rows for k in _field_keys(f, mine, (way,)))
+                    for f, mine in zip(fields, files, strict=True)
+                )
+            found.append((n, column, way))
+    n, column, way = max(found, key=lambda one: one[0], default=(0, "", ""))
+    return (column, way) if n >= least else None
 
 
 def _any_fits(

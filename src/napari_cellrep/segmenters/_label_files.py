@@ -354,7 +354,12 @@ def _one_plane(labels: np.ndarray, path: Path, frame: int = -1) -> np.ndarray:
         )
     if labels.dtype.kind == "f" and np.isfinite(labels).all():
         labels = _whole(labels)
-    if labels.dtype.kind not in "uib" or labels.min() < 0 or labels.max() > LARGEST:
+    if labels.dtype.kind in "ui" and labels.max() > LARGEST:
+        raise InputError(
+            f"{path.name} has numbers up to {labels.max():,}; a cell's number can be {LARGEST:,} at most. Number its cells "
+            "anew and save it again."
+        )
+    if labels.dtype.kind not in "uib" or labels.min() < 0:
         raise InputError(
             f"{path.name} ({labels.dtype}, {labels.min()} to {labels.max()}) is no label image: whole numbers, "
             "0 for background, one number per cell."

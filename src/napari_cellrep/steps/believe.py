@@ -14,7 +14,7 @@ from napari_cellrep.analysis.localisation import nucleus_ring_ratio
 from napari_cellrep.analysis.neighbours import nearest
 from napari_cellrep.analysis.outliers import ODD_SHARE, OddRank, odd_rank, oddest_by_chance, oddness, scale_of
 from napari_cellrep.data import Project
-from napari_cellrep.data.cells import embedding_names
+from napari_cellrep.data.cells import embedding_names, is_untrained
 from napari_cellrep.data.crops import Boxes, cut_crops
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import EMPTY, InputError, find_channel, join_words
@@ -353,7 +353,7 @@ def _other_models(it: Subject) -> list[Check]:
 def untrained_note(project: Project, embedding: str) -> str:
     """What is to be said beside a rank by a network that has learned nothing."""
     how = project.embedding_info(embedding)
-    if how.get("trained", True) or how.get("model") == "measurements":
+    if not is_untrained(how):
         return ""
     return " (a network with random weights: it sees textures, but has learned nothing)"
 

@@ -285,9 +285,12 @@ def preview_import(
         series = series_words(told_of) + (
             " (of the files looked at)" if told_of and len(read.drafts) > LOOKED_AT else ""
         )
-    hints = (
-        gaps + [problem for problem in read.problems if "label image" in problem] + _held_whole(told.fields)
-    )
+    hints = [
+        *told.odd_files,
+        *gaps,
+        *(problem for problem in read.problems if "label image" in problem),
+        *_held_whole(told.fields),
+    ]
     largest = max((max(f.height_px, f.width_px) for f in told.fields), default=0)
     if 0 < largest <= CROPS_PX and not present and read.regex is None:
         hints.append(
@@ -451,6 +454,7 @@ class _Found:
     notes: list[str]
     layout: str = ""
     table_columns: tuple[str, ...] = ()
+    odd_files: tuple[str, ...] = ()  # sentences, which are among the notes, too
 
     def report(self) -> dict[str, Any]:
         bad = [f"{f.id}: {f.problem}" for f in self.fields if f.problem]
@@ -500,6 +504,10 @@ def _collect(
             infos[file] = info
         except InputError as error:
             infos[file] = str(error)
+    odd = [info.note for info in infos.values() if isinstance(info, ImageInfo) and info.note]
+    if len(odd) > ODD_TOLD:
+        odd = [*odd[:ODD_TOLD], f"So it is with {len(odd) - ODD_TOLD:,} more files."]
+    problems += odd
     drafts = [d for d in drafts if not is_part(d, infos)]
     drafts = [frame for d in drafts for frame in split_frames(d, infos)]
 
@@ -538,10 +546,11 @@ def _collect(
         fields, brought = joined.fields, joined.columns
         problems += [*joined.notes, *worst_mistakes(joined.mistakes)]
     yield Progress(len(wanted), len(wanted), f"{len(fields)} fields")
-    return _Found(fields, channels, problems, read.layout_name, brought)
+    return _Found(fields, channels, problems, read.layout_name, brought, tuple(odd))
 
 
 SERIES_TOLD = 5  # that lack frames
+ODD_TOLD = 3  # files that can be read and are odd
 
 
 def _held_whole(fields: Sequence[Field]) -> list[str]:

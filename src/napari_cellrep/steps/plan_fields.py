@@ -300,7 +300,10 @@ def _plane_index(names: Sequence[str], order: Sequence[str], i: int, options: Im
     if set(names) == set(order):
         return list(names).index(order[i])  # a file may hold them in another order
     if not options.channels and not all(n.startswith("channel ") for n in (*names, *order)):
-        raise InputError(f"Its channels are {', '.join(names)}; those of the others are {', '.join(order)}.")
+        raise InputError(
+            f"Its channels are {', '.join(names)}; those of the others are {', '.join(order)}. If they are the same, name "
+            "the channels (--channels; in the window: Channels) to take them in this order."
+        )
     return i
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 
 from napari_cellrep import registry
 from napari_cellrep.data import Project
-from napari_cellrep.data.cells import FLAGS, embedding_names, provenance
+from napari_cellrep.data.cells import FLAGS, embedding_names, is_untrained, provenance
 from napari_cellrep.data.crops import cut_crops
 from napari_cellrep.data.files import write_text
 from napari_cellrep.jobs import Job, Progress
@@ -871,11 +871,7 @@ def _done(about: _Subject) -> list[str]:
         if key != about.embedding and "." in key:
             continue  # other layers of the same network
         dims = project.cells.obsm[f"X_{key}"].shape[1]
-        trained = (
-            " (untrained, for comparison)"
-            if info.get("trained") is False and info.get("model") != "measurements"
-            else ""
-        )
+        trained = " (untrained, for comparison)" if is_untrained(info) else ""
         steps.append(
             f"Each cell was turned into {dims:,} numbers by “{info.get('model', key)}”{trained}, kept as “{key}”."
         )
