@@ -88,6 +88,24 @@ def test_nothing_embedded(sample_project: Project):
         drain(analyze(sample_project, recipe="map"))
 
 
+def test_the_chosen_control_is_what_groups_are_compared_with(simple_project: Project):
+    """Where a lab's column is not called control: nothing but the choice says which groups are normal."""
+    cells = simple_project.cells
+    cells.obs["drug"] = cells.obs["well"].astype(str).map(lambda w: "DMSO" if w in ("A01", "E01") else "LY")
+    del cells.obs["control"]
+    simple_project.write_cells(cells)
+    for recipe in ("variability", "rare", "fields"):
+        if recipe == "rare":
+            drain(analyze(simple_project, recipe="outliers"))
+        before = drain(analyze(simple_project, recipe=recipe))
+        assert "no control is chosen" in before.summary
+        simple_project.set_comparison(control="drug=DMSO")
+        after = drain(analyze(simple_project, recipe=recipe))
+        assert not after.skipped
+        assert "2 reference groups (drug DMSO)" in after.summary
+        simple_project.set_comparison(control="")
+
+
 def test_groups_are_chosen_once_for_all_analyses(simple_project: Project):
     simple_project.set_comparison(a="well=A01", b="well=A12", control="control=-1")
     assert open_project(simple_project.root).comparison == {
@@ -103,6 +121,7 @@ def test_groups_are_chosen_once_for_all_analyses(simple_project: Project):
     simple_project.set_comparison(a="", b="")
     result = drain(analyze(simple_project, recipe="score"))
     assert (result.numbers["a"], result.numbers["b"]) == ("control=-1", "control=1")
+    assert "reference groups (control −1)" in drain(analyze(simple_project, recipe="variability")).summary
     with pytest.raises(InputError, match="COLUMN=VALUE"):
         simple_project.set_comparison(control="DMSO")
     with pytest.raises(InputError, match="a, b and control"):

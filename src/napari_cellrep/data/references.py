@@ -21,8 +21,10 @@ def members(obs: pd.DataFrame, reference: str) -> np.ndarray:
     return found
 
 
-def reference_of(obs: pd.DataFrame, codes: np.ndarray, a: str, min_cells: int = 10) -> tuple[np.ndarray, str]:
-    """Cells that groups are compared with, and in words which: reference A of the score, else control −1, else all.
+def reference_of(
+    obs: pd.DataFrame, codes: np.ndarray, a: str, min_cells: int = 10, control: str = ""
+) -> tuple[np.ndarray, str]:
+    """Cells that groups are compared with, and in words which: reference A of the score, else the control, else all.
 
     Parameters
     ----------
@@ -34,13 +36,17 @@ def reference_of(obs: pd.DataFrame, codes: np.ndarray, a: str, min_cells: int = 
         Reference A, "column=value"; "" for none.
     min_cells : int
         A group with fewer is no reference.
+    control : str
+        The control that was chosen for all analyses, "column=value"; "" for none: control −1, where there is such a column.
     """
-    for reference in dict.fromkeys(r for r in (a, "control=-1") if r):
+    for reference in dict.fromkeys(r for r in (a, control, "control=-1") if r):
         found = members(obs, reference) & (codes >= 0)
         n = int((np.bincount(codes[found]) >= min_cells).sum()) if found.any() else 0
         if n:
             return found, f"{n:,} reference group{'s' if n > 1 else ''} ({reference_words(reference)})"
-    return np.ones(len(obs), bool), "any group (no cell is marked as a reference, control −1)"
+    return np.ones(
+        len(obs), bool
+    ), "any group (no control is chosen, and no cell is marked as one, control −1)"
 
 
 CELL_LINE = {

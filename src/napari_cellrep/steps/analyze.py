@@ -133,7 +133,8 @@ def analyze(
             f"All {len(work.x):,} cells that count have the same numbers in {key.replace('_', ' ')}, so nothing tells them apart."
         )
     if recipe in OF_SCORES:
-        work = dataclasses.replace(work, scored=provenance(cells).get(f"score_{key}", {}).get("numbers", {}))
+        scored = provenance(cells).get(f"score_{key}", {}).get("numbers", {})
+        work = dataclasses.replace(work, scored=scored, control=project.comparison["control"])
     if recipe in OF_SETS:
         sets = {name: [str(i) for i in made["cells"]] for name, made in read_sets(project.root).items()}
         work = dataclasses.replace(work, sets=sets)
@@ -245,6 +246,8 @@ def _fingerprint(work: Work, recipe: str, options: Mapping[str, Any]) -> str:
     """Hash of everything a recipe looks at: vectors, which cells, and the columns it reads."""
     seen = columns_read(work, recipe, options)
     h = hashlib.sha256(work.x.tobytes() + (str(work.n_broken).encode() if work.n_broken else b""))
+    if work.control:
+        h.update(work.control.encode())
     if options.get("of"):
         h.update(cells_digest(work.sets.get(str(options["of"]), [])).encode())
     if recipe == "knows" and work.project is not None:

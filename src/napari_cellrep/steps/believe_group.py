@@ -115,7 +115,9 @@ class _Group:
     ) -> tuple[Compared, str]:
         """Spread of all groups (or of others, by `codes`), and in words what chance is."""
         obs = self.obs.iloc[rows]
-        reference, words = reference_of(obs, self.codes[rows], self.a, MIN_CELLS)
+        reference, words = reference_of(
+            obs, self.codes[rows], self.a, MIN_CELLS, self.project.comparison["control"]
+        )
         match = None if reference.all() else kinds_of(obs, self.per)[0]
         of = self.codes[rows] if codes is None else codes
         found = compare_spread(
@@ -368,7 +370,7 @@ def _sample(it: _Group, seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     rows = it.rows()
     codes = it.codes[rows]
-    reference, _ = reference_of(it.obs.iloc[rows], codes, it.a, MIN_CELLS)
+    reference, _ = reference_of(it.obs.iloc[rows], codes, it.a, MIN_CELLS, it.project.comparison["control"])
     parts = [rows[codes == it.code]]
     kinds = pd.factorize(it.obs[it.per])[0] if it.per in it.obs else np.zeros(len(it.obs), int)
     like_it = kinds[rows] == (np.bincount(kinds[parts[0]] + 1).argmax() - 1 if len(parts[0]) else -1)

@@ -33,6 +33,8 @@ class Work:
         The project's named sets: ids of their cells, those left out and those that are gone included.
     scored : mapping
         Between what the cells of this embedding were scored: "a", "b", "per"; {} where they were not.
+    control : str
+        The control chosen for all analyses, "column=value"; "" for none.
     project : Project, optional
         For recipes that ask the network again.
     n_broken : int
@@ -45,6 +47,7 @@ class Work:
     all_obs: pd.DataFrame
     sets: Mapping[str, list[str]] = field(default_factory=dict)
     scored: Mapping[str, str] = field(default_factory=dict)
+    control: str = ""
     project: Project | None = None
     n_broken: int = 0
 
@@ -81,8 +84,8 @@ class Work:
         return names, pd.Index(names).get_indexer(as_text(self.column(by)))
 
     def reference(self, of: np.ndarray, min_cells: int) -> tuple[np.ndarray, str]:
-        """Cells to expect chance from (reference A of the score, else the negative control, else all), and in words."""
-        return reference_of(self.obs, of, str(self.scored.get("a", "")), min_cells)
+        """Cells to expect chance from (reference A of the score, else the control, else all), and in words."""
+        return reference_of(self.obs, of, str(self.scored.get("a", "")), min_cells, self.control)
 
 
 @dataclass

@@ -45,6 +45,8 @@ class Asked:
         Column in which a group and its references are the same, as the score's references are; "" for none.
     a, b : str
         The score's references, "column=value"; "" where none are known.
+    control : str
+        The control chosen for all analyses, "column=value"; "" for none.
     """
 
     by: str
@@ -54,6 +56,7 @@ class Asked:
     like: str = ""
     a: str = ""
     b: str = ""
+    control: str = ""
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,7 @@ def measure(
     n = np.bincount(codes[codes >= 0], minlength=len(names))
     ends = np.cumsum(n)
     of = np.split(rows[by_code[int((codes < 0).sum()) :]], ends[:-1]) if names else []
-    reference, with_what = reference_of(own, codes, asked.a, MIN_CELLS)
+    reference, with_what = reference_of(own, codes, asked.a, MIN_CELLS, asked.control)
     match = None
     if not reference.all():
         match, of_kind = kinds_of(own, asked.like)

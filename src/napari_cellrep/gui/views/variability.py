@@ -291,6 +291,7 @@ class VariabilityView(CellView):
             like=str(numbers.get("per", "")),
             a=str(numbers.get("a", "")),
             b=str(numbers.get("b", "")),
+            control=session.project.comparison["control"] if session.project is not None else "",
         )
 
     def _show(self, found: Found | None, words: str) -> None:

@@ -289,7 +289,7 @@ OF_PROJECT = (
 )  # they ask the network again, or look at other embeddings, or at cells that are left out
 # They have their own word for vectors that are all the same, or do not look at the vectors of this embedding alone.
 OF_OTHER_THINGS = ("score", "mixture", "classes", "inpainting", "knows", "rare", "enrichment")
-OF_SCORES = ("variability", "rare", "fields")  # they compare with reference A of the score
+OF_SCORES = ("variability", "rare", "fields")  # they compare with reference A of the score, or the control
 # Of these columns a cell needs a value to be looked at; what learns and what profiles wells say it in their own words.
 GROUPING = ("by", "within", "per", "label", "apart", "held_out")
 
