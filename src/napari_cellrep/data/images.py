@@ -504,7 +504,7 @@ def _unspoken_planes(tif: Any, series: Any, path: Path) -> str:
     spoken, there = len(series.pages), len(tif.pages)
     if not tif.is_ome or len(tif.series) > 1 or there <= spoken:
         return ""
-    with _tiff(file_of(path), as_it_says=False) as bare:
+    with _tiff(file_of(path), as_it_says=False) as (bare, _):
         if bare.pages[there - 1].shape != series.keyframe.shape:
             return ""  # a preview, or a smaller level
     return f"{path.name} holds {there} planes and its metadata speaks of {spoken}; the others are not read."
