@@ -85,7 +85,8 @@ def _one(n: int, folder: Path, segmenter: str, quick: bool) -> Iterator[tuple[st
     yield from step("measured", crop(project))
     project.merge(project.cells.obs.iloc[:: max(1, project.cells.n_obs // EMBEDDED)])
     yield from step("embedded", embed(project, model="autoencoder", precision="fp32"))
-    yield from step(f"segmented, {segmenter}", segment(project, segmenter=segmenter))
+    if segmenter:
+        yield from step(f"segmented, {segmenter}", segment(project, segmenter=segmenter))
 
 
 def _peak() -> float:
@@ -99,7 +100,9 @@ def main() -> None:
         "--one", type=int, default=0, help="fields side by side, for one slide in this process"
     )
     parser.add_argument("--only", default=",".join(SIDES), help="which slides: 8k,16k")
-    parser.add_argument("--segmenter", default="centres")
+    parser.add_argument(
+        "--segmenter", default="centres", help="empty: none, which is more than half of the time"
+    )
     args = parser.parse_args()
     if args.one:
         with tempfile.TemporaryDirectory() as folder:

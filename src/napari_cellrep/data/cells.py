@@ -503,9 +503,13 @@ def set_flags(obs: pd.DataFrame, rules: QualityRules) -> pd.DataFrame:
     """
     on = flag_masks(obs, rules)
     obs = obs.copy()
-    matrix, names = np.stack(list(on.values()), axis=1), np.array(list(on))
-    obs["flags"] = [";".join(names[row]) for row in matrix]
-    obs["good"] = np.logical_not(matrix.any(axis=1)).astype(bool)
+    codes = sum(
+        (mask.astype(np.int64) << k for k, mask in enumerate(on.values())), np.zeros(len(obs), np.int64)
+    )
+    found, index = np.unique(codes, return_inverse=True)  # each text once, however many cells have it
+    words = [";".join(name for k, name in enumerate(on) if code >> k & 1) for code in found.tolist()]
+    obs["flags"] = np.array(words, object)[index]
+    obs["good"] = codes == 0
     return obs
 
 

@@ -73,7 +73,7 @@ def crop(
     old = project.cells.obs if project.has_cells else None
     judged_by = provenance(project.cells).get(JUDGED, {}) if old is not None else {}
     judged: dict[str, dict[str, Any]] = {}
-    frames, problems, pixels = [], {}, {}
+    frame, frames, problems, pixels = pd.DataFrame(), [], {}, {}
     measured: dict[str, list[dict[str, Any]]] = {}  # edits that the table has from now on
     yield Progress(0, len(labelled), "Finding cells")
     project.begin_step("crop", follows=("segment", "edit"))
@@ -131,7 +131,9 @@ def crop(
         *dict.fromkeys(k for f in labelled for k in f.metadata if k not in (*OBS_COLUMNS, "class")),
     ]
     obs = pd.concat([_plain(f)[[c for c in known if c in f]] for f in frames])
-    table = project.merge(set_flags(obs, quality), pixels, judged)
+    del frames, frame  # of a slide's cells every copy is hundreds of MB
+    obs = set_flags(obs, quality)
+    table = project.merge(obs, pixels, judged)
     for field_id, edits in measured.items():
         if edits:
             project.say_of_labels(field_id, partial(_without, edits=edits))
