@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from qtpy.QtCore import QElapsedTimer, QTimer
 
 from napari_cellrep.gui._runner import runner_of
+from napari_cellrep.jobs import Progress
+from napari_cellrep.specs import InputError
 
 TESTS = Path(__file__).parents[1]
 
@@ -74,6 +77,40 @@ def test_job_reports_and_finishes_without_blocking_the_window(qtbot, runner):
     assert runner.log[-1].end == "finished"
     assert runner.log[-1].title == "Counting cells"
     assert dog.worst_ms < 100
+
+
+def test_a_function_is_done_in_this_process_and_holds_nothing_up(qtbot, runner):
+    def count(n, closed):
+        try:
+            for i in range(n):
+                time.sleep(0.01)
+                yield Progress(i, n, f"{threading.current_thread().name} of {os.getpid()}")
+                if i == 7 and n < 10:
+                    raise (InputError("Seven is not wanted.") if n == 8 else ValueError("seven"))
+            return n
+        finally:
+            closed.append(n)
+
+    told, closed = [], []
+    with Watchdog() as dog:
+        handle = runner.submit(count, n=5, closed=closed, job_title="Counting here")
+        handle.progressed.connect(told.append)
+        ended(qtbot, handle)
+    assert (handle.state, handle.result) == ("finished", 5)
+    assert dog.worst_ms < 100
+    assert f"of {os.getpid()}" in told[0].message
+    assert "MainThread" not in told[0].message
+    assert runner.pid == 0  # no other process was started for it
+    failed = ended(qtbot, runner.submit(count, n=8, closed=closed))
+    assert (failed.state, failed.log.sentence) == ("failed", "Seven is not wanted.")
+    failed = ended(qtbot, runner.submit(count, n=9, closed=closed))
+    assert failed.log.sentence.startswith("Something unexpected went wrong (ValueError: seven)")
+    assert "raise" in failed.log.details
+    stopped = runner.submit(count, n=2000, closed=closed)
+    qtbot.waitUntil(lambda: stopped.progress.done > 8)
+    stopped.stop()
+    assert ended(qtbot, stopped).state == "stopped"
+    assert closed == [5, 8, 9, 2000]
 
 
 def test_napari_knows_of_the_job(qtbot, viewer, runner):

@@ -37,7 +37,7 @@ from napari_cellrep import registry
 from napari_cellrep.data.files import write_text
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.session import read_project
-from napari_cellrep.specs import InputError
+from napari_cellrep.specs import InputError, first_line
 
 KILL_AFTER_S = 2.0  # a polite stop gets this long
 LOG_LENGTH = 50
@@ -545,6 +545,9 @@ def _work_here(handle: Handle) -> Iterator[Progress]:
         return "error", (str(error), "".join(traceback.format_exception(error)))
     except MemoryError as error:
         sentence = "The computer did not have enough memory for this. Close other programs, or use fewer layers at once."
+        return "error", (sentence, "".join(traceback.format_exception(error)))
+    except Exception as error:  # noqa: BLE001  (what a plugin of somebody raises)
+        sentence = f"Something unexpected went wrong ({type(error).__name__}: {first_line(error)}). The log has the details."
         return "error", (sentence, "".join(traceback.format_exception(error)))
     finally:
         job.close()
