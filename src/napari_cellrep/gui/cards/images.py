@@ -29,6 +29,7 @@ from qtpy.QtWidgets import (
 from napari_cellrep.data.images import GREY, Box, flatten_z, to_grey
 from napari_cellrep.data.layouts import guess_roles
 from napari_cellrep.data.slides import LazyPlane
+from napari_cellrep.data.tables import stem
 from napari_cellrep.gui._image import OURS
 from napari_cellrep.gui._sample import TAG, projects_folder
 from napari_cellrep.gui.cards._files import FilesDialog, TableDialog, free_place
@@ -593,7 +594,7 @@ class ImagesCard(Card):
                 raise InputError("No layer is ticked; tick those that are channels of your images.")
             channels = [Channel(row.name.text().strip(), row.role.currentData()) for row in rows]
             images, metadata = images_of([(row.layer, row.channel) for row in rows], self.meanings())
-            root = free_place(projects_folder() / f"{_file_name(rows[0].layer.name)}.cellrep")
+            root = free_place(projects_folder() / f"{name_of([row.layer for row in rows])}.cellrep")
             # In this process: the plugin that reads the pixels is here, and what it gives is often bound to it.
             self.dock.submit(
                 import_arrays, "Taking over the layers", then=self._took_layers, project=None, path=root, images=images,
@@ -782,7 +783,7 @@ def images_of(
             raise InputError(f"Only one axis of a layer can be {what}; say what the others are.")
     if "channels" in own and any(layer.rgb for layer, _ in parts):
         raise InputError("The colours of a layer are its channels; an axis of it cannot be channels, too.")
-    name = _file_name(first.name)
+    name = name_of([layer for layer, _ in parts])
     positions = [range(n) if kind == "" else (0,) for n, kind in zip(extra, own, strict=True)]
     n_frames = extra[own.index("time")] if "time" in own else 0
     images, metadata = {}, {}
@@ -827,6 +828,14 @@ def _reader(
         return flatten_z(part.reshape(-1, y1 - y0, x1 - x0), method)
 
     return read
+
+
+def name_of(layers: Sequence[Any]) -> str:
+    """What the field of layers is called: several of one file by the file, else by the first layer."""
+    paths = {str(layer.source.path or "") for layer in layers}
+    of_file = stem(Path(next(iter(paths)))) if len(paths) == 1 and paths != {""} else ""
+    several = any(layer is not layers[0] for layer in layers)
+    return _file_name(of_file if several and of_file else layers[0].name)
 
 
 def _source_of(layer: Any) -> dict[str, str]:
