@@ -48,6 +48,7 @@ from qtpy.QtWidgets import (
 from napari_cellrep.data.rows import row_words
 from napari_cellrep.gui._image import canvas_of
 from napari_cellrep.gui._leave import NOT_KEPT, changed_choices, choices_of, return_choices
+from napari_cellrep.gui._room import LeftColumn, dock_of
 from napari_cellrep.gui._state import session_of
 from napari_cellrep.gui.views._parts import ChoiceBox, TwoHalves
 from napari_cellrep.gui.views._words import column_words
@@ -76,6 +77,7 @@ VIEWS: tuple[Any, ...] = (
     LearnView,
     InsideView,
 )
+SHARES = (6, 7)  # of the width: the map, the view beside it
 ON_MAPS = ("seen", "seen on the second map")  # what is kept of where the maps were moved and zoomed to
 TOOL_TIPS = {
     "lasso": "Lasso: draw around cells to select them.\nShift adds, Alt subtracts, both together intersect.",
@@ -97,7 +99,8 @@ class ExploreWidget(QWidget):
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__()
         # napari 0.9 does not read the manifest's default_dock_area; this is where it keeps the user's own choice.
-        get_settings().application.plugin_widget_positions.setdefault("Explore (napari-cellrep)", "bottom")
+        places = get_settings().application.plugin_widget_positions
+        places.setdefault("Explore (napari-cellrep)", "bottom")
         self.viewer = napari_viewer
         self.session = session = session_of(napari_viewer)
         self.canvas = canvas = canvas_of(napari_viewer)
@@ -269,8 +272,8 @@ class ExploreWidget(QWidget):
         self.views = QSplitter(Qt.Orientation.Horizontal)  # the map, and beside it one of the other views
         self.views.addWidget(self.stack)
         self.views.addWidget(self.tabs)
-        self.views.setStretchFactor(0, 5)
-        self.views.setStretchFactor(1, 6)
+        for i, share in enumerate(SHARES):
+            self.views.setStretchFactor(i, share)
 
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -304,11 +307,14 @@ class ExploreWidget(QWidget):
         self._first_choices: dict[str, dict[str, str]] = {}  # view → what its boxes said when it was made
         self._kept_choices: dict[str, Any] = {}  # view → what was chosen in it before
         self._split_moved = False
+        self._split: list[int] = []  # as a person has drawn it
         self.dock_moved = False  # a person has dragged the panel's border
         self._dock_kept: list[int] = []  # its size as it was left
         self._dock_waits = False  # for the panel to be shown
         self.views.splitterMoved.connect(self._on_split_moved)
         self._on_tab(0)
+        main = napari_viewer.window.main_menu.window()
+        self.left_column = LeftColumn(self, main, places["Explore (napari-cellrep)"] == "bottom")
         canvas.leaving.join(self)
 
     def sizeHint(self) -> QSize:
@@ -329,6 +335,11 @@ class ExploreWidget(QWidget):
             self.tabs.blockSignals(False)
             self._first_choices[view.title] = choices_of(view)
             return_choices(view, self._kept_choices.get(view.title))
+        if (
+            self.second is None and self.isVisible()
+        ):  # a wide view takes room from the map only while in front
+            wide = sum(self.views.sizes())
+            self.views.setSizes(self._split or [wide * share // sum(SHARES) for share in SHARES])
 
     def view(self, title: str) -> QWidget:
         """Open one of the views beside the map."""
@@ -340,17 +351,16 @@ class ExploreWidget(QWidget):
     def hideEvent(self, event: QHideEvent) -> None:
         self.canvas.leaving.remember(self.value())
         super().hideEvent(event)
+        self.left_column.look_again()
 
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
+        self.left_column.look_again()
         QTimer.singleShot(0, self._return_dock)
 
     def _dock(self) -> QDockWidget | None:
         """The dock it is in, if that is part of the window."""
-        parent = self.parent()
-        while parent is not None and not isinstance(parent, QDockWidget):
-            parent = parent.parent()
-        return None if parent is None or parent.isFloating() else parent
+        return dock_of(self)
 
     def dock_px(self) -> list[int]:
         """Width and height of its dock; nothing where it has none in the window."""
@@ -367,7 +377,7 @@ class ExploreWidget(QWidget):
             main.resizeDocks([dock], self._dock_kept[1:], Qt.Orientation.Vertical)
 
     def _on_split_moved(self, *_: Any) -> None:
-        self._split_moved = True
+        self._split_moved, self._split = True, self.views.sizes()
 
     def value(self) -> dict[str, Any]:
         """What is open and chosen here, as plain values."""
@@ -407,7 +417,7 @@ class ExploreWidget(QWidget):
         split = value.get("split")
         if isinstance(split, list) and len(split) == 2 and all(isinstance(v, int) and v > 0 for v in split):
             self.views.setSizes(split)
-            self._split_moved = True
+            self._split_moved, self._split = True, split
         dock = value.get("dock")
         whole = isinstance(dock, list) and len(dock) == 2 and all(isinstance(v, int) and v > 0 for v in dock)
         self._dock_kept, self._dock_waits, self.dock_moved = dock if whole else [], whole, False
@@ -793,7 +803,9 @@ class Shelf(QScrollArea):
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
 
     def minimumSizeHint(self) -> QSize:
-        """As wide as the view must be, with room for the bar that scrolls it."""
+        """As wide as the view must be, with room for the bar that scrolls it; behind another view it asks for nothing."""
+        if self.isHidden():
+            return QSize(0, 60)
         return QSize(
             self.widget().minimumSizeHint().width() + self.verticalScrollBar().sizeHint().width(), 60
         )

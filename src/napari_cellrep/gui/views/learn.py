@@ -95,6 +95,7 @@ class LearnView(CellView):
         self.untold = QLabel()
         self.untold.setWordWrap(True)
         self.untold.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.untold.setMinimumWidth(130)  # else a word on each line in a narrow panel
         centre = QWidget()
         column = QVBoxLayout(centre)
         column.setContentsMargins(2, 2, 2, 2)
@@ -103,7 +104,7 @@ class LearnView(CellView):
 
         self.which = choice_box(
             "Which cells, of those in no set. Those it is least sure of teach it most: put them into a set by its number.",
-            [UNSURE], "Which cells", 14,
+            [UNSURE], "Which cells", 9,
         )  # fmt: skip
         self.which.currentIndexChanged.connect(lambda _: self.arrange())
         self.next = QPushButton("Next (N)")
