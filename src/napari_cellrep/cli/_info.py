@@ -27,6 +27,7 @@ def _info(args: argparse.Namespace) -> None:
     if not args.path.exists() and _info_published(str(args.path)):
         return
     from napari_cellrep.data.cells import FLAGS, is_untrained
+    from napari_cellrep.steps.freshness import look
 
     project = open_project(args.path)
     fields, bad = project.fields, {f.id: f.problem for f in project.fields if f.problem}
@@ -45,16 +46,25 @@ def _info(args: argparse.Namespace) -> None:
         print(
             f"  images      not where they were (the first: {gone[0].id}); cellrep relocate {args.path} NEW_FOLDER"
         )
-    images = project.look_at_images()
-    if images.replaced:
-        n, some = len(images.replaced), join_words(images.replaced, 3)
+    stale = look(project, project.embedding_keys())
+    if stale.replaced:
+        n, some = len(stale.replaced), join_words(stale.replaced, 3)
         print(
             f"  replaced    the images of {n:,} field{'s' * (n != 1)} ({some}) are others than its cells were found in: labels, "
             f"cells and\n              vectors of {'them' if n != 1 else 'it'} are out of date. cellrep segment {args.path}, "
             "then embed; only they are done anew"
         )
-    elif images.away:
+    elif stale.away:
         print("              nothing counts as out of date for that")
+    for others, done, again in (
+        (stale.labels, "found", "segment"),
+        (stale.cells, "measured and flagged", "crop"),
+    ):
+        if others and not (again == "crop" and stale.labels):  # segmenting is followed by it anyway
+            print(
+                f"  out of date cells of {how_many(len(others), 'field')} were {done} before the illumination was "
+                f"changed: cellrep {again} {args.path}"
+            )
     print_problems(bad, "have a problem")
     if project.has_cells:
         obs = project.cells.obs
@@ -71,11 +81,14 @@ def _info(args: argparse.Namespace) -> None:
             layer = f" layer {made['layer']}" if made.get("layer") else ""
             print(f"  embedding   {name}: {count:,} cells, {made.get('model')}{layer}"
                   f"{', random weights' if is_untrained(made) else ''}")  # fmt: skip
-            lit = project.illumination.digest if project.illumination else None
-            if made.get("crop") and made.get("illumination") != lit:
+            if name in stale.vectors:
                 print(
                     "              out of date: the illumination of the images was corrected differently then"
                 )
+            elif lacking := stale.lacking.get(name):
+                print(f"              {lacking:,} cells, new or edited since, have no vector: embed again")
+            if results := stale.results.get(name):
+                print(f"              out of date: {join_words(results, 9)}; run these analyses again")
     print("  history")
     for line in project.history:
         print(f"    {_line_of_history(line)}")

@@ -407,6 +407,17 @@ class Project:
         return Images(now, tuple(f for f in some if now[f] and now[f] != measured.get(f, now[f])))
 
     @property
+    def light(self) -> str:
+        """Digest of what corrects the illumination of every image that is read; "" if nothing does."""
+        return str((self._info.get("illumination") or {}).get("digest", ""))
+
+    def measured_in_light(self) -> dict[str, str]:
+        """Field → `light` when its cells were measured; fields of which that was not noted are left out."""
+        if not self.has_cells:
+            return {}
+        return dict(json.loads(dict(self.cells.uns.get("cellrep", {})).get(LIGHT, "{}")))
+
+    @property
     def illumination(self) -> Illumination | None:
         """What evens out the illumination of every image that is read; None: images are as in their files."""
         kept = self._info.get("illumination")
@@ -922,6 +933,7 @@ class Project:
         obs: Any | None = None,
         pixels: Mapping[str, str] | None = None,
         judged: Mapping[str, Mapping[str, Any]] | None = None,
+        light: Mapping[str, str] | None = None,
     ) -> ad.AnnData:
         """Bring the table up to date with the rows on disk and write it.
 
@@ -936,14 +948,20 @@ class Project:
             Field → `pixels_of` it, of those whose rows are new.
         judged : mapping of str to mapping, optional
             Field larger than memory → `napari_cellrep.data.cells.Measuring.judged_by`, of those whose rows are all new.
+        light : mapping of str to str, optional
+            Field → `light` when its rows were measured, of the same fields.
         """
         with self.lock():
             if self._cells is not None and self._stamp() != self._cells_stamp:
                 self._cells = None  # another process wrote it since
-            return self._merge(obs, pixels or {}, judged or {})
+            return self._merge(obs, pixels or {}, judged or {}, light or {})
 
     def _merge(
-        self, obs: Any | None, pixels: Mapping[str, str], judged: Mapping[str, Mapping[str, Any]]
+        self,
+        obs: Any | None,
+        pixels: Mapping[str, str],
+        judged: Mapping[str, Mapping[str, Any]],
+        light: Mapping[str, str],
     ) -> ad.AnnData:
         before = self.cells if self.has_cells else None
         if obs is None:
@@ -962,6 +980,9 @@ class Project:
             made[IMAGES] = seen
         if by := {f: told for f, told in {**made.pop(JUDGED, {}), **judged}.items() if f in where}:
             made[JUDGED] = by
+        lit = {f: stamp for f, stamp in {**made.pop(LIGHT, {}), **light}.items() if f in where}
+        if lit:
+            made[LIGHT] = lit
         for key in keys:
             x = None
             for field_id, rows in where.items():
@@ -1007,7 +1028,8 @@ _PATIENCE_S = (
     10  # as long as a change of a part may take; one of all parts takes longer, and is not waited for
 )
 JUDGED = "judged_by"  # in the table's provenance: field → what of the whole of a slide its cells' flags are judged by
-IMAGES = "images"  # in the table's provenance: field → what its image files held
+IMAGES = "images"  # in the table's provenance: field → what its image files held …
+LIGHT = "light"  # … and by what their illumination was corrected, "" by nothing
 
 
 def stamps_in(cells: ad.AnnData) -> dict[str, str]:

@@ -41,13 +41,13 @@ from napari_cellrep.gui.cards.segment import SegmentCard
 from napari_cellrep.jobs import Progress
 from napari_cellrep.session import read_project
 from napari_cellrep.specs import InputError
+from napari_cellrep.steps.freshness import OutOfDate, look
 
 # Steps that can be taken back, in words.
 STEP_WORDS = {
     "segment": "finding the cells", "crop": "the flags", "edit": "the edited cells", "embed": "the embedding",
     "embed fields": "the embedding of fields", "features": "the table of numbers", "analyze": "the analysis",
 }  # fmt: skip
-LOOKED_AT_ONCE = 16  # fields, before it is asked whether the window is closing
 _HERE = "the session's project"  # default of `submit`: not None, which means no project
 
 
@@ -200,7 +200,8 @@ class CellRepDock(QWidget):
         self.strip = JobStrip(self.runner)
         self.strip.undo.clicked.connect(self.ask_undo)
         self.opening = False  # a project is being read
-        self.replaced: tuple[str, ...] = ()  # fields whose images are others than their cells were found in
+        self.stale = OutOfDate()  # of the project that is open, as far as it was looked at
+        self._looked_at = ""
         self._looking = Background(self.session)  # of its own: a share may take long to answer
         self._leaving = threading.Event()
         self.cards: dict[str, Card] = {}
@@ -246,6 +247,7 @@ class CellRepDock(QWidget):
             (self.session.focus_changed, self._refresh_soon),
             (self.session.project_changed, self.look_at_images),
             (self.session.cells_changed, self.look_at_images),
+            (self.session.embedding_changed, self.look_at_images),
         )
         for signal, slot in self._signals:
             signal.connect(slot)
@@ -423,22 +425,24 @@ class CellRepDock(QWidget):
         self.labels_changed()
         self.strip.say(f"✓ Taken back: {words}.")
 
-    # ---- images that were replaced -----------------------------------------------------------------
+    # ---- what is out of date -----------------------------------------------------------------------
 
     def look_at_images(self, *_: Any) -> None:
-        """Look in the background which images are others than their cells were found in; cards 2 and 4 say it."""
+        """Look in the background what was made of other images, labels or cells than there are now; every card says it."""
         project = self.session.project
+        root = "" if project is None else str(project.root)
+        if root != self._looked_at or not self.session.n_cells:
+            self._looked_at, self.stale = root, OutOfDate()
         if project is None or not self.session.n_cells:
-            self.replaced = ()
             return
-        looked = functools.partial(self._looked, project)
-        self._looking.run(functools.partial(_replaced_in, project, self._leaving), looked, "look")
+        look = functools.partial(_look, project, self.session.embedding, self._leaving)
+        self._looking.run(look, functools.partial(self._looked, project), "look")
 
     def _looked(self, project: Any, found: Any) -> None:
         if project is not self.session.project or isinstance(found, Exception):
             return  # what cannot be read is said where it is shown
-        if found != self.replaced:
-            self.replaced = found
+        if found != self.stale:
+            self.stale = found
             self._refresh_soon()
 
     # ---- project and field -----------------------------------------------------------------------
@@ -521,17 +525,12 @@ def _read_and_look(root: Path | str) -> tuple[Any, int]:
     return project, len(project.missing(most=24))
 
 
-def _replaced_in(project: Any, leaving: threading.Event) -> tuple[str, ...]:
-    """Fields whose images are others than their cells were found in, unless the window closes meanwhile."""
-    fields = [f for f in project.measured_from() if not project.field(f).problem]
-    found: list[str] = []
-    for i in range(0, len(fields), LOOKED_AT_ONCE):
-        if leaving.is_set():
-            break
-        found += project.look_at_images(fields[i : i + LOOKED_AT_ONCE]).replaced
+def _look(project: Any, embedding: str, leaving: threading.Event) -> OutOfDate:
+    """What is out of date of a project, as far as there is time before the window closes."""
+    found = look(project, [embedding] if embedding else [], lambda: not leaving.is_set())
     with contextlib.suppress(InputError, OSError):  # a job writes: what was read is read again another time
         project.keep_stamps(timeout_s=0)
-    return tuple(found)
+    return found
 
 
 def _stop_looking(leaving: threading.Event, looking: Background, *_: Any) -> None:

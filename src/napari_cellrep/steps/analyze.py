@@ -58,6 +58,7 @@ __all__ = [
     "choose_embedding",
     "describe_recipes",
     "library_versions",
+    "out_of_date",
     "ranking",
 ]
 
@@ -126,24 +127,13 @@ def analyze(
     options = check_options(recipe, {**chosen, **options})
     cells = project.cells
     key = choose_embedding(cells, embedding)
-    work = _gather(cells, key, include_flagged)
+    work = _work(project, recipe, key, include_flagged)
     span = np.ptp(work.x, axis=0)
     if recipe not in OF_OTHER_THINGS and len(work.x) > 1 and (span <= 1e-6 * np.abs(work.x[0])).all():
         raise InputError(
             f"All {len(work.x):,} cells that count have the same numbers in {key.replace('_', ' ')}, so nothing tells them apart."
         )
-    if recipe in OF_SCORES:
-        scored = provenance(cells).get(f"score_{key}", {}).get("numbers", {})
-        work = dataclasses.replace(work, scored=scored, control=project.comparison["control"])
-    if recipe in OF_SETS:
-        sets = {name: [str(i) for i in made["cells"]] for name, made in read_sets(project.root).items()}
-        work = dataclasses.replace(work, sets=sets)
-    if recipe in OF_PROJECT:
-        work = dataclasses.replace(work, project=project)
-    stamp = digest(
-        {"recipe": recipe, "options": options, "inputs": _fingerprint(work, recipe, options),
-         "version": VERSIONS.get(recipe, 1)}
-    )  # fmt: skip
+    stamp = _stamp(work, recipe, options)
     name = f"{recipe}_{key}"
     if options.get("of") or options.get("method", "umap") != "umap":
         name = f"{recipe}_{map_key(key, options['of'], options['method'])}"
@@ -190,6 +180,36 @@ def analyze(
     return AnalyzeResult(recipe, key, found.summary, written, False, found.numbers, table)
 
 
+def out_of_date(project: Project, embedding: str) -> list[str]:
+    """Results of an embedding that `analyze` would compute anew: vectors, cells or columns are others than they were.
+
+    Parameters
+    ----------
+    embedding : str
+
+    Returns
+    -------
+    list of str
+        Names in the provenance of the tables of cells and of groups: "map_measurements".
+    """
+    found = []
+    for table in (project.cells, project.groups):
+        for name, made in provenance(table).items() if table is not None else ():
+            if not isinstance(made, Mapping) or made.get("embedding") != embedding or "digest" not in made:
+                continue
+            recipe = made.get("recipe")
+            if recipe not in RECIPES or made.get("version", 1) > VERSIONS.get(recipe, 1):
+                continue  # of a newer version: nothing is known of what it looked at
+            try:
+                work = _work(project, recipe, embedding, bool(made.get("include_flagged")))
+                same = made["digest"] == _stamp(work, recipe, check_options(recipe, made["options"]))
+            except InputError:  # a column or a set that it looked at is gone
+                same = False
+            if not same:
+                found.append(name)
+    return found
+
+
 def choose_embedding(cells: ad.AnnData, embedding: str = "") -> str:
     """Key of the embedding asked for, or of the only one there is.
 
@@ -220,6 +240,28 @@ def _left_out(work: Work, recipe: str, options: Mapping[str, Any]) -> str:
     if work.n_broken:
         words += f" Left out: {work.n_broken:,} cells whose vectors hold infinite numbers, or lack some."
     return words
+
+
+def _work(project: Project, recipe: str, key: str, include_flagged: bool) -> Work:
+    """What a recipe works on."""
+    work = _gather(project.cells, key, include_flagged)
+    if recipe in OF_SCORES:
+        scored = provenance(project.cells).get(f"score_{key}", {}).get("numbers", {})
+        work = dataclasses.replace(work, scored=scored, control=project.comparison["control"])
+    if recipe in OF_SETS:
+        sets = {name: [str(i) for i in made["cells"]] for name, made in read_sets(project.root).items()}
+        work = dataclasses.replace(work, sets=sets)
+    if recipe in OF_PROJECT:
+        work = dataclasses.replace(work, project=project)
+    return work
+
+
+def _stamp(work: Work, recipe: str, options: Mapping[str, Any]) -> str:
+    """Hash of everything a result depends on."""
+    return digest(
+        {"recipe": recipe, "options": options, "inputs": _fingerprint(work, recipe, options),
+         "version": VERSIONS.get(recipe, 1)}
+    )  # fmt: skip
 
 
 def _gather(cells: ad.AnnData, key: str, include_flagged: bool) -> Work:

@@ -73,7 +73,7 @@ def crop(
     old = project.cells.obs if project.has_cells else None
     judged_by = provenance(project.cells).get(JUDGED, {}) if old is not None else {}
     judged: dict[str, dict[str, Any]] = {}
-    frame, frames, problems, pixels = pd.DataFrame(), [], {}, {}
+    frame, frames, problems, pixels, light = pd.DataFrame(), [], {}, {}, {}
     measured: dict[str, list[dict[str, Any]]] = {}  # edits that the table has from now on
     yield Progress(0, len(labelled), "Finding cells")
     project.begin_step("crop", follows=("segment", "edit"))
@@ -109,6 +109,7 @@ def crop(
                         )
                     frame = measure_field(field, image, labels, project.channels, quality.window_px)
                 measured[field.id] = info.get(UNMEASURED, [])
+                light[field.id] = project.light
                 pixels[field.id] = (
                     made_from(info) or now
                 )  # new pixels in outlines of old ones stay out of date
@@ -133,7 +134,7 @@ def crop(
     obs = pd.concat([_plain(f)[[c for c in known if c in f]] for f in frames])
     del frames, frame  # of a slide's cells every copy is hundreds of MB
     obs = set_flags(obs, quality)
-    table = project.merge(obs, pixels, judged)
+    table = project.merge(obs, pixels, judged, light)
     for field_id, edits in measured.items():
         if edits:
             project.say_of_labels(field_id, partial(_without, edits=edits))
@@ -173,11 +174,12 @@ def measure_in_parts(
 
 
 def _is_known(project: Project, field: Field, by: dict[str, Any] | None, window_px: int, now: str) -> bool:
-    """Whether cells of a field can be measured and judged as all of it was: by the same window, in the same image."""
+    """Whether cells of a field can be measured and judged as all of it was: by the same window, in the same image and light."""
     if not project.is_big(field.id) or not by or by["window_px"] != window_px:
         return False
     was = project.measured_from().get(field.id, "")
-    return not was or not now or was == now
+    same_light = project.measured_in_light().get(field.id, project.light) == project.light
+    return same_light and (not was or not now or was == now)
 
 
 def measure_edited(

@@ -92,8 +92,8 @@ class CellsCard(Card):
         for item in (self.counts, self.reasons, self.hide_flagged, self.more):
             item.setVisible(have)
         self.edits.setVisible(have)
-        self.hint.setVisible(not have)
         if not have:
+            self.hint.show()
             self.hint.setText(
                 "No cells yet: segment the images first (card 2)."
                 if self.project
@@ -104,9 +104,6 @@ class CellsCard(Card):
             self.in_view.hide()
             self.cancel.hide()
             return
-        good = int(cells.obs["good"].sum()) if "good" in cells.obs else self.session.n_cells
-        flagged = self.session.n_cells - good
-        self.set_status(f"{good:,} good · {flagged:,} flagged", "done")
         if self._shown is not cells:
             self._shown = cells
             self._show_reasons(flag_counts(cells.obs))
@@ -228,7 +225,8 @@ class CellsCard(Card):
     def _show_primary(self) -> None:
         """What is to be saved or decided is bold; nothing while there is neither."""
         canvas = self.dock.canvas
-        edited, changed = canvas.edited, self._changed()
+        edited, changed = canvas.edited, self._changed() or bool(self.dock.stale.cells)
+        self._say_state(edited)
         part, slide = canvas.editing.part, canvas.slide
         self.in_view.setVisible(slide is not None and part is None)
         self.cancel.setVisible(part is not None)
@@ -260,6 +258,30 @@ class CellsCard(Card):
         canvas.editing.drop()
         canvas.show(canvas.field)  # what came meanwhile
         self.dock.strip.say("The edits were cancelled; the slide's cells are as they were.")
+
+    def _say_state(self, edited: bool) -> None:
+        cells, stale = self.session.cells, self.dock.stale
+        if cells is None or not self.session.n_cells:
+            return
+        good = int(cells.obs["good"].sum()) if "good" in cells.obs else self.session.n_cells
+        words, mark, hint = f"{good:,} good · {self.session.n_cells - good:,} flagged", "done", ""
+        if self.running("segment", "crop"):
+            mark = "running"
+        elif edited:
+            mark = "needs"
+            hint = "⚠ What you painted is not saved: <b>Save label edits</b> keeps it and measures these cells again."
+        elif stale.fields:
+            mark = "stale"
+            hint = "↻ The outlines are of before the images or their light were changed: segment again first (card 2)."
+        elif stale.cells:
+            mark = "stale"
+            hint = (
+                "↻ The cells were measured and flagged before the light was changed: <b>Flag again by these rules</b> "
+                "(under Rules) measures them anew."
+            )
+        self.set_status(words, mark)
+        self.hint.setText(hint)
+        self.hint.setVisible(bool(hint))
 
     def save_edits(self) -> None:
         """Write the labels as they are in the viewer; their cells become out of date and are measured again."""

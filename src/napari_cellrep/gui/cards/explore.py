@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 from napari_cellrep.gui._forms import Form
 from napari_cellrep.gui.cards._export import ExportDialog
 from napari_cellrep.gui.cards._parts import Card, More, button, combo, refill, text
-from napari_cellrep.specs import p_words
+from napari_cellrep.specs import join_words, p_words
 
 if TYPE_CHECKING:
     from napari_cellrep.gui._dock import CellRepDock
@@ -140,6 +140,10 @@ class ExploreCard(Card):
         self.show_.setVisible(has_map)
         if self.running("analyze"):
             self.set_status("running", "running")
+        elif has_map and (why := self._stale()):
+            self.set_status(f"map of {n:,} cells", "stale")
+            self.hint.setText(why)
+            self.hint.show()
         else:
             self.set_status(
                 f"map of {n:,} cells" if has_map else "no map yet", "done" if has_map else "ready"
@@ -148,6 +152,25 @@ class ExploreCard(Card):
             self._forget_answer()
         self._fill_groups()
         self._show_question()
+
+    def _stale(self) -> str:
+        """Why the map or an answer is out of date, and what to do; "" while none is."""
+        stale, key = self.dock.stale, self.session.embedding
+        if stale.fields:
+            return (
+                "↻ Outlines are out of date, and so is what was made of them: segment again first (card 2)."
+            )
+        if stale.cells:
+            return "↻ The flags are out of date, and with them which cells count: flag again first (card 3)."
+        if key in stale.vectors or stale.lacking.get(key):
+            return "↻ The embedding is out of date: embed again first (card 4), then make the map again."
+        recipes = dict.fromkeys(name.split("_")[0] for name in stale.results.get(key, ()))
+        asked = [f"“{self._recipes[r]['question']}”" for r in recipes if r != "map" and r in self._recipes]
+        words = "The cells that count or their vectors are others than "
+        if "map" in recipes:
+            also = f" Ask again, too: {join_words(asked, 3)}" if asked else ""
+            return f"↻ {words}when the map was made: <b>{self.make.text()}</b>.{also}"
+        return f"↻ {words}when this was answered; ask again: {join_words(asked, 4)}" if asked else ""
 
     def set_recipes(self, found: Mapping[str, Any]) -> None:
         """Fill the list from `analyze.describe_recipes`."""

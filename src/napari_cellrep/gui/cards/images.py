@@ -234,7 +234,7 @@ class ImagesCard(Card):
                 else "estimated"
             )
             words.append(f"Light: evened out when images are read ({how}).")
-        if before := before_the_light(project.history):
+        if before := self.dock.stale.by_light:
             words.append(f"↻ {before} before the light was changed: do that again.")
         self.hint.setText("<br>".join(words))
         lit = project.illumination
@@ -664,16 +664,6 @@ def _is_sample(layer: Any) -> bool:
 
 def _file_name(name: str) -> str:
     return re.sub(r"[^\w-]+", "_", name).strip("_") or "layers"
-
-
-def before_the_light(history: Sequence[Mapping[str, Any]]) -> str:
-    """What was last done before the light of the images was changed, in words; "" if nothing was."""
-    last = {line.get("step"): i for i, line in enumerate(history) if not line.get("undone")}
-    lit = last.get("illumination", -1)
-    done = {"segment": "Cells were found", "embed": "Cells were embedded"}
-    return " and ".join(words for step, words in done.items() if 0 <= last.get(step, lit) < lit).replace(
-        " and Cells were", " and"
-    )
 
 
 # What an axis of a layer before y and x can be.

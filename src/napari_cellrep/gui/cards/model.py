@@ -539,15 +539,31 @@ class ModelCard(Card):
             words, mark = "weights to be fetched", "needs"
             hint = f"{self.choice()[0]} is not on this computer yet. Get it, or choose another."
         elif done:
-            words, mark = self.title_of(self.session.embedding or done[-1]), "done"
-            if replaced := self.dock.replaced:
+            key = self.session.embedding or done[-1]
+            words, mark = self.title_of(key), "done"
+            if hint := self._stale(key):
                 mark = "stale"
-                hint = f"↻ Images were replaced ({join_words(replaced, 3)}): segment again first (card 2), then embed."
         else:
             words, mark = self._title(self.choice()[1]), "ready"
         self.set_status(words, mark)
         self.hint.setText(hint)
         self.hint.setVisible(bool(hint))
+
+    def _stale(self, key: str) -> str:
+        """Why an embedding is out of date, and what to do; "" while it is not."""
+        stale, name, n = self.dock.stale, self.title_of(key), self.session.n_cells
+        if stale.replaced:
+            return f"↻ Images were replaced ({join_words(stale.replaced, 3)}): segment again first (card 2), then embed."
+        if stale.labels:
+            return "↻ The light was changed since the cells were found: segment again first (card 2), then embed."
+        if key in stale.vectors:
+            return f"↻ {name} was made before the light was changed: embed again."
+        if lacking := stale.lacking.get(key):
+            cells = f"{lacking:,} of {n:,} cells {'has' if lacking == 1 else 'have'}"
+            return (
+                f"↻ {cells} no vector of {name}, being new or edited since: embed again. Only these are done."
+            )
+        return ""
 
     def _show_more(self, can: bool) -> None:
         network = self.choice()[1]

@@ -232,15 +232,17 @@ class SegmentCard(Card):
             self.set_status("running", "running")
         elif not done:
             self.set_status(f"{n:,} field{'s' * (n != 1)} to do", "ready")
-        elif self.dock.replaced and cells:
-            replaced = self.dock.replaced
-            self.set_status(f"{cells:,} cells, {len(replaced):,} of {n:,} fields out of date", "stale")
-            one = len(replaced) == 1
+        elif (stale := self.dock.stale).fields and cells:
+            self.set_status(f"{cells:,} cells, {len(stale.fields):,} of {n:,} fields out of date", "stale")
+            one = len(stale.fields) == 1
+            if some := stale.replaced:
+                why = f"The image{'s' * (len(some) != 1)} of {join_words(some, 3)} {'was' if len(some) == 1 else 'were'} replaced"
+            else:
+                why = "The light was changed"
             self.hint.setText(
-                f"↻ The image{'' if one else 's'} of {join_words(replaced, 3)} {'was' if one else 'were'} replaced since "
-                f"{'its' if one else 'their'} cells were found: outlines, cells and vectors are of the old one"
-                f"{'' if one else 's'}. <b>{self.all.text()}</b> does only {'this field' if one else 'these fields'} anew; "
-                "embed then."
+                f"↻ {why} since {'its' if one and some else 'their' if some else 'the'} cells were found: outlines, cells and "
+                f"vectors are of before. <b>{self.all.text()}</b> does only "
+                f"{'this field' if one else f'these {len(stale.fields):,} fields'} anew; embed then."
             )
             self.hint.show()
         elif done < n:
