@@ -17,6 +17,7 @@ from napari_cellrep.data import open_project
 from napari_cellrep.gui.cards._charts import FieldBars, Histogram
 from napari_cellrep.jobs import drain
 from napari_cellrep.steps.crop import crop
+from napari_cellrep.steps.illumination import correct
 from napari_cellrep.steps.segment import segment as segment_step
 
 TESTS = Path(__file__).parents[1]
@@ -162,10 +163,31 @@ def test_a_replaced_image_is_said_and_only_its_field_is_done_anew(qtbot, dock, p
     assert "The image of A12 was replaced" in segmenting.hint.text()
     assert dock.cards["model"].status.endswith("↻")
     assert "segment again first" in dock.cards["model"].hint.text()
+    for later in ("cells", "explore"):
+        assert dock.cards[later].status.endswith("↻")
+        assert "segment again first (card 2)" in dock.cards[later].hint.text()
     before = {f: project.labels_path(f).stat().st_mtime_ns for f in files}
     run(qtbot, dock, segmenting.all)
     qtbot.waitUntil(lambda: segmenting.status.endswith("cells ✓"), timeout=LONG)
     assert {f for f in files if project.labels_path(f).stat().st_mtime_ns != before[f]} == {"A12"}
+
+
+def test_another_light_is_said_by_the_cards_whose_numbers_depend_on_it(qtbot, dock, project):
+    opened(qtbot, dock, project)
+    names = ("segment", "cells", "model", "explore")
+    qtbot.waitUntil(lambda: all(dock.cards[n].status.endswith("✓") for n in names), timeout=LONG)
+    drain(correct(project))
+    dock.session.reload(open_project(project.root))
+    qtbot.waitUntil(lambda: dock.cards["cells"].status.endswith("↻"), timeout=LONG)
+    assert "Flag again by these rules" in dock.cards["cells"].hint.text()
+    assert "flag again first (card 3)" in dock.cards["explore"].hint.text()
+    # Labels and vectors that do not say of which images they are, as those that were brought, are not blamed.
+    assert [dock.cards[n].status[-1] for n in names] == ["✓", "↻", "✓", "↻"]
+    cells = card(dock, "cells")
+    click(cells.more.button)
+    run(qtbot, dock, cells.apply)
+    qtbot.waitUntil(lambda: all(dock.cards[n].status.endswith("✓") for n in names), timeout=LONG)
+    assert not cells.hint.isVisible()
 
 
 def test_cellpose_says_its_licence_and_how_to_install_it(qtbot, dock, project, monkeypatch):

@@ -233,7 +233,7 @@ class SegmentCard(Card):
         elif not done:
             self.set_status(f"{n:,} field{'s' * (n != 1)} to do", "ready")
         elif (stale := self.dock.stale).fields and cells:
-            self.set_status(f"{cells:,} cells, {len(stale.fields):,} of {n:,} fields out of date", "stale")
+            self.set_status(f"{len(stale.fields):,} of {n:,} fields out of date", "stale")
             one = len(stale.fields) == 1
             if some := stale.replaced:
                 why = f"The image{'s' * (len(some) != 1)} of {join_words(some, 3)} {'was' if len(some) == 1 else 'were'} replaced"
@@ -241,8 +241,8 @@ class SegmentCard(Card):
                 why = "The light was changed"
             self.hint.setText(
                 f"↻ {why} since {'its' if one and some else 'their' if some else 'the'} cells were found: outlines, cells and "
-                f"vectors are of before. <b>{self.all.text()}</b> does only "
-                f"{'this field' if one else f'these {len(stale.fields):,} fields'} anew; embed then."
+                f"vectors are of before. <b>{self.all.text()}</b> does "
+                f"{'only this field' if one else 'them' if len(stale.fields) == n else 'only these fields'} anew; embed then."
             )
             self.hint.show()
         elif done < n:
