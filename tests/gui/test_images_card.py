@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QMessageBox
 
 from _clicks import LONG, card, choose, click, idle, opened, run
 from napari_cellrep.data import open_project
-from napari_cellrep.gui.cards._files import FilesDialog, TableDialog
+from napari_cellrep.gui.cards._files import FilesDialog, RowsDialog, TableDialog
 from napari_cellrep.gui.cards.images import PRESETS
 from napari_cellrep.jobs import drain
 from napari_cellrep.specs import ROLES, Channel
@@ -272,6 +272,11 @@ def test_another_table_for_the_open_project(qtbot, dock, project, tmp_path):
     said = dock.strip.message.text()
     assert said.startswith(f"✓ {len(project.fields)} fields have batch from the table.")
     assert "No field belongs to 1 row (H12)" in said
+    (told,) = images.findChildren(RowsDialog)  # by row, where it can be mended
+    assert told.windowTitle() == "1 row of the table was not used"
+    assert [told.rows.item(0, j).text() for j in range(2)] == [str(len(project.fields) + 2), "H12"]
+    assert told.rows.item(0, 2).text()
+    told.close()
     fields = open_project(project.root).fields
     assert [f.metadata["batch"] for f in fields] == [f"b{i}" for i in range(len(fields))]
     assert "compound" in fields[0].metadata
@@ -284,6 +289,7 @@ def test_a_project_that_another_computer_holds_is_freed_once_a_person_says_so(qt
     opened(qtbot, dock, project)
     images = card(dock, "images")
     assert "Process 4321 on scope-pc" in images.hint.text()
+    assert images.status.endswith("⚠")
     click(images.unlock)
     (box,) = images.findChildren(QMessageBox)
     assert "Process 4321 on scope-pc" in box.text()
@@ -293,6 +299,7 @@ def test_a_project_that_another_computer_holds_is_freed_once_a_person_says_so(qt
     assert not held.exists()
     assert "scope-pc" in dock.strip.message.text()
     assert "scope-pc" not in images.hint.text()
+    assert images.status.endswith("✓")
 
 
 def test_what_cannot_become_a_project_is_said_before_import(qtbot, dock, tmp_path):

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import QSize, Qt, QTimer
 from qtpy.QtWidgets import (
     QCheckBox,
     QDialog,
@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
     QTableWidget,
     QTableWidgetItem,
     QTabWidget,
+    QVBoxLayout,
 )
 
 from napari_cellrep.data.crop_files import ARRAY_SUFFIXES
@@ -29,7 +30,7 @@ from napari_cellrep.data.layouts import LAYOUTS, NONE
 from napari_cellrep.data.project import project_root
 from napari_cellrep.data.tables import TABLES
 from napari_cellrep.gui._sample import projects_folder
-from napari_cellrep.gui.cards._parts import button, combo, refill, text
+from napari_cellrep.gui.cards._parts import button, combo, into_sight, refill, text, while_open
 from napari_cellrep.steps.import_crops import made_of_crops
 
 if TYPE_CHECKING:
@@ -229,6 +230,8 @@ class FilesDialog(QDialog):
     def _say(self, words: str) -> None:
         self.understood.setText(words)
         self.tabs.setVisible(any(sheet.rowCount() for sheet in self._sheets))
+        if self.isVisible():
+            QTimer.singleShot(0, while_open(lambda: into_sight(self)))  # its buttons too
 
     @property
     def _sheets(self) -> tuple[QTableWidget, ...]:
@@ -492,3 +495,28 @@ class TableDialog(QDialog):
             "on": self.by.text().strip(),
             "add": self.keep.isChecked(),
         }
+
+
+class RowsDialog(QDialog):
+    """Rows of a table that were not used, one by one, and why: to be mended there.
+
+    Parameters
+    ----------
+    parent : ImagesCard
+    mistakes : sequence of (int, str, str)
+        Row of the table, what it is of, what is wrong with it.
+    """
+
+    def __init__(self, parent: ImagesCard, mistakes: Sequence[tuple[int, str, str]]):
+        super().__init__(parent)
+        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        n = len(mistakes)
+        self.setWindowTitle(f"{n:,} row{'s' * (n != 1)} of the table {'were' if n != 1 else 'was'} not used")
+        self.rows = _sheet(["Row", "Of", "Problem"], "Rows of the table that do not fit")
+        _fill(self.rows, [(str(row), name, why) for row, name, why in mistakes[:ROWS_SHOWN]])
+        buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
+        buttons.rejected.connect(self.close)
+        layout = QVBoxLayout(self)
+        for item in (self.rows, buttons):
+            layout.addWidget(item)
+        self.resize(QSize(560, 320).boundedTo(self.screen().availableSize()))

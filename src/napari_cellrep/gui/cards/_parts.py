@@ -108,6 +108,13 @@ def while_open(slot: Callable[..., None]) -> Callable[..., None]:
 def keep_on_screen(dialog: QWidget) -> None:
     """Make a dialog as large as what is in it, but no larger than the screen, and move it so that all of it is seen."""
     dialog.adjustSize()
+    into_sight(dialog)
+
+
+def into_sight(dialog: QWidget) -> None:
+    """Move a dialog that has grown so that all of it is seen, and make it no larger than the screen."""
+    if (layout := dialog.layout()) is not None:
+        layout.activate()  # as large as it is going to be
     screen = dialog.screen().availableGeometry()
     dialog.resize(dialog.size().boundedTo(screen.size()))
     frame = dialog.frameGeometry()

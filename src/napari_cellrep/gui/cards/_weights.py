@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import (
     QCheckBox,
     QDialog,
@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_cellrep.gui.cards._parts import into_sight
 from napari_cellrep.jobs import Progress
 from napari_cellrep.specs import Channel, InputError, match_channels
 
@@ -111,7 +112,7 @@ class WeightsDialog(QDialog):
         super().__init__(card)
         self.card = card
         self.setWindowTitle("CellRep: published weights")
-        self.resize(940, 560)
+        self.resize(QSize(940, 560).boundedTo(self.screen().availableSize()))
         top = QLabel(
             "Networks that were trained elsewhere and published. They are downloaded from their authors, not from us, and are "
             "kept on this computer."
@@ -195,6 +196,7 @@ class WeightsDialog(QDialog):
             if item.data(0, Qt.ItemDataRole.UserRole) == name:
                 self.list.setCurrentItem(item)
         self.show()
+        into_sight(self)
         self.raise_()
 
     def refresh(self) -> None:

@@ -166,7 +166,7 @@ class ExploreCard(Card):
             return "↻ The embedding is out of date: embed again first (card 4), then make the map again."
         recipes = dict.fromkeys(name.split("_")[0] for name in stale.results.get(key, ()))
         asked = [f"“{self._recipes[r]['question']}”" for r in recipes if r != "map" and r in self._recipes]
-        words = "The cells that count or their vectors are others than "
+        words = "The cells that count, their vectors or their columns are others than "
         if "map" in recipes:
             also = f" Ask again, too: {join_words(asked, 3)}" if asked else ""
             return f"↻ {words}when the map was made: <b>{self.make.text()}</b>.{also}"

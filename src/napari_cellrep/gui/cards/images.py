@@ -32,7 +32,7 @@ from napari_cellrep.data.slides import LazyPlane
 from napari_cellrep.data.tables import stem
 from napari_cellrep.gui._image import OURS
 from napari_cellrep.gui._sample import TAG, projects_folder
-from napari_cellrep.gui.cards._files import FilesDialog, TableDialog, free_place
+from napari_cellrep.gui.cards._files import FilesDialog, RowsDialog, TableDialog, free_place
 from napari_cellrep.gui.cards._light import LightDialog
 from napari_cellrep.gui.cards._parts import Card, ask, button, combo, refill, text
 from napari_cellrep.specs import ROLES, Channel, InputError
@@ -210,7 +210,7 @@ class ImagesCard(Card):
         groups = len({f.group for f in fields})
         n = f"{len(fields):,} field{'s' * (len(fields) != 1)}"
         unknown = all(role == "other" for role in roles)
-        mark = "needs" if unknown else "done"
+        mark = "needs" if unknown or self.gone or holder is not None else "done"
         self.set_status(f"{n} · {len(roles)} channel{'s' * (len(roles) != 1)}", mark)
         words = [f"<b>{project.name}</b>: {n} in {groups:,} group{'s' * (groups != 1)}."]
         if unknown:
@@ -538,6 +538,8 @@ class ImagesCard(Card):
         if result["dropped"]:
             words += f" Gone: {', '.join(result['dropped'])}."
         self.dock.strip.say(words + "".join(f" ⚠ {note}" for note in result["notes"][:3]))
+        if result["mistakes"]:
+            RowsDialog(self, result["mistakes"]).show()
 
     def replay(self) -> None:
         """Do for the new fields what was done for the others."""
