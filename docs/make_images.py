@@ -249,7 +249,7 @@ def answer(root: Path, out: Path) -> None:
 
 def explore(root: Path, out: Path) -> None:
     """What the map and the image do for each other."""
-    window = Window(out, 1280, 760)
+    window = Window(out, 1280, 900)
     viewer, session, canvas = window.viewer, window.session, window.canvas
     session.open(root)
     session.embedding = "paired_cell_inpainting"
@@ -628,7 +628,7 @@ def middle_cell(session: Any, field: str) -> str:
 
 def masking(root: Path, out: Path) -> None:
     """A cell that a Microsnoop redraws, with half of its nucleus painted as hidden: the mask, then what came of it."""
-    window = Window(out, 1240, 760)
+    window = Window(out, 1240, 860)
     session, canvas = window.session, window.canvas
     session.open(open_project(root))
     if "microsnoop" not in session.embeddings:

@@ -23,8 +23,10 @@ from qtpy.QtTest import QTest
 from napari_cellrep.data import open_project
 from napari_cellrep.jobs import drain
 from napari_cellrep.specs import InputError
+from napari_cellrep.steps.analyze import analyze
 from napari_cellrep.steps.crop import crop
 from napari_cellrep.steps.embed import embed
+from napari_cellrep.steps.illumination import correct
 from napari_cellrep.steps.import_fields import import_fields
 from napari_cellrep.steps.sample import SAMPLE
 from napari_cellrep.steps.segment import segment
@@ -55,6 +57,10 @@ def main(out: Path) -> None:
     embedded = FRESH / "embedded.cellrep"
     shutil.copytree(full, embedded)
     drain(embed(open_project(embedded), model="measurements"))
+    dimmed = FRESH / "another light.cellrep"
+    shutil.copytree(embedded, dimmed)
+    drain(analyze(open_project(dimmed), recipe="map"))
+    drain(correct(open_project(dimmed)))
     empty = made("no cells")
     project = open_project(empty)
     for field in project.fields:
@@ -98,6 +104,9 @@ def main(out: Path) -> None:
     show("no-embedding", full, "model", 8)
     show("no-embedding-explore", None, "explore")
     show("no-map", embedded, "explore")
+    show("out-of-date-segment", dimmed, "segment", 4)
+    for card in ("cells", "model", "explore"):
+        show(f"out-of-date-{card}", None, card, 3)
 
     dock.open_project(full)
     until(lambda: not dock.opening, 60)

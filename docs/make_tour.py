@@ -89,7 +89,7 @@ def main() -> None:
     root, out = Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else "docs/images")
     copy = FRESH / root.name
     shutil.copytree(root, copy)
-    window = Window(out, 1280, 800)
+    window = Window(out, 1280, 940)
     viewer, session, canvas = window.viewer, window.session, window.canvas
     film = Film(window)
     film.take("napari, with the Explore panel still to be opened", 1200)

@@ -41,7 +41,11 @@ def test_a_small_laptop_gets_a_map(qtbot, opened):
     sized(qtbot, main, 1280, 720)
     _, panel = explored(qtbot, viewer)
     qtbot.waitUntil(lambda: panel.map.height() >= 200)
+    canvas_of(viewer).show("A01")  # with its layers napari's controls ask for more
+    qtbot.waitUntil(lambda: canvas_of(viewer).field == "A01")
+    qtbot.wait(200)
     assert (main.width(), main.height()) == (1280, 720)  # else part of it is beyond the screen
+    assert panel.map.height() >= 200
     controls, layers = left_docks(main)
     assert main.tabifiedDockWidgets(controls) == [layers]
 

@@ -9,6 +9,7 @@ from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
 
 LEAST_PX = 250  # of the panel: its bars, and a map of 200
+CONTROLS_PX = 350  # of the layer controls, at least, once a layer of cells is there
 
 
 class LeftColumn(QObject):
@@ -81,6 +82,8 @@ class LeftColumn(QObject):
         """How high the panel could be with the two one above the other."""
         taken = [w.height() for w in (self.main.menuBar(), self.main.statusBar()) if w is not None]
         docks = [d.minimumSizeHint().height() for d in self._docks()]
+        if docks:  # before there is a layer they ask for less, and the window would grow with the first
+            docks[0] = max(docks[0], CONTROLS_PX)
         between = self.main.style().pixelMetric(self.main.style().PixelMetric.PM_DockWidgetSeparatorExtent)
         return int(self.main.height() - sum(taken) - sum(docks) - 2 * between)
 
