@@ -160,6 +160,14 @@ def test_sweep_leaves_what_may_be_in_the_making(tmp_path):
     sweep(tmp_path / "none")
 
 
+def test_sweep_of_one_name_leaves_the_files_of_others(tmp_path):
+    for name in (".a[1].csv.9-1.part", ".b.csv.9-1.part", ".download.part"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1, 1))
+    sweep(tmp_path, name="a[1].csv")
+    assert sorted(leftovers(tmp_path)) == [".b.csv.9-1.part", ".download.part"]
+
+
 def test_sweep_leaves_what_is_gone_on_with_for_a_month(tmp_path):
     folder = folder_of(tmp_path / ".x.unfinished", "")
     for days, stays in ((20, True), (40, False)):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import anndata as ad
@@ -200,3 +201,12 @@ def test_a_project_without_its_images_can_be_shared(project: Project, tmp_path: 
     found = drain(relocate(shared, Path(napari_cellrep.__file__).parent / "sample"))
     assert (found.found, found.missing) == (8, 0)
     assert np.array_equal(shared.read_image("A01"), project.read_image("A01"))
+
+
+def test_what_a_killed_export_left_is_removed_when_it_is_written_again(simple_project: Project, tmp_path):
+    left = tmp_path / ".cells.zarr.99-1.part"
+    left.mkdir()
+    (left / "chunk").write_bytes(b"x")
+    os.utime(left, (1, 1))
+    drain(export(simple_project, tmp_path / "cells.zarr", format="zarr"))
+    assert not left.exists()

@@ -127,3 +127,5 @@ def _export(args: argparse.Namespace) -> None:
         drop = not args.keep_missing
         written = run(export(project, args.out, format=kind, drop_missing=drop, embedding=args.embedding))
     print(f"Wrote {written}.")
+    if kind in ("csv", "parquet", "ranking", "groups"):
+        print(f"What its columns mean: cellrep info {args.project} --columns")

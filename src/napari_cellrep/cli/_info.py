@@ -10,13 +10,16 @@ from typing import Any
 from napari_cellrep.cli._arguments import Commands
 from napari_cellrep.cli._drive import open_project, print_problems
 from napari_cellrep.cli._models import about_weights
-from napari_cellrep.specs import how_many, join_words
+from napari_cellrep.specs import InputError, how_many, join_words
 
 
 def declare_info(commands: Commands) -> None:
     info = commands.add("info", _info, "Tell what a project (or a trained model) holds and how it was made.")
     info.add_argument(
         "path", type=Path, help="a project folder, a model folder, or the name of published weights"
+    )
+    info.add_argument(
+        "--columns", action="store_true", help="say instead what each column of a project's tables means"
     )
 
 
@@ -30,6 +33,9 @@ def _info(args: argparse.Namespace) -> None:
     from napari_cellrep.steps.freshness import look
 
     project = open_project(args.path)
+    if args.columns:
+        _print_columns(project)
+        return
     fields, bad = project.fields, {f.id: f.problem for f in project.fields if f.problem}
     print(
         f"{project.name}: {how_many(len(fields), 'field')}, {how_many(len({f.group for f in fields}), 'group')}"
@@ -96,6 +102,19 @@ def _info(args: argparse.Namespace) -> None:
         of = f" ({back['of']})" if back["of"] else ""
         kept = f"{project.undo_bytes / 1e6:.1f} MB kept"
         print(f"  undo        {back['step']}{of} can be taken back: cellrep undo {args.path} ({kept})")
+
+
+def _print_columns(project: Any) -> None:
+    from napari_cellrep.steps.columns import explain
+
+    tables = explain(project)
+    if not tables:
+        raise InputError(f"{project.root.name} has no table yet: cellrep segment {project.root} makes it.")
+    for table, columns in tables.items():
+        print(f"{table}:")
+        width = min(40, max(map(len, columns)))
+        for column, words in columns.items():
+            print(f"  {column:<{width}}  {words}")
 
 
 def _line_of_history(line: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import shutil
@@ -113,10 +114,14 @@ def recover(path: Path) -> None:
             old.rename(path)
 
 
-def sweep(folder: Path, older_than_s: float = 86_400) -> None:
-    """Remove what killed processes left half-written in `folder`, once it is a day old; what can be gone on with, a month."""
+def sweep(folder: Path, older_than_s: float = 86_400, name: str = "") -> None:
+    """Remove what killed processes left half-written in `folder`, once it is a day old; what can be gone on with, a month.
+
+    With a `name`, only what is left of the file or folder called so: a folder that is not ours has others' files in it.
+    """
+    start = f".{glob.escape(name)}." if name else "."
     with contextlib.suppress(OSError):
-        for path in (*folder.glob(".*.part"), *folder.glob(".*.unfinished")):
+        for path in (*folder.glob(f"{start}*.part"), *folder.glob(f"{start}*.unfinished")):
             times = 30 if path.suffix == ".unfinished" else 1
             if time.time() - path.stat().st_mtime < times * older_than_s:
                 continue  # another process may be writing it

@@ -19,7 +19,7 @@ import pandas as pd
 from napari_cellrep.data import Project
 from napari_cellrep.data.cells import MAP_PREFIXES, embedding_names, provenance
 from napari_cellrep.data.fields import NOT_HERE, Field, write_fields
-from napari_cellrep.data.files import replacing
+from napari_cellrep.data.files import replacing, sweep
 from napari_cellrep.data.images import Plane
 from napari_cellrep.data.project import project_root, write_table
 from napari_cellrep.jobs import Job, Progress
@@ -184,7 +184,7 @@ def _is_path(text: str) -> bool:
 
 
 def check_place(project: Project, out: Path, *, is_ours: bool = False) -> None:
-    """Refuse to write an export over a folder that is something else, or into the project.
+    """Refuse to write an export over a folder that is something else, or into the project; what a killed one left is removed.
 
     Parameters
     ----------
@@ -195,6 +195,7 @@ def check_place(project: Project, out: Path, *, is_ours: bool = False) -> None:
         raise InputError(f"{out} is a folder; give the name of a file to write.")
     if out.is_relative_to(project.root):
         raise InputError(f"{out.name} would lie inside the project; write the export beside it.")
+    sweep(out.parent, name=out.name)
 
 
 def for_others(cells: ad.AnnData, embedding: str = "") -> ad.AnnData:
