@@ -54,6 +54,28 @@ def test_info_of_published_weights_says_what_is_known_fetched_or_not(tmp_path, m
     assert main(["info", "no-such-weights"]) == BAD_INPUT
 
 
+def test_help_leads_from_images_to_a_table(tmp_path, images, capsys, monkeypatch):
+    """What it says can be typed as it stands, in that order."""
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    places = [
+        said.index(f"    {name} ")
+        for name in ("new", "segment", "embed", "analyze", "export", "info", "add", "undo")
+    ]
+    assert places == sorted(places)
+    monkeypatch.chdir(tmp_path)
+    lines = [line.strip().partition("   ")[0] for line in said.splitlines() if line.startswith("  cellrep ")]
+    assert [line.split()[1] for line in lines] == ["new", "segment", "embed", "analyze", "export", "info"]
+    new(tmp_path, images)
+    for line in lines[1:]:
+        typed = line.split()[1:]
+        more = ["--set", "n_neighbors=5"] if typed[0] == "analyze" else []
+        assert main([*typed[:1], "p.cellrep", *typed[2:], *more]) == OK
+    assert (tmp_path / "cells.csv").is_file()
+    assert main(lines[0].replace("IMAGES", "images").replace("P.cellrep", "q.cellrep").split()[1:]) == OK
+
+
 def test_info_explains_its_numbers(tmp_path, images, capsys):
     (images / "A12.tif").unlink()
     project = str(tmp_path / "p.cellrep")

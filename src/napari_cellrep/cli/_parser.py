@@ -24,20 +24,41 @@ from napari_cellrep.cli._projects import (
     declare_view,
 )
 
+_FIRST_STEPS = """\
+from images to a table:
+  cellrep new P.cellrep IMAGES --preview    how the files are understood; without --preview the project is made
+  cellrep segment P.cellrep                 find the cells
+  cellrep embed P.cellrep --model measurements
+  cellrep analyze P.cellrep map
+  cellrep export P.cellrep cells.csv        or .h5ad, report.html, …
+  cellrep info P.cellrep --columns          what the columns mean
+
+A project is a folder, <name>.cellrep; the images stay where they are. Every command has --help.
+Without images of your own: cellrep demo OUT
+"""
+
 
 def make_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     """What can be typed; settings of the model or segmenter that `argv` names are options, too."""
     parser = argparse.ArgumentParser(
         prog="cellrep",
         description="Which of my cells look different, and how? Segment cells, describe each by numbers, compare them.",
-        epilog="A project is a folder, <name>.cellrep. Start with: cellrep demo OUT",
+        epilog=_FIRST_STEPS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = Commands(parser, argv)
     for declare in (
-        declare_demo, declare_new, declare_add, declare_metadata, declare_replay, declare_segment, declare_train,
-        declare_embed, declare_analyze, declare_believe, declare_look, declare_compare, declare_export,
-        declare_illumination, declare_undo, declare_unlock, declare_relocate, declare_info, declare_models, declare_view,
+        declare_demo,
+        # from images to a table, in this order
+        declare_new, declare_segment, declare_train, declare_embed, declare_compare, declare_analyze, declare_export,
+        declare_info, declare_view,
+        # more of the same project
+        declare_add, declare_metadata, declare_replay, declare_illumination,
+        # questions about cells and models
+        declare_believe, declare_look, declare_models,
+        # when something is amiss
+        declare_undo, declare_relocate, declare_unlock,
     ):  # fmt: skip
         declare(commands)
     return parser
