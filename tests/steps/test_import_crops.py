@@ -427,3 +427,24 @@ def test_a_folder_with_a_zip_or_arrays_alone_and_what_is_said_where_crops_are_no
     assert "The images are of 64 px at most. If each is one cell" in capsys.readouterr().out
     assert main(["new", str(tmp_path / "p"), str(tmp_path / "in"), "--crops", "--preview"]) == OK
     assert "No channel has a role yet" in capsys.readouterr().out
+
+
+def test_crops_in_no_folder_of_a_zip_are_on_a_sheet_of_its_name(shared, tmp_path):
+    """A sheet called by a temporary folder would give the same cells other ids next time."""
+    with zipfile.ZipFile(shared / "data" / "pci_yeast" / "crops.zip") as whole:
+        some = [n for n in whole.namelist() if n.endswith("_gfp.tif")][:4]
+        with zipfile.ZipFile(tmp_path / "week 1.zip", "w") as flat:
+            for i, name in enumerate(some):
+                flat.writestr(f"odd{i}.tif", whole.read(name))
+    ids = [
+        list(drain(import_crops(tmp_path / name, [tmp_path / "week 1.zip"])).cells.obs_names) for name in "ab"
+    ]
+    assert ids[0] == ids[1]
+    assert all(cell.startswith("week_1:") for cell in ids[0])
+
+
+def test_crops_without_numbers_are_refused_as_such(tmp_path):
+    np.save(tmp_path / "nan.npy", np.full((5, 2, 30, 30), np.nan, np.float32))
+    with pytest.raises(InputError, match=r"Every crop in nan.npy holds NaN or infinite values"):
+        drain(import_crops(tmp_path / "p", [tmp_path / "nan.npy"]))
+    assert not (tmp_path / "p.cellrep").exists()

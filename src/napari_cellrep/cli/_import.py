@@ -71,7 +71,8 @@ def _new_of_crops(args: argparse.Namespace) -> None:
     channels = join_words(f"{c.name} ({c.role})" for c in project.channels)
     line = project.last("import")
     print(
-        f"{project.root}: {line['n_cells']:,} cells on {line['n_fields']:,} contact sheets, channels {channels}."
+        f"{project.root}: {how_many(line['n_cells'], 'cell')} on {how_many(line['n_fields'], 'contact sheet')}, "
+        f"channels {channels}."
     )
     print_notes(line["notes"])
     if all(c.role == "other" for c in project.channels):
@@ -123,7 +124,7 @@ def _add_crops(args: argparse.Namespace, project: Any) -> None:
     run(add_crops(project, args.images, **options))
     line = project.last("add")
     print(
-        f"{project.root}: {line['n_cells']:,} cells added on {line['n_fields']:,} contact sheets, "
+        f"{project.root}: {how_many(line['n_cells'], 'cell')} added on {how_many(line['n_fields'], 'contact sheet')}, "
         f"{project.cells.n_obs:,} cells now."
     )
     print_notes(line["notes"])

@@ -65,6 +65,10 @@ def read_crop_arrays(path: Path, n_channels: int = 0) -> CropArrays:
         )
     key = max(pictures, key=lambda k: pictures[k].size)
     images = _as_nchw(pictures[key], n_channels, f"{path.name}:{key}")
+    if images.dtype.kind == "f" and not np.isfinite(images).all(axis=(1, 2, 3)).any():
+        raise InputError(
+            f"Every crop in {path.name} holds NaN or infinite values; write numbers in their place."
+        )
     known: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
         if name == key or array.ndim == 0 or len(array) != len(images):

@@ -597,7 +597,8 @@ def _packed_in(path: Path) -> list[Path]:
 
 def _unpacked(path: Path, stack: ExitStack) -> Path:
     """A zip's images, unpacked until the project is made."""
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cellrep-crops-")))
+    place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cellrep-crops-")))
+    folder = place / path.stem  # crops that lie in no folder of the zip are on a sheet of its name
     try:
         with zipfile.ZipFile(path) as packed:
             packed.extractall(folder)
