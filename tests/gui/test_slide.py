@@ -184,7 +184,7 @@ def pressed_at(qtbot, viewer, layer, y, x):
     qtbot.wait(30)
 
 
-def test_cells_in_view_are_edited_with_the_mouse_saved_and_taken_back(qtbot, dock, slide):
+def test_cells_in_view_are_edited_with_the_mouse_saved_and_taken_back(qtbot, dock, slide, monkeypatch):
     opened(qtbot, dock, slide)
     dock.show_field("slide")
     canvas, session, viewer = dock.canvas, dock.session, dock.canvas.viewer
@@ -204,6 +204,7 @@ def test_cells_in_view_are_edited_with_the_mouse_saved_and_taken_back(qtbot, doc
     assert not cells.edits.isEnabled()
     layer, part = canvas.editing.layer, canvas.editing.part
     assert viewer.layers.selection.active is layer
+    assert "can be edited: paint, erase or fill in the layer “cells in view”" in dock.strip.message.text()
     y0, x0, y1, x1 = part.box
     np.testing.assert_array_equal(layer.data, before[y0:y1, x0:x1])
     seen = np.asarray(canvas.layer("cells").data[0])
@@ -264,14 +265,9 @@ def test_cells_in_view_are_edited_with_the_mouse_saved_and_taken_back(qtbot, doc
     idle(qtbot, dock)
 
     # Too much in view is a sentence, and one step is taken back.
-    said = []
-    monkey = pytest.MonkeyPatch()
-    monkey.setattr("napari_cellrep.gui._edit.show_warning", said.append)
-    monkey.setattr("napari_cellrep.steps.edit.MOST_PX", 20)
+    monkeypatch.setattr("napari_cellrep.steps.edit.MOST_PX", 20)
     click(cells.in_view)
-    qtbot.waitUntil(lambda: bool(said), timeout=LONG)
-    monkey.undo()
-    assert said[0].startswith("Zoom in: ")
+    qtbot.waitUntil(lambda: dock.strip.message.text().startswith("⚠ Zoom in: "), timeout=LONG)
     assert canvas.editing.part is None
     assert open_project(slide.root).undo() == "edit"
     np.testing.assert_array_equal(slide.read_labels("slide"), before)

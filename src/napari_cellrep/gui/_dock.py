@@ -248,6 +248,7 @@ class CellRepDock(QWidget):
             (self.session.project_changed, self.look_at_images),
             (self.session.cells_changed, self.look_at_images),
             (self.session.embedding_changed, self.look_at_images),
+            (self.canvas.editing.said, self.strip.say),
         )
         for signal, slot in self._signals:
             signal.connect(slot)

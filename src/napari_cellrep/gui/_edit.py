@@ -9,6 +9,7 @@ import numpy as np
 from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.notifications import show_info, show_warning
+from psygnal import Signal
 
 from napari_cellrep.gui._looking import OURS
 from napari_cellrep.jobs import drain
@@ -46,6 +47,8 @@ class Editing:
         Where it is painted.
     """
 
+    said = Signal(str)  # what can be done now, or why not
+
     def __init__(self, canvas: Canvas) -> None:
         self._canvas = canvas
         self.part: Part | None = None
@@ -80,7 +83,7 @@ class Editing:
         if self.part is not None:
             return
         if (why := self.why_not()) or project is None:
-            _complain(f"{why}.")
+            self._complain(f"{why}.")
             return
         field, (low, high) = canvas.field, canvas.seen_part()
         (y0, x0), (y1, x1) = (
@@ -96,13 +99,13 @@ class Editing:
             if canvas.viewer is None or canvas.session.project is None or canvas.field != field:
                 return
             if isinstance(found, Exception):
-                _complain(found)
+                self._complain(found)
             elif self.part is None and canvas.slide is not None:
                 self._place(*found)
                 if then is not None:
                     then()
 
-        _tell(canvas, f"Reading the cells of {field} in view…")
+        self._tell(f"Reading the cells of {field} in view…")
         canvas.background.run(read, arrived, "part", slow=True)
 
     def _place(self, part: Part, locked_at: np.ndarray) -> None:
@@ -139,8 +142,7 @@ class Editing:
         viewer.layers.insert(viewer.layers.index(cells) + 1, layer)
         viewer.layers.selection.active = layer
         h, w = part.labels.shape
-        _tell(
-            canvas,
+        self._tell(
             f"{w:,} × {h:,} px of {part.field} can be edited: paint, erase or fill in the layer “{LAYER}”, then save the edits.",
         )
 
@@ -164,7 +166,7 @@ class Editing:
             self._tell_locked()
 
     def _tell_locked(self) -> None:
-        _tell(self._canvas, LOCKED)
+        self._tell(LOCKED)
         if not self._told:
             self._told = True
             show_info(LOCKED)
@@ -187,7 +189,7 @@ class Editing:
             if isinstance(saved, Exception):
                 if self.part is part:
                     canvas.edited, layer.editable = True, True
-                _complain(saved)
+                self._complain(saved)
                 return
             if self.part is part:
                 self.drop()
@@ -201,8 +203,18 @@ class Editing:
         def write() -> Saved:
             return drain(save_part(project, part, new))
 
-        _tell(canvas, f"Writing the edited cells of {part.field}…")
+        self._tell(f"Writing the edited cells of {part.field}…")
         canvas.background.run(write, written, slow=True)
+
+    def _tell(self, sentence: str) -> None:
+        self.said.emit(sentence)
+        if self._canvas.viewer is not None:
+            self._canvas.viewer.status = sentence
+
+    def _complain(self, error: Any) -> None:
+        self._tell(f"⚠ {error}")
+        if not len(self.said):  # no panel is open to read it
+            show_warning(str(error))
 
     def drop(self) -> None:
         """Take the part off the canvas, without saving."""
@@ -223,12 +235,3 @@ class Editing:
             viewer.layers.remove(layer)
             if cells is not None:
                 viewer.layers.selection.active = cells
-
-
-def _tell(canvas: Canvas, sentence: str) -> None:
-    if canvas.viewer is not None:
-        canvas.viewer.status = sentence
-
-
-def _complain(error: Any) -> None:
-    show_warning(str(error))

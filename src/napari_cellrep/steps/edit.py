@@ -226,7 +226,8 @@ def _renumbered(old: np.ndarray, new: np.ndarray, before: Boxes, top: int) -> np
     number = own.astype(np.int64)
     unknown = ~np.isin(number, before.label) & (number > 0)
     number[unknown] = top + 1 + np.arange(unknown.sum())
-    after = new.astype(np.int64)
+    _check_numbers(number)
+    after = old.copy()
     after[differs] = number[index]
     touched = _differing(old, after)
     # The edited cells' pixels alone: a part has millions.
@@ -235,13 +236,18 @@ def _renumbered(old: np.ndarray, new: np.ndarray, before: Boxes, top: int) -> np
         some = picked(cells, touched)
         for label, (y0, x0, y1, x1) in zip(some.label, some.box, strict=True):
             at[y0:y1, x0:x1] |= labels[y0:y1, x0:x1] == label
-    after[at] = reconcile_labels(old[at], after[at], max(top, int(number.max(initial=0))))
-    if int(after.max(initial=0)) > np.iinfo(np.uint32).max:
+    edited = reconcile_labels(old[at], after[at], max(top, int(number.max(initial=0))))
+    _check_numbers(edited)
+    after[at] = edited
+    return after
+
+
+def _check_numbers(numbers: np.ndarray) -> None:
+    if int(numbers.max(initial=0)) > np.iinfo(np.uint32).max:
         raise InputError(
             "No numbers are left for new cells: the largest label is near 4,294,967,295. Number the labels anew and bring "
             "them again."
         )
-    return after.astype(np.uint32)
 
 
 def _differing(old: np.ndarray, new: np.ndarray) -> np.ndarray:
