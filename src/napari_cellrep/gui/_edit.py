@@ -123,14 +123,13 @@ class Editing:
             scale=tuple(cells.scale),
             units=tuple(cells.units),
             translate=(y0 * float(cells.scale[0]), x0 * float(cells.scale[1])),
+            visible=False,  # until all is set: every change would draw millions of pixels anew
         )
         layer.contour = 1
-        layer.selected_label = (
-            part.top + 1
-        )  # painting begins a new cell; the picker takes up one that is there
         layer.bounding_box.visible = True
         layer.bounding_box.points = False
         layer.bounding_box.line_thickness = 2
+        layer.bounding_box.line_color = _EDITED[None]
         layer.events.paint.connect(self._on_paint)
         layer.events.selected_label.connect(self._on_number)
         self.part, self.layer, self._told = part, layer, False
@@ -141,6 +140,9 @@ class Editing:
         viewer = canvas.viewer
         viewer.layers.insert(viewer.layers.index(cells) + 1, layer)
         viewer.layers.selection.active = layer
+        layer.visible = True
+        # Painting begins a new cell; the picker takes up one that is there. Not before: napari has no number of hidden pixels.
+        layer.selected_label = part.top + 1
         h, w = part.labels.shape
         self._tell(
             f"{w:,} × {h:,} px of {part.field} can be edited: paint, erase or fill in the layer “{LAYER}”, then save the edits.",

@@ -16,7 +16,7 @@ from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import InputError
 from napari_cellrep.steps.crop import MOST_AROUND_PX, UNMEASURED
 
-MOST_PX = 4096  # side of what is edited at once, without what its cells reach over it
+MOST_PX = 3072  # side of what is edited at once, without what its cells reach over it; napari draws more of a layer slowly
 
 
 @dataclass(frozen=True)
