@@ -203,6 +203,43 @@ def test_a_split_and_a_number_of_an_erased_cell_are_new_cells(slide):
     assert set(obs["label"]) == set(np.unique(now[now > 0]).tolist())
 
 
+def test_what_is_edited_while_cells_are_measured_waits_for_the_next_time(slide, monkeypatch):
+    def erase(part, labels):
+        labels[labels == inside(part)[0]] = 0
+
+    edit(slide, SEEN, erase)
+    merge = type(slide).merge
+
+    def meanwhile(project, *args):
+        edit(
+            open_project(slide.root), (900, 900, 1100, 1100), erase
+        )  # in the window, while the worker measures
+        return merge(project, *args)
+
+    monkeypatch.setattr(type(slide), "merge", meanwhile)
+    n = slide.cells.n_obs
+    assert drain(crop(slide, fields=["slide"], only_edited=True)) == n - 1
+    monkeypatch.setattr(type(slide), "merge", merge)
+    (waits,) = slide.label_info("slide")[UNMEASURED]
+    assert waits["box"][0] > 800
+    assert drain(crop(slide, fields=["slide"], only_edited=True)) == n - 2
+    assert UNMEASURED not in slide.label_info("slide")
+
+
+def test_where_nothing_is_known_of_the_whole_all_of_it_is_measured(slide):
+    def erase(part, labels):
+        labels[labels == inside(part)[0]] = 0
+
+    cells = slide.cells
+    del cells.uns["cellrep"]["judged_by"]  # a table of a version that did not keep it
+    slide.write_cells(cells)
+    edit(slide, SEEN, erase)
+    n = drain(crop(slide, fields=["slide"], only_edited=True))
+    assert n == cells.n_obs - 1
+    assert "judged_by" in slide.cells.uns["cellrep"]
+    assert UNMEASURED not in slide.label_info("slide")
+
+
 def test_undo_takes_labels_and_cells_back_and_nothing_else(slide):
     slide.forget_step()
     files, cells = contents(slide.root), slide.cells.copy()

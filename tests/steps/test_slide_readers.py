@@ -20,6 +20,7 @@ from napari_cellrep.steps.axis import axis
 from napari_cellrep.steps.believe import TREATMENTS, Subject, believe, read
 from napari_cellrep.steps.believe_group import believe_group
 from napari_cellrep.steps.crop import crop
+from napari_cellrep.steps.edit import open_part, save_part
 from napari_cellrep.steps.embed import cut_by_field, cut_cells, embed
 from napari_cellrep.steps.embed_fields import embed_fields
 from napari_cellrep.steps.estimate import estimate
@@ -113,6 +114,36 @@ def test_every_step_runs_without_the_whole_of_a_slide(embedded, tmp_path):
             drain(correct(embedded))
         with pytest.raises(InputError, match="light repeats"):
             drain(preview(embedded))
+
+
+def test_edited_cells_alone_are_measured_and_embedded_again(embedded, monkeypatch):
+    with in_parts():
+        drain(crop(embedded))
+        rows = embedded.read_rows("net", "A01")
+        part = drain(open_part(embedded, "A01", (60, 60, 160, 160)))
+        labels = part.labels.copy()
+        erased, grown = [i for i in np.unique(labels)[1:].tolist() if i not in part.locked][:2]
+        labels[labels == erased] = 0
+        y, x = np.argwhere(labels == grown)[0]
+        labels[y - 1, x] = grown
+        drain(save_part(embedded, part, labels))
+        drain(crop(embedded, fields=["A01"], only_edited=True))
+        obs = embedded.cells.obs
+        assert list(obs.index[~obs["has_net"].to_numpy(bool)]) == [f"A01:{grown}"]
+        read, region = [], Project.read_region
+        monkeypatch.setattr(
+            Project, "read_region", lambda p, f, box, c=None: read.append(f) or region(p, f, box, c)
+        )
+        drain(embed(embedded, **PCI, key="net"))
+        assert set(read) == {"A01"}
+        assert embedded.cells.obs["has_net"].all()
+        after = embedded.read_rows("net", "A01")
+        stayed = rows[~np.isin(rows["label"], [erased, grown])]
+        at = {label: i for i, label in enumerate(after["label"].tolist())}
+        np.testing.assert_array_equal(after["x"][[at[i] for i in stayed["label"].tolist()]], stayed["x"])
+        old = rows["x"][rows["label"] == grown]
+        assert len(old) == 1
+        assert after["mask_hash"][at[grown]] != rows["mask_hash"][rows["label"] == grown]
 
 
 @pytest.mark.slow
