@@ -705,6 +705,36 @@ def slide(root: Path, out: Path) -> None:
     viewer.close()
 
 
+def slide_edit(root: Path, out: Path) -> None:
+    """The same slide zoomed in: a part of it opened to be edited, a cell erased and another one grown, in its frame."""
+    made = mosaic(open_project(root), FRESH / "slide_edit")
+    window = Window(out, 1180, 780)
+    viewer, canvas, dock = window.viewer, window.canvas, window.dock("CellRep")
+    dock.open_project(made.root)
+    until(lambda: canvas.slide is not None, 600)
+    dock.open_card("cells")
+    QTest.qWait(1000)
+    camera, channel = viewer.scene.camera, canvas.layer("channel")
+    um = float(channel.scale[-1])
+    camera.center, camera.zoom = tuple(channel.data_to_world((4500, 4500))), 3.2 / um
+    QTest.qWait(500)
+    click(dock.cards["cells"].in_view)
+    until(lambda: canvas.editing.layer is not None)
+    layer, part = canvas.editing.layer, canvas.editing.part
+    free = [i for i in np.unique(part.labels)[1:].tolist() if i not in part.locked]
+    erased, grown = free[len(free) // 3], free[len(free) // 2]
+    y, x = (int(v) for v in np.argwhere(part.labels == erased).mean(axis=0))
+    layer.fill((y, x), 0)
+    layer.mode, layer.brush_size, layer.selected_label = "paint", 10, grown
+    y, x = (int(v) for v in np.argwhere(part.labels == grown).mean(axis=0))
+    for step in range(0, 16, 2):
+        layer.paint((y + step, x + step), grown)
+    camera.zoom = 1.9 / um
+    QTest.qWait(1000)
+    window.shot("window-slide-edit")
+    viewer.close()
+
+
 def mosaic(source: Any, folder: Path) -> Any:
     """A project of one image of 14 × 14 wells, with the labels and the table of the wells."""
     folder.mkdir()
@@ -773,6 +803,8 @@ def main() -> None:
         masking(fresh(root), out)
     if part in ("", "slide"):
         slide(root, out)
+    if part in ("", "slide-edit"):
+        slide_edit(root, out)
     if part in ("", "walk"):
         walk(out)
     if part in ("", "job"):
