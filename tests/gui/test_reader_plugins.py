@@ -227,3 +227,15 @@ def test_a_reader_that_fails_later_is_a_sentence_and_nothing_is_left(qtbot, dock
     assert said.startswith("⚠ The pixels of field cannot be read"), said
     assert dock.session.project is None
     assert not list(projects_folder().glob("*"))
+
+
+def test_a_grey_picture_that_was_saved_in_colour_is_one_channel(qtbot, dock, viewer, reader, film):
+    write, _ = reader
+    viewer.open(str(write(film[0, [1, 1, 1]], name="grey", rgb=True, lazy=False)), plugin=NAME)
+    qtbot.wait(50)
+    images = card(dock, "images")
+    assert [row.name.text() for row in images._layer_rows] == ["grey"]
+    choose(images.colours, "red, green, blue")
+    assert len(images._layer_rows) == 3
+    choose(images.colours, "grey")
+    np.testing.assert_array_equal(taken_over(qtbot, dock).read_image("grey"), film[0, 1][None])

@@ -174,7 +174,7 @@ class ImagesCard(Card):
         self._layer_rows: list[_Row] = []
         self._shown: Any = None
         self._axes_shown: list[tuple[str, int]] = []
-        self._sized_by: Any = None  # the layers whose pixel size was proposed
+        self._proposed_for: Any = None  # the layers whose pixel size and colours were proposed
         self._proposed = 0.0
 
     def refresh(self) -> None:
@@ -295,9 +295,15 @@ class ImagesCard(Card):
                 "Say what each layer shows. <b>Use these layers</b> makes them the channels of one field, or of a field for "
                 "each position or time point, and copies their pixels into a project."
             )
+        which = tuple((id(layer), layer.name) for layer in images)
+        if self._proposed_for != which:
+            self._proposed_for, self._proposed = which, proposed_um_per_px(images[0]) if images else 0.0
+            self.pixel_size.setValue(self._proposed)
+            grey = all(_is_grey(layer) for layer in images if layer.rgb)
+            self.colours.setCurrentIndex(self.colours.findData("grey" if grey else "split"))
         key = (
             "layers",
-            tuple((id(layer), layer.name) for layer in images),
+            which,
             self.meanings(),
             self.colours.currentData(),
         )
@@ -305,9 +311,6 @@ class ImagesCard(Card):
             self._show_fit()
             return
         self._clear_grid(key)
-        if self._sized_by != key[1]:
-            self._sized_by, self._proposed = key[1], proposed_um_per_px(images[0]) if images else 0.0
-            self.pixel_size.setValue(self._proposed)
         parts = [
             part
             for layer in images
@@ -730,6 +733,16 @@ def parts_of(layer: Any, meanings: Sequence[str], grey: bool) -> list[tuple[Any,
     if "channels" not in own:
         return [(layer, None, layer.name)]
     return [(layer, i, f"{layer.name} {i + 1}") for i in range(_shape(layer)[own.index("channels")])]
+
+
+def _is_grey(layer: Any) -> bool:
+    """Whether a picture in colour is grey, saved as colour, by some of its pixels; only of one that is in memory."""
+    data = layer.data[0] if layer.multiscale else layer.data
+    if not isinstance(data, np.ndarray):
+        return False
+    step = max(1, max(data.shape[-3:-1]) // 256)
+    some = data[..., ::step, ::step, :3]
+    return bool((some == some[..., :1]).all())
 
 
 def _own(meanings: Sequence[str], n: int) -> tuple[str, ...]:
