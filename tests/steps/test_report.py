@@ -15,7 +15,7 @@ from napari_cellrep import registry
 from napari_cellrep.data import Project, open_project
 from napari_cellrep.jobs import drain
 from napari_cellrep.specs import InputError
-from napari_cellrep.steps.analyze import analyze
+from napari_cellrep.steps.analyze import analyze, ranking
 from napari_cellrep.steps.report import write_report
 
 
@@ -92,6 +92,23 @@ def test_the_page_is_whole_and_needs_nothing_else(analysed: Project, tmp_path: P
     assert "0.91" in page.cells
     assert {"A01", "A06", "E12"} < set(page.cells)  # the ranking
     assert f"{int(obs['flags'].astype(str).str.contains('edge').sum()):,}" in page.cells
+
+
+def test_what_came_out_is_said_beside_what_chance_gives(simple_project: Project, tmp_path: Path):
+    """Without a score: the first of a ranking is no finding where as many other cells vary as much."""
+    drain(analyze(simple_project, recipe="variability", n_draws=200))
+    html = drain(write_report(simple_project, tmp_path / "r.html")).read_text(encoding="utf-8")
+    table = ranking(simple_project)
+    top = table.loc[table["heterogeneity"].idxmax()]
+    own, by_chance = top["heterogeneity"], top["heterogeneity_expected"]
+    assert f"{own:.2f} on average, where as many cells of the references have {by_chance:.2f}" in html
+    sure = "beyond what chance gives" if top["heterogeneity_p_fdr"] <= 0.05 else "which chance gives as well"
+    assert sure in html
+    page = Page(html)
+    assert "heterogeneity by chance" in html
+    assert "CV of intensity: coefficient of variation of its cells&#39; intensity" in html
+    assert "N profiled" not in html
+    assert page.headings
 
 
 def test_the_same_project_gives_the_same_pictures(analysed: Project, tmp_path: Path):

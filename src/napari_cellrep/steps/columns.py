@@ -112,6 +112,11 @@ OF_GROUPS = {
 }  # fmt: skip
 
 
+def group_words(column: str) -> str:
+    """What a column of the ranking says; its name without the embedding's."""
+    return OF_GROUPS[column].format(z=_Z)
+
+
 def explain(project: Project) -> dict[str, dict[str, str]]:
     """The columns of each table that there is, in the table's order, each with what it says.
 

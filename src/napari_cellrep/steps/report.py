@@ -23,6 +23,7 @@ from napari_cellrep.data.files import write_text
 from napari_cellrep.jobs import Job, Progress
 from napari_cellrep.specs import CropSpec, InputError, join_words, p_words
 from napari_cellrep.steps.analyze import ranking
+from napari_cellrep.steps.columns import OF_GROUPS, group_words
 from napari_cellrep.steps.embed import boxes_of, cut_cells
 
 # What a channel looks like in pictures, by role: the field's habit (nucleus blue, protein green), but light
@@ -555,7 +556,9 @@ def _plate(about: _Subject) -> dict[str, str]:
 _HEADS = {
     "n_cells": "cells", "n_left_out": "left out", "score_mean": "mean score", "score_sd": "SD of score",
     "rank_score_sd": "rank by SD", "score_sd_p_fdr": "p of the SD (FDR)", "heterogeneity": "heterogeneity",
-    "rank_heterogeneity": "rank by heterogeneity", "heterogeneity_p_fdr": "p of the heterogeneity (FDR)",
+    "heterogeneity_expected": "heterogeneity by chance", "rank_heterogeneity": "rank by heterogeneity",
+    "heterogeneity_p_fdr": "p of the heterogeneity (FDR)", "pairwise_distance": "distance of pairs",
+    "intensity_cv": "CV of intensity", "intensity_cv_expected": "CV by chance",
 }  # fmt: skip
 
 
@@ -567,7 +570,7 @@ def _ranking(about: _Subject, most: int = 50) -> dict[str, Any] | None:
     meta = [
         c
         for c in table
-        if c not in own and not c.startswith(("score_sd_", "heterogeneity_")) and c != "n_fields"
+        if c not in own and c not in OF_GROUPS and not c.startswith("n_profiled_") and c != "n_fields"
     ]
     # What repeats the group's name (a well's row and column) or is the same everywhere tells nothing here.
     told = {"row", "col", "column"} if _group_word(about.obs) == "well" else set()
@@ -591,7 +594,8 @@ def _ranking(about: _Subject, most: int = 50) -> dict[str, Any] | None:
     if few:
         text += f" {few} with fewer than {how.get('min_cells', 10)} usable cells are measured where possible and not ranked."
     more = f"{len(table) - most:,} more are in the exported ranking." if len(table) > most else ""
-    return {"head": head, "rows": rows, "text": text, "more": more}
+    said = [f"{_HEADS[c]}: {group_words(c)}" for c in own]
+    return {"head": head, "rows": rows, "text": text, "more": more, "said": f"{'; '.join(said)}."}
 
 
 def _cell(value: Any, column: str) -> str:
@@ -842,7 +846,17 @@ def _findings(about: _Subject, group_word: str) -> list[str]:
             )
     elif table is not None and table["rank_heterogeneity"].notna().any():
         top = table.loc[table["heterogeneity"].where(table["rank_heterogeneity"].notna()).idxmax()]
-        out.append(f"The most heterogeneous {group_word} is {top.name} ({top['heterogeneity']:.2f}).")
+        words = (
+            f"The most heterogeneous {group_word} is {top.name}: the SD of a feature over its cells is "
+            f"{top['heterogeneity']:.2f} on average"
+        )
+        expected, p = top.get("heterogeneity_expected", np.nan), top.get("heterogeneity_p_fdr", np.nan)
+        if np.isfinite(expected) and np.isfinite(p):
+            sure = "beyond what chance gives" if p <= 0.05 else "which chance gives as well"
+            words += (
+                f", where as many cells of the references have {expected:.2f}: {sure} ({p_words(p)}, FDR)"
+            )
+        out.append(f"{words}.")
     share = 1 - len(about.good) / max(len(about.obs), 1)
     if share > 0:
         out.append(f"{share:.0%} of the cells carry a quality flag and were left out.")
