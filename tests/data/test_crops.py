@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from napari_cellrep.data import crops
 from napari_cellrep.data.crops import (
     cut_crops,
     find_cells,
@@ -74,6 +75,18 @@ def test_find_cells_is_the_slow_obvious_one(seed, dtype):
     assert [tuple(c) for c in cells.centroid] == [s[2] for s in slow]
     assert [tuple(b) for b in cells.box.tolist()] == [s[3] for s in slow]
     assert cells.label.dtype == cells.area_px.dtype == cells.box.dtype == np.int64
+
+
+@pytest.mark.parametrize("band_px", [1, 60, 500])
+def test_cells_that_reach_from_band_to_band_are_found_whole(monkeypatch, band_px):
+    labels = random_labels(3, (70, 41))
+    whole = find_cells(labels)
+    monkeypatch.setattr(crops, "BAND_PX", band_px)
+    parts = find_cells(labels)
+    assert (whole.box[:, 2] - whole.box[:, 0]).max() > max(1, band_px // 41) or band_px == 500
+    for name in ("label", "area_px", "centroid", "box"):
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
+        assert getattr(parts, name).dtype == getattr(whole, name).dtype
 
 
 def test_find_cells_edges():

@@ -13,6 +13,8 @@ from scipy import ndimage
 
 from napari_cellrep.specs import CropSpec, InputError
 
+BAND_PX = 1 << 21  # of a field, looked through for cells at a time
+
 
 @dataclass(frozen=True)
 class Boxes:
@@ -73,6 +75,20 @@ def find_cells(labels: np.ndarray) -> Boxes:
         return Boxes(
             *(np.zeros(n, t) for n, t in ((0, np.int64), (0, np.int64), ((0, 2), float), ((0, 4), np.int64)))
         )
+    # Rows by rows, in bands whose runs stay in the processor's cache, so that a large field costs no more per pixel.
+    rows = max(1, BAND_PX // w)
+    bands = [_find_in_band(labels[y : y + rows], y) for y in range(0, h, rows)]
+    label, area, sums, box = (np.concatenate(some) for some in zip(*bands, strict=True))
+    found, index = _compact(label)
+    n = len(found)
+    area = np.bincount(index, area, n)
+    centroid = np.stack([np.bincount(index, v, n) for v in sums.T], axis=1) / np.maximum(area, 1)[:, None]
+    return Boxes(found.astype(np.int64), area.astype(np.int64), centroid, _around(box, index, n))
+
+
+def _find_in_band(labels: np.ndarray, y0: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of the cells in some rows of a field, the first of which is `y0`: label, pixels, sums of y and x, and box."""
+    h, w = labels.shape
     # Runs of one number along a row: a few per cell and row, so that all that follows is small.
     start, values = _runs(labels.ravel(), w)
     if values.dtype.kind == "i" and values.min() < 0:
@@ -80,19 +96,22 @@ def find_cells(labels: np.ndarray) -> Boxes:
     own = np.flatnonzero(values)
     length = np.append(start, h * w)[own + 1] - start[own]
     y, x0 = np.divmod(start[own], w)
+    y += y0
     found, index = _compact(values[own])
     n = len(found)
-    area = np.bincount(index, length, n)
     middle = x0 + (length - 1) / 2
     sums = [np.bincount(index, v * length, n) for v in (y, middle)]  # exact: halves far below 2**53
-    centroid = np.stack(sums, axis=1) / np.maximum(area, 1)[:, None]
+    box = _around(np.stack([y, x0, y + 1, x0 + length], axis=1), index, n)
+    return found, np.bincount(index, length, n), np.stack(sums, axis=1), box
+
+
+def _around(boxes: np.ndarray, index: np.ndarray, n: int) -> np.ndarray:
+    """The boxes around some: those of which `index` says that they are parts of one of `n`."""
     box = np.empty((n, 4), np.int64)
-    # Runs come row after row, and the last of several values stays: backwards the first row, forwards the last one.
-    box[index[::-1], 0], box[index, 2] = y[::-1], y + 1
-    box[:, 1], box[:, 3] = w, 0
-    np.minimum.at(box[:, 1], index, x0)
-    np.maximum.at(box[:, 3], index, x0 + length)
-    return Boxes(found.astype(np.int64), area.astype(np.int64), centroid, box)
+    box[:, :2], box[:, 2:] = np.iinfo(np.int64).max, 0
+    for i in range(4):
+        (np.minimum if i < 2 else np.maximum).at(box[:, i], index, boxes[:, i])
+    return box
 
 
 def join_boxes(parts: Sequence[Boxes]) -> Boxes:
@@ -106,12 +125,7 @@ def join_boxes(parts: Sequence[Boxes]) -> Boxes:
     n = len(found)
     area = np.bincount(index, areas, n)
     centroid = np.stack([np.bincount(index, c * areas, n) / np.maximum(area, 1) for c in centres.T], axis=1)
-    box = np.empty((n, 4), np.int64)
-    box[:, :2] = np.iinfo(np.int64).max
-    box[:, 2:] = 0
-    np.minimum.at(box[:, :2], index, boxes[:, :2])
-    np.maximum.at(box[:, 2:], index, boxes[:, 2:])
-    return Boxes(found, area.astype(np.int64), centroid, box)
+    return Boxes(found, area.astype(np.int64), centroid, _around(boxes, index, n))
 
 
 def moved(cells: Boxes, origin: tuple[int, int]) -> Boxes:
