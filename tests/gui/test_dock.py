@@ -69,6 +69,23 @@ def test_project_with_cells_tells_them_in_a_glance(qtbot, dock, project):
     assert dock.cards["cells"].reason_buttons["edge"].text() == f"{edge:,}"
 
 
+def test_a_glance_that_has_no_room_keeps_the_beginning_of_its_numbers(dock):
+    card, words = dock.cards["cells"], "24,183 good · 18,283 flagged"
+    card.set_status(words, "done")
+    state = card._status
+    state.resize(state.fontMetrics().horizontalAdvance(words) + 2, 30)
+    assert state.seen() == words
+    state.resize(state.fontMetrics().horizontalAdvance("24,183 good · 18"), 30)
+    short = state.seen()
+    assert short.startswith("24,183 good")
+    assert short.endswith("…")
+    drawn = state.grab().toImage()
+    state.setText(short)
+    assert state.grab().toImage() == drawn  # and no words in front of it
+    state.setText("")
+    assert state.grab().toImage() != drawn
+
+
 def test_hide_flagged_is_the_session_s(qtbot, dock, project):
     opened(qtbot, dock, project)
     cells = card(dock, "cells")

@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import QRectF, Qt, Signal
+from qtpy.QtGui import QPainter, QPaintEvent
 from qtpy.QtWidgets import (
     QComboBox,
     QHBoxLayout,
@@ -150,6 +151,22 @@ class More(QWidget):
         self.button.setText(f"{'▾' if on else '▸'} {self._title}")
 
 
+class _State(QLabel):
+    """Words at the right of a line; where there is no room their end is cut off: a number without its beginning is another."""
+
+    def paintEvent(self, event: QPaintEvent | None) -> None:
+        """Draw as many of the words as there is room for."""
+        painter = QPainter(self)
+        painter.setPen(self.palette().windowText().color())
+        painter.drawText(
+            QRectF(self.rect()), Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter, self.seen()
+        )
+
+    def seen(self) -> str:
+        """The words as they are drawn."""
+        return self.fontMetrics().elidedText(self.text(), Qt.TextElideMode.ElideRight, self.width())
+
+
 class Card(QWidget):
     """A header that says the state in a glance, and a body that is open for one card at a time."""
 
@@ -164,13 +181,12 @@ class Card(QWidget):
         self.header.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         line = QHBoxLayout(self.header)
         line.setContentsMargins(6, 0, 4, 0)
-        self._arrow, self._status, self._mark = QLabel("▸"), QLabel(), QLabel()
+        self._arrow, self._status, self._mark = QLabel("▸"), _State(), QLabel()
         name = QLabel(f"{number} {title}")
         font = name.font()
         font.setBold(True)
         name.setFont(font)
         self._status.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self._status.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         self._mark.setFixedWidth(18)
         self.help = QToolButton()
         self.help.setText("?")
