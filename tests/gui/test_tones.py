@@ -1,13 +1,14 @@
 """What our own styles and painters draw can be read in napari's themes: contrasts of WCAG 2.2, level AA."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from napari.utils.theme import get_theme
 from qtpy.QtGui import QColor, QPalette
-from qtpy.QtWidgets import QWidget
+from qtpy.QtWidgets import QLineEdit, QWidget
 
 import napari_cellrep.gui
 from napari_cellrep.gui.cards._weights import LINKS
@@ -166,3 +167,25 @@ def test_no_painter_sets_a_colour_of_its_own_for_text():
         f"{p.name}: {m[0]}" for p in sorted(GUI.rglob("*.py")) for m in own.finditer(p.read_text("utf-8"))
     ]
     assert not found
+
+
+@pytest.mark.parametrize("name", ["dark", "light"])
+def test_hints_in_empty_lines_are_read_when_the_theme_changes(dock, viewer, qtbot, name):
+    viewer.theme = "light" if name == "dark" else "dark"
+    viewer.theme = name
+    line = QLineEdit(dock.cards["images"].body)
+    font = line.font()
+    font.setPixelSize(40)
+    line.setFont(font)
+    line.setPlaceholderText("MMMM")
+    line.resize(200, 60)
+
+    def least() -> float:
+        """Contrast of what stands out most, were it the hint, to the most frequent colour."""
+        picture = line.grab().toImage().copy(20, 5, 120, 50)
+        colours = Counter(picture.pixel(x, y) for x in range(120) for y in range(50))
+        (ground, _), *_ = colours.most_common(1)
+        return max(contrast(QColor(ground), QColor(c)) for c in colours)
+
+    qtbot.waitUntil(lambda: least() > 1.5)
+    assert least() >= LEAST_TEXT

@@ -11,7 +11,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from napari.utils.theme import get_theme
 from qtpy.QtCore import Qt, QTimer
+from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
@@ -38,6 +40,7 @@ from napari_cellrep.gui.cards.explore import ExploreCard
 from napari_cellrep.gui.cards.images import ImagesCard
 from napari_cellrep.gui.cards.model import ModelCard
 from napari_cellrep.gui.cards.segment import SegmentCard
+from napari_cellrep.gui.views._tones import hints_style
 from napari_cellrep.jobs import Progress
 from napari_cellrep.session import read_project
 from napari_cellrep.specs import InputError
@@ -255,6 +258,8 @@ class CellRepDock(QWidget):
         layers = self.viewer.layers.events
         for event in (layers.inserted, layers.removed):
             event.connect(self._refresh_soon)
+        self.viewer.events.theme.connect(self._on_theme_changed)
+        self._on_theme_changed()
         self.destroyed.connect(_disconnected(self._signals))
         self.destroyed.connect(functools.partial(_stop_looking, self._leaving, self._looking))
         self.runner.submitted.connect(self._on_submitted)
@@ -290,6 +295,10 @@ class CellRepDock(QWidget):
         line.addWidget(self.machine, 1)
         line.addWidget(self.help)
         return line
+
+    def _on_theme_changed(self, event: Any = None) -> None:
+        ink = get_theme(self.viewer.theme).text.as_rgb_tuple()[:3]
+        self.setStyleSheet(hints_style(QColor(*ink)))
 
     def _show_machine(self, words: str) -> None:
         self.machine.setText(words.split(";")[0])

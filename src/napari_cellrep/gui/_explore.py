@@ -51,6 +51,7 @@ from napari_cellrep.gui._leave import NOT_KEPT, changed_choices, choices_of, ret
 from napari_cellrep.gui._room import LeftColumn, dock_of
 from napari_cellrep.gui._state import session_of
 from napari_cellrep.gui.views._parts import ChoiceBox, TwoHalves
+from napari_cellrep.gui.views._tones import hints_style
 from napari_cellrep.gui.views._words import column_words
 from napari_cellrep.gui.views.gallery import GalleryView
 from napari_cellrep.gui.views.inside import InsideView
@@ -520,6 +521,7 @@ class ExploreWidget(QWidget):
     def _on_theme_changed(self, event: Any = None) -> None:
         theme = get_theme(self.viewer.theme)
         text = theme.text.as_rgb_tuple()[:3]
+        self.setStyleSheet(hints_style(QColor(*text)))
         for view in self._maps():
             view.set_theme(theme.background.as_rgb_tuple()[:3], text)
             view.card.setStyleSheet(f"HoverCard {{ border: 1px solid {theme.text.as_hex()}; }}")

@@ -12,7 +12,7 @@ from qtpy.QtGui import QColor
 from napari_cellrep.gui.views._raster import OKABE_ITO, SELECTED, luminances, seen_on
 
 LEAST_TEXT = 4.5  # contrast of text to what is behind; of lines and shapes it is `_raster.LEAST_MARK`
-_FAINT_TEXT, _FAINT_MARK = 175, 140  # opacity of 255
+_FAINT_TEXT, _FAINT_MARK = 185, 140  # opacity of 255
 _DARK_ORANGE = (200, 86, 0)  # the selection's orange where the ground is light
 
 
@@ -37,6 +37,12 @@ def laid_over(colour: QColor, ground: QColor) -> QColor:
 def faint_text(text: QColor) -> QColor:
     """Text that stands back behind the theme's `text`, and can be read still."""
     return _with_alpha(text, _FAINT_TEXT)
+
+
+def hints_style(text: QColor) -> str:
+    """Style sheet for what stands in empty lines ("search"): Qt's own is half the theme's `text`, and hardly read."""
+    r, g, b, alpha = faint_text(text).getRgb()
+    return f"QLineEdit {{ placeholder-text-color: rgba({r}, {g}, {b}, {alpha}); }}"
 
 
 def faint_mark(text: QColor) -> QColor:
