@@ -98,6 +98,7 @@ def _counts(project: Project) -> dict[str, int]:
 # ---- fields that are not like the others -----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_missing_file_stops_only_its_field_and_can_be_run_alone(lab, said, capsys):
     root, image = lab / "p.cellrep", lab / "images" / "A06.tif"
     before, kept = _counts(open_project(root)), open_project(root).cells.obsm["X_measurements"].copy()
@@ -223,6 +224,7 @@ def _mounted(folder: Path, *options: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["segment", "embed", "analyze", "export"])
 def test_a_disk_that_fills(lab, said, refused, step):
     """A real one of a few hundred kilobytes: what was whole before is whole after, and goes on once there is room."""
@@ -307,6 +309,7 @@ def test_a_read_only_project_can_be_looked_at_and_exported(lab, said, refused):
     assert _counts(open_project(lab / "p.cellrep"))
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(lab):
     """Segmenting and embedding at the same time: nobody breaks what the other has written."""
     root = lab / "p.cellrep"
@@ -449,6 +452,7 @@ def test_one_channel_can_be_measured(lab, said):
     np.testing.assert_array_equal(cells.obsm["X_all"], cells.obsm["X_measurements"])  # one layer, no suffix
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Ctrl-C is sent another way on Windows")
 def test_ctrl_c_keeps_the_fields_that_are_done(lab):
     root = lab / "p.cellrep"
@@ -479,6 +483,7 @@ def test_ctrl_c_keeps_the_fields_that_are_done(lab):
 # ---- images as labs have them ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_screen_with_everything_that_happens_to_files(lab, said):
     """Names recognised by themselves; each odd file is its field's problem alone, in one sentence."""
     far = lab / "Größe µm" / ("very long name of a folder " * 7) / ("and one more in it " * 9)

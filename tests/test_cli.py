@@ -54,6 +54,7 @@ def test_info_of_published_weights_says_what_is_known_fetched_or_not(tmp_path, m
     assert main(["info", "no-such-weights"]) == BAD_INPUT
 
 
+@pytest.mark.slow
 def test_help_leads_from_images_to_a_table(tmp_path, images, capsys, monkeypatch):
     """What it says can be typed as it stands, in that order."""
     with pytest.raises(SystemExit):

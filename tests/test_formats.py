@@ -110,6 +110,7 @@ def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path):
     assert read_checkpoint(path)["step"] == 3
 
 
+@pytest.mark.slow
 def test_training_leaves_a_newer_checkpoint_alone(oldest, capsys):
     import torch
 

@@ -34,6 +34,7 @@ def cells(n_fields: int = 8, n: int = 20) -> tuple[dict[str, np.ndarray], np.nda
     return {"bad": bad, "good": good}, label, field.astype(str)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PROBES)
 def test_every_probe_knows_what_is_there_and_not_what_is_not(kind):
     embeddings, label, field = cells()

@@ -63,6 +63,7 @@ def spiral(n: int = 300, noise: float = 0.03) -> tuple[np.ndarray, np.ndarray]:
     return np.c_[np.cos(angle), np.sin(angle), t] + rng.normal(size=(n, 3)) * noise, t
 
 
+@pytest.mark.slow
 def test_pseudotime_follows_a_bent_path_and_is_scanpys():
     import scanpy as sc
 

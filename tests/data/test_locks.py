@@ -52,6 +52,7 @@ def _start(code, path):
     )
 
 
+@pytest.mark.slow
 def test_two_processes_take_turns_where_there_are_no_locks(without, tmp_path):
     path = tmp_path / ".lock"
     (tmp_path / "number").write_text("0")

@@ -94,6 +94,7 @@ def test_an_image_is_what_it_is_as_tiff(tmp_path: Path, version: str) -> None:
     assert got.dtype == image.dtype
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_plate_becomes_a_project_and_is_segmented_as_from_tiff(tmp_path: Path, version: str) -> None:
     wells = {"A/1": "A01", "A/12": "A12", "E/12": "E12"}

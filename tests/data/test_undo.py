@@ -64,6 +64,7 @@ def test_what_was_replaced_comes_back(sample_project: Project):
     assert (open_project(sample_project.root).cells.obsm["X_k"] == 1).all()
 
 
+@pytest.mark.slow
 def test_finding_cells_is_a_part_of_segmenting_and_a_new_flagging_is_not(sample_project: Project):
     project, before = sample_project, _contents(sample_project.root)
 
@@ -144,6 +145,7 @@ def test_a_disk_without_links_copies(sample_project: Project, monkeypatch):
     assert _contents(sample_project.root) == before
 
 
+@pytest.mark.slow
 def test_one_step_is_kept_and_no_more(sample_project: Project):
     for value in (1.0, 2.0, 3.0):
         _embed(sample_project, "k", value)

@@ -1,6 +1,7 @@
 """Card 3: reasons that select their cells, rules whose limits are drawn, and the one button that is bold."""
 
 import numpy as np
+import pytest
 
 from _clicks import LONG, card, click, idle, opened, run
 from napari_cellrep.data import open_project
@@ -10,6 +11,7 @@ def bold(cells):
     return [made.text() for made in (cells.edits, cells.apply) if made.font().bold()]
 
 
+@pytest.mark.slow
 def test_a_reason_selects_its_cells(qtbot, dock, project):
     opened(qtbot, dock, project)
     cells = card(dock, "cells")
@@ -43,6 +45,7 @@ def test_a_reason_shows_a_field_that_has_such_cells(qtbot, dock, project):
     assert dock.session.n_selected == only.sum()
 
 
+@pytest.mark.slow
 def test_limits_follow_the_rules_and_say_what_they_would_do(qtbot, dock, project):
     opened(qtbot, dock, project)
     cells = card(dock, "cells")
@@ -70,6 +73,7 @@ def test_limits_follow_the_rules_and_say_what_they_would_do(qtbot, dock, project
     assert cells.form.value()["debris_share"] == 0.9
 
 
+@pytest.mark.slow
 def test_edits_are_the_button_to_press(qtbot, dock, project, viewer):
     opened(qtbot, dock, project)
     cells = card(dock, "cells")

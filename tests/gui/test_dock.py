@@ -138,6 +138,7 @@ def test_layers_become_a_project(qtbot, dock, viewer):
     assert not viewer.layers["my GFP"].visible
 
 
+@pytest.mark.slow
 def test_sample_layers_lead_to_the_whole_sample(qtbot, dock, viewer):
     viewer.open_sample("napari-cellrep", "bbbc013")
     qtbot.wait(50)
@@ -210,6 +211,7 @@ def test_words():
 # ---- the main job ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_try_one_field_then_segment_all(qtbot, dock, project, viewer):
     project.write_fields([dataclasses.replace(f, um_per_px=0.5) for f in project.fields])
     opened(qtbot, dock, project)
@@ -237,6 +239,7 @@ def test_try_one_field_then_segment_all(qtbot, dock, project, viewer):
     )
 
 
+@pytest.mark.slow
 def test_embed_the_measurements(qtbot, dock, project):
     opened(qtbot, dock, project)
     model = card(dock, "model")
@@ -266,6 +269,7 @@ def test_make_the_map(qtbot, dock, project, viewer):
     assert any("Explore" in name for name in viewer.window.dock_widgets)
 
 
+@pytest.mark.slow
 def test_flag_again_by_other_rules(qtbot, dock, project):
     opened(qtbot, dock, project)
     cells = card(dock, "cells")
@@ -296,6 +300,7 @@ def test_train_and_embed(qtbot, dock, project):
 # ---- when it goes wrong ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_worker_killed_in_the_middle_is_said_and_the_next_press_works(qtbot, dock, project):
     opened(qtbot, dock, project)
     cells = card(dock, "cells")
@@ -330,6 +335,7 @@ def test_users_mistake_is_a_sentence_in_the_strip(qtbot, dock, project):
     assert "nothing" in dock.strip.message.text()
 
 
+@pytest.mark.slow
 def test_job_window_has_the_details_and_takes_jobs_out(qtbot, dock, project):
     dock.submit("no_such_module.step", "Trying", project=None)
     qtbot.waitUntil(lambda: dock.runner.current is None, timeout=LONG)

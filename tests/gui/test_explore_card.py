@@ -24,6 +24,7 @@ def explore(qtbot, dock, project):
     return explore
 
 
+@pytest.mark.slow
 def test_every_recipe_is_a_question_with_its_settings(explore):
     found = [explore.question.itemText(i) for i in range(explore.question.count())]
     assert "Which groups vary most from cell to cell?" in found
@@ -40,6 +41,7 @@ def test_every_recipe_is_a_question_with_its_settings(explore):
     assert explore.form.isVisible()
 
 
+@pytest.mark.slow
 def test_closer_to_a_or_to_b(qtbot, dock, explore, project, viewer):
     choose(explore.question, "closer to A or to B")
     assert explore.groups["a"].isVisible()
@@ -66,6 +68,7 @@ def test_closer_to_a_or_to_b(qtbot, dock, explore, project, viewer):
     assert low == -high
 
 
+@pytest.mark.slow
 def test_groups_chosen_once_stay(qtbot, dock, explore, project):
     choose(explore.question, "unlike the control")
     choose(explore.groups["control"], "compound=Wortmannin")
@@ -85,6 +88,7 @@ def test_groups_chosen_once_stay(qtbot, dock, explore, project):
     assert explore.answer.toolTip() == "Choose Control first"
 
 
+@pytest.mark.slow
 def test_ranking_of_groups_with_other_settings(qtbot, dock, explore, project):
     choose(explore.question, "vary most")
     click(explore.more.button)
@@ -100,6 +104,7 @@ def test_ranking_of_groups_with_other_settings(qtbot, dock, explore, project):
     qtbot.waitUntil(lambda: not explore.result.isVisible(), timeout=LONG)
 
 
+@pytest.mark.slow
 def test_results_of_groups_are_shown_as_a_table(qtbot, dock, explore, project):
     choose(explore.question, "moved between two conditions")
     click(explore.answer)
@@ -120,6 +125,7 @@ def test_results_of_groups_are_shown_as_a_table(qtbot, dock, explore, project):
     assert "2 more rows" in first_rows(pd.DataFrame({"x": range(10)}, index=list("abcdefghij")))
 
 
+@pytest.mark.slow
 def test_groups_like_one_of_them(qtbot, dock, explore, project):
     choose(explore.question, "groups are like this one")
     click(explore.answer)
@@ -132,6 +138,7 @@ def test_groups_like_one_of_them(qtbot, dock, explore, project):
     assert "distance_measured" in open_project(project.root).groups.obs
 
 
+@pytest.mark.slow
 def test_odd_cells_and_a_users_mistake(qtbot, dock, explore):
     choose(explore.question, "odd in their own group")
     run(qtbot, dock, explore.answer)
@@ -141,6 +148,7 @@ def test_odd_cells_and_a_users_mistake(qtbot, dock, explore):
     assert "they must differ" in run(qtbot, dock, explore.answer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "h5ad"])
 def test_export_by_the_dialog(qtbot, dock, explore, project, tmp_path, kind):
     click(explore.export)
@@ -166,6 +174,7 @@ def test_export_by_the_dialog(qtbot, dock, explore, project, tmp_path, kind):
         ]
 
 
+@pytest.mark.slow
 def test_export_of_a_map_with_densities(qtbot, dock, explore, tmp_path):
     click(explore.export)
     dialog = explore.findChild(ExportDialog)
@@ -180,6 +189,7 @@ def test_export_of_a_map_with_densities(qtbot, dock, explore, tmp_path):
     assert iio.imread(tmp_path / "map.png").shape[0] > 300
 
 
+@pytest.mark.slow
 def test_export_of_the_report(qtbot, dock, explore, tmp_path):
     click(explore.export)
     dialog = explore.findChild(ExportDialog)

@@ -29,6 +29,7 @@ GESTURES = (
 )
 
 
+@pytest.mark.slow
 def test_gestures_on_a_screen_of_two_pixels_for_one(qapp):
     """In a process of its own: Qt asks for the scale once, when it starts."""
     if os.environ.get("QT_SCALE_FACTOR"):

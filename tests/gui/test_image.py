@@ -287,6 +287,7 @@ def result_of(session, target: int, scale: float, side: int = 8) -> dict:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "um"), [(1.0, 0.0), (2.0, 0.0), (3.0, 0.5)])
 def test_a_prediction_lies_on_its_cell(viewer, project, qtbot, scale, um) -> None:
     project.write_fields([dataclasses.replace(f, um_per_px=um) for f in project.fields])
@@ -491,6 +492,7 @@ def test_labels_that_are_gone_from_the_disk(viewer, session, canvas, qtbot) -> N
     assert chosen(session) == [session.cell_id(row)]
 
 
+@pytest.mark.slow
 def test_numbers_with_gaps_that_every_field_repeats(viewer, project, qtbot) -> None:
     """The same large numbers in two fields, in another order of rows: a click is the cell of the field on screen."""
     for field in ("A01", "A12"):
@@ -516,6 +518,7 @@ def test_numbers_with_gaps_that_every_field_repeats(viewer, project, qtbot) -> N
         assert set(np.unique(lit)) == {session.value(row, "label")}
 
 
+@pytest.mark.slow
 def test_two_viewers_on_one_project(viewer, session, canvas, qtbot, make_napari_viewer) -> None:
     """Each has its own selection; sets of both stay, and new cells are read by both."""
     second = make_napari_viewer()

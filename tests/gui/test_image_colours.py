@@ -50,6 +50,7 @@ def coloured(qtbot, explore) -> None:
     qtbot.waitUntil(done, timeout=LONG)
 
 
+@pytest.mark.slow
 def test_colours_are_those_of_the_map_whatever_changes(explore, qtbot, viewer):
     session, canvas = explore.session, explore.canvas
     opened(qtbot, explore, "A12")

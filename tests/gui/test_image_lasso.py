@@ -58,6 +58,7 @@ def circle(centre, radius):
     return centre + radius * np.c_[np.cos(t), np.sin(t)]
 
 
+@pytest.mark.slow
 def test_ctrl_draws_a_lasso_shift_adds_and_the_image_stays(viewer, canvas, qtbot):
     session = canvas.session
     rows = session.rows_of_field("A12")

@@ -192,6 +192,7 @@ def test_a_layout_is_found_and_can_be_overruled_and_tables_are_checked_by_row(qt
     dialog.reject()
 
 
+@pytest.mark.slow
 def test_crops_are_opened_from_the_same_dialog(qtbot, dock, tmp_path):
     rng = np.random.default_rng(0)
     np.savez(
@@ -256,6 +257,7 @@ def test_crops_are_opened_from_the_same_dialog(qtbot, dock, tmp_path):
     assert not images.again.isVisibleTo(images)
 
 
+@pytest.mark.slow
 def test_another_table_for_the_open_project(qtbot, dock, project, tmp_path):
     opened(qtbot, dock, project)
     table = tmp_path / "t.csv"

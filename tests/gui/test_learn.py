@@ -64,6 +64,7 @@ def selected(session) -> set[str]:
     return set(session.cells.obs_names[session.selected])
 
 
+@pytest.mark.slow
 def test_from_a_click_to_predictions_and_on_to_more_labels(explore, session, qtbot, viewer):
     view = explore.view("Learn")
     assert isinstance(view, LearnView)
@@ -175,6 +176,7 @@ def test_one_field_and_other_reasons_are_told(viewer, session, qtbot):
     view.disconnect_session()
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_is_said_and_can_be_tried_again(explore, session, qtbot):
     view = explore.view("Learn")
     session.remove_set("dim")

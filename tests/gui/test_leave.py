@@ -52,6 +52,7 @@ def kept(project):
     return json.loads((project.root / "view.json").read_text("utf-8"))
 
 
+@pytest.mark.slow
 def test_all_of_it_comes_back(explore, session, project, viewer, qtbot):
     canvas = canvas_of(viewer)
     opened(qtbot, canvas, "A12")
@@ -201,6 +202,7 @@ def test_the_tree_of_other_cells_is_cut_by_the_rule(explore, session, project, v
     assert len(branches(tree)) == 2
 
 
+@pytest.mark.slow
 def test_the_image_is_seen_as_it_was_left(explore, session, project, viewer, qtbot, make_napari_viewer_proxy):
     canvas = canvas_of(viewer)
     opened(qtbot, canvas, "E12")
@@ -242,6 +244,7 @@ def wheel(widget, at, notches):
         QApplication.processEvents()
 
 
+@pytest.mark.slow
 def test_another_field_than_the_one_left_is_seen_whole(explore, session, project, viewer, qtbot):
     canvas = canvas_of(viewer)
     opened(qtbot, canvas, "E12")

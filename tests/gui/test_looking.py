@@ -95,6 +95,7 @@ def inside(viewer, qtbot, monkeypatch, tmp_path, told):
     view.disconnect_session()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("um", "scale"), [(0.0, None), (0.5, None), (0.5, (0.5, 0.2))])
 def test_attention_lies_on_what_is_bright(viewer, qtbot, monkeypatch, tmp_path, told, um, scale):
     # The cell at the corner of the image, its crop enlarged in the network's own resizing: 32 px seen for 64.
@@ -124,6 +125,7 @@ def test_attention_lies_on_what_is_bright(viewer, qtbot, monkeypatch, tmp_path, 
     assert "can mislead" in QUESTIONS["attention"][1]
 
 
+@pytest.mark.slow
 def test_answers_of_a_cell_take_turns_and_go_together(viewer, qtbot, monkeypatch, tmp_path, told):
     project = made_up(tmp_path, [(48, 40), (60, 70)], [(40, 40, 8)])
     canvas, session = opened(viewer, qtbot, monkeypatch, project, "one", brightness_dino())
@@ -147,6 +149,7 @@ def test_answers_of_a_cell_take_turns_and_go_together(viewer, qtbot, monkeypatch
     assert canvas.open_menu(-1) is None
 
 
+@pytest.mark.slow
 def test_what_the_network_cannot_is_grey_with_the_reason(viewer, qtbot, monkeypatch, project, told):
     net = create_model("paired_cell_inpainting", width=0.05)
     canvas, session = opened(viewer, qtbot, monkeypatch, project, "A01", net)
@@ -163,6 +166,7 @@ def test_what_the_network_cannot_is_grey_with_the_reason(viewer, qtbot, monkeypa
     assert len(_runner.runner_of(viewer).asked) == asked
 
 
+@pytest.mark.slow
 def test_an_autoencoder_redraws_a_cell_in_another_field(viewer, qtbot, monkeypatch, project, told):
     net = create_model("autoencoder", width=0.05)
     canvas, session = opened(viewer, qtbot, monkeypatch, project, "A01", net)
@@ -254,6 +258,7 @@ def test_a_selection_is_looked_into_at_once(inside, viewer, told):
     assert "in 2 cells" in told[-1]
 
 
+@pytest.mark.slow
 def test_many_selected_cells_are_sampled_if_the_user_wants_it(viewer, qtbot, monkeypatch, project, told):
     net = create_model("paired_cell_inpainting", width=0.05)
     canvas, session = opened(viewer, qtbot, monkeypatch, project, "A01", net)
@@ -296,6 +301,7 @@ def test_many_selected_cells_are_sampled_if_the_user_wants_it(viewer, qtbot, mon
         assert np.isfinite(layer.data[tuple(np.round(at).astype(int))])
 
 
+@pytest.mark.slow
 def test_closed_overlays_give_their_memory_back(inside, viewer):
     canvas, session = inside.canvas, inside.session
     session.select([0, 1])
@@ -325,6 +331,7 @@ def test_closed_overlays_give_their_memory_back(inside, viewer):
     assert [ref for ref in held if ref() is not None] == []
 
 
+@pytest.mark.slow
 def test_patterns_of_the_selected_cells_in_one_cell_and_as_a_grid(
     viewer, qtbot, monkeypatch, project, told, tmp_path
 ):
@@ -348,6 +355,7 @@ def test_patterns_of_the_selected_cells_in_one_cell_and_as_a_grid(
     assert str(out) in told[-1]
 
 
+@pytest.mark.slow
 def test_a_cell_is_predicted_from_all_of_its_group_or_as_many_as_the_user_wants(
     viewer, qtbot, monkeypatch, project, told
 ):
@@ -405,6 +413,7 @@ def test_an_entry_about_patterns_is_grey_where_no_model_can(viewer, qtbot, monke
         assert "cannot predict a protein pattern" in found[words].toolTip()
 
 
+@pytest.mark.slow
 def test_what_a_groups_cells_differ_in(viewer, qtbot, monkeypatch, project, told, tmp_path):
     net = create_model("paired_cell_inpainting", width=0.05)
     canvas, session = opened(viewer, qtbot, monkeypatch, project, "A01", net)
@@ -531,6 +540,7 @@ def test_what_tells_two_sets_apart_is_asked_about_a_cell(viewer, qtbot, monkeypa
     assert np.abs(at - (28 - 4, 28 + 8)).max() <= 8
 
 
+@pytest.mark.slow
 def test_classes_are_bars_and_evidence(viewer, qtbot, monkeypatch, project, told):
     net = create_model("deeploc", width=0.0625, d1=24, d2=24, n_classes=3)
     net.card, net.roles = {"classes": ["nucleus", "rim", "dead"]}, ("FKHR-GFP", "DNA")

@@ -80,6 +80,7 @@ def choose(inside, qtbot, words, spot=None, done=None):
     return canvas.looking.answers[-1] if canvas.looking.answers else None
 
 
+@pytest.mark.slow
 def test_a_vision_transformer_is_asked(inside, viewer, qtbot, told, monkeypatch, tmp_path):
     session = inside.session
     session.save_sets({"lit": np.arange(20) < 10, "dark": np.arange(20) >= 10})
@@ -110,6 +111,7 @@ def test_a_vision_transformer_is_asked(inside, viewer, qtbot, told, monkeypatch,
     assert "AUC of 1.00" in told[-1]
 
 
+@pytest.mark.slow
 def test_predictions_are_asked(inside, viewer, qtbot, told, monkeypatch, tmp_path):
     session = inside.session
     session.embedding = "paired_cell_inpainting"
@@ -123,6 +125,7 @@ def test_predictions_are_asked(inside, viewer, qtbot, told, monkeypatch, tmp_pat
     qtbot.waitUntil(lambda: str(out) in told[-1], timeout=LONG)
 
 
+@pytest.mark.slow
 def test_the_mask_is_painted_and_the_cell_redrawn(inside, viewer, qtbot, told):
     session, canvas, row = inside.session, inside.canvas, inside.mask
     session.embedding = "snoop"
@@ -201,6 +204,7 @@ def test_the_mask_is_painted_and_the_cell_redrawn(inside, viewer, qtbot, told):
     assert row.others.isEnabled()
 
 
+@pytest.mark.slow
 def test_an_autoencoder_redraws_what_is_left(inside, viewer, qtbot, told):
     inside.session.embedding, row = "copy", inside.mask
     answer = choose(inside, qtbot, QUESTIONS["reconstruction"][0])
@@ -223,6 +227,7 @@ def test_an_autoencoder_redraws_what_is_left(inside, viewer, qtbot, told):
     assert {(12, 12), (19, 19)} <= {(int(y), int(x)) for y, x in hidden}
 
 
+@pytest.mark.slow
 def test_what_a_groups_cells_differ_in_comes_as_a_figure(inside, qtbot, monkeypatch, tmp_path):
     canvas, session, shown = inside.canvas, inside.session, []
     show = _axis.AxisDialog.show

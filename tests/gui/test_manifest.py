@@ -58,6 +58,7 @@ def test_settings_have_our_defaults():
     assert (computing.device, computing.batch_size) == ("auto", 0)
 
 
+@pytest.mark.slow
 def test_opening_both_docks_loads_no_network_library_into_the_window():
     code = """
 import json, sys, time

@@ -131,6 +131,7 @@ def over(qtbot, dock):
 # ---- what suits the data -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_advice_and_its_button(qtbot, model, project):
     first = model.advice[0]
     n = int(project.cells.obs["good"].sum())
@@ -215,6 +216,7 @@ def test_a_missing_role_can_be_said_in_place(qtbot, model, dock):
     qtbot.waitUntil(model.sees.isVisible, timeout=LONG)
 
 
+@pytest.mark.slow
 def test_a_model_for_any_channels_gets_those_that_are_ticked(qtbot, model, dock, project):
     model.choose("measurements")
     assert [t.text() for t in model.channel_ticks] == ["FKHR-GFP (protein)", "DNA (nucleus)"]
@@ -298,6 +300,7 @@ def test_closed_card_asks_nothing(qtbot, dock, project):
     assert not [step for step in asked if step.startswith(("preview", "recommend", "fetch"))]
 
 
+@pytest.mark.slow
 def test_after_the_worker_has_died_the_pictures_come_back(qtbot, model, dock):
     shown = model.sees
     os.kill(dock.runner.pid, signal.SIGKILL)
@@ -310,6 +313,7 @@ def test_after_the_worker_has_died_the_pictures_come_back(qtbot, model, dock):
     qtbot.waitUntil(lambda: len(shown.pictures) == 2, timeout=LONG)
 
 
+@pytest.mark.slow
 def test_an_answer_may_come_after_the_dock_was_closed(qtbot, viewer, dock, model):
     model.choose("measurements")
     qtbot.wait(300)  # the question is on its way
@@ -341,6 +345,7 @@ def fold(panel):
     click(panel.button)
 
 
+@pytest.mark.slow
 def test_settings_of_a_network_reach_what_it_sees_and_its_vectors(qtbot, model, dock, project):
     from napari_cellrep.models import create_model, save_model
 
@@ -494,6 +499,7 @@ def weights(qtbot, host, model):
     dialog.close()
 
 
+@pytest.mark.slow
 def test_weights_are_got_used_and_the_licence_is_accepted_first(qtbot, host, model, weights, dock):
     assert "Only on Sundays" in weights.licence.toPlainText()
     assert "Not for commercial use" in weights.warning.text()
@@ -537,6 +543,7 @@ def test_stopped_in_the_middle_the_rest_is_got_later(qtbot, host, model, weights
     assert host.ranges[-1].startswith("bytes=")
 
 
+@pytest.mark.slow
 def test_what_fails_is_a_sentence_for_the_window(qtbot, host, model, weights, dock, tmp_path, monkeypatch):
     host.status = 404
     click(weights.accept_)
@@ -585,6 +592,7 @@ def test_words_about_licences():
 # ---- tables and whole fields ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_features_from_a_table(qtbot, model, dock, project, tmp_path):
     obs = project.cells.obs
     table = pd.DataFrame(
@@ -616,6 +624,7 @@ def test_features_from_a_table(qtbot, model, dock, project, tmp_path):
     np.testing.assert_array_equal(x[:, 0], obs["area_px"])
 
 
+@pytest.mark.slow
 def test_whole_fields(qtbot, model, dock, project):
     click(model.more.button)
     model.choose("measurements")

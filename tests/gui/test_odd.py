@@ -144,6 +144,7 @@ def test_keys_give_verdicts_and_go_on(odd, qtbot):
     assert odd.progress.text() == "2 of 20 judged: 1 real, 1 unsure · 1 artefact taken out"
 
 
+@pytest.mark.slow
 def test_buttons_give_verdicts_and_show_them(odd, qtbot):
     first, second = odd.queue[:2]
     qtbot.mouseClick(odd.buttons["unsure"], LEFT)
@@ -236,6 +237,7 @@ def test_flagged_cells_come_after_all_others(odd, qtbot):
     odd.session.hide_flagged = True
 
 
+@pytest.mark.slow
 def test_a_blind_round_hides_who_is_who_and_says_the_hit_rate(odd, qtbot):
     session = odd.session
     odd.n.setValue(6)
@@ -361,6 +363,7 @@ def test_arrows_go_from_the_cell_to_its_mates(odd, qtbot):
     assert not session.n_selected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(900, 330), (420, 700), (300, 160), (1600, 240)])
 @pytest.mark.parametrize("n_seen", [0, 2, 7])
 def test_pictures_lie_in_the_panel_and_not_over_each_other(odd, qtbot, size, n_seen):
@@ -471,6 +474,7 @@ def embedded(odd, qtbot):
     runner_of(odd.canvas.viewer).close()
 
 
+@pytest.mark.slow
 def test_as_the_network_got_it_and_whether_a_reviewer_would_believe_it(embedded, qtbot, tmp_path):
     odd = embedded
     first = odd.cell_id

@@ -29,6 +29,7 @@ def own_images(project: Project) -> Project:
     return project
 
 
+@pytest.mark.slow
 def test_moved_images_are_found_when_the_project_is_opened(qtbot, dock, own_images):
     images = own_images.root.parent / "images"
     images.rename(images.with_name("week 1"))
@@ -39,6 +40,7 @@ def test_moved_images_are_found_when_the_project_is_opened(qtbot, dock, own_imag
     assert not open_project(own_images.root).missing()
 
 
+@pytest.mark.slow
 def test_images_that_are_nowhere_are_asked_for_and_the_rest_is_shown(
     qtbot, dock, own_images, tmp_path, monkeypatch
 ):
@@ -60,6 +62,7 @@ def test_images_that_are_nowhere_are_asked_for_and_the_rest_is_shown(
     assert "3 fields" in dock.strip.message.text()
 
 
+@pytest.mark.slow
 def test_the_last_step_is_taken_back(qtbot, dock, project):
     project.forget_step()  # that of making the project
     opened(qtbot, dock, project)
@@ -84,6 +87,7 @@ def test_the_last_step_is_taken_back(qtbot, dock, project):
     qtbot.waitUntil(lambda: not dock.strip.undo.isVisible())
 
 
+@pytest.mark.slow
 def test_a_read_only_project_can_be_looked_at(qtbot, dock, project, tmp_path, monkeypatch):
     before = {p: p.stat().st_mtime_ns for p in project.root.rglob("*")}
     monkeypatch.setattr(Project, "read_only", True)
@@ -95,6 +99,7 @@ def test_a_read_only_project_can_be_looked_at(qtbot, dock, project, tmp_path, mo
     assert {p: p.stat().st_mtime_ns for p in project.root.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_uneven_light_is_seen_before_it_is_corrected(qtbot, dock, project):
     opened(qtbot, dock, project)
     images = card(dock, "images")
@@ -128,6 +133,7 @@ def test_uneven_light_is_seen_before_it_is_corrected(qtbot, dock, project):
     dialog.reject()
 
 
+@pytest.mark.slow
 def test_every_export_has_its_settings(qtbot, dock, project):
     opened(qtbot, dock, project)
     explore = card(dock, "explore")

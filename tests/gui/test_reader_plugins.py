@@ -153,6 +153,7 @@ def test_a_film_of_a_reader_goes_to_the_map_and_opens_without_the_reader(qtbot, 
     qtbot.waitUntil(lambda: "DNA" in viewer.layers, timeout=LONG)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lazy", [True, False])
 def test_channels_that_the_reader_did_not_part_are_parted(qtbot, dock, viewer, reader, film, lazy):
     write, files = reader

@@ -32,6 +32,7 @@ def settled(qtbot, segment):
     qtbot.waitUntil(lambda: segment._shown_trial == segment._key() and segment._asked is None, timeout=LONG)
 
 
+@pytest.mark.slow
 def test_settings_act_on_the_visible_field_at_once_and_write_nothing(qtbot, dock, project, viewer):
     opened(qtbot, dock, project)
     before = {f.id: project.labels_path(f.id).read_bytes() for f in project.fields}
@@ -65,6 +66,7 @@ def test_settings_act_on_the_visible_field_at_once_and_write_nothing(qtbot, dock
     assert before == {f.id: project.labels_path(f.id).read_bytes() for f in project.fields}
 
 
+@pytest.mark.slow
 def test_many_changes_in_a_row_are_one_preview_of_the_last(qtbot, dock, project, viewer, monkeypatch):
     opened(qtbot, dock, project)
     segment = card(dock, "segment")
@@ -94,6 +96,7 @@ def test_many_changes_in_a_row_are_one_preview_of_the_last(qtbot, dock, project,
     assert shown_trial(viewer)
 
 
+@pytest.mark.slow
 def test_a_preview_does_not_wait_for_a_long_job(qtbot, dock, project, viewer, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
     opened(qtbot, dock, project)
@@ -107,6 +110,7 @@ def test_a_preview_does_not_wait_for_a_long_job(qtbot, dock, project, viewer, mo
     idle(qtbot, dock)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_tried_is_a_sentence_in_the_card(qtbot, dock, project, viewer):
     opened(qtbot, dock, project)
     segment = card(dock, "segment")
@@ -121,6 +125,7 @@ def test_what_cannot_be_tried_is_a_sentence_in_the_card(qtbot, dock, project, vi
     assert shown_trial(viewer)
 
 
+@pytest.mark.slow
 def test_fields_that_are_unlike_the_others_are_listed_and_shown(qtbot, dock, project, viewer):
     empty = np.zeros_like(project.read_labels("A12"))
     project.write_labels("A12", empty, {"segmenter": "test", "edited": True})
@@ -140,6 +145,7 @@ def test_fields_that_are_unlike_the_others_are_listed_and_shown(qtbot, dock, pro
     qtbot.waitUntil(lambda: dock.shown_field() == "E12", timeout=LONG)
 
 
+@pytest.mark.slow
 def test_a_replaced_image_is_said_and_only_its_field_is_done_anew(qtbot, dock, project, viewer, tmp_path):
     files = {f.id: tmp_path / f"{f.id}.tif" for f in project.fields}
     for field in project.fields:  # the sample's own files are not to be changed
@@ -172,6 +178,7 @@ def test_a_replaced_image_is_said_and_only_its_field_is_done_anew(qtbot, dock, p
     assert {f for f in files if project.labels_path(f).stat().st_mtime_ns != before[f]} == {"A12"}
 
 
+@pytest.mark.slow
 def test_another_light_is_said_by_the_cards_whose_numbers_depend_on_it(qtbot, dock, project):
     opened(qtbot, dock, project)
     names = ("segment", "cells", "model", "explore")
@@ -262,6 +269,7 @@ def test_bars_find_the_field_under_the_pointer(qtbot):
     bars.grab()
 
 
+@pytest.mark.slow
 def test_labels_of_another_program_are_chosen_for_one_field_and_found_for_all(
     qtbot, dock, project, viewer, tmp_path, monkeypatch
 ):

@@ -42,6 +42,7 @@ def slide(project, tmp_path, monkeypatch):
     return made
 
 
+@pytest.mark.slow
 def test_a_slide_is_shown_in_levels_and_its_cells_are_picked_and_lit(qtbot, viewer, slide):
     session = session_of(viewer)
     session.open(slide)
@@ -144,6 +145,7 @@ def cells_of(canvas):
     return canvas.layer("cells").data
 
 
+@pytest.mark.slow
 def test_the_levels_of_a_slide_are_made_once_and_other_pictures_do_not_wait(qtbot, viewer, slide):
     background, said, read = canvas_of(viewer).background, [], []
     session_of(viewer).open(slide)
@@ -184,6 +186,7 @@ def pressed_at(qtbot, viewer, layer, y, x):
     qtbot.wait(30)
 
 
+@pytest.mark.slow
 def test_cells_in_view_are_edited_with_the_mouse_saved_and_taken_back(qtbot, dock, slide, monkeypatch):
     opened(qtbot, dock, slide)
     dock.show_field("slide")

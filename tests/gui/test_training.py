@@ -142,6 +142,7 @@ def test_pause_resume_and_use(qtbot, dock, panel, project):
     assert panel.train.text().startswith("Train further on")
 
 
+@pytest.mark.slow
 def test_stop_within_two_seconds_and_the_button_works(qtbot, dock, panel):
     begin(qtbot, panel)
     assert panel.handle.kill_after_s == 2
@@ -247,6 +248,7 @@ def test_estimates_come_by_themselves_and_follow_the_settings(qtbot, dock, proje
     assert not list((project.root / "models").glob("*"))
 
 
+@pytest.mark.slow
 def test_segment_three_fields_first(qtbot, dock, tmp_path):
     wells = [SAMPLE / "wells" / f"{well}.ome.tif" for well in ("A01", "A05", "A09", "A12", "E12")]
     project = drain(

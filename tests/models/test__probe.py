@@ -24,6 +24,7 @@ def rings():
     return (x * (1, 5, 100, 1, 1, 1) + (0, 50, 0, 0, 0, 0)).astype(np.float32), member
 
 
+@pytest.mark.slow
 def test_bent_borders_and_rare_classes_are_learned_and_repeated(rings):
     x, member = rings
     state = torch.random.get_rng_state()
@@ -51,6 +52,7 @@ def test_odd_input(rings):
     assert not head_probabilities(x[:50], np.zeros((50, 2), bool), x[50:60]).any()
 
 
+@pytest.mark.slow
 def test_on_parts_held_out(rings):
     x, member = rings
     names = np.array(["a", "b", "c"], object)

@@ -185,6 +185,7 @@ def test_every_epoch_is_judged_on_the_same_held_out_cells(spread, tmp_path):
     assert seen[-1].metrics["val_loss"] == losses[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [3, 5, 6])
 def test_a_judged_run_goes_on_exactly_too(spread, tmp_path, stop_after):
     """Stopped in an epoch, at its last step, and while held-out cells are looked at."""
@@ -226,6 +227,7 @@ def test_what_cannot_be_kept_is_said(few, tmp_path):
     assert any("Nothing is held out" in note for note in result["notes"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["autoencoder", "microsnoop", "dino"])
 def test_other_models_are_judged_too(spread, tmp_path, name):
     small = {

@@ -191,6 +191,7 @@ def test_settings_that_make_another_network_are_refused_also_where_shapes_agree(
         assert all(k in str(error.value) for k in free or ["nothing"])
 
 
+@pytest.mark.slow
 def test_constant_channels_are_finite(model, crops):
     for value in (0, 7, 255):
         flat = crops.copy()
@@ -201,6 +202,7 @@ def test_constant_channels_are_finite(model, crops):
         assert np.isfinite(embed(model, one)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", ">u2", "int32"])
 def test_preprocess_takes_every_pixel_type(model, crops, dtype):
     images = crops.astype(dtype)
@@ -231,6 +233,7 @@ def test_an_unknown_layer_is_refused_with_the_known(model, crops):
         model.dim("no_such_layer")
 
 
+@pytest.mark.slow
 def test_saved_and_loaded_it_is_the_same(model, crops, tmp_path):
     model.card = {"scores": {"knn": 0.5}}
     save_model(model, tmp_path / "m", seed=3)

@@ -273,6 +273,7 @@ def test_treated_wells_it_has_not_seen_are_told_from_untreated_ones(tmp_path):
 # ---- the run ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_it_learns_and_says_how_well_on_held_out_fields(network, labelled, tmp_path):
     training = Training(
@@ -311,6 +312,7 @@ def test_the_best_weights_are_kept_and_the_last_ones_go_on(labelled, tmp_path):
     assert best["loss"] == min(float(r["val_loss"]) for r in history(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stop_after", "settle"), [(1, False), (5, False), (6, True), (7, True)])
 def test_a_stopped_run_goes_on_to_exactly_the_same(labelled, tmp_path, stop_after, settle):
     """Stopped in an epoch, at its end, and while held-out cells are looked at."""

@@ -569,6 +569,7 @@ def test_a_healthy_run_has_its_columns_and_no_warning(cells, tmp_path):
     assert not any("collapsed" in words for words in (*result["notes"], *messages))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("broken", "match"),
     [

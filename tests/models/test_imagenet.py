@@ -51,6 +51,7 @@ def test_block4_conv1_is_the_eighth_convolution_after_its_relu(tiny, cells):
         torch.testing.assert_close(tiny.embed(x), y.amax(dim=(2, 3)))
 
 
+@pytest.mark.slow
 def test_it_is_torchvisions_network(cells, tmp_path):
     from napari_cellrep.segmenters.cellpose import _import_torchvision
 
@@ -175,6 +176,7 @@ def of_library(network: str):
     return theirs
 
 
+@pytest.mark.slow
 def test_a_file_of_the_library_gives_what_its_classifier_gets(network, cells, tmp_path):
     """The library's file, read by us, at the training's side: the classifier on our vectors gives the library's logits."""
     theirs = of_library(network)

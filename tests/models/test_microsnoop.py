@@ -493,6 +493,7 @@ def test_an_image_without_contrast_is_learned_as_black(few):
     assert (batch["x"][1] == 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [1, 3, 4])
 def test_a_stopped_run_goes_on_to_exactly_the_same_weights(few, tmp_path, stop_after):
     """Stopped at the first step, at the end of an epoch, and in the middle of the second; channels keep their turn."""
@@ -510,6 +511,7 @@ def test_a_stopped_run_goes_on_to_exactly_the_same_weights(few, tmp_path, stop_a
         assert torch.equal(whole[key], parts[key]), key
 
 
+@pytest.mark.slow
 def test_the_seed_decides_everything(few, tmp_path):
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
         drain(train(make(), few, dataclasses.replace(SHORT, seed=seed), tmp_path / name, **FP32))

@@ -14,6 +14,7 @@ def test_every_cell_holds_its_nucleus_and_has_its_number(drawn, channels):
     assert np.median(lone) == pytest.approx(np.pi * 21.5**2, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_real_well(well, channels):
     seeds = nuclei.segment(well, channels, nuclei.Config())
     labels = cells.segment(well, channels, cells.Config())

@@ -53,6 +53,7 @@ def test_configs_come_back_from_plain_values(name):
         specs.make_config(module.Config, {"nonsense": 1})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
 def test_labels_are_int32_whole_numbers_in_one_piece_and_repeatable(name, dtype, image, folder):
@@ -70,6 +71,7 @@ def test_labels_are_int32_whole_numbers_in_one_piece_and_repeatable(name, dtype,
     np.testing.assert_array_equal(labels, module.segment(image, CHANNELS, config, field_id="f"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "imported"])
 @pytest.mark.parametrize("scale", [16, 4095 / 150])
 def test_the_camera_gain_does_not_matter(name, scale, image, folder):

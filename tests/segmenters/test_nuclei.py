@@ -79,6 +79,7 @@ def test_holes_belong_to_the_nucleus_unless_told_otherwise(drawn):
     assert (nuclei.segment(plane[None], DNA, nuclei.Config(fill_holes=False))[hole] == 0).any()
 
 
+@pytest.mark.slow
 def test_the_real_well_has_as_many_nuclei_as_it_shows(well, channels):
     labels = nuclei.segment(well, channels, nuclei.Config())
     area = np.bincount(labels.ravel())[1:]
@@ -98,6 +99,7 @@ def test_the_diameter_is_estimated_from_touching_discs(diameter):
     assert _blobs.estimate_diameter(plane.astype(np.float32)) == pytest.approx(diameter, rel=0.25)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [2, 4])
 def test_area_limits_are_in_the_image_s_own_pixels_at_every_scale(drawn, scale):
     image, _ = drawn

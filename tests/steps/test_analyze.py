@@ -88,6 +88,7 @@ def test_nothing_embedded(sample_project: Project):
         drain(analyze(sample_project, recipe="map"))
 
 
+@pytest.mark.slow
 def test_the_chosen_control_is_what_groups_are_compared_with(simple_project: Project):
     """Where a lab's column is not called control: nothing but the choice says which groups are normal."""
     cells = simple_project.cells

@@ -47,6 +47,7 @@ def netted(small):
     return open_project(small.root)
 
 
+@pytest.mark.slow
 def test_ranks_are_those_of_the_table(netted):
     cells = netted.cells
     obs, good = cells.obs, cells.obs["good"].to_numpy(bool)
@@ -110,6 +111,7 @@ def create_model_like(project):
         return create_model("paired_cell_inpainting", width=0.05)
 
 
+@pytest.mark.slow
 def test_measurements_do_not_see_beyond_the_outline_and_say_so(netted):
     cell = str(netted.cells.obs.index[netted.cells.obs["good"]][0])
     _, checks = checks_of(netted, cell, "measurements")
@@ -199,6 +201,7 @@ def test_chance_is_that_of_as_many_reference_cells(simple_project):
     assert "all other groups" in few.words or "reference" in few.words  # never its own group
 
 
+@pytest.mark.slow
 def test_what_the_network_was_trained_on(small):
     net = create_model("paired_cell_inpainting", width=0.05)
     folder = small.root / "models" / "mine"
@@ -285,6 +288,7 @@ def test_a_cell_alone_in_its_group_and_one_without_a_vector(netted):
         drain(believe(netted, cell_id=first, embedding="net"))
 
 
+@pytest.mark.slow
 def test_from_the_command_line(netted, capsys):
     cell = str(netted.cells.obs.index[netted.cells.obs["good"]][0])
     words = ["believe", str(netted.root), "--cell", cell, "--embedding", "net", "--device", "cpu"]
@@ -319,6 +323,7 @@ def mixed(netted):
     return open_project(netted.root)
 
 
+@pytest.mark.slow
 def test_a_mixed_group_holds_in_every_ranking_and_a_plain_one_does_not(mixed):
     obs = mixed.cells.obs
     names = sorted(obs["group"].astype(str).unique())

@@ -71,6 +71,7 @@ def edit(project, seen, change):
 SEEN = (300, 350, 480, 560)
 
 
+@pytest.mark.slow
 def test_a_part_holds_its_cells_whole_and_locks_what_it_cuts(slide):
     part = drain(open_part(slide, "slide", SEEN))
     y0, x0, y1, x1 = part.box
@@ -94,6 +95,7 @@ def _touches(part, label):
     return label in rim
 
 
+@pytest.mark.slow
 def test_what_was_painted_is_written_and_only_that_is_measured(slide, monkeypatch):
     before, was = slide.cells.copy(), slide.read_labels("slide")
     files = contents(slide.root)
@@ -173,6 +175,7 @@ def test_what_was_painted_is_written_and_only_that_is_measured(slide, monkeypatc
     np.testing.assert_allclose(whole["q_signal_share"], part_of_it["q_signal_share"], rtol=0.02)
 
 
+@pytest.mark.slow
 def test_a_split_and_a_number_of_an_erased_cell_are_new_cells(slide):
     was = slide.read_labels("slide")
     last = int(was.max())
@@ -203,6 +206,7 @@ def test_a_split_and_a_number_of_an_erased_cell_are_new_cells(slide):
     assert set(obs["label"]) == set(np.unique(now[now > 0]).tolist())
 
 
+@pytest.mark.slow
 def test_what_is_edited_while_cells_are_measured_waits_for_the_next_time(slide, monkeypatch):
     def erase(part, labels):
         labels[labels == inside(part)[0]] = 0
@@ -226,6 +230,7 @@ def test_what_is_edited_while_cells_are_measured_waits_for_the_next_time(slide, 
     assert UNMEASURED not in slide.label_info("slide")
 
 
+@pytest.mark.slow
 def test_where_nothing_is_known_of_the_whole_all_of_it_is_measured(slide):
     def erase(part, labels):
         labels[labels == inside(part)[0]] = 0
@@ -240,6 +245,7 @@ def test_where_nothing_is_known_of_the_whole_all_of_it_is_measured(slide):
     assert UNMEASURED not in slide.label_info("slide")
 
 
+@pytest.mark.slow
 def test_undo_takes_labels_and_cells_back_and_nothing_else(slide):
     slide.forget_step()
     files, cells = contents(slide.root), slide.cells.copy()
@@ -263,6 +269,7 @@ def test_undo_takes_labels_and_cells_back_and_nothing_else(slide):
     assert again.undoable["step"] == "edit"
 
 
+@pytest.mark.slow
 def test_a_chunk_that_comes_to_be_is_taken_back_too(slide):
     with slide.writing_labels("slide", {}) as writer:
         writer.array[10:20, 10:20] = 7
@@ -279,6 +286,7 @@ def test_a_chunk_that_comes_to_be_is_taken_back_too(slide):
     assert contents(slide.root) == files
 
 
+@pytest.mark.slow
 def test_what_another_has_changed_meanwhile_is_not_written_over(slide):
     part = drain(open_part(slide, "slide", SEEN))
 
@@ -295,6 +303,7 @@ def test_what_another_has_changed_meanwhile_is_not_written_over(slide):
     assert drain(save_part(slide, part, part.labels)).n_changed == 0
 
 
+@pytest.mark.slow
 def test_what_cannot_be_edited_is_a_sentence(slide, monkeypatch):
     monkeypatch.setattr("napari_cellrep.steps.edit.MOST_PX", 200)
     with pytest.raises(InputError, match=r"Zoom in: 210 × 180 px of slide are in view"):
@@ -306,6 +315,7 @@ def test_what_cannot_be_edited_is_a_sentence(slide, monkeypatch):
         drain(open_part(slide, "slide", (0, 0, 100, 100)))
 
 
+@pytest.mark.slow
 def test_labels_that_do_not_say_their_largest_number_are_looked_through(slide):
     slide.say_of_labels("slide", lambda info: {k: v for k, v in info.items() if k != slides.TOP})
     assert drain(open_part(slide, "slide", SEEN)).top == slide.read_labels("slide").max()
@@ -319,6 +329,7 @@ def test_labels_that_do_not_say_their_largest_number_are_looked_through(slide):
     assert contents(slide.root) == before
 
 
+@pytest.mark.slow
 def test_a_change_that_counts_is_done_by_whoever_looks_next(slide, monkeypatch):
     before = slide.read_labels("slide")
 

@@ -18,6 +18,7 @@ def tiny(small):
     return small
 
 
+@pytest.mark.slow
 def test_measurements_and_network_become_columns_of_the_table(tiny):
     result = drain(embed(tiny, model="measurements"))
     assert result.n_cells == tiny.cells.n_obs
@@ -71,6 +72,7 @@ def test_windows_of_another_side_are_resized_by_the_engine(tiny):
         np.testing.assert_allclose(tiny.cells.obsm["X_tiny"][own], want, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_up_to_date_rows_are_skipped_and_only_changed_cells_are_embedded_again(tiny):
     drain(embed(tiny, model="tiny"))
     assert drain(embed(tiny, model="tiny")).n_cells == 0
@@ -88,6 +90,7 @@ def test_up_to_date_rows_are_skipped_and_only_changed_cells_are_embedded_again(t
     assert tiny.cells.obs["has_tiny"].all()
 
 
+@pytest.mark.slow
 def test_other_weights_replace_the_rows(tiny):
     drain(embed(tiny, model="tiny"))
     before = tiny.cells.obsm["X_tiny"].copy()
@@ -150,6 +153,7 @@ def test_cells_larger_than_the_window_are_said(small):
     assert not any("larger than what" in note for note in large.notes)
 
 
+@pytest.mark.slow
 def test_an_imagenet_network_takes_any_channels_and_says_when_its_weights_are_random(small):
     settings = {"model": "imagenet", "config": {"width": 0.125}, "fields": ["A01"]}
     result = drain(embed(small, **settings))
@@ -194,6 +198,7 @@ def test_channels_can_be_swapped_by_name(tiny):
     assert tiny.embedding_info("swapped")["channels"] == ["DNA", "FKHR-GFP"]
 
 
+@pytest.mark.slow
 def test_the_projects_window_is_the_models_unless_it_brings_its_own(tiny):
     drain(crop(tiny, rules={"window_px": 96}))
     drain(embed(tiny, model="measurements", fields=["A01"]))
@@ -208,6 +213,7 @@ def test_the_projects_window_is_the_models_unless_it_brings_its_own(tiny):
     assert tiny.last("crop")["rules"]["window_px"] == 96
 
 
+@pytest.mark.slow
 def test_a_crop_can_be_asked_for(tiny):
     drain(embed(tiny, model="tiny", key="masked", crop={"masked": "yes", "window_px": "48"}, fields=["A01"]))
     made = tiny.embedding_info("masked")["crop"]

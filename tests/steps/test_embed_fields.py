@@ -39,6 +39,7 @@ def test_tiles_are_the_network_s_own(nets):
     )
 
 
+@pytest.mark.slow
 def test_a_whole_field_is_shrunk_to_the_input_and_the_rows_do_not_depend_on_company(nets):
     drain(embed_fields(nets, model="vit", precision="fp32"))
     whole = nets.field_table.obsm["X_vit"]
@@ -72,6 +73,7 @@ def test_microsnoop_sees_whole_fields_in_all_its_pixels(nets):
     np.testing.assert_allclose(nets.field_table.obsm["X_snoop"][0], want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_fields_up_to_date_are_skipped_until_the_image_or_the_weights_change(nets):
     drain(embed_fields(nets, model="vit"))
     again = drain(embed_fields(nets, model="vit"))

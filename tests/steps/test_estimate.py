@@ -42,6 +42,7 @@ def test_memory_of_segmentation_is_what_the_process_grows_by(small):
     assert estimate(small, "segment").memory_bytes == 0
 
 
+@pytest.mark.slow
 def test_only_what_is_left_to_embed_counts(small):
     n = small.cells.n_obs
     first = estimate(small, "embed", model="measurements")
@@ -86,6 +87,7 @@ def test_what_the_step_refuses_is_refused(small):
         estimate(small, "embed", channels=("er", "DNA"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words", [["segment", "--overwrite"], ["embed", "--model", "measurements"], ["train", "--width", "0.125"]]
 )

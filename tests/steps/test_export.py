@@ -31,6 +31,7 @@ def project(simple_project: Project) -> Project:
     return simple_project
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("format", "read"), [("h5ad", ad.read_h5ad), ("zarr", ad.read_zarr)])
 def test_anndata_opens_without_us(project: Project, tmp_path: Path, format: str, read):  # noqa: A002
     out = drain(export(project, tmp_path / f"cells.{format}", format=format))
@@ -115,6 +116,7 @@ def test_the_projects_own_table_is_safe(simple_project: Project):
         drain(export(simple_project, simple_project.root / "cells.zarr", format="zarr"))
 
 
+@pytest.mark.slow
 def test_scanpy_and_cellxgene_find_what_they_want(project: Project, tmp_path: Path):
     """Columns that other programs refuse: mixed types, gaps, slashes, hashes of 64 bits, a field called "0"."""
     import scanpy as sc
@@ -178,6 +180,7 @@ def test_methods_say_what_was_done_and_nothing_else(project: Project, tmp_path: 
         drain(write_methods(project, tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [True, False])
 def test_a_project_without_its_images_can_be_shared(project: Project, tmp_path: Path, labels: bool):
     n = project.cells.n_obs

@@ -371,6 +371,7 @@ def test_the_checkpoint_in_a_zip_is_checked_where_its_authors_vouch_for_that(hos
             assert get(source=stick).read_bytes() == body
 
 
+@pytest.mark.slow
 def test_weights_of_the_librarys_networks_are_fetched_and_embed_any_channels(host, publish, small):
     library = pytest.importorskip(
         "pytorchcv.models.efficientnet", reason="the extra imagenet is not installed"
@@ -689,6 +690,7 @@ def with_pixel_size(project, um_per_px: float):
     return project
 
 
+@pytest.mark.slow
 def test_the_window_is_cut_at_the_sampling_of_the_weights(yeast, small):
     yeast(um_per_px=0.5)
     with_pixel_size(small, 0.4)
@@ -747,6 +749,7 @@ def test_weights_for_any_channels_take_those_that_are_named(host, publish, small
     assert small.cells.obsm["X_both"].shape[1] == 2 * model.dim()
 
 
+@pytest.mark.slow
 def test_settings_that_leave_the_weights_as_they_are(host, publish, small, capsys):
     host.files["/w.pth"] = checkpoint()
     publish(f"{host.url}/w.pth")

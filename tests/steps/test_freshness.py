@@ -34,6 +34,7 @@ def looked(project: Project) -> OutOfDate:
     return look(open_project(project.root), [KEY])
 
 
+@pytest.mark.slow
 def test_nothing_is_until_the_light_is_changed_and_then_one_step_after_the_other(mapped, capsys):
     assert looked(mapped) == OutOfDate(results={KEY: ()})
     drain(correct(mapped))
@@ -67,6 +68,7 @@ def test_nothing_is_until_the_light_is_changed_and_then_one_step_after_the_other
     assert looked(project).labels == fields
 
 
+@pytest.mark.slow
 def test_an_outline_that_was_edited(mapped):
     labels = mapped.read_labels("A06")
     obs = mapped.cells.obs
@@ -84,6 +86,7 @@ def test_an_outline_that_was_edited(mapped):
     assert "A06" in looked(mapped).cells
 
 
+@pytest.mark.slow
 def test_other_flags_are_other_cells(mapped):
     drain(crop(mapped, rules={"debris_share": 0.8}))
     found = looked(mapped)
@@ -91,6 +94,7 @@ def test_other_flags_are_other_cells(mapped):
     assert found.lacking == {}
 
 
+@pytest.mark.slow
 def test_a_table_from_before_the_light_was_noted_goes_by_the_history(mapped):
     cells = mapped.cells
     made = dict(cells.uns["cellrep"])

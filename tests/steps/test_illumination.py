@@ -13,6 +13,7 @@ from napari_cellrep.steps.illumination import correct, preview, save_preview
 from napari_cellrep.steps.segment import segment
 
 
+@pytest.mark.slow
 def test_estimated_functions_make_everything_before_out_of_date(small: Project):
     drain(embed(small, model="measurements"))
     before = small.cells.obsm["X_measurements"].copy()

@@ -124,6 +124,7 @@ def test_crops_of_many_sizes_keep_their_outlines(tmp_path):
         assert window.sum() == truth[name].sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["nchw", "nhwc", "nhw", "hdf5"])
 def test_arrays(tmp_path, form):
     images = crops(7, 3, 20, 20, dtype="uint16")
@@ -243,6 +244,7 @@ def packed(shared, folder, form: str, first: bool):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["folder", "zip", "npz", "npy", "hdf5"])
 def test_next_weeks_crops_are_told_before_and_added_and_the_first_stay_as_they_are(
     shared, tmp_path, form, capsys

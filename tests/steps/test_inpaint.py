@@ -50,6 +50,7 @@ def test_cells_and_models_that_cannot_are_told(tiny):
         drain(inpaint(tiny, source=good, target=good, model="measurements"))
 
 
+@pytest.mark.slow
 def test_every_cell_gets_the_error_of_its_prediction_by_others_of_its_group(tiny):
     drain(embed(tiny, model="tiny", device="cpu", precision="fp32"))
     result = drain(analyze(tiny, recipe="inpainting", embedding="tiny", sources=1000 // 10))

@@ -36,6 +36,7 @@ def brightest(plane):
     return rectangle(plane, *np.unravel_index(np.argmax(plane.data), plane.data.shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cell", "window", "spot"), [
     ((48, 40), 32, (48 - 16 + 8, 40 - 16 + 16, 8)),  # patch (1, 2) of a crop that is not resized
     ((48, 40), 64, (48 - 32 + 16, 40 - 32 + 48, 16)),  # patch (1, 3) of one that is halved
@@ -110,6 +111,7 @@ def test_what_is_needed_is_found_by_hiding_it(tmp_path, cell):
     assert "Without DNA the cell moves 0.00 times" in shown.words[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [
@@ -185,6 +187,7 @@ def test_the_autoencoder_draws_what_is_left_of_a_cell(small):
         np.testing.assert_allclose(redrawn.data, net.reconstruct(x)[0, 0].numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_microsnoop_fills_in_what_was_hidden(small):
     names = ("FKHR-GFP", "DNA")
     net = create_model("microsnoop", width=0.1, channels=names)
@@ -212,6 +215,7 @@ def test_microsnoop_fills_in_what_was_hidden(small):
     assert ((few.data == 0) & (shown.planes[1].data != 0)).mean() < hidden.mean()
 
 
+@pytest.mark.slow
 def test_a_painted_mask_hides_what_is_painted(small, tmp_path, capsys):
     embedded(small, create_model("microsnoop", width=0.1, channels=("FKHR-GFP", "DNA")))
     obs = small.cells.obs
@@ -347,6 +351,7 @@ def test_classes_are_what_the_model_says_and_evidence_is_what_hiding_takes(class
         classes(project, cells=cells, of="alive")
 
 
+@pytest.mark.slow
 def test_every_cell_gets_its_class(classified, tmp_path, capsys):
     project, net = classified
     assert main(["analyze", str(project.root), "classes"]) == 0

@@ -103,6 +103,7 @@ def test_likeness_as_a_clustered_heat_map(project: Project, tmp_path, capsys):
         drain(write_likeness(project, out=out, linkage="single"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "sentence"),
     [

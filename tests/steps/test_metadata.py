@@ -42,6 +42,7 @@ def project(_made, tmp_path):
     return open_project(tmp_path / "lab" / "p.cellrep")
 
 
+@pytest.mark.slow
 def test_a_new_table_replaces_what_the_first_said_and_keeps_the_cells(project, tmp_path):
     before = project.cells.copy()
     assert "dose_rank" in before.obs

@@ -28,6 +28,7 @@ def vectors_again(project, embedding, field="A01"):
     return x, stored
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "key"), [
     ({"model": "paired_cell_inpainting", "config": SMALL, "seed": 1, "crop": {"masked": True, "window_px": 40}}, "own"),
     ({"model": "measurements", "channels": ["DNA"]}, "own"),

@@ -12,6 +12,7 @@ from napari_cellrep.steps import embed as room
 from napari_cellrep.steps.preview import what_it_sees
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "n"),
     [("paired_cell_inpainting", 2), ("measurements", 3), ("microsnoop", 2), ("imagenet", 2), ("deeploc", 2)],

@@ -40,6 +40,7 @@ def embedded(small):
     return small
 
 
+@pytest.mark.slow
 def test_embedding_does_exactly_the_cells_of_the_replaced_image(embedded):
     before = embedded.cells.obsm["X_tiny"].copy()
     own = _rows(embedded, "A06")
@@ -59,6 +60,7 @@ def test_embedding_does_exactly_the_cells_of_the_replaced_image(embedded):
     assert embedded.look_at_images().replaced == ("A06",)  # its outlines are not
 
 
+@pytest.mark.slow
 def test_segmenting_again_does_that_field_and_then_nothing_is_out_of_date(embedded):
     labels, others = embedded.read_labels("A06"), embedded.labels_path("A01").stat().st_mtime_ns
     _replace(embedded)
@@ -101,6 +103,7 @@ def test_images_that_cannot_be_reached_make_nothing_out_of_date(embedded):
     assert embedded.cells.obs["has_tiny"].all()
 
 
+@pytest.mark.slow
 def test_labels_edited_by_hand_stay_and_are_said_to_be_of_another_image(embedded):
     info = {k: v for k, v in embedded.label_info("A06").items() if k != "digest"}
     embedded.write_labels("A06", embedded.read_labels("A06"), {**info, "edited": True})
@@ -145,6 +148,7 @@ def test_labels_of_versions_that_went_by_time_stay(small):
     assert (result.done, result.skipped) == (1, 3)
 
 
+@pytest.mark.slow
 def test_whole_fields_are_embedded_again_where_their_image_was_replaced(embedded):
     drain(embed_fields(embedded, model="tiny"))
     assert drain(embed_fields(embedded, model="tiny")).n_fields == 0
@@ -167,6 +171,7 @@ def test_training_does_not_go_on_with_other_images(embedded):
     assert ProjectCells(embedded, CropSpec(), (0, 1)).digest != before
 
 
+@pytest.mark.slow
 def test_info_says_it(embedded):
     def info():
         command = [sys.executable, "-m", "napari_cellrep", "info", str(embedded.root)]

@@ -57,6 +57,7 @@ def files(project, but=()):
     }
 
 
+@pytest.mark.slow
 def test_new_fields_are_treated_like_the_others_and_these_stay_as_they_are(done, week2):
     before, cells = files(done), done.cells
     old = {key: np.asarray(cells.obsm[f"X_{key}"]) for key in ("night", "measurements")}
@@ -132,6 +133,7 @@ def test_images_with_other_channels_are_refused(small, tmp_path):
     assert [f.id for f in open_project(small.root).fields] == before
 
 
+@pytest.mark.slow
 def test_on_the_command_line(done, week2, capsys):
     root = str(done.root)
     assert main(["add", root, str(week2), "--metadata", str(SAMPLE / "plate.csv")]) == OK

@@ -70,6 +70,7 @@ def analysed(_analysed: Path, tmp_path: Path) -> Project:
     return open_project(root)
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_and_needs_nothing_else(analysed: Project, tmp_path: Path):
     analysed.log("sample", credit="BBBC013v1, Ilya Ravkin, CC BY 3.0")
     readouts = {"nucleus/ring ratio": {"Wortmannin": {"spearman_with_dose": 0.91, "dose_of_highest_sd": 4}}}
@@ -124,6 +125,7 @@ def test_before_any_analysis_there_is_still_a_page(sample_project: Project, tmp_
     assert "Map of the cells" not in page.headings
 
 
+@pytest.mark.slow
 def test_text_of_users_is_text(analysed: Project, tmp_path: Path):
     cells = analysed.cells
     evil = '<script>alert("dose")</script>'

@@ -74,6 +74,7 @@ def embedded(small):
     return small
 
 
+@pytest.mark.slow
 def test_every_step_runs_without_the_whole_of_a_slide(embedded, tmp_path):
     obs = embedded.cells.obs
     good = obs[obs["good"].to_numpy(bool)]
@@ -116,6 +117,7 @@ def test_every_step_runs_without_the_whole_of_a_slide(embedded, tmp_path):
             drain(preview(embedded))
 
 
+@pytest.mark.slow
 def test_edited_cells_alone_are_measured_and_embedded_again(embedded, monkeypatch):
     with in_parts():
         drain(crop(embedded))
@@ -162,6 +164,7 @@ def test_every_recipe_runs_without_the_whole_of_a_slide(embedded):
     assert len(done) > len(RECIPES) / 2, done
 
 
+@pytest.mark.slow
 def test_cells_of_a_slide_whose_image_is_away_stay_if_their_outlines_are_the_same(embedded, monkeypatch):
     whole = embedded.cells.obs.copy()
     with in_parts(), monkeypatch.context() as patch:
@@ -192,6 +195,7 @@ def same(rows, of):
         return of(rows), whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", [
     CropSpec(), CropSpec(window_px=90, masked=True), CropSpec(mode="box", size_px=48, mask_plane=True),
 ], ids=["window", "masked", "box"])  # fmt: skip
@@ -234,6 +238,7 @@ def test_a_cell_is_believed_as_on_the_whole(embedded):
     assert np.isfinite(known).sum() > 5
 
 
+@pytest.mark.slow
 def test_whole_fields_get_the_vectors_of_the_whole(embedded):
     save_model(
         create_model("microsnoop", channels=("protein", "nucleus"), width=0.0625),
@@ -247,6 +252,7 @@ def test_whole_fields_get_the_vectors_of_the_whole(embedded):
     np.testing.assert_allclose(*vectors, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_exported_crops_are_in_the_order_of_their_table(embedded, tmp_path):
     with in_parts():
         drain(write_crops(embedded, tmp_path / "z", format="zarr"))
@@ -257,6 +263,7 @@ def test_exported_crops_are_in_the_order_of_their_table(embedded, tmp_path):
     np.testing.assert_array_equal(np.asarray(mine), whole)
 
 
+@pytest.mark.slow
 def test_a_look_is_drawn_over_the_same_pixels(embedded):
     cell = str(embedded.cells.obs.index[30])
     looks = attention(embedded, cells=[cell], embedding="vit")
@@ -269,6 +276,7 @@ def test_a_look_is_drawn_over_the_same_pixels(embedded):
     np.testing.assert_array_equal(*same(None, drawn))
 
 
+@pytest.mark.slow
 def test_a_slide_leaves_as_lazy_arrays(embedded):
     field = embedded.field("A01")
     image, labels = embedded.read_image("A01"), embedded.read_labels("A01")

@@ -64,6 +64,7 @@ def test_the_registry_says_who_works_in_parts():
     assert takes == sorted([*IN_PARTS, "cellpose"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IN_PARTS)
 def test_parts_give_the_cells_that_the_whole_gives(name, slide, mosaic, monkeypatch):
     module, settings = prepare(name, {"channel": "nucleus"} if name == "bodies" else {})
@@ -96,6 +97,7 @@ def whole_project(slide, tmp_path, labels):
     return other
 
 
+@pytest.mark.slow
 def test_a_slide_from_segmenting_to_its_vectors_is_as_if_done_whole(cut_up, tmp_path, monkeypatch):
     result = drain(segment(cut_up, segmenter="centres", config={"radius_px": 6}))
     assert result.problems == {}
@@ -235,6 +237,7 @@ BROUGHT = {
 OTHERWISE = {"relabel": "always", "min_area_px": 30, "drop_border": True}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "config"),
     [*((kind, {}) for kind in BROUGHT), *((k, OTHERWISE) for k in ("tiled.tif", "cells.geojson"))],
@@ -333,6 +336,7 @@ def unfinished(project):
     return list((project.root / "labels").glob(".*.unfinished"))
 
 
+@pytest.mark.slow
 def test_stopped_in_the_middle_of_a_slide_the_same_again_goes_on_from_there(cut_up, monkeypatch, tmp_path):
     other = create_project(tmp_path / "other", cut_up.fields, CHANNELS)
     drain(segment(other, segmenter="centres"))

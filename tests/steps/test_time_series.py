@@ -239,6 +239,7 @@ def test_a_frame_that_was_broken_is_replaced_by_the_same_file_mended(tmp_path, f
     assert project.field("A05_t003").series == "A05"
 
 
+@pytest.mark.slow
 def test_a_later_frame_whose_file_is_replaced_is_out_of_date_alone(tmp_path, film):
     folder = _file_per_frame(tmp_path / "in", film, wells=("A05",), times=(0, 1))
     project = drain(import_fields(tmp_path / "p", [folder], **OPTIONS))

@@ -70,6 +70,7 @@ def test_the_autoencoder_is_trained_and_embedded_the_same_way_and_needs_no_group
     assert small.embedding_info("autoencoder")["trained"]
 
 
+@pytest.mark.slow
 def test_a_trained_network_keeps_the_sampling_of_its_images(small):
     small.write_fields([dataclasses.replace(f, um_per_px=0.5) for f in small.fields])
     folder = drain(
@@ -160,6 +161,7 @@ def test_all_cells_flagged_is_said(small):
         drain(train(small, config=TINY, training=SHORT))
 
 
+@pytest.mark.slow
 def test_a_student_and_a_teacher_from_the_command_line(small):
     """DINO is made for the channels it is given; what is left embeds with the teacher."""
     from napari_cellrep.cli import main
@@ -291,6 +293,7 @@ def test_paused_used_and_resumed_as_it_was_started(small):
 NARROW = {"width": 0.0625, "d1": 16, "d2": 16}
 
 
+@pytest.mark.slow
 def test_deeploc_learns_the_classes_of_a_column(small):
     """From the command line, with the classes' names in the model's card; embedding goes on from there."""
     from napari_cellrep.cli import main
@@ -373,6 +376,7 @@ def test_labels_that_cannot_be_learned_get_a_sentence(small, kwargs, match):
 # ---- weights to start from, presets -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fine_tuning_from_the_command_line(small, capsys):
     """The settings are those of the weights, and the channels may be others; the card says how it began."""
     from napari_cellrep.cli import main
@@ -432,6 +436,7 @@ def test_a_preset_gives_settings_and_single_ones_go_before_it(small):
 # ---- several runs -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_several_seeds_and_learning_rates_keep_the_best_by_held_out_loss(small, capsys):
     from napari_cellrep.cli import main
 

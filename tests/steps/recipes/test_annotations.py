@@ -9,6 +9,7 @@ from napari_cellrep.data import Project
 from napari_cellrep.specs import InputError
 
 
+@pytest.mark.slow
 def test_groups_against_sets_from_a_file(simple_project: Project, tmp_path):
     obs = good(simple_project)
     dose = obs.groupby("well", observed=True)["dose_rank"].first()
@@ -26,6 +27,7 @@ def test_groups_against_sets_from_a_file(simple_project: Project, tmp_path):
         run(simple_project, "standard")
 
 
+@pytest.mark.slow
 def test_groups_of_one_annotation_are_nearer_and_other_data_agree(simple_project: Project, tmp_path):
     cells = simple_project.cells
     dose = cells.obs["dose_rank"].astype(float)
@@ -55,6 +57,7 @@ def test_groups_of_one_annotation_are_nearer_and_other_data_agree(simple_project
             run(simple_project, recipe, **options)
 
 
+@pytest.mark.slow
 def test_annotations_of_chosen_groups(simple_project: Project, tmp_path):
     chosen = "A01,A05,E12"  # little or no dose
     found = run(simple_project, "enrichment", choose=chosen, annotation="control")

@@ -56,6 +56,7 @@ def test_vectors_that_are_all_alike_have_no_score(simple_project: Project):
             drain(analyze(simple_project, recipe=recipe, embedding="flat"))
 
 
+@pytest.mark.slow
 def test_outliers_within_groups_and_among_all(simple_project: Project):
     drain(analyze(simple_project, recipe="outliers"))
     own = simple_project.cells.obs["outlier_simple"].to_numpy().copy()
@@ -134,6 +135,7 @@ def test_the_fraction_follows_the_dose(simple_project: Project):
     assert spearmanr(wells["dose"], wells["mean"]).statistic > 0.7
 
 
+@pytest.mark.slow
 def test_cells_are_ordered_from_the_untreated_ones(simple_project: Project):
     result = run(simple_project, "order", root="control=-1")
     obs = good(simple_project)

@@ -161,6 +161,7 @@ def test_every_recipe_is_asked():
     assert set(WORKS) == set(RECIPES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_column_that_is_not_there_or_empty_is_named(project: Project, recipe):
     for option in columns_of(recipe):
@@ -191,6 +192,7 @@ def test_a_choice_there_is_not_is_told_with_those_there_are(project: Project, re
             assert all(choice in said for choice in choices), said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_cells_with_infinite_vectors_are_left_out_and_counted(project: Project, recipe):
     rows = [5, 50, 100]

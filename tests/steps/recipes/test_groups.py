@@ -82,6 +82,7 @@ def test_the_ranking_says_what_flagged_cells_would_change(simple_project: Projec
     assert "with_flagged" not in everyone.numbers
 
 
+@pytest.mark.slow
 def test_rankings_of_two_embeddings_and_two_groupings_live_side_by_side(simple_project: Project):
     add_noise_embedding(simple_project, "noise")
     for key in ("simple", "noise"):
@@ -233,6 +234,7 @@ def test_quality_is_taken_out_of_the_spread_and_what_is_left_is_said(simple_proj
         run(simple_project, "variability", by="well", known="control")
 
 
+@pytest.mark.slow
 def test_groups_are_compared_with_references_as_bright(simple_project: Project):
     run(simple_project, "score")
     plain = run(simple_project, "variability", by="well", n_draws=0).table

@@ -50,6 +50,7 @@ def test_what_lies_in_one_part_is_not_tested_and_said(simple_project: Project):
     assert "No neighbour could know alone: all cells of each are in one field." in found.summary
 
 
+@pytest.mark.slow
 def test_several_classes_per_cell_are_asked_of_every_embedding(simple_project: Project):
     cells = simple_project.cells
     dose = cells.obs["dose_rank"].astype(float)

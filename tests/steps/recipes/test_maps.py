@@ -111,6 +111,7 @@ def test_a_set_gets_a_map_of_its_own_beside_that_of_all_cells(simple_project: Pr
             drain(analyze(simple_project, recipe="map", of=name))
 
 
+@pytest.mark.slow
 def test_maps_of_other_kinds_lie_beside_the_first(simple_project: Project):
     with pytest.raises(InputError, match="needs 10 fields or groups; there are 8"):
         run(simple_project, "map", fit="groups")
