@@ -87,7 +87,7 @@ def config_values(args: argparse.Namespace, cls: str) -> dict[str, Any]:
     return {k.removeprefix(start): v for k, v in vars(args).items() if k.startswith(start) and v is not None}
 
 
-def read_shard(text: str) -> Shard:
+def _read_shard(text: str) -> Shard:
     try:
         return Shard.parse(text)
     except ValueError as error:
@@ -100,6 +100,16 @@ def project_argument(parser: argparse.ArgumentParser) -> None:
 
 def fields_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fields", default="", metavar="A,B", help="only these fields (default: all)")
+
+
+def shard_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--shard",
+        type=_read_shard,
+        default=Shard(),
+        metavar="I/N",
+        help="only the I-th of N parts of the fields",
+    )
 
 
 def estimate_argument(parser: argparse.ArgumentParser) -> None:

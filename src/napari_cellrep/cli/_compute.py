@@ -23,11 +23,10 @@ from napari_cellrep.cli._arguments import (
     peek,
     project_argument,
     read_settings,
-    read_shard,
+    shard_argument,
     split_words,
 )
 from napari_cellrep.cli._drive import open_project, print_notes, print_problems, run
-from napari_cellrep.jobs import Shard
 from napari_cellrep.specs import InputError, how_many, join_words, read_numbers
 
 
@@ -44,13 +43,7 @@ def declare_segment(commands: Commands) -> None:
         "--overwrite", action="store_true", help="segment again what is up to date or edited by hand"
     )
     segment.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    segment.add_argument(
-        "--shard",
-        type=read_shard,
-        default=Shard(),
-        metavar="I/N",
-        help="only the I-th of N parts of the fields",
-    )
+    shard_argument(segment)
     segment.add_argument(
         "--window-px",
         type=int,
@@ -268,13 +261,7 @@ def declare_embed(commands: Commands) -> None:
         metavar="A,B*",
         help="columns that are features (default: all numbers but those that count or place cells)",
     )
-    embed.add_argument(
-        "--shard",
-        type=read_shard,
-        default=Shard(),
-        metavar="I/N",
-        help="only the I-th of N parts of the fields",
-    )
+    shard_argument(embed)
     embed.add_argument(
         "--whole-fields",
         nargs="?",

@@ -56,7 +56,7 @@ def _info(args: argparse.Namespace) -> None:
     if stale.replaced:
         n, some = len(stale.replaced), join_words(stale.replaced, 3)
         print(
-            f"  replaced    the images of {n:,} field{'s' * (n != 1)} ({some}) are others than its cells were found in: labels, "
+            f"  replaced    the images of {how_many(n, 'field')} ({some}) are others than its cells were found in: labels, "
             f"cells and\n              vectors of {'them' if n != 1 else 'it'} are out of date. cellrep segment {args.path}, "
             "then embed; only they are done anew"
         )

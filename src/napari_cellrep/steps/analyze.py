@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -127,7 +128,7 @@ def analyze(
     options = check_options(recipe, {**chosen, **options})
     cells = project.cells
     key = choose_embedding(cells, embedding)
-    work = _work(project, recipe, key, include_flagged)
+    work = _completed(_gather(cells, key, include_flagged), project, recipe, key)
     span = np.ptp(work.x, axis=0)
     if recipe not in OF_OTHER_THINGS and len(work.x) > 1 and (span <= 1e-6 * np.abs(work.x[0])).all():
         raise InputError(
@@ -193,6 +194,7 @@ def out_of_date(project: Project, embedding: str) -> list[str]:
         Names in the provenance of the tables of cells and of groups: "map_measurements".
     """
     found = []
+    gathered = functools.cache(lambda flagged: _gather(project.cells, embedding, flagged))
     for table in (project.cells, project.groups):
         for name, made in provenance(table).items() if table is not None else ():
             if not isinstance(made, Mapping) or made.get("embedding") != embedding or "digest" not in made:
@@ -201,7 +203,7 @@ def out_of_date(project: Project, embedding: str) -> list[str]:
             if recipe not in RECIPES or made.get("version", 1) > VERSIONS.get(recipe, 1):
                 continue  # of a newer version: nothing is known of what it looked at
             try:
-                work = _work(project, recipe, embedding, bool(made.get("include_flagged")))
+                work = _completed(gathered(bool(made.get("include_flagged"))), project, recipe, embedding)
                 same = made["digest"] == _stamp(work, recipe, check_options(recipe, made["options"]))
             except InputError:  # a column or a set that it looked at is gone
                 same = False
@@ -242,9 +244,8 @@ def _left_out(work: Work, recipe: str, options: Mapping[str, Any]) -> str:
     return words
 
 
-def _work(project: Project, recipe: str, key: str, include_flagged: bool) -> Work:
-    """What a recipe works on."""
-    work = _gather(project.cells, key, include_flagged)
+def _completed(work: Work, project: Project, recipe: str, key: str) -> Work:
+    """What was gathered, with what a recipe looks at besides."""
     if recipe in OF_SCORES:
         scored = provenance(project.cells).get(f"score_{key}", {}).get("numbers", {})
         work = dataclasses.replace(work, scored=scored, control=project.comparison["control"])
